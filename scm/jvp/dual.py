@@ -1,0 +1,209 @@
+"""Forward-mode differentiation in which the tangent rides along with a forward that keeps its graph.
+
+The loss of alg. 1 needs F_theta with a graph, and dF/dt without one. `torch.func.jvp` computes for each convolution two
+more, one of them with a zero weight tangent, and then either keeps a graph of everything or has to be followed by a second
+forward. Here a `Dual` carries (primal, tangent) through the network's own code by `__torch_function__`: the primal is
+computed once, with its graph; the tangent of a linear operation is one application of it, and no tangent has a graph.
+
+`RULES` holds the operations whose tangent is cheaper than the general one. Any other operation is differentiated by
+`torch.func.jvp`, so that a network built from operations missing here is slower, not wrong.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Rule = Callable[..., Any]
+
+
+class Dual:
+    """A tensor with its tangent; passes for a tensor in torch functions, operators and methods.
+
+    Attributes:
+        primal: the value, part of autograd's graph.
+        tangent: its directional derivative, of the same shape, without a graph.
+    """
+
+    __slots__ = ("primal", "tangent")
+
+    def __init__(self, primal: Tensor, tangent: Tensor) -> None:
+        self.primal, self.tangent = primal, tangent
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule = RULES.get(func.__name__, _general)
+        result = func(*_each(_primal, args), **_each(_primal, kwargs))
+        with torch.no_grad():
+            tangent = rule(func, result, args, kwargs)
+        if tangent is None:
+            return result
+        return type(result)(map(Dual, result, tangent)) if isinstance(result, tuple | list) else Dual(result, tangent)
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.primal, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *args, **kwargs: self.__torch_function__(getattr(Tensor, name), (), (self, *args), kwargs)
+
+    def __getitem__(self, index: Any) -> "Dual":
+        return Dual(self.primal[index], self.tangent[index])
+
+    def __neg__(self) -> "Dual":
+        return torch.neg(self)  # type: ignore[call-overload]
+
+    def __add__(self, other: Any) -> "Dual":
+        return torch.add(self, other)  # type: ignore[call-overload]
+
+    def __sub__(self, other: Any) -> "Dual":
+        return torch.sub(self, other)  # type: ignore[call-overload]
+
+    def __rsub__(self, other: Any) -> "Dual":
+        return torch.neg(self) + other  # type: ignore[call-overload]
+
+    def __mul__(self, other: Any) -> "Dual":
+        return torch.mul(self, other)  # type: ignore[call-overload]
+
+    def __truediv__(self, other: Any) -> "Dual":
+        return torch.div(self, other)  # type: ignore[call-overload]
+
+    def __rtruediv__(self, other: Any) -> "Dual":
+        return torch.reciprocal(self) * other  # type: ignore[call-overload]
+
+    def __pow__(self, exponent: Any) -> "Dual":
+        return torch.pow(self, exponent)  # type: ignore[call-overload]
+
+    def __matmul__(self, other: Any) -> "Dual":
+        return torch.matmul(self, other)  # type: ignore[call-overload]
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def output_and_tangent(
+    function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """function(*primals) with its graph, and its directional derivative along `tangents` without one.
+
+    Args:
+        function: built from torch operations, without in-place writes to its inputs.
+        primals: inputs; parameters that the function closes over receive gradients as usual.
+        tangents: directions, each of its primal's shape.
+    """
+    result = function(*map(Dual, primals, tangents))
+    if not isinstance(result, Dual):
+        return result, torch.zeros_like(result)
+    return result.primal, result.tangent
+
+
+def _each(pick: Callable[[Any], Any], values: Any) -> Any:
+    """Applies `pick` to each item of nested tuples, lists and dictionaries."""
+    if isinstance(values, tuple | list):
+        return type(values)(_each(pick, value) for value in values)
+    if isinstance(values, dict):
+        return {key: _each(pick, value) for key, value in values.items()}
+    return pick(values)
+
+
+def _primal(value: Any) -> Any:
+    return value.primal if isinstance(value, Dual) else value
+
+
+def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """The tangent by torch.func.jvp: right for every operation, with a second evaluation of it as price."""
+    duals: list[Dual] = []
+    _each(lambda value: duals.append(value) if isinstance(value, Dual) else None, (args, kwargs))
+
+    def call(*primals: Tensor) -> Any:
+        left = iter(primals)
+        swap = _each(lambda value: next(left) if isinstance(value, Dual) else value, (args, kwargs))
+        return func(*swap[0], **swap[1])
+
+    primals, tangents = tuple(d.primal.detach() for d in duals), tuple(d.tangent for d in duals)
+    return torch.func.jvp(call, primals, tangents)[1]
+
+
+def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """Linear in its first argument (a tensor or a list of them), the others constant."""
+    first, *rest = args
+    if any(isinstance(value, Dual) for value in rest):
+        return _general(func, result, args, kwargs)
+
+    def tangent(value: Any) -> Any:
+        return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
+
+    return func(_each(tangent, first), *rest, **kwargs)
+
+
+def _layer(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """Convolution and linear layer: the same without the bias."""
+    x, *rest = args
+    if any(isinstance(value, Dual) for value in [*rest, *kwargs.values()]):
+        return _general(func, result, args, kwargs)
+    options = {key: value for key, value in kwargs.items() if key != "bias"}
+    return func(x.tangent, rest[0], None, *rest[2:], **options)
+
+
+def _add(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    zero = torch.zeros((), dtype=result.dtype, device=result.device)
+    a, b = (value.tangent if isinstance(value, Dual) else zero for value in args)
+    return func(a, b, **kwargs).expand(result.shape)
+
+
+def _product(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """Linear in each of two factors: d(a b) = da b + a db."""
+    a, b = args
+    tangent = None
+    if isinstance(a, Dual):
+        tangent = func(a.tangent, _primal(b))
+    if isinstance(b, Dual):
+        other = func(_primal(a), b.tangent)
+        tangent = other if tangent is None else tangent + other
+    return tangent
+
+
+def _quotient(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """d(a / b) = (da - (a / b) db) / b."""
+    a, b = args
+    if not isinstance(b, Dual):
+        return a.tangent / b
+    change = result * b.tangent
+    return ((a.tangent - change) if isinstance(a, Dual) else -change) / b.primal
+
+
+def _silu(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    return torch.ops.aten.silu_backward(args[0].tangent, args[0].primal)
+
+
+def _sqrt(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    return args[0].tangent / (2 * result)
+
+
+def _softmax(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    weighted = result * args[0].tangent
+    return weighted - result * weighted.sum(kwargs.get("dim", args[1] if len(args) > 1 else None), keepdim=True)
+
+
+def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    return args[0].tangent * (result == args[0].primal)
+
+
+def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:
+    return None
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(["reshape", "transpose", "unbind", "to", "cat", "sum", "mean", "neg", "squeeze"], _linear),
+    **dict.fromkeys([functional.avg_pool2d.__name__, functional.interpolate.__name__], _linear),
+    **dict.fromkeys(["conv2d", "linear"], _layer),
+    **dict.fromkeys(["add", "sub"], _add),
+    **dict.fromkeys(["mul", "matmul"], _product),
+    "div": _quotient,
+    "silu": _silu,
+    "sqrt": _sqrt,
+    "softmax": _softmax,
+    "clamp": _clamp,
+    **dict.fromkeys(["ones_like", "zeros_like"], _constant),
+}

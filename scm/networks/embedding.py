@@ -1,0 +1,40 @@
+"""Embeddings of time (sec. 4.1): positional, which keeps d/dt small, and EDM2's Fourier features for comparison."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class PositionalEmbedding(nn.Module):
+    """Sines and cosines of t with frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), of unit magnitude.
+
+    The highest frequency is 1, so that the embedding's derivative in t stays bounded (sec. 4.1). [B] -> [B, channels].
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10_000) / half))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies.to(t.dtype)
+        return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1) * math.sqrt(2)
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features sqrt(2) cos(2 pi (f t + p)), f ~ N(0, bandwidth^2) (EDM2 eq. 75). [B] -> [B, channels]."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int, bandwidth: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 2 * math.pi * bandwidth * torch.randn(channels))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return torch.cos(t[:, None] * self.freqs.to(t.dtype) + self.phases.to(t.dtype)) * math.sqrt(2)

@@ -1,0 +1,82 @@
+"""EDM2's magnitude-preserving layers (Karras et al. 2024, arXiv 2312.02696, sec. 2 and app. B), pure in the forward.
+
+Each layer keeps the expected magnitude of what it is given, so that activations and weights cannot drift. EDM2 writes
+normalised weights in place during its forward; here that is a step of the training loop (`normalize_weights`).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPSILON = 1e-4
+"""Added to a vector's root mean square before dividing by it, as in EDM2."""
+
+
+def normalize(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+    """x / (rms(x) + 1e-4) over `dims`, by default all but the first; the norm is taken in float32 or better (eq. 20)."""
+    dims = list(range(1, x.ndim)) if dims is None else list(dims)
+    precise = x if x.dtype == torch.float64 else x.to(torch.float32)
+    norm = (precise * precise).sum(dims, keepdim=True).sqrt()
+    count = math.prod(x.shape[dim] for dim in dims)
+    return x / (EPSILON + norm * (1 / math.sqrt(count))).to(x.dtype)
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """SiLU scaled to unit output magnitude for a unit normal input (EDM2 eq. 81)."""
+    return functional.silu(x) * (1 / 0.596)
+
+
+def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
+    """Magnitude-preserving weighted sum (EDM2 eq. 88)."""
+    scale = 1 / math.sqrt((1 - t) ** 2 + t**2)
+    return a * ((1 - t) * scale) + b * (t * scale)
+
+
+def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
+    """Magnitude-preserving concatenation along the channels, balanced by t (EDM2 eq. 103)."""
+    count_a, count_b = a.shape[1], b.shape[1]
+    scale = math.sqrt((count_a + count_b) / ((1 - t) ** 2 + t**2))
+    return torch.cat([a * (scale / math.sqrt(count_a) * (1 - t)), b * (scale / math.sqrt(count_b) * t)], dim=1)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Halves the resolution by averaging 2x2 pixels: EDM2's resampling filter [1, 1]."""
+    return functional.avg_pool2d(x, 2)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Doubles the resolution by repeating pixels: EDM2's resampling filter [1, 1]."""
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class MPConv(nn.Module):
+    """Convolution (or linear layer, kernel 0) whose weight acts as if each output's row had unit norm (EDM2 eq. 47, 66).
+
+    Args:
+        kernel: width of the square kernel; 0 = linear layer.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        shape = (out_channels, in_channels) + ((kernel, kernel) if kernel else ())
+        self.weight = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """[B, in, H, W] -> [B, out, H, W], or [B, in] -> [B, out]; `gain` scales the output."""
+        precise = self.weight if self.weight.dtype == torch.float64 else self.weight.to(torch.float32)
+        fan_in = precise[0].numel()
+        weight = (normalize(precise) * (gain * (1 / math.sqrt(fan_in)))).to(x.dtype)
+        if weight.ndim == 2:
+            return functional.linear(x, weight)
+        return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+@torch.no_grad()
+def normalize_weights(module: nn.Module) -> None:
+    """EDM2's forced weight normalisation (eq. 66): gives every MPConv row unit magnitude. Called between steps."""
+    for layer in module.modules():
+        if isinstance(layer, MPConv):
+            layer.weight.copy_(normalize(layer.weight))

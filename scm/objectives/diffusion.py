@@ -1,0 +1,49 @@
+"""TrigFlow's diffusion objective (sec. 3): the teacher's."""
+
+from dataclasses import dataclass
+
+import torch
+
+from scm import trigflow
+from scm.objectives.protocol import Batch, Losses, Network, norm_of_each
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """E exp(w_phi(t)) / D ||sigma_d F(x_t / sigma_d, t) - v_t||^2 - w_phi(t) (eq. 4, weighted as in sec. 4.2).
+
+    Attributes:
+        p_mean: mean of tau in t = arctan(e^tau / sigma_d).
+        p_std: its standard deviation.
+        label_dropout: fraction of samples trained without label.
+    """
+
+    sigma_d: float
+    p_mean: float
+    p_std: float
+    label_dropout: float = 0.0
+
+    def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
+        x_0, sigma_d = batch.x_0, self.sigma_d
+        t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
+        z = batch.normal(*x_0.shape[1:]) * sigma_d
+        labels = drop_labels(batch, self.label_dropout)
+        x_t = trigflow.interpolate(x_0, z, t)
+        output = model(x_t / sigma_d, t, labels)
+        error = sigma_d * output - trigflow.velocity(x_0, z, t)
+        log_weight = model.log_weight(t)
+        squared = error.flatten(1).square().mean(dim=1)
+        figures = {
+            "squared_error": squared.detach() / sigma_d**2,
+            "output_norm": norm_of_each(output),
+            "log_weight": log_weight.detach(),
+        }
+        return Losses(log_weight.exp() * squared - log_weight, t, figures)
+
+
+def drop_labels(batch: Batch, probability: float) -> torch.Tensor:
+    """The labels with a fraction replaced by -1; draws only where there is something to drop."""
+    if probability == 0:
+        return batch.labels
+    threshold = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(probability))
+    return torch.where(batch.normal() < threshold.to(batch.labels.device), -1, batch.labels)

@@ -1,0 +1,70 @@
+"""What the training loop and an objective know of each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Network(Protocol):
+    """What an objective needs of a model: F and w_phi (scm.networks.Model is one)."""
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor: ...
+
+    def log_weight(self, t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's samples of one step.
+
+    Attributes:
+        x_0: clean data, [B, C, H, W], standard deviation sigma_d.
+        labels: int64 [B], -1 = no label.
+        generator: this step's source of randomness, at the start of the global batch on every rank.
+        world: number of ranks; each draws for all of them and keeps its own part, so that the result does not
+            depend on their number.
+        rank: this rank.
+    """
+
+    x_0: Tensor
+    labels: Tensor
+    generator: torch.Generator
+    rank: int = 0
+    world: int = 1
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal draws for this rank's samples, [B, *shape]."""
+        count = self.x_0.shape[0]
+        draws = torch.randn(
+            count * self.world, *shape, generator=self.generator, device=self.generator.device, dtype=self.x_0.dtype
+        )
+        return draws[self.rank * count : (self.rank + 1) * count].to(self.x_0.device)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The result of an objective, sample by sample.
+
+    Attributes:
+        value: loss [B]; its mean over the global batch is what is minimised.
+        t: radians [B], the time of each sample.
+        figures: health figures by name, each [B], without graph; the loop averages them per bin of t.
+    """
+
+    value: Tensor
+    t: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """An objective: `images_seen` is the number of images before this step (for warm-ups)."""
+
+    def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses: ...
+
+
+def norm_of_each(x: Tensor) -> Tensor:
+    """Root mean square of each sample's elements, without graph. [B, ...] -> [B]."""
+    return x.detach().flatten(1).square().mean(dim=1).sqrt()

@@ -1,0 +1,7 @@
+"""Samplers: pure functions of a model, its noise and its times."""
+
+from scm.samplers.consistency import consistency
+from scm.samplers.noise import SampleNoise
+from scm.samplers.ode import ddim, edm_sigmas, heun
+
+__all__ = ["SampleNoise", "consistency", "ddim", "edm_sigmas", "heun"]

@@ -1,0 +1,102 @@
+"""Post-hoc EMA against EDM2's figures and against averages computed directly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scm import weights
+from scm.ema.profiles import coefficients, decay, exponent_of, inner_product
+from scm.ema.reconstruct import reconstruct, snapshot_file
+from scm.ema.tracker import PowerAverages
+from scm.errors import UserError
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
+
+
+def test_exponents_are_edm2s():
+    for sigma_rel, gamma in GOLDEN["std_to_exp"].items():
+        assert exponent_of(float(sigma_rel)) == pytest.approx(gamma, rel=1e-9)
+        assert (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)) == pytest.approx(float(sigma_rel) ** 2)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.0, 0.2887, -0.1, 0.5])
+def test_lengths_that_do_not_exist_are_refused(sigma_rel):
+    with pytest.raises(ValueError, match="sigma_rel must lie between 0 and 0.2887"):
+        exponent_of(sigma_rel)
+
+
+def test_decay_rates_are_edm2s():
+    for key, beta in GOLDEN["beta"].items():
+        sigma_rel, images = key.split("@")
+        assert decay(float(sigma_rel), int(images), 2048) == pytest.approx(beta, rel=1e-9, abs=1e-15)
+
+
+def test_inner_products_are_edm2s_and_integrals():
+    cases = [(8.0, 0.05, 16.0, 0.1), (16.0, 0.1, 8.0, 0.05), (8.0, 0.05, 8.0, 0.05)]
+    for (ta, sa, tb, sb), expected in zip(cases, GOLDEN["correlation"], strict=True):
+        ga, gb = exponent_of(sa), exponent_of(sb)
+        assert inner_product(np.float64(ta), np.float64(ga), np.float64(tb), np.float64(gb)) == pytest.approx(expected, rel=1e-9)
+        tau = (np.arange(400_000) + 0.5) / 400_000 * min(ta, tb)
+        profiles = (ga + 1) / ta ** (ga + 1) * tau**ga * (gb + 1) / tb ** (gb + 1) * tau**gb
+        assert profiles.mean() * min(ta, tb) == pytest.approx(expected, rel=1e-6)
+
+
+def test_coefficients_are_edm2s():
+    golden = GOLDEN["posthoc_coefs_8x8Mi"]
+    times = [8 * 2**20 * i for i in range(1, 9) for _ in range(2)]
+    for column, sigma_rel in enumerate(golden["out_std"]):
+        ours = coefficients(times, [0.05, 0.1] * 8, times[-1], sigma_rel)
+        assert ours == pytest.approx([row[column] for row in golden["X"]], rel=1e-6, abs=1e-9)
+        assert ours.sum() == pytest.approx(1)
+
+
+def train(folder: Path, steps: int = 400, snapshots: int = 16) -> list[torch.Tensor]:
+    """A random walk with tracked averages and snapshots; returns its weights after each step."""
+    draws, module = torch.Generator().manual_seed(0), nn.Linear(3, 2)
+    module.register_buffer("constant", torch.tensor([5.0]))
+    averages, path = PowerAverages(module, [0.05, 0.10]), []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            module.weight += 0.1 * torch.randn(2, 3, generator=draws)
+        averages.update(step, 1)
+        path.append(module.weight.detach().clone())
+        if step % (steps // snapshots) == 0:
+            for sigma_rel, average in zip([0.05, 0.10], averages.averages, strict=True):
+                header = {"images": step, "sigma_rel": sigma_rel, "buffers": ["constant"]}
+                weights.save(folder / snapshot_file(step, sigma_rel), {**average, "constant": module.constant}, header)
+    return path
+
+
+def test_a_tracked_average_is_the_power_weighted_mean_of_the_path(tmp_path):
+    path = train(tmp_path)
+    gamma = exponent_of(0.10)
+    bounds = torch.arange(0, 401, dtype=torch.float64) / 400
+    weight = bounds[1:] ** (gamma + 1) - bounds[:-1] ** (gamma + 1)  # integral of the profile over each step
+    expected = (torch.stack(path).double() * weight[:, None, None]).sum(0)
+    state, _ = weights.load(tmp_path / snapshot_file(400, 0.10))
+    assert torch.allclose(state["weight"].double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sigma_rel", "tolerance"), [(0.05, 1e-5), (0.10, 1e-5), (0.075, 0.02), (0.15, 0.02)])
+def test_a_reconstruction_is_the_average_that_was_not_tracked(tmp_path, sigma_rel, tolerance):
+    path = train(tmp_path)
+    state, header = reconstruct(tmp_path, sigma_rel)
+    gamma = exponent_of(sigma_rel)
+    bounds = torch.arange(0, 401, dtype=torch.float64) / 400
+    expected = (torch.stack(path).double() * (bounds[1:] ** (gamma + 1) - bounds[:-1] ** (gamma + 1))[:, None, None]).sum(0)
+    assert (state["weight"] - expected).abs().max() < tolerance
+    assert state["weight"].dtype == torch.float32
+    assert torch.equal(state["constant"], torch.tensor([5.0]))
+    assert header["sigma_rel"] == sigma_rel and header["images"] == 400
+
+
+def test_missing_and_damaged_snapshots_are_named(tmp_path):
+    with pytest.raises(UserError, match="holds no snapshots: run `dvc repro` to train the model"):
+        reconstruct(tmp_path, 0.1)
+    (tmp_path / snapshot_file(1, 0.05)).write_bytes(b"12345678 nonsense")
+    with pytest.raises(UserError, match=r"0\.050\.safetensors is damaged .*: delete it and run `dvc repro`"):
+        reconstruct(tmp_path, 0.1)

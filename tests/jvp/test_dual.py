@@ -1,0 +1,98 @@
+"""The tangent that rides along against torch.func.jvp and finite differences, in float64."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from scm.jvp import output_and_tangent
+from tests.helpers import tiny_model
+
+
+def inputs() -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...], torch.Tensor]:
+    draws = torch.Generator().manual_seed(3)
+    x, along_x = torch.randn(2, 4, 1, 8, 8, generator=draws, dtype=torch.float64)
+    t, along_t = torch.rand(2, 4, generator=draws, dtype=torch.float64)
+    return (x, t), (along_x, along_t), torch.tensor([0, 2, 1, -1])
+
+
+@pytest.mark.parametrize("changes", [{}, {"modulation": "gain", "embedding": "fourier"}])
+def test_the_networks_tangent_is_torch_func_jvps(changes):
+    model = tiny_model(**changes).double()
+    primals, tangents, labels = inputs()
+
+    def function(x, t):
+        return model(x, t, labels)
+
+    expected_output, expected = torch.func.jvp(function, primals, tangents)
+    output, tangent = output_and_tangent(function, primals, tangents)
+    assert torch.equal(output, expected_output)
+    assert torch.allclose(tangent, expected, rtol=0, atol=1e-12)
+    assert expected.abs().max() > 0.1
+
+
+def test_the_networks_tangent_is_the_limit_of_finite_differences():
+    model = tiny_model().double()
+    (x, t), (along_x, along_t), labels = inputs()
+    _, tangent = output_and_tangent(lambda x, t: model(x, t, labels), (x, t), (along_x, along_t))
+    h = 1e-6
+    with torch.no_grad():
+        ahead, behind = (model(x + s * h * along_x, t + s * h * along_t, labels) for s in (1, -1))
+    assert torch.allclose(tangent, (ahead - behind) / (2 * h), atol=1e-7)
+
+
+def test_dropout_is_shared_by_value_and_tangent():
+    model = tiny_model(dropout=0.5).double().train()
+    primals, tangents, labels = inputs()
+
+    def function(x, t):
+        return model(x, t, labels)
+
+    results = []
+    for differentiate in (torch.func.jvp, output_and_tangent):
+        torch.manual_seed(5)
+        results.append(differentiate(function, primals, tangents))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-12)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-12)
+
+
+def test_only_the_value_has_a_graph_and_its_gradients_are_unchanged():
+    model = tiny_model().double()
+    primals, tangents, labels = inputs()
+    model(*primals, labels).square().mean().backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    output, tangent = output_and_tangent(lambda x, t: model(x, t, labels), primals, tangents)
+    assert output.requires_grad and not tangent.requires_grad
+    output.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            assert torch.allclose(parameter.grad, expected[name], atol=1e-13), name
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.tanh(x) + functional.gelu(x),  # no rule of their own
+        lambda x: x.exp().sum(dim=1, keepdim=True) * x,
+        lambda x: 2.0 / (x * x + 1.5) - x / 3,
+        lambda x: 1.0 - torch.clamp(x, -0.5, 0.5),
+        lambda x: torch.softmax(x, 1) @ x.transpose(0, 1),
+        lambda x: torch.cat([x, torch.ones_like(x)], dim=1)[:, 1:].mean(dim=1),
+        lambda x: functional.linear(x, torch.full((2, 3), 0.3, dtype=x.dtype), torch.ones(2, dtype=x.dtype)),
+        lambda x: functional.layer_norm(x, [3]),
+        lambda x: x.reshape(-1).unbind(0)[1] * -x,
+    ],
+)
+def test_each_operation_with_and_without_a_rule(function):
+    draws = torch.Generator().manual_seed(0)
+    x, along = torch.randn(2, 4, 3, generator=draws, dtype=torch.float64)
+    expected_output, expected = torch.func.jvp(function, (x,), (along,))
+    output, tangent = output_and_tangent(function, (x,), (along,))
+    assert torch.allclose(output, expected_output, atol=1e-14)
+    assert torch.allclose(tangent, expected, atol=1e-14)
+
+
+def test_a_function_that_ignores_its_input_has_no_tangent():
+    x = torch.ones(2)
+    output, tangent = output_and_tangent(lambda x: torch.zeros(3), (x,), (x,))
+    assert output.shape == tangent.shape == (3,) and not tangent.any()
