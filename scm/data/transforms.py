@@ -1,0 +1,98 @@
+"""From a decoded image to a square uint8 array (method sec. 5), and the classifier's augmentation."""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+LONGEST_SIDE = 16
+"""Long side of what is resized, in short sides: enlarging all of a 1 x 60,000,000 image would fill the memory."""
+
+GREY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+SHIFT = 0.1
+"""Largest shift of `augment`, as a fraction of the side."""
+TURN = math.radians(10)
+"""Largest rotation of `augment`, in radians."""
+ZOOM = 0.1
+"""Largest change of scale of `augment`: factors lie in [1 - ZOOM, 1 + ZOOM]."""
+
+
+class BadImageError(ValueError):
+    """An image that was read but cannot be used; the text is the reason, for whoever knows the file's name."""
+
+
+def square(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
+    """ADM's centre crop: halve with a box filter while that stays large enough, bicubic to the resolution, crop.
+
+    The camera's orientation (EXIF) is applied first. Images that are too small are enlarged by the same bicubic filter.
+
+    Args:
+        image: any mode that `flatten` knows.
+        resolution: side of the result in pixels.
+        channels: 1 = grey, 3 = RGB.
+
+    Returns:
+        uint8 [resolution, resolution, channels].
+
+    Raises:
+        BadImageError: the pixels have no meaning as 8-bit grey or RGB.
+    """
+    image = flatten(ImageOps.exif_transpose(image), channels)
+    while min(image.size) >= 2 * resolution:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    limit = LONGEST_SIDE * min(image.size)
+    image = _centre(image, min(image.width, limit), min(image.height, limit))
+    scale = resolution / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    image = _centre(image, resolution, resolution)
+    return np.array(image, dtype=np.uint8).reshape(resolution, resolution, channels)
+
+
+def flatten(image: Image.Image, channels: int) -> Image.Image:
+    """Any mode of pixels as 8-bit grey (mode L) or RGB.
+
+    Transparent pixels are laid on white: pictures with a transparent background are drawn for a white page, and black
+    would swallow dark lines. 16-bit grey is scaled by 255 / 65535. Colour profiles are not applied.
+    """
+    if image.mode in GREY16_MODES:
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadImageError("its 32-bit pixels exceed 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise BadImageError("its pixels are floating-point numbers of unknown range")
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Small random shifts, rotations and scales, one draw of each per image; edge pixels are repeated outwards.
+
+    Args:
+        images: float [B, C, H, W], any range.
+        generator: source of all four numbers per image; it may live on another device than the images.
+
+    Returns:
+        float [B, C, H, W].
+    """
+    from kornia.geometry.transform import warp_affine
+
+    height, width = images.shape[-2:]
+    draws = 2 * torch.rand(len(images), 4, generator=generator, device=generator.device) - 1
+    shift_x, shift_y, turn, zoom = draws.to(images).unbind(1)
+    scale, angle = 1 + ZOOM * zoom, TURN * turn
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    offset_x = centre_x - cos * centre_x + sin * centre_y + SHIFT * width * shift_x
+    offset_y = centre_y - sin * centre_x - cos * centre_y + SHIFT * height * shift_y
+    matrix = torch.stack([cos, -sin, offset_x, sin, cos, offset_y], dim=1).reshape(-1, 2, 3)
+    return warp_affine(images, matrix, (height, width), mode="bilinear", padding_mode="border")

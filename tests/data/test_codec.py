@@ -1,0 +1,77 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from scm.data.codec import Codec, measured_header, plain_header
+from scm.errors import UserError
+
+ALL_VALUES = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
+
+
+def images(seed=0, count=50):
+    draws = np.random.default_rng(seed)
+    return torch.from_numpy(draws.integers(0, [[[[200]], [[90]], [[256]]]], (count, 3, 4, 4), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("normalize", ["none", "measured"])
+def test_pixels_come_back_exactly(normalize):
+    header = plain_header("identity", 0.5, [3, 16, 16])
+    if normalize == "measured":
+        header = measured_header(header, [ALL_VALUES // 7])
+    codec = Codec(header)
+    x = codec.serve(codec.encode(ALL_VALUES))
+    assert x.dtype == torch.float32
+    assert torch.equal(codec.decode(x), ALL_VALUES)
+
+
+def test_none_leaves_pixels_between_minus_one_and_one():
+    x = Codec(plain_header("identity", 0.5, [3, 16, 16])).serve(ALL_VALUES)
+    assert x.min() == -1 and x.max() == 1
+
+
+def test_measured_figures_equal_numpys_over_all_pixels_whatever_the_batches():
+    data = images()
+    header = measured_header(plain_header("identity", 0.5, [3, 4, 4]), data.split([7, 1, 30, 12]))
+    latents = data.numpy().astype(np.float64) / 127.5 - 1
+    assert np.allclose(header["mean"], latents.mean((0, 2, 3)), atol=1e-6)
+    assert np.allclose(header["std"], latents.std((0, 2, 3)), atol=1e-6)
+
+
+def test_measured_data_have_mean_0_and_standard_deviation_sigma_d():
+    data = images()
+    x = Codec(measured_header(plain_header("identity", 0.5, [3, 4, 4]), data.split(9))).serve(data).double()
+    assert torch.allclose(x.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(x.std((0, 2, 3), unbiased=False), torch.full((3,), 0.5, dtype=torch.float64), atol=1e-6)
+
+
+def test_values_outside_are_cut_off():
+    codec = Codec(plain_header("identity", 0.5, [1, 1, 1]))
+    assert codec.decode(torch.tensor([-9.0, 9.0]).reshape(2, 1, 1, 1)).flatten().tolist() == [0, 255]
+
+
+def test_the_header_survives_json():
+    header = Codec(measured_header(plain_header("identity", 0.5, [3, 4, 4]), [images()])).header
+    again = Codec(json.loads(json.dumps(header)))
+    assert again.header == header
+    assert torch.equal(again.serve(images()), Codec(header).serve(images()))
+
+
+def test_a_constant_channel_cannot_be_measured():
+    data = images()
+    data[:, 1] = 255
+    with pytest.raises(UserError, match=r"channel 1 is 1 in every image.*codec.normalize: none"):
+        measured_header(plain_header("identity", 0.5, [3, 4, 4]), data.split(10))
+
+
+def test_an_unknown_codec_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"codec.name: vae9 is unknown: use one of identity"):
+        Codec(plain_header("vae9", 0.5, [3, 4, 4]))
+
+
+def test_an_incomplete_header_is_refused():
+    header = plain_header("identity", 0.5, [3, 4, 4])
+    del header["std"]
+    with pytest.raises(UserError, match="codec header: std missing"):
+        Codec(header)

@@ -1,0 +1,172 @@
+import hashlib
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from scm.data import shards
+from scm.errors import UserError
+
+HEADER = {"classes": ["cat", "dog", "owl"], "channels": 3, "resolution": 6, "skipped": []}
+
+
+def samples(count=10, channels=3):
+    draws = np.random.default_rng(0)
+    for number in range(count):
+        yield f"{number:08d}", draws.integers(0, 256, (6, 6, channels), dtype=np.uint8), number % 2
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shards.write_shards(samples(), tmp_path / "shards", 4, **HEADER)
+    return tmp_path / "shards"
+
+
+def test_files_counts_and_hashes(folder):
+    index = shards.read_index(folder)
+    assert [shard["file"] for shard in index["shards"]] == ["000000.tar", "000001.tar", "000002.tar"]
+    assert [shard["count"] for shard in index["shards"]] == [4, 4, 2]
+    assert {shard["file"]: shard["sha256"] for shard in index["shards"]}.items() <= hashes(folder).items()
+    assert index["count"] == 10 and index["class_counts"] == [5, 5, 0]
+    assert index["kind"] == "images" and index["classes"] == ["cat", "dog", "owl"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_come_back_exactly(tmp_path, channels):
+    written = shards.write_shards(samples(10, channels), tmp_path / "s", 4, **HEADER | {"channels": channels})
+    assert written == shards.read_index(tmp_path / "s")
+    for (key, pixels, label), (expected_key, expected, expected_label) in zip(
+        shards.iterate(tmp_path / "s"), samples(10, channels), strict=True
+    ):
+        assert (key, label) == (expected_key, expected_label) and np.array_equal(pixels, expected)
+    images, labels = shards.read_images(tmp_path / "s")
+    assert images.shape == (10, channels, 6, 6) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+    assert (
+        np.array_equal(images[3].permute(1, 2, 0), list(samples(10, channels))[3][1]) and labels.tolist() == [0, 1] * 5
+    )
+
+
+def test_writing_twice_gives_the_same_bytes(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("USER", "someone-else")
+    previous = os.umask(0o077)
+    shards.write_shards(samples(), tmp_path / "again", 4, **HEADER)
+    os.umask(previous)
+    assert hashes(folder) == hashes(tmp_path / "again")
+    with tarfile.open(folder / "000000.tar") as tar:
+        assert {(member.mtime, member.uid, member.gid, member.uname) for member in tar} == {(0, 0, 0, "")}
+
+
+def test_a_failure_leaves_the_old_folder(folder):
+    def broken():
+        yield from samples(5)
+        raise UserError("enough")
+
+    before = hashes(folder)
+    with pytest.raises(UserError, match="enough"):
+        shards.write_shards(broken(), folder, 4, **HEADER)
+    assert hashes(folder) == before and [path.name for path in folder.parent.iterdir()] == ["shards"]
+
+
+def test_the_skipped_list_may_grow_until_the_last_sample(tmp_path):
+    skipped = []
+
+    def growing():
+        yield from samples(2)
+        skipped.append({"file": "x.png", "reason": "broken"})
+
+    index = shards.write_shards(growing(), tmp_path / "s", 4, **HEADER | {"skipped": skipped})
+    assert index["skipped"] == [{"file": "x.png", "reason": "broken"}]
+
+
+def test_unlabelled_images(tmp_path):
+    index = shards.write_shards(
+        ((key, pixels, -1) for key, pixels, _ in samples()), tmp_path / "s", 4, **HEADER | {"classes": []}
+    )
+    assert index["class_counts"] == [] and shards.read_images(tmp_path / "s")[1].tolist() == [-1] * 10
+
+
+def test_no_images_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="no images to write"):
+        shards.write_shards(iter(()), tmp_path / "s", 4, **HEADER)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (("00000000", np.zeros((6, 6, 3), np.uint8), 0), "repeated"),
+        (("a.b", np.zeros((6, 6, 3), np.uint8), 0), "unusable key"),
+        (("1", np.zeros((6, 5, 3), np.uint8), 0), "shape"),
+        (("1", np.zeros((6, 6, 3), np.float32), 0), "type"),
+        (("1", np.zeros((6, 6, 3), np.uint8), 7), "do not fit"),
+    ],
+)
+def test_samples_that_the_format_cannot_hold_are_refused(tmp_path, second, message):
+    with pytest.raises(ValueError, match=message):
+        shards.write_shards([("00000000", np.zeros((6, 6, 3), np.uint8), 0), second], tmp_path / "s", 4, **HEADER)
+
+
+def test_a_changed_shard_is_found_by_its_hash(folder):
+    path = folder / "000001.tar"
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"000001.tar is not what was written .*delete the folder and run `dvc repro`"):
+        list(shards.iterate(folder))
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "000002.tar").unlink()
+    with pytest.raises(UserError, match=r"000002.tar is missing"):
+        list(shards.iterate(folder))
+
+
+def test_a_missing_index_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"index.json is missing: run `dvc repro` first"):
+        shards.read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index.update(format=9), "no index of format 1"),
+        (lambda index: index.update(kind="films"), "no index of format 1"),
+        (lambda index: index.pop("classes"), "lacks classes"),
+        (lambda index: index["shards"].pop(), "do not add up to 10"),
+    ],
+)
+def test_a_damaged_index_is_refused(folder, change, message):
+    index = json.loads((folder / "index.json").read_text())
+    change(index)
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"index.json.*{message}"):
+        shards.read_index(folder)
+
+
+def test_an_index_that_is_no_json_is_refused(folder):
+    (folder / "index.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        shards.read_index(folder)
+
+
+def test_offsets_point_at_the_numbers_inside_the_tar(tmp_path):
+    arrays = [(key, pixels.astype(np.float32) / 3, label) for key, pixels, label in samples()]
+    header = {"classes": ["cat", "dog"], "codec": {"name": "none"}}
+    index = shards.write_latents(arrays, tmp_path / "l", 4, header)
+    offsets, labels = np.load(tmp_path / "l/offsets.npy"), np.load(tmp_path / "l/labels.npy")
+    assert index["kind"] == "latents" and index["shape"] == [6, 6, 3] and index["dtype"] == "float32"
+    assert labels.tolist() == [0, 1] * 5
+    for number, (_, array, _) in enumerate(arrays):
+        content = (tmp_path / "l" / f"{number // 4:06d}.tar").read_bytes()[offsets[number] :]
+        assert content.startswith(array.tobytes())
+    assert all(
+        np.array_equal(got[1], want[1]) for got, want in zip(shards.iterate(tmp_path / "l"), arrays, strict=True)
+    )
+    shards.write_latents(arrays, tmp_path / "again", 4, header)
+    assert hashes(tmp_path / "l") == hashes(tmp_path / "again")

@@ -1,0 +1,350 @@
+import io
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scm.data.shards import read_index, write_shards
+from scm.data.sources import open_source, usable
+from scm.errors import UserError
+
+MAX_PIXELS = 4096
+
+
+def picture(seed=0, size=(12, 10), mode="RGB", suffix="PNG"):
+    """Encoded random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, format=suffix)
+    return buffer.getvalue()
+
+
+GOOD = {"cat/1.png": picture(1), "cat/more/2.jpg": picture(2, suffix="JPEG"), "dog/1.PNG": picture(3, mode="L")}
+
+
+def make(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def make_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, str]] | None = None) -> Path:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, (kind, target) in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    return path
+
+
+def read(path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS):
+    """Everything that prepare would see: samples, classes, skipped."""
+    skipped = []
+    with open_source("folder", path, labels, max_pixels) as source:
+        return list(usable(source, 8, 3, on_bad_image, skipped)), source.classes, skipped
+
+
+def refused(path, **settings):
+    with pytest.raises(UserError) as caught:
+        read(path, **settings)
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+def test_digits_are_scikit_learns_1797_in_ten_classes():
+    from sklearn.datasets import load_digits
+
+    with open_source("digits", Path("unused"), True, 1) as source:
+        samples = list(usable(source, 8, 1, "error", []))
+    flat, labels = load_digits(return_X_y=True)
+    assert len(samples) == 1797 and source.classes == list("0123456789")
+    assert [key for key, _, _ in samples[:2]] == ["00000000", "00000001"]
+    assert [label for _, _, label in samples] == list(labels)
+    pixels = np.stack([pixels for _, pixels, _ in samples])
+    assert np.array_equal(pixels[..., 0], np.round(flat * 255 / 16).reshape(-1, 8, 8)) and pixels.max() == 255
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(UserError, match=r"data\.source: imagenet is unknown: use digits or folder"):
+        open_source("imagenet", Path(), True, 1)
+
+
+def containers(tmp_path, files):
+    scrambled = dict(reversed(files.items()))
+    yield make(tmp_path / "folder", scrambled)
+    yield make_zip(tmp_path / "images.zip", scrambled)
+    yield make_tar(tmp_path / "images.tar", scrambled)
+    yield make_tar(tmp_path / "images.tar.gz", scrambled)
+    yield make_tar(tmp_path / "images.tgz", {f"./{name}": content for name, content in scrambled.items()})
+
+
+def test_folder_zip_and_tar_give_the_same_shards(tmp_path):
+    written = set()
+    for path in containers(tmp_path, GOOD):
+        samples, classes, skipped = read(path)
+        assert classes == ["cat", "dog"] and skipped == []
+        assert [(key, label) for key, _, label in samples] == [("00000000", 0), ("00000001", 0), ("00000002", 1)]
+        index = write_shards(samples, tmp_path / "out", 2, classes=classes, channels=3, resolution=8, skipped=skipped)
+        assert index == read_index(tmp_path / "out")
+        written.add(tuple(shard["sha256"] for shard in index["shards"]))
+    assert len(written) == 1
+
+
+def test_without_labels_every_image_at_any_depth_counts(tmp_path):
+    for path in containers(tmp_path, GOOD | {"top.png": picture(4)}):
+        samples, classes, _ = read(path, labels=False)
+        assert len(samples) == 4 and classes == [] and {label for _, _, label in samples} == {-1}
+
+
+def test_a_wrapping_folder_is_looked_through(tmp_path):
+    for path in containers(tmp_path, {f"mydata/{name}": content for name, content in GOOD.items()}):
+        assert read(path)[1] == ["cat", "dog"]
+
+
+def test_one_class_is_no_wrapping_folder(tmp_path):
+    for path in containers(tmp_path, {"cat/1.png": picture(1), "LICENSE.txt": b"free"}):
+        samples, classes, skipped = read(path)
+        assert classes == ["cat"] and len(samples) == 1
+        assert skipped == [{"file": "LICENSE.txt", "reason": "not an image file"}]
+
+
+def test_a_wrapping_folder_of_the_same_name_as_its_class(tmp_path):
+    assert read(make(tmp_path / "x", {"cat/cat/1.png": picture(1), "cat/dog/1.png": picture(2)}))[1] == ["cat", "dog"]
+
+
+def test_hidden_files_and_litter_are_ignored(tmp_path):
+    litter = dict.fromkeys([".git/a.png", "cat/.a.png", "__MACOSX/cat/1.png", "Thumbs.db", "cat/.DS_Store"], b"x")
+    for path in containers(tmp_path, GOOD | litter):
+        samples, classes, skipped = read(path)
+        assert len(samples) == 3 and classes == ["cat", "dog"] and skipped == []
+
+
+def test_classes_are_sorted_as_folders_not_as_paths(tmp_path):
+    samples, classes, _ = read(make(tmp_path / "x", {"cat-2/1.png": picture(1), "cat/1.png": picture(2)}))
+    assert classes == ["cat", "cat-2"] and [label for _, _, label in samples] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"this is no image", "not a readable image", id="no image"),
+        pytest.param(b"", "the file is empty", id="zero bytes"),
+        pytest.param(picture(5, (60, 60), suffix="JPEG")[:-300], "image file is truncated", id="truncated jpeg"),
+        pytest.param(picture(5, (60, 60))[:2000], "broken image (", id="truncated png"),
+        pytest.param(picture(5, (60, 60), suffix="TIFF")[:2000], "broken image (", id="truncated tiff"),
+        pytest.param(picture(5, (65, 64)), "claims 65 x 64 pixels, more than data.max_pixels = 4,096", id="too large"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="postscript"),
+    ],
+)
+def test_an_unusable_image_is_named_or_skipped_and_counted(tmp_path, content, reason):
+    for path in containers(tmp_path, GOOD | {"cat/bad.png": content}):
+        message = refused(path)
+        assert f"{path}: cat/bad.png: " in message and reason in message
+        assert message.endswith("repair or remove it, or set data.on_bad_image: skip")
+        samples, _, skipped = read(path, on_bad_image="skip")
+        assert Counter(label for _, _, label in samples) == {0: 2, 1: 1}
+        assert [entry["file"] for entry in skipped] == ["cat/bad.png"] and reason in skipped[0]["reason"]
+
+
+def huge_png():
+    """A few bytes that claim 100,000 x 100,000 pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
+    for path in containers(tmp_path, GOOD | {"dog/bomb.png": huge_png()}):
+        assert "dog/bomb.png: claims 100000 x 100000 pixels" in refused(path)
+
+
+def test_pillows_own_limit_neither_decides_nor_stays_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    assert len(read(make(tmp_path / "x", GOOD))[0]) == 3
+    assert Image.MAX_IMAGE_PIXELS == 16
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/1.png", bytes(17 * 2**20))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("the member was unpacked"))
+    assert "cat/1.png: claims 17,825,792 bytes, too many for data.max_pixels = 4,096" in refused(path)
+
+
+def test_a_gzip_bomb_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("scm.data.containers.GZIP_FREE_BYTES", 2**20)
+    path = make_tar(tmp_path / "bomb.tar.gz", {"cat/1.bmp": bytes(2**24)})
+    assert "grows to more than" in refused(path)
+
+
+def test_images_beside_class_folders_are_refused(tmp_path):
+    for path in containers(tmp_path, GOOD | {"stray.png": picture(4)}):
+        message = refused(path)
+        assert "stray.png lies beside the class folders: move it into one, or set data.labels: false" in message
+
+
+def test_images_beside_wrapped_class_folders_are_refused(tmp_path):
+    wrapped = {f"mydata/{name}": content for name, content in (GOOD | {"stray.png": picture(4)}).items()}
+    for path in containers(tmp_path, wrapped):
+        assert "mydata/stray.png lies beside the class folders" in refused(path)
+
+
+def test_images_without_any_class_folder_are_refused(tmp_path):
+    assert "a.png lies in no class folder: move" in refused(make(tmp_path / "x", {"a.png": picture()}))
+
+
+def test_an_empty_class_is_named(tmp_path):
+    path = make(tmp_path / "x", GOOD)
+    (path / "owl").mkdir()
+    assert "the class folder owl has no images: fill it or delete it" in refused(path)
+    assert len(read(path, labels=False)[0]) == 3
+    assert "class folder owl has no images" in refused(make_zip(tmp_path / "x.zip", GOOD | {"owl/": b""}))
+    assert "class folder owl has no images" in refused(make_tar(tmp_path / "x.tar", GOOD | {"owl/notes.txt": b"-"}))
+
+
+def test_a_class_that_skipping_empties_is_named(tmp_path):
+    path = make(tmp_path / "x", GOOD | {"dog/1.PNG": b"broken"})
+    assert "the class dog has no usable image" in refused(path, on_bad_image="skip")
+    only = make(tmp_path / "y", {"1.png": b"broken"})
+    assert "the source has no usable image" in refused(only, labels=False, on_bad_image="skip")
+
+
+def test_nothing_to_read_is_named(tmp_path):
+    assert "does not exist: set data.path to" in refused(tmp_path / "nowhere")
+    assert "no images in it: put" in refused(make(tmp_path / "x", {"README.md": b"-"}))
+    make_zip(tmp_path / "x/flowers.zip", GOOD)
+    assert f"set data.path to {tmp_path / 'x/flowers.zip'}" in refused(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_a_damaged_archive_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"nonsense")
+    assert "cannot be read as an archive" in refused(tmp_path / name)
+
+
+def test_a_truncated_gzip_is_named(tmp_path):
+    path = make_tar(tmp_path / "a.tar.gz", GOOD)
+    path.write_bytes(path.read_bytes()[:-50])
+    assert "cannot be read as an archive" in refused(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "a.rar").write_bytes(b"Rar!")
+    assert "is no folder and no archive: use one of .zip, .tar, .tar.gz, .tgz" in refused(tmp_path / "a.rar")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "cat/../../evil.png", "/etc/evil.png", "C:\\evil.png", "cat\\..\\evil.png"]
+)
+def test_a_member_that_leaves_the_archive_is_refused(tmp_path, name):
+    for path in (
+        make_zip(tmp_path / "a.zip", GOOD | {name: picture()}),
+        make_tar(tmp_path / "a.tar", GOOD | {name: b"-"}),
+    ):
+        assert f"the member {name} points outside the archive" in refused(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd", "../.."])
+def test_a_tar_link_that_leaves_the_archive_is_refused(tmp_path, kind, target):
+    path = make_tar(tmp_path / "a.tar", GOOD, {"cat/evil.png": (kind, target)})
+    assert "the member cat/evil.png is a link out of the archive" in refused(path)
+
+
+def test_links_inside_an_archive_are_followed(tmp_path):
+    links = {"dog/soft.png": (tarfile.SYMTYPE, "../cat/1.png"), "dog/hard.png": (tarfile.LNKTYPE, "cat/1.png")}
+    samples, _, _ = read(make_tar(tmp_path / "a.tar", GOOD, links))
+    first, hard, soft = samples[0], samples[3], samples[4]
+    assert np.array_equal(first[1], hard[1]) and np.array_equal(first[1], soft[1]) and soft[2] == 1
+
+
+@pytest.mark.parametrize("target", ["missing.png", "loop.png", "../cat"])
+def test_a_link_to_no_file_of_the_archive_is_refused(tmp_path, target):
+    path = make_tar(tmp_path / "a.tar", GOOD, {"dog/loop.png": (tarfile.SYMTYPE, target)})
+    assert "the member dog/loop.png is a link to no file of the archive" in refused(path)
+
+
+def test_a_zip_link_that_leaves_the_archive_is_refused(tmp_path):
+    for target, expected in (("../../secret.png", "is a link out of the archive"), ("../cat/1.png", None)):
+        path = make_zip(tmp_path / "a.zip", GOOD)
+        with zipfile.ZipFile(path, "a") as archive:
+            info = zipfile.ZipInfo("dog/link.png")
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, target)
+        if expected:
+            assert f"the member dog/link.png {expected}" in refused(path)
+        else:
+            assert len(read(path)[0]) == 4
+
+
+def test_links_of_a_folder_must_stay_in_it(tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture())
+    path = make(tmp_path / "x", GOOD)
+    link = path / "dog/link.png"
+    link.symlink_to(path / "cat/1.png")
+    assert len(read(path)[0]) == 4
+    for target, expected in (
+        (tmp_path / "secret.png", "dog/link.png is a link out of the folder"),
+        (path / "nowhere.png", "dog/link.png is a link to nothing"),
+        (path / "cat", "dog/link.png is a link to a folder"),
+        (link, "dog/link.png is a link to nothing"),
+    ):
+        link.unlink()
+        link.symlink_to(target)
+        assert expected in refused(path)
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    path = make(tmp_path / "x", GOOD)
+    os.mkfifo(path / "cat/pipe.png")
+    assert len(read(path)[0]) == 3
+
+
+def test_an_encrypted_or_damaged_zip_member_is_an_unusable_image(tmp_path):
+    path = make_zip(tmp_path / "a.zip", GOOD)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(picture(1)[-40:], bytes(40)))
+    assert "cat/1.png: broken image (Bad CRC-32" in refused(path)
+
+
+def test_a_name_that_cannot_be_printed_is_escaped(tmp_path):
+    path = make_tar(tmp_path / "a.tar", GOOD | {"cat/a\nb.png": b"-"})
+    assert r"'cat/a\nb.png': not a readable image" in refused(path)
+
+
+def test_exif_orientation_reaches_the_pixels(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "cat/1.png", exif=exif)
+    ((_, result, _),) = read(tmp_path)[0]
+    assert (result[-1] == 255).all() and not result[:-1].any()
