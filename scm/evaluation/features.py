@@ -1,0 +1,276 @@
+"""The feature extractor of the Frechet distance: a small classifier that the pipeline trains on the user's own images.
+
+Inception and DINOv2 see photographs of 224 pixels and more; on small images of another kind their features say little.
+A classifier of the data's own classes gives features that separate what matters there, it needs no download, and its
+held-out accuracy tells how far to trust it. Without classes (or with one) it learns to tell by how many quarter turns
+an image is rotated, which needs no labels and still makes it look at shape (Gidaris et al. 2018, arXiv 1803.07728).
+
+Everything drawn is named by (seed, purpose, epoch), so that the same seed gives the same weights bit for bit.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scm.errors import UserError
+from scm.files import replacing
+from scm.randomness import generator, global_draws, seed_of
+
+Task = Literal["class", "rotation"]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+TURNS = 4
+"""Classes of the rotation task: 0, 1, 2 or 3 quarter turns."""
+
+SMALLEST_MAP = 4
+"""Strided convolutions follow each other until the feature map is at most this wide."""
+
+WIDEST = 4
+"""Channels double with every strided convolution, up to this multiple of the first layer's."""
+
+MEASURING_BATCH = 256
+"""Images in one forward pass when nothing is learnt; bounds the memory and changes no figure."""
+
+
+class Classifier(nn.Module):
+    """A strided convolutional classifier whose last hidden layer is what the Frechet distance compares.
+
+    GroupNorm and no dropout: an image's features depend on that image alone, in training and after.
+
+    Attributes:
+        settings: The five arguments, enough to build the same module again.
+        num_features: Length F of a feature vector; torchmetrics reads this name.
+    """
+
+    def __init__(self, channels: int, resolution: int, width: int, features: int, outputs: int) -> None:
+        """Builds the module with torch's default initialisation.
+
+        Args:
+            channels: C of the images.
+            resolution: Height and width of the images in pixels.
+            width: Channels of the first layer; a multiple of 8.
+            features: Length F of a feature vector.
+            outputs: Number of classes K (or of rotations).
+
+        Raises:
+            UserError: The width is no positive multiple of 8, the size of a normalised group.
+        """
+        super().__init__()
+        if width < 8 or width % 8:
+            raise UserError(f"reference.width = {width} must be a positive multiple of 8, for example 32")
+        self.settings = {
+            "channels": channels,
+            "resolution": resolution,
+            "width": width,
+            "features": features,
+            "outputs": outputs,
+        }
+        self.num_features = features
+        layers = [_convolution(channels, width, stride=1)]
+        size, current = resolution, width
+        while size > SMALLEST_MAP:
+            following = min(2 * current, WIDEST * width)
+            layers.append(_convolution(current, following, stride=2))
+            size, current = math.ceil(size / 2), following
+        layers.append(_convolution(current, current, stride=1))
+        self.body = nn.Sequential(*layers)
+        self.hidden = nn.Linear(current * size * size, features)
+        self.output = nn.Linear(features, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, F] of images [B, C, H, W], uint8 or float, in either case with values from 0 to 255."""
+        # Images that were [B, H, W, C] before would take other kernels, which round differently.
+        x = images.to(self.hidden.weight.dtype, memory_format=torch.contiguous_format) / 127.5 - 1
+        return functional.silu(self.hidden(self.body(x).flatten(1)))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Unnormalised log-probabilities [B, K] of the classes for images [B, C, H, W] as in `forward`."""
+        return self.output(self(images))
+
+
+def _convolution(channels: int, following: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, following, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(following // 8, following),
+        nn.SiLU(),
+    )
+
+
+def held_out_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides images at random into those that train and those that only measure, evenly over the classes.
+
+    Every 1/fraction-th image of a shuffled list that is sorted by class is held out: floor(N * fraction) in all, and of
+    each class its share to within one image.
+
+    Args:
+        labels: int64 [N], any values.
+        fraction: Fraction of the images to hold out, between 0 and 1.
+        seed: The user's seed.
+
+    Returns:
+        The positions of the training images and of the held-out images, both int64.
+
+    Raises:
+        UserError: One of the two parts would be empty.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator(seed, "held out"))
+    by_class = shuffled[labels[shuffled].sort(stable=True).indices]
+    position = torch.arange(len(labels) + 1, dtype=torch.float64)
+    held = (position * fraction + 1e-9).floor().diff() > 0
+    if held.all() or not held.any():
+        raise UserError(
+            f"reference.held_out = {fraction} of {len(labels)} images leaves "
+            f"{int((~held).sum())} to train the classifier and {int(held.sum())} to measure it: add images"
+        )
+    return by_class[~held], by_class[held]
+
+
+@dataclass(frozen=True)
+class ExtractorSettings:
+    """How a classifier is built and trained: the block `reference` of params.yaml.
+
+    Attributes:
+        width: Channels of the first layer; a multiple of 8.
+        features: Length F of a feature vector.
+        epochs: Passes over the training images.
+        batch: Images of one step.
+        lr: Adam's highest learning rate; it falls to 0 along a cosine.
+        held_out: Fraction of the images that only measures the classifier.
+    """
+
+    width: int
+    features: int
+    epochs: int
+    batch: int
+    lr: float
+    held_out: float
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    settings: ExtractorSettings,
+    *,
+    task: Task,
+    outputs: int,
+    seed: int,
+    augment: Augment,
+    device: torch.device | str = "cpu",
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[Classifier, float]:
+    """Trains a classifier with Adam.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N] from 0 to outputs - 1; not read by task "rotation".
+        settings: Sizes and training.
+        task: "class" learns the labels, "rotation" the number of quarter turns.
+        outputs: Number of classes; `TURNS` for task "rotation".
+        seed: The user's seed.
+        augment: Distorts a float batch [B, C, H, W] with draws from the given CPU generator.
+        device: Where to train.
+        progress: Receives a line about ten times.
+
+    Returns:
+        The classifier in evaluation mode, on `device`, and its accuracy on the held-out images, from 0 to 1.
+
+    Raises:
+        UserError: Too few images, or a width that cannot be built.
+    """
+    split = held_out_split(labels.cpu(), settings.held_out, seed)
+    images, labels = images.to(device), labels.to(device)
+    training, measuring = (part.to(device) for part in split)
+    with global_draws(seed_of(seed, "extractor initialisation")):
+        model = Classifier(images.shape[1], images.shape[-1], settings.width, settings.features, outputs)
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    steps = settings.epochs * math.ceil(len(training) / settings.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        for epoch in range(settings.epochs):
+            total = 0.0
+            for chosen, random in _batches(training, settings.batch, seed, epoch):
+                inputs, targets = _asked(images[chosen], labels[chosen], task, random)
+                loss = functional.cross_entropy(model.logits(augment(inputs.float(), random)), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += loss.item() * len(chosen)
+            if (epoch + 1) % max(1, settings.epochs // 10) == 0:
+                progress(f"classifier: epoch {epoch + 1} of {settings.epochs}, loss {total / len(training):.4f}")
+    model.eval()
+    return model, held_out_accuracy(model, images[measuring], labels[measuring], task)
+
+
+def _batches(training: Tensor, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
+    """The positions of each step's images, and the generator of that epoch's distortions."""
+    order = torch.randperm(len(training), generator=generator(seed, "extractor order", epoch)).to(training.device)
+    random = generator(seed, "extractor augmentation", epoch)
+    for chosen in training[order].split(batch):
+        yield chosen, random
+
+
+def _asked(images: Tensor, labels: Tensor, task: Task, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What the classifier is shown and must answer: the images and their labels, or turned images and their turns."""
+    if task == "class":
+        return images, labels
+    turns = torch.randint(TURNS, (len(images),), generator=random).to(images.device)
+    turned = images.clone()
+    for count in range(1, TURNS):
+        turned[turns == count] = images[turns == count].rot90(count, dims=(-2, -1))
+    return turned, turns
+
+
+def held_out_accuracy(model: Classifier, images: Tensor, labels: Tensor, task: Task) -> float:
+    """Fraction of images [N, C, H, W] that are classified rightly; task "rotation" asks for each in all four turns."""
+    if task == "class":
+        return accuracy(model, images, labels)
+    right = [
+        accuracy(model, images.rot90(turns, dims=(-2, -1)), torch.full_like(labels, turns)) for turns in range(TURNS)
+    ]
+    return sum(right) / TURNS
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Fraction of images [N, C, H, W] whose most probable class is their label [N]."""
+    device = model.hidden.weight.device
+    right = 0
+    for some, wanted in zip(images.split(MEASURING_BATCH), labels.split(MEASURING_BATCH), strict=True):
+        right += int((model.logits(some.to(device)).argmax(dim=1) == wanted.to(device)).sum())
+    return right / len(images)
+
+
+def save_classifier(model: Classifier, path: Path) -> None:
+    """Writes the weights as float32 safetensors, the settings in the file's header; nothing else enters the bytes."""
+    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(weights, temporary, metadata={"settings": json.dumps(model.settings, sort_keys=True)})
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Reads what `save_classifier` wrote, in evaluation mode on the CPU.
+
+    Raises:
+        UserError: The file is missing or is not such a file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            model = Classifier(**json.loads(file.metadata()["settings"]))
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro reference`") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no feature extractor ({reason}): delete it and run `dvc repro reference`") from None
+    return model.eval()

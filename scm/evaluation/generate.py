@@ -1,0 +1,85 @@
+"""Images from a model: samplers with their number of network evaluations, applied to seeds in batches."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scm.errors import UserError
+from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, heun
+from scm.samplers.ode import Function
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler with its times.
+
+    Attributes:
+        nfe: network evaluations for one sample.
+        run: F and noise to samples [B, C, H, W].
+    """
+
+    nfe: int
+    run: Callable[[Function, SampleNoise], Tensor]
+
+
+def heun_sampler(steps: int, sigma_min: float, sigma_max: float, rho: float, sigma_d: float) -> Sampler:
+    """EDM's Heun sampler on EDM's noise levels: 2 steps - 1 evaluations."""
+    sigmas = edm_sigmas(steps, sigma_min, sigma_max, rho)
+    return Sampler(2 * steps - 1, lambda function, noise: heun(function, noise.draw(), sigmas, sigma_d))
+
+
+def ddim_sampler(steps: int, t_max: float, sigma_d: float) -> Sampler:
+    """DDIM with steps of equal length in t."""
+    times = [t_max * (1 - step / steps) for step in range(steps + 1)]
+    return Sampler(steps, lambda function, noise: ddim(function, noise.draw(), times, sigma_d))
+
+
+def consistency_sampler(times: Sequence[float], sigma_d: float) -> Sampler:
+    """Consistency sampling at `times`, the first of which is t_max."""
+    return Sampler(len(times), lambda function, noise: consistency(function, noise, times, sigma_d))
+
+
+def t_max_of(sigma_max: float, sigma_d: float) -> float:
+    """Where consistency sampling starts: arctan(sigma_max / sigma_d), 1.5645 in the paper."""
+    return math.atan(sigma_max / sigma_d)
+
+
+def generate(
+    model: nn.Module,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    labels: Tensor,
+    shape: Sequence[int],
+    batch: int,
+    device: torch.device | str,
+) -> tuple[Tensor, float]:
+    """Samples for the given seeds and labels; each depends on its own seed and label, not on the batch.
+
+    Args:
+        seeds: N of them.
+        labels: int64 [N], -1 = no label.
+        shape: of one sample, [C, H, W].
+
+    Returns:
+        Samples [N, C, H, W] on the CPU with standard deviation sigma_d, and the seconds that it took.
+
+    Raises:
+        UserError: a sample is not finite.
+    """
+    model.eval()
+    parts, started = [], time.perf_counter()
+    for start in range(0, len(seeds), batch):
+        some = labels[start : start + batch].to(device)
+        noise = SampleNoise(seeds[start : start + batch], shape, device)
+        parts.append(sampler.run(lambda x, t, some=some: model(x, t, some), noise).cpu())  # type: ignore[misc]
+    samples, seconds = torch.cat(parts), time.perf_counter() - started
+    bad = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {len(seeds)} samples are not finite: the training diverged; see its curves, lower lr.max"
+        )
+    return samples, seconds

@@ -1,0 +1,83 @@
+"""What a stage's result follows from, as one hash: its name, the parameters it tracks and the content of what it reads.
+
+It names the work folder, so that a run resumes exactly its own unfinished work, and the run in MLflow.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scm.errors import UserError
+from scm.params import flatten
+from scm.yaml_files import parse_mapping, read_text
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A stage's inputs.
+
+    Attributes:
+        params: flat values of the parameters that dvc.yaml lists for the stage.
+        dependencies: a hash for each path that dvc.yaml lists.
+        key: the fingerprint, 64 hexadecimal digits.
+    """
+
+    params: dict[str, Any]
+    dependencies: dict[str, str]
+    key: str
+
+
+def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any]) -> Inputs:
+    """Reads the stage's definition in dvc.yaml and hashes what it lists.
+
+    Args:
+        params: the plain content of params.yaml.
+        item: the matrix item, None for a stage without matrix.
+    """
+    stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
+    if stage not in stages:
+        raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
+
+    def resolve(text: str) -> str:
+        for name in stages[stage].get("matrix", ()):
+            text = text.replace(f"${{item.{name}}}", item or "")
+        return text.replace("${data.path}", params["data"]["path"])
+
+    values: dict[str, Any] = {}
+    for key in map(resolve, stages[stage].get("params", ())):
+        value: Any = params
+        for part in key.split("."):
+            value = value[part]
+        values |= flatten({key: value})
+    made = _made_by_stages(root)
+    dependencies = {}
+    for path in sorted(map(resolve, stages[stage].get("deps", ()))):
+        dependencies[path] = made.get(path) or content_hash(root / path)
+    text = json.dumps([stage, item, values, dependencies], sort_keys=True)
+    return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _made_by_stages(root: Path) -> dict[str, str]:
+    """md5 of each output that dvc.lock knows."""
+    if not (root / "dvc.lock").exists():
+        return {}
+    lock = parse_mapping(read_text(root / "dvc.lock", "run `dvc repro`"), "dvc.lock")
+    return {out["path"]: out["md5"] for stage in lock.get("stages", {}).values() for out in stage.get("outs", ())}
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over names and contents of a file or of all files of a folder; caches and hidden files do not count."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `dvc repro`, or correct the path in params.yaml")
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        inside = file.relative_to(path).parts
+        if not file.is_file() or "__pycache__" in inside or any(part.startswith(".") for part in inside):
+            continue
+        digest.update("/".join(inside).encode() + b"\0")
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,233 @@
+"""What every DVC stage has around its own work: parameters, work folder, signals, records, figures and exit codes.
+
+Exit codes: 0 only when the outputs are complete; 1 for bad input (one line); 75 for work that was interrupted, saved its
+state and goes on with the same command. DVC does not look after its children, so a stage dies with its parent, and takes
+a lock on its work folder, so that no second trainer ever works on the same files.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from scm.files import write_json
+from scm.fingerprint import Inputs, inputs_of
+from scm.machine import commit_of, machine_name
+from scm.params import Params, dump, flatten, load
+from scm.project import find_root
+from scm.records import RunRecord, Settings
+from scm.results import run_path
+
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""Keeps freed memory in the process; a training step on the CPU otherwise spends much of its time on page faults."""
+
+
+@dataclass
+class Stage:
+    """A running stage.
+
+    Attributes:
+        name: e.g. train_student.
+        item: matrix item, e.g. scd.
+        root: the project's folder.
+        params: params.yaml.
+        inputs: fingerprint and what it follows from.
+        work: folder of unfinished work, kept when the stage is interrupted.
+        extra: further entries of the run file (device, protocol).
+    """
+
+    name: str
+    item: str | None
+    root: Path
+    params: Params
+    inputs: Inputs
+    work: Path
+    extra: dict[str, Any] = field(default_factory=lambda: {"device": "cpu"})
+    started: float = field(default_factory=time.time)
+    _stop: bool = False
+
+    @property
+    def full_name(self) -> str:
+        return self.name if self.item is None else f"{self.name}@{self.item}"
+
+    def progress(self, text: str) -> None:
+        print(f"[{self.full_name}] {text}", flush=True)
+
+    def stopping(self) -> bool:
+        """True once the stage was asked to end by a signal."""
+        return self._stop
+
+    def metrics(self, name: str, figures: Mapping[str, float]) -> None:
+        """Writes results/metrics/<name>.json."""
+        write_json(self.root / "results" / "metrics" / f"{name}.json", dict(figures))
+
+    @contextmanager
+    def shown_live(self, metrics_jsonl: Path) -> Iterator[None]:
+        """Ships the lines of a growing metrics.jsonl to MLflow while the block runs."""
+        from scm.tracking import Live
+
+        settings = Settings.of(self.params, self.root)
+        tags = {"scm.preset": self.params.preset}
+        record = RunRecord(
+            self.inputs.key, self._run_name(), self.name, self.item, self._run_params(), tags, started=self.started
+        )
+        with Live(record, settings, metrics_jsonl):
+            yield
+
+    def _run_name(self) -> str:
+        return f"{self.full_name} · {self.params.preset} · seed {self.params.seed}"
+
+    def _run_params(self) -> dict[str, Any]:
+        own = {"stage": self.name} | ({} if self.item is None else {"model": self.item})
+        return {**self.inputs.params, **own}
+
+    def chain(self) -> dict[str, Any]:
+        """Flat parameters of this stage and of everything upstream; a student's are its effective settings."""
+        plain = dump(self.params)
+        for name in ("preset", "runtime", "mlflow", "student"):
+            del plain[name]
+        if self.item in self.params.student.methods:
+            plain["student"] = self.params.student.method(str(self.item)).model_dump()
+        return flatten(plain)
+
+    def finish(self) -> None:
+        """Writes the run file and shows the finished run in MLflow."""
+        from scm.sync import record_of
+        from scm.tracking import publish
+
+        ended, (commit, dirty) = time.time(), commit_of(self.root)
+        path = run_path(self.root, self.full_name)
+        run = {
+            "key": self.inputs.key,
+            "stage": self.name,
+            "item": self.item,
+            "name": self._run_name(),
+            "preset": self.params.preset,
+            "seed": self.params.seed,
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(),
+            "ended": datetime.fromtimestamp(ended, UTC).isoformat(),
+            "seconds": round(ended - self.started, 1),
+            "machine": machine_name(),
+            "commit": commit,
+            "dirty": dirty,
+            "params_hash": params_hash(self.params),
+            "params": self.inputs.params,
+            "deps": self.inputs.dependencies,
+            "chain": self.chain(),
+            **self.extra,
+        }
+        write_json(path, run)
+        publish(record_of(self.root, path), Settings.of(self.params, self.root))
+
+
+def params_hash(params: Params) -> str:
+    """First 12 digits of the hash of all parameters that a result can follow from."""
+    import hashlib
+    import json
+
+    plain = {key: value for key, value in dump(params).items() if key not in ("preset", "runtime", "mlflow")}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def main(run: Callable[[Stage], None], name: str, *, matrix: bool = False, training: bool = False) -> None:
+    """Entry point of stages/<name>.py: runs `run(stage)` and ends the process with the right exit code.
+
+    Args:
+        matrix: the stage takes its matrix item as the only argument.
+        training: the stage is started as `runtime.processes` processes with settings that make training fast.
+    """
+    sys.exit(_main(run, name, matrix, training))
+
+
+def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool) -> int:
+    try:
+        if len(sys.argv) != 1 + matrix:
+            raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
+        root = find_root()
+        params = load(root / "params.yaml")
+        if training:
+            _start_processes(name, params.runtime.processes)
+        stage = _open(root, name, sys.argv[1] if matrix else None, params)
+        with _locked(stage):
+            run(stage)
+            if _is_first():
+                stage.finish()
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _open(root: Path, name: str, item: str | None, params: Params) -> Stage:
+    """Makes the stage and ties it to its parent's life and to signals."""
+    if item is not None and item not in params.evaluate.models:
+        raise UserError(f"params.yaml has no model {item}: use one of {', '.join(params.evaluate.models)}")
+    inputs = inputs_of(root, name, item, dump(params))
+    work_root = Path(os.environ.get("SCM_WORK") or Path(os.environ.get("DVC_ROOT") or root) / ".work")
+    folder = work_root / (name if item is None else f"{name}@{item}") / inputs.key[:16]
+    stage = Stage(name, item, root, params, inputs, folder)
+
+    def stop(number: int, frame: Any) -> None:
+        stage._stop = True
+
+    if name.startswith("train"):
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+    if "DVC_ROOT" in os.environ and sys.platform == "linux":
+        parent_death_signal = 1
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    return stage
+
+
+@contextmanager
+def _locked(stage: Stage) -> Iterator[None]:
+    """Holds the work folder for this process alone."""
+    if not _is_first():
+        yield
+        return
+    stage.work.mkdir(parents=True, exist_ok=True)
+    with (stage.work / "lock").open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            other = handle.read().strip()
+            raise UserError(
+                f"{stage.full_name} is already running (process {other}) on {stage.work}: wait for it or end it"
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _start_processes(name: str, processes: int) -> None:
+    """Replaces this process, once, by one with MALLOC in its environment, or by torchrun with several of them."""
+    if "SCM_STARTED" in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", f"stages.{name}", *sys.argv[1:]]
+    environment = {**MALLOC, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "SCM_STARTED": "1"}
+    os.execve(sys.executable, command, environment)

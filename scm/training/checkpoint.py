@@ -1,0 +1,46 @@
+"""The state of a run: one file that holds all that the next step depends on, written by rename."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scm import weights
+from scm.ema.tracker import PowerAverages
+
+FILE = "checkpoint.safetensors"
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: PowerAverages, header: Any) -> None:
+    """Writes model, optimiser state and averages; `header` carries the counters."""
+    tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors |= {f"ema.{key}": value for key, value in averages.state().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    weights.save(folder / FILE, tensors, header)
+
+
+def restore(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: PowerAverages, device: torch.device
+) -> dict[str, Any] | None:
+    """Puts the saved state back into place.
+
+    Returns:
+        The header, or None where there is no checkpoint.
+    """
+    if not (folder / FILE).exists():
+        return None
+    tensors, header = weights.load(folder / FILE, device)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    averages.restore(part("ema."))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".")
+        states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return header

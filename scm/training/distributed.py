@@ -1,0 +1,73 @@
+"""One training process among several, as torchrun starts them; a single process is the case of world size one."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place.
+
+    Attributes:
+        rank: 0 writes files and prints.
+        world: number of processes.
+        device: of this process.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: str) -> "Ranks":
+        """Joins the group that torchrun's environment describes, or stands alone.
+
+        Args:
+            device: `cpu` or `cuda`; of several processes on a machine each takes its own GPU.
+        """
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        place = torch.device(device, index) if device == "cuda" else torch.device(device)
+        if place.type == "cuda":
+            torch.cuda.set_device(place)
+        if world == 1:
+            return cls(0, 1, place)
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), world, place)
+
+    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replaces each gradient by its mean over the processes, in one message."""
+        if self.world == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for parameter, values in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = values.reshape(parameter.shape)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """True on every process if `flag` is true on one."""
+        if self.world == 1:
+            return flag
+        return bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()

@@ -1,0 +1,234 @@
+"""The training loop: one for every objective.
+
+A step is a function of (seed, images seen, weights, optimiser state, averages) alone: its data, noise and dropout come
+from generators named by the images seen. So a run that is killed at any moment and started again from its last
+checkpoint ends with the same bits as one that was never interrupted.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scm import weights
+from scm.ema.reconstruct import snapshot_file
+from scm.ema.tracker import PowerAverages
+from scm.errors import Interrupted, UserError
+from scm.networks.magnitude import normalize_weights
+from scm.objectives import Batch, Objective
+from scm.randomness import generator, global_draws, seed_of
+from scm.training import checkpoint
+from scm.training.distributed import Ranks
+from scm.training.health import HealthFigures
+from scm.training.schedule import Schedule
+
+METRICS = "metrics.jsonl"
+SNAPSHOTS = "snapshots"
+MAX_SKIPPED = 20
+"""Steps with a non-finite loss or gradient, one after the other, that end a run."""
+
+
+class Data(Protocol):
+    """Where batches come from."""
+
+    def batch_at(self, images_seen: int) -> tuple[Tensor, Tensor]:
+        """This rank's x_0 [B, C, H, W] and labels [B] of the step after `images_seen` images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the loop's result follows from, and where it reports.
+
+    Attributes:
+        images: budget; the run ends with the first step that reaches it.
+        batch: images of one step over all processes.
+        purpose: names this run's random draws, so that teacher and students differ.
+        optimizer: `adam` or `radam`.
+        profiles: sigma_rel of the tracked averages.
+        snapshots: snapshots of each average over the run.
+        header: goes into each snapshot's header.
+        log_every: images between two lines of metrics.jsonl.
+        checkpoint_every: images between two checkpoints; one is taken with the first line after them.
+    """
+
+    images: int
+    batch: int
+    seed: int
+    purpose: str
+    optimizer: str
+    betas: tuple[float, float]
+    eps: float
+    schedule: Schedule
+    profiles: tuple[float, ...]
+    snapshots: int
+    header: Mapping[str, Any]
+    log_every: int
+    checkpoint_every: int
+
+
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[settings.optimizer]
+    return kind(model.parameters(), lr=settings.schedule.maximum, betas=settings.betas, eps=settings.eps)
+
+
+class Trainer:
+    """A run in a work folder, which holds its checkpoint, its snapshots and metrics.jsonl.
+
+    Args:
+        work: folder of this run; a checkpoint found there is resumed.
+        stopping: asked after each step; true = save and raise Interrupted.
+        say: prints a line of progress.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        data: Data,
+        settings: Settings,
+        work: Path,
+        ranks: Ranks,
+        stopping: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> None:
+        self.model, self.objective, self.data, self.settings = model, objective, data, settings
+        self.work, self.ranks, self.stopping, self.say = work, ranks, stopping, say
+        self.parameters = list(model.parameters())
+        self.optimizer = make_optimizer(model, settings)
+        self.averages = PowerAverages(model, settings.profiles)
+        self.health = HealthFigures(ranks.device)
+        self.images = self.step = self.skipped = self.skipped_in_a_row = 0
+        self.gradient_norm = 0.0
+
+    def run(self) -> None:
+        """Trains to the end of the budget.
+
+        Raises:
+            Interrupted: asked to stop; the state is saved.
+            UserError: MAX_SKIPPED steps in a row were not finite.
+        """
+        self._resume()
+        total = self.settings.images
+        self.model.train()
+        started, started_images, last_line, last_checkpoint = time.monotonic(), self.images, self.images, self.images
+        while self.images < total:
+            self._step()
+            done = self.images >= total
+            stop = not done and self.ranks.any(self.stopping())
+            self._snapshot_if_due()
+            if done or stop or self.images - last_line >= self.settings.log_every:
+                rate = (self.images - started_images) / (time.monotonic() - started)
+                self._write_line(rate)
+                last_line = self.images
+                if done or stop or self.images - last_checkpoint >= self.settings.checkpoint_every:
+                    self._save()
+                    last_checkpoint = self.images
+            if stop:
+                raise Interrupted(f"stopped at {self.images:,} of {total:,} images; run the same command to go on")
+
+    def _step(self) -> None:
+        settings, seen, device = self.settings, self.images, self.ranks.device
+        x_0, labels = self.data.batch_at(seen)
+        draws = generator(settings.seed, f"{settings.purpose} noise", seen, device=device)
+        batch = Batch(x_0.to(device), labels.to(device), draws, self.ranks.rank, self.ranks.world)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.schedule.at(seen)
+        self.optimizer.zero_grad(set_to_none=True)
+        with global_draws(seed_of(settings.seed, f"{settings.purpose} dropout", seen, self.ranks.rank), device):
+            losses = self.objective(self.model, batch, seen)
+            loss = losses.value.mean()
+            loss.backward()
+        self.ranks.average_gradients(self.parameters)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self.gradient_norm = float(norm)
+        if math.isfinite(self.gradient_norm):
+            self.optimizer.step()
+            normalize_weights(self.model)
+            self.health.add(losses)
+            self.skipped_in_a_row = 0
+        else:
+            self._skip(losses.t)
+        self.step += 1
+        self.images += settings.batch
+        self.averages.update(self.images, settings.batch)
+
+    def _skip(self, t: Tensor) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MAX_SKIPPED:
+            raise UserError(
+                f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} images: "
+                f"lower lr.max, lengthen the warm-up, or use precision fp32"
+            )
+
+    def _snapshot_if_due(self) -> None:
+        """Writes the averages each time another 1/snapshots of the budget is done."""
+        settings = self.settings
+        before = (self.images - settings.batch) * settings.snapshots // settings.images
+        if min(self.images, settings.images) * settings.snapshots // settings.images == before or self.ranks.rank:
+            return
+        buffers = {key: value for key, value in self.model.named_buffers() if key in self.model.state_dict()}
+        for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=True):
+            header = {
+                **settings.header, "images": self.images, "sigma_rel": sigma_rel, "buffers": sorted(buffers)
+            }  # fmt: skip
+            weights.save(self.work / SNAPSHOTS / snapshot_file(self.images, sigma_rel), {**average, **buffers}, header)
+
+    def _write_line(self, rate: float) -> None:
+        """A line of figures into metrics.jsonl, a shorter one to the console."""
+        settings = self.settings
+        figures = self.health.read(self.ranks.total)
+        if self.ranks.rank:
+            return
+        line = {
+            "images": self.images,
+            "time": time.time(),
+            "step": self.step,
+            "lr": settings.schedule.at(self.images - settings.batch),
+            "grad_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
+            "images_per_second": rate,
+            "skipped": self.skipped,
+            **figures,
+        }
+        with (self.work / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: v for k, v in line.items() if v is not None}, allow_nan=True) + "\n")
+        left = max(settings.images - self.images, 0) / rate
+        tangent = f"  tangent {figures['tangent_norm']:.3g}" if "tangent_norm" in figures else ""
+        self.say(
+            f"{self.images / settings.images:4.0%}  {self.images:,}/{settings.images:,} images  {rate:,.0f}/s  "
+            f"ETA {int(left // 60)}:{int(left % 60):02d}  loss {figures.get('loss', math.nan):.4f}  "
+            f"grad {self.gradient_norm:.3g}{tangent}" + (f"  skipped {self.skipped}" if self.skipped else "")
+        )
+
+    def _save(self) -> None:
+        if self.ranks.rank == 0:
+            counters = {"images": self.images, "step": self.step, "skipped": self.skipped}
+            counters["skipped_in_a_row"] = self.skipped_in_a_row
+            counters["metrics_bytes"] = (self.work / METRICS).stat().st_size
+            checkpoint.save(self.work, self.model, self.optimizer, self.averages, counters)
+        self.ranks.wait()
+
+    def _resume(self) -> None:
+        """Takes up the last checkpoint and forgets what was written after it."""
+        header = checkpoint.restore(self.work, self.model, self.optimizer, self.averages, self.ranks.device)
+        if header:
+            self.images, self.step, self.skipped = header["images"], header["step"], header["skipped"]
+            self.skipped_in_a_row = header["skipped_in_a_row"]
+            self.say(f"resuming at {self.images:,} images")
+        if self.ranks.rank == 0:
+            metrics = self.work / METRICS
+            self.work.mkdir(parents=True, exist_ok=True)
+            metrics.touch()
+            with metrics.open("r+b") as file:
+                file.truncate(header["metrics_bytes"] if header else 0)
+            for file in (self.work / SNAPSHOTS).glob("*.safetensors"):
+                if weights.read_header(file)["images"] > self.images:
+                    file.unlink()
+        self.ranks.wait()

@@ -1,0 +1,26 @@
+"""From the work folder of a finished run to its outputs."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+from scm.files import replacing, replacing_folder
+from scm.training.distributed import Ranks
+from scm.training.loop import METRICS, SNAPSHOTS
+
+
+def export(work: Path, snapshots: Path, curve: Path, ranks: Ranks) -> None:
+    """Copies the snapshots and writes the lines of metrics.jsonl as CSV; removes the work when both are in place."""
+    if ranks.rank == 0:
+        lines = [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
+        columns = list(dict.fromkeys(key for line in lines for key in line))
+        with replacing(curve) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(lines)
+        with replacing_folder(snapshots) as folder:
+            for file in sorted((work / SNAPSHOTS).glob("*.safetensors")):
+                shutil.copyfile(file, folder / file.name)
+    ranks.wait()
+    ranks.leave()

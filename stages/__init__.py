@@ -1,0 +1,1 @@
+"""The pipeline's stages: one thin command each, run by DVC."""

@@ -1,0 +1,47 @@
+"""Continuous-time consistency model, started from the teacher's selected average: sCD or sCT (alg. 1)."""
+
+from scm.build import PRECISIONS, TrainingData, device_of, load_model, student_objective, training_settings
+from scm.errors import UserError
+from scm.files import sha256
+from scm.networks import Model, NetworkSettings
+from scm.stage import Stage, main
+from scm.training.distributed import Ranks
+from scm.training.loop import METRICS, Trainer
+from scm.training.results import export
+
+
+def run(stage: Stage) -> None:
+    params, method = stage.params, str(stage.item)
+    settings = params.student.method(method)
+    ranks = Ranks.join(device_of(params.runtime))
+    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
+    path = stage.root / "models/teacher/model.safetensors"
+    teacher, inherited = load_model(path, ranks.device)
+    if inherited["codec"] != data.codec.header:
+        raise UserError(f"{path} was trained on another encoding than data/latents: run `dvc repro train_teacher`")
+    network = NetworkSettings.from_dict(inherited["network"])
+    options = {"dropout": settings.dropout, "dropout_max_resolution": settings.dropout_max_resolution}
+    student = Model(network, **options, precision=PRECISIONS[settings.precision]).to(ranks.device)
+    student.load_state_dict(teacher.state_dict())
+    student.reset_log_weight()
+    header = {key: inherited[key] for key in ("network", "classes", "codec", "sigma_d")}
+    header |= {"model": method, "parent": sha256(path)}
+    stage.extra["device"] = str(ranks.device)
+    trainer = Trainer(
+        student,
+        student_objective(method, settings, inherited["sigma_d"], teacher.requires_grad_(False)),
+        data,
+        training_settings(params, settings, f"student {method}", header),
+        stage.work,
+        ranks,
+        stage.stopping,
+        stage.progress,
+    )
+    with stage.shown_live(stage.work / METRICS):
+        trainer.run()
+    curve = stage.root / f"results/curves/train-{method}.csv"
+    export(stage.work, stage.root / f"models/{method}/snapshots", curve, ranks)
+
+
+if __name__ == "__main__":
+    main(run, "train_student", matrix=True, training=True)

@@ -1,0 +1,37 @@
+"""TrigFlow diffusion model: the teacher, and the start of every student."""
+
+from scm.build import TrainingData, device_of, diffusion, network_settings, new_model, training_settings
+from scm.stage import Stage, main
+from scm.training.distributed import Ranks
+from scm.training.loop import METRICS, Trainer
+from scm.training.results import export
+
+
+def run(stage: Stage) -> None:
+    params, settings = stage.params, stage.params.teacher
+    ranks = Ranks.join(device_of(params.runtime))
+    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
+    shape, classes = data.codec.header["shape"], data.loader.classes
+    network = network_settings(params.network, len(classes), shape)
+    model = new_model(network, settings, params.seed).to(ranks.device)
+    header = {"model": "teacher", "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
+    header |= {"sigma_d": params.network.sigma_d}
+    stage.extra["device"] = str(ranks.device)
+    stage.progress(f"{sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}")
+    trainer = Trainer(
+        model,
+        diffusion(params),
+        data,
+        training_settings(params, settings, "teacher", header),
+        stage.work,
+        ranks,
+        stage.stopping,
+        stage.progress,
+    )
+    with stage.shown_live(stage.work / METRICS):
+        trainer.run()
+    export(stage.work, stage.root / "models/teacher/snapshots", stage.root / "results/curves/train-teacher.csv", ranks)
+
+
+if __name__ == "__main__":
+    main(run, "train_teacher", training=True)

@@ -1,0 +1,129 @@
+import json
+import re
+
+import pytest
+import torch
+
+from scm.data.transforms import augment
+from scm.errors import UserError
+from scm.evaluation.features import ExtractorSettings
+from scm.evaluation.reference import build, load
+
+SETTINGS = ExtractorSettings(width=8, features=16, epochs=3, batch=32, lr=5e-3, held_out=0.25)
+CLASSES = ["lying", "standing", "none"]
+
+
+@pytest.fixture(scope="module")
+def reference(striped):
+    return build(*striped, CLASSES, SETTINGS, seed=0, augment=augment)
+
+
+def test_distance_tells_real_from_distorted(reference, striped):
+    images, _ = striped
+    scale = reference.extractor(images).detach().var(0).sum().item()
+    assert 0 <= reference.distance(images) < 1e-6 * scale
+    distorted = [reference.distance((images * strength).to(torch.uint8)) for strength in (0.95, 0.8, 0.5)]
+    assert 0 < distorted[0] < distorted[1] < distorted[2]
+
+
+def test_floor_is_the_bias_of_halves(reference, striped):
+    """Small beside a real distortion, yet well above the rounding of equal sets."""
+    images, _ = striped
+    assert 1e-4 < reference.floor < 0.2 * reference.distance((images * 0.5).to(torch.uint8))
+
+
+def test_real_statistics_are_of_all_images_once(reference, striped):
+    features = reference.extractor(striped[0]).detach()
+    statistics = reference.frechet.real_statistics
+    assert statistics["count"] == 240
+    torch.testing.assert_close(statistics["sum"], features.sum(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(statistics["outer_sum"], features.T @ features, rtol=1e-12, atol=1e-12)
+
+
+def test_distance_does_not_depend_on_the_batch(reference, striped):
+    images = striped[0].flip(0)[:100] // 2
+    whole = reference.distance(images)
+    for batch in (1, 33):
+        assert reference.distance(images, batch=batch) == pytest.approx(whole, rel=1e-8)
+
+
+def test_agreement_counts_asked_classes(reference, striped):
+    images, labels = striped
+    assert reference.agreement(images, labels) >= 0.95
+    assert reference.agreement(images, (labels + 1) % 3) <= 0.05
+    mixed = torch.cat([labels[:120], (labels[120:] + 1) % 3])
+    assert reference.agreement(images, mixed) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("classes", "label"), [([], -1), (["all"], 0)])
+def test_data_without_two_classes_learn_rotations(striped, classes, label):
+    images, labels = striped
+    reference = build(images, torch.full_like(labels, label), classes, SETTINGS, seed=0, augment=augment)
+    assert reference.task == "rotation"
+    assert reference.extractor.settings["outputs"] == 4
+    assert reference.agreement(images, labels) is None
+    assert reference.distance(images // 2) > 0
+
+
+def test_saved_and_loaded_reference_is_the_same(reference, striped, tmp_path):
+    images, labels = striped
+    reference.save(tmp_path / "reference")
+    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
+        "extractor.safetensors",
+        "header.json",
+        "statistics.safetensors",
+    ]
+    loaded = load(tmp_path / "reference")
+    assert loaded.distance(images // 2) == reference.distance(images // 2)
+    assert loaded.agreement(images, labels) == reference.agreement(images, labels)
+    assert torch.equal(loaded.labels, labels)
+    for name in ("classes", "task", "held_out_accuracy", "floor", "protocol"):
+        assert getattr(loaded, name) == getattr(reference, name)
+
+
+def test_same_seed_gives_the_same_bytes(reference, striped, tmp_path):
+    reference.save(tmp_path / "a")
+    build(*striped, CLASSES, SETTINGS, seed=0, augment=augment).save(tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_protocol_follows_what_defines_the_distance(reference, striped):
+    assert re.fullmatch("[0-9a-f]{64}", reference.protocol)
+    images, labels = striped
+    assert build(images, labels, CLASSES, SETTINGS, seed=1, augment=augment).protocol != reference.protocol
+    assert build(images[:-1], labels[:-1], CLASSES, SETTINGS, seed=0, augment=augment).protocol != reference.protocol
+
+
+def test_wrong_images_are_refused(reference, striped):
+    for images in (striped[0].float(), striped[0][:, :, :4], striped[0].expand(-1, 3, -1, -1)):
+        with pytest.raises(ValueError, match=r"the reference measures uint8 \[N, \(1, 8, 8\)\], not "):
+            reference.distance(images)
+    with pytest.raises(UserError, match="needs at least 2 generated images, not 1"):
+        reference.distance(striped[0][:1])
+
+
+def test_too_few_real_images(striped):
+    with pytest.raises(UserError) as error:
+        build(striped[0][:3], striped[1][:3], CLASSES, SETTINGS, seed=0, augment=augment)
+    assert str(error.value) == "the reference needs at least 4 images, not 3: add images to data.path"
+
+
+def test_load_refuses_missing_changed_and_foreign_files(reference, tmp_path):
+    folder = tmp_path / "reference"
+    with pytest.raises(UserError, match=r"header.json is missing: run `dvc repro` first$"):
+        load(folder)
+    reference.save(folder)
+    statistics = folder / "statistics.safetensors"
+    content = bytearray(statistics.read_bytes())
+    content[-1] ^= 1
+    statistics.write_bytes(content)
+    with pytest.raises(UserError, match=r"statistics.safetensors was changed after it was written: run `dvc repro --f"):
+        load(folder)
+    statistics.unlink()
+    with pytest.raises(UserError, match=r"statistics.safetensors is missing: run `dvc repro --force reference`$"):
+        load(folder)
+    header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps({**header, "format": 9}))
+    with pytest.raises(UserError, match=r"header.json has format 9, not 1: run `dvc repro --force reference`$"):
+        load(folder)

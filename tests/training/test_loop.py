@@ -1,0 +1,185 @@
+"""The loop: schedule, health figures, resuming, non-finite steps and several processes."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scm import weights
+from scm.errors import Interrupted, UserError
+from scm.objectives import Diffusion, Losses
+from scm.training import loop
+from scm.training.distributed import Ranks
+from scm.training.health import BINS, HealthFigures
+from scm.training.schedule import Schedule
+from tests.helpers import tiny_model
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
+ALONE = Ranks(0, 1, torch.device("cpu"))
+ROOT = Path(__file__).parents[2]
+
+
+class Digits:
+    """Endless synthetic images, each class with a brightness of its own; this rank's part of each batch."""
+
+    def __init__(self, batch: int, ranks: Ranks = ALONE) -> None:
+        self.batch, self.ranks = batch, ranks
+
+    def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = torch.Generator().manual_seed(images_seen)
+        labels, share = torch.arange(self.batch) % 3, self.batch // self.ranks.world
+        x_0 = torch.randn(self.batch, 1, 8, 8, generator=draws) * 0.1 + 0.6 * (labels[:, None, None, None] - 1)
+        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+        return x_0[own], labels[own]
+
+
+def settings(**changes: object) -> loop.Settings:
+    values = {
+        "images": 160, "batch": 16, "seed": 0, "purpose": "test", "optimizer": "adam", "betas": (0.9, 0.99),
+        "eps": 1e-11, "schedule": Schedule(1e-2, 32, "cosine", 64, 160), "profiles": (0.05, 0.1), "snapshots": 4,
+        "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
+    }  # fmt: skip
+    return loop.Settings(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def trainer(work: Path, *, stopping=lambda: False, objective=None, ranks=ALONE, dropout=0.2, **changes) -> loop.Trainer:
+    objective = objective or Diffusion(0.5, -0.8, 1.6)
+    data = Digits(16, ranks)
+    model = tiny_model(dropout=dropout)
+    return loop.Trainer(model, objective, data, settings(**changes), work, ranks, stopping, lambda text: None)
+
+
+def result(work: Path) -> dict[str, torch.Tensor]:
+    return {file.name: weights.load(file)[0] for file in sorted((work / loop.SNAPSHOTS).glob("*.safetensors"))}
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[name][key]) for name, state in one.items() for key, value in state.items()
+    )
+
+
+def test_the_schedule_is_edm2s():
+    schedule = Schedule(0.01, 10_000_000, "inverse_sqrt", 70_000 * 2048, 2**31)
+    for images, rate in GOLDEN["lr_0.01_70k_2048"].items():
+        assert schedule.at(int(images)) == pytest.approx(rate, rel=1e-9)
+
+
+def test_cosine_decay_goes_from_the_maximum_to_zero():
+    schedule = Schedule(1.0, 0, "cosine", 100, 300)
+    assert [schedule.at(n) for n in (0, 100, 200, 300)] == pytest.approx([1, 1, 0.5, 0])
+    assert Schedule(1.0, 10, "constant", 0, 300).at(5) == 0.5
+
+
+def test_health_figures_are_means_per_bin_of_t():
+    figures = HealthFigures(torch.device("cpu"))
+    t = torch.tensor([0.01, 0.02, math.pi / 2 - 0.01])
+    figures.add(Losses(torch.tensor([1.0, 3.0, 5.0]), t, {"size": torch.tensor([2.0, 4.0, 9.0])}))
+    read = figures.read(lambda values: values)
+    assert read == {"loss": 3, "loss/0": 2, f"loss/{BINS - 1}": 5, "size": 5, "size/0": 3, f"size/{BINS - 1}": 9}
+    figures.add(Losses(torch.tensor([7.0]), torch.tensor([0.8]), {}))
+    assert figures.read(lambda values: values) == {"loss": 7, "loss/4": 7}
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
+    trainer(tmp_path / "whole").run()
+    stops = iter([False, False, True, False, True, False, False, False, False, False, False, False])
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="of 160 images; run the same command to go on"):
+            trainer(tmp_path / "parts", stopping=lambda: next(stops)).run()
+    trainer(tmp_path / "parts", stopping=lambda: next(stops)).run()
+    whole, parts = result(tmp_path / "whole"), result(tmp_path / "parts")
+    assert len(whole) == 8 and equal(whole, parts)
+    lines = [json.loads(line)["images"] for line in (tmp_path / "parts" / loop.METRICS).read_text().splitlines()]
+    assert lines == sorted(set(lines)) and lines[-1] == 160
+
+
+def test_lines_and_snapshots_after_the_last_checkpoint_are_forgotten(tmp_path):
+    """As kill -9 leaves it: a checkpoint, and a line and snapshots that are ahead of it."""
+    trainer(tmp_path / "whole").run()
+    killed = trainer(tmp_path / "killed", stopping=lambda: True)
+    with pytest.raises(Interrupted):
+        killed.run()
+    ahead = trainer(tmp_path / "ahead", images=160)
+    ahead.run()
+    for file in (tmp_path / "ahead" / loop.SNAPSHOTS).iterdir():
+        (tmp_path / "killed" / loop.SNAPSHOTS).mkdir(exist_ok=True)
+        file.rename(tmp_path / "killed" / loop.SNAPSHOTS / file.name)
+    with (tmp_path / "killed" / loop.METRICS).open("a") as file:
+        file.write('{"images": 999, "half a li')
+    trainer(tmp_path / "killed").run()
+    assert equal(result(tmp_path / "whole"), result(tmp_path / "killed"))
+    assert '"images": 999' not in (tmp_path / "killed" / loop.METRICS).read_text()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    trainer(tmp_path).run()
+    before = result(tmp_path)
+    again = trainer(tmp_path, objective=lambda *arguments: pytest.fail("trained again"))
+    again.run()
+    assert equal(before, result(tmp_path))
+
+
+class Poisoned(Diffusion):
+    """Answers NaN on the steps whose images seen are in `bad`."""
+
+    bad: frozenset[int] = frozenset()
+
+    def __call__(self, model, batch, images_seen):
+        losses = super().__call__(model, batch, images_seen)
+        return Losses(losses.value * math.nan, losses.t) if images_seen in self.bad else losses
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
+    objective = Poisoned(0.5, -0.8, 1.6)
+    object.__setattr__(objective, "bad", frozenset({16, 64}))
+    trainer(tmp_path, objective=objective).run()
+    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
+    assert lines[-1]["skipped"] == 2
+    for state in result(tmp_path).values():
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_a_run_of_steps_that_are_not_finite_ends_with_a_clear_error(tmp_path):
+    objective = Poisoned(0.5, -0.8, 1.6)
+    object.__setattr__(objective, "bad", frozenset(range(0, 10_000, 16)))
+    with pytest.raises(UserError, match="diverged: 20 steps in a row without a finite gradient, at 304 images: lower lr"):
+        trainer(tmp_path, objective=objective, images=3200).run()
+
+
+def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):
+    run = trainer(tmp_path, images=1600, log_every=400, dropout=0.0)
+    run.run()
+    weight = run.model.unet.out_conv.weight
+    assert weight.square().mean(dim=(1, 2, 3)).sqrt().item() == pytest.approx(1, abs=1e-3)
+    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
+    assert lines[-1]["squared_error"] < 0.9 * lines[0]["squared_error"]
+    assert {"lr", "grad_norm", "images_per_second", "skipped", "output_norm/0", "log_weight/3"} <= lines[-1].keys()
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path):
+    """Gloo, two processes: averages equal to one process's; without dropout, whose masks are drawn per process."""
+    trainer(tmp_path / "one", dropout=0.0).run()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*command, __file__, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = result(tmp_path / "one"), result(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, state in one.items():
+        for key, value in state.items():
+            assert torch.allclose(value, two[name][key], atol=2e-4), (name, key)
+    count = len((tmp_path / "two" / loop.METRICS).read_text().splitlines())
+    assert count == len((tmp_path / "one" / loop.METRICS).read_text().splitlines())
+
+
+if __name__ == "__main__":
+    group = Ranks.join("cpu")
+    trainer(Path(sys.argv[1]), ranks=group, dropout=0.0).run()
+    group.leave()
