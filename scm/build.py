@@ -87,7 +87,9 @@ class TrainingData:
         return self.codec.serve(stored, draws), labels
 
 
-def training_settings(params: Params, training: Teacher | StudentMethod, purpose: str, header: dict[str, Any]) -> Settings:
+def training_settings(
+    params: Params, training: Teacher | StudentMethod, purpose: str, header: dict[str, Any]
+) -> Settings:
     """The loop's settings for one training stage."""
     rate = training.lr
     return Settings(

@@ -24,7 +24,7 @@ def generator(seed: int, purpose: str, *counters: int, device: torch.device | st
 
 @contextmanager
 def global_draws(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Names the seed of draws that only torch's global generator can make (dropout, initialisation); restores it after."""
+    """Seeds draws that only torch's global generator can make (dropout, initialisation); restores it after."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -1,8 +1,8 @@
 """What every DVC stage has around its own work: parameters, work folder, signals, records, figures and exit codes.
 
-Exit codes: 0 only when the outputs are complete; 1 for bad input (one line); 75 for work that was interrupted, saved its
-state and goes on with the same command. DVC does not look after its children, so a stage dies with its parent, and takes
-a lock on its work folder, so that no second trainer ever works on the same files.
+Exit codes: 0 only when the outputs are complete; 1 for bad input (one line); 75 for work that was interrupted, saved
+its state and goes on with the same command. DVC does not look after its children, so a stage dies with its parent, and
+takes a lock on its work folder, so that no second trainer ever works on the same files.
 """
 
 import ctypes
@@ -142,17 +142,20 @@ def params_hash(params: Params) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def main(run: Callable[[Stage], None], name: str, *, matrix: bool = False, training: bool = False) -> None:
+def main(
+    run: Callable[[Stage], None], name: str, *, matrix: bool = False, training: bool = False, recorded: bool = True
+) -> None:
     """Entry point of stages/<name>.py: runs `run(stage)` and ends the process with the right exit code.
 
     Args:
         matrix: the stage takes its matrix item as the only argument.
         training: the stage is started as `runtime.processes` processes with settings that make training fast.
+        recorded: the stage leaves a run file and shows in MLflow; the report, which reads the run files, does not.
     """
-    sys.exit(_main(run, name, matrix, training))
+    sys.exit(_main(run, name, matrix, training, recorded))
 
 
-def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool) -> int:
+def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool, recorded: bool) -> int:
     try:
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
@@ -163,7 +166,7 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool)
         stage = _open(root, name, sys.argv[1] if matrix else None, params)
         with _locked(stage):
             run(stage)
-            if _is_first():
+            if recorded and _is_first():
                 stage.finish()
         return 0
     except UserError as error:

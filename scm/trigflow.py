@@ -1,7 +1,8 @@
 """TrigFlow: the paper's sec. 3 and app. B on one page.
 
-A sample x_0 with standard deviation sigma_d is carried to noise along a quarter circle, x_t = cos t x_0 + sin t z. The
-network F predicts the velocity of that path divided by sigma_d, so that input, output and target all have unit variance.
+A sample x_0 with standard deviation sigma_d is carried to noise along a quarter circle, x_t = cos t x_0 + sin t z.
+The network F predicts the velocity of that path divided by sigma_d, so that input, output and target all have unit
+variance.
 
 Shapes: images [B, C, H, W] or any [B, ...]; times [B] in radians, 0 (data) to pi/2 (noise).
 """

@@ -9,4 +9,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main(run, "report")
+    main(run, "report", recorded=False)

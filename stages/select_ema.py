@@ -46,7 +46,7 @@ def run(stage: Stage) -> None:
 
 
 def candidates(stage: Stage, sigma_d: float, distance: Any) -> list[dict[str, float]]:
-    """Figures of one average: the teacher's with its full sampler, a student's in one step and with each t_mid in two."""
+    """Figures of one average: the teacher's with its full sampler; a student's in one step, in two with each t_mid."""
     params = stage.params
     if stage.item == "teacher":
         return [{"fd": distance(build.full_sampler(params, sigma_d))}]

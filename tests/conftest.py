@@ -1,4 +1,4 @@
-"""One thread for each test process: small networks gain nothing from more, and several processes then do not disturb."""
+"""One thread for each test process: small networks gain nothing from more, and processes side by side lose."""
 
 import torch
 

@@ -35,7 +35,7 @@ def test_at_time_zero_the_consistency_function_is_the_identity(sample):
 
 
 def test_edm_and_trigflow_denoise_alike(sample):
-    """EDM's D(x; sigma) = c_skip x + c_out F_edm(c_in x) with F_trig = -F_edm is f(x_t, t) at x_t = cos t x (app. B)."""
+    """EDM's D(x; sigma) = c_skip x + c_out F_edm(c_in x), F_trig = -F_edm, is f(x_t, t) at x_t = cos t x (app. B)."""
     x_0, z, t = sample
     sigma = SIGMA_D * torch.tan(t)[:, None, None, None]
     x_sigma = x_0 + sigma * z / SIGMA_D

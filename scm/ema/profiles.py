@@ -1,4 +1,4 @@
-"""Power-function averaging profiles: their exponents, decay rates and inner products (EDM2 sec. 3 and app. C). numpy only.
+"""Power-function averaging profiles: exponents, decay rates and inner products (EDM2 sec. 3 and app. C). numpy only.
 
 A profile of exponent gamma weighs the weights at time tau <= t by tau^gamma. sigma_rel is its standard deviation
 relative to t: the length of the average as a fraction of the training run.
@@ -61,8 +61,8 @@ def coefficients(
     """
     time = np.asarray(times, dtype=np.float64)
     gamma = np.array([exponent_of(value) for value in sigma_rels], dtype=np.float64)
-    target_gamma = np.float64(exponent_of(target_sigma_rel))
+    target_gamma = exponent_of(target_sigma_rel)
     gram = inner_product(time[:, None], gamma[:, None], time[None, :], gamma[None, :])
-    wanted = inner_product(time, gamma, np.float64(target_time), target_gamma)
+    wanted = inner_product(time, gamma, np.full_like(time, target_time), np.full_like(gamma, target_gamma))
     solution = np.linalg.solve(gram, wanted)
     return solution / solution.sum()

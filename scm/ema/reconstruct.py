@@ -19,8 +19,8 @@ def snapshot_file(images: int, sigma_rel: float) -> str:
 def reconstruct(folder: Path, sigma_rel: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The average of length sigma_rel over the whole run, as a sum of its snapshots.
 
-    One snapshot is in memory at a time. The sum is taken in float64, since short averages have large coefficients of both
-    signs; buffers, which no average changes, are taken from the last snapshot.
+    One snapshot is in memory at a time. The sum is taken in float64, since short averages have large coefficients of
+    both signs; buffers, which no average changes, are taken from the last snapshot.
 
     Args:
         folder: snapshots of one run, each with `images` and `sigma_rel` in its header.

@@ -26,7 +26,9 @@ class PowerAverages:
         """Takes in the weights after a step of `step` images, `images` seen including them (EDM2 eq. 127)."""
         sources = [value.detach() for value in self._sources.values()]
         for sigma_rel, average in zip(self.sigma_rels, self.averages, strict=True):
-            torch._foreach_lerp_(list(average.values()), sources, 1 - decay(sigma_rel, images, step))
+            weight = 1 - decay(sigma_rel, images, step)
+            for value, source in zip(average.values(), sources, strict=True):
+                value.lerp_(source, weight)
 
     def state(self) -> dict[str, Tensor]:
         """All averages under `<index of the profile>.<parameter>`."""

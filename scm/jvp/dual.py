@@ -1,9 +1,10 @@
 """Forward-mode differentiation in which the tangent rides along with a forward that keeps its graph.
 
-The loss of alg. 1 needs F_theta with a graph, and dF/dt without one. `torch.func.jvp` computes for each convolution two
-more, one of them with a zero weight tangent, and then either keeps a graph of everything or has to be followed by a second
-forward. Here a `Dual` carries (primal, tangent) through the network's own code by `__torch_function__`: the primal is
-computed once, with its graph; the tangent of a linear operation is one application of it, and no tangent has a graph.
+The loss of alg. 1 needs F_theta with a graph, and dF/dt without one. `torch.func.jvp` computes for each convolution
+two more, one of them with a zero weight tangent, and then either keeps a graph of everything or has to be followed by
+a second forward. Here a `Dual` carries (primal, tangent) through the network's own code by `__torch_function__`: the
+primal is computed once, with its graph; the tangent of a linear operation is one application of it, and no tangent has
+a graph.
 
 `RULES` holds the operations whose tangent is cheaper than the general one. Any other operation is differentiated by
 `torch.func.jvp`, so that a network built from operations missing here is slower, not wrong.

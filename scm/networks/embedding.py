@@ -26,7 +26,10 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """Random Fourier features sqrt(2) cos(2 pi (f t + p)), f ~ N(0, bandwidth^2) (EDM2 eq. 75). [B] -> [B, channels]."""
+    """Random Fourier features sqrt(2) cos(2 pi (f t + p)), f ~ N(0, bandwidth^2) (EDM2 eq. 75).
+
+    [B] -> [B, channels].
+    """
 
     freqs: Tensor
     phases: Tensor

@@ -16,7 +16,7 @@ EPSILON = 1e-4
 
 
 def normalize(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
-    """x / (rms(x) + 1e-4) over `dims`, by default all but the first; the norm is taken in float32 or better (eq. 20)."""
+    """x / (rms(x) + 1e-4) over `dims`, by default all but the first; the norm is at least float32 (EDM2 eq. 20)."""
     dims = list(range(1, x.ndim)) if dims is None else list(dims)
     precise = x if x.dtype == torch.float64 else x.to(torch.float32)
     norm = (precise * precise).sum(dims, keepdim=True).sqrt()
@@ -53,7 +53,7 @@ def upsample(x: Tensor) -> Tensor:
 
 
 class MPConv(nn.Module):
-    """Convolution (or linear layer, kernel 0) whose weight acts as if each output's row had unit norm (EDM2 eq. 47, 66).
+    """Convolution (linear layer if kernel is 0) whose weight acts as if each output's row had unit norm (EDM2 eq. 47).
 
     Args:
         kernel: width of the square kernel; 0 = linear layer.

@@ -43,7 +43,8 @@ class NetworkSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkSettings":
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **listed})
 
 
 class Model(nn.Module):

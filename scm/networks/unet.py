@@ -24,7 +24,7 @@ def pnorm(a: Tensor) -> Tensor:
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """Zeroes elements with `probability` and rescales the rest. The mask is drawn apart from x, so that a tangent shares it."""
+    """Zeroes elements with `probability` and rescales the rest; x and its tangent share the mask."""
     keep = torch.rand(x.shape, device=x.device) >= probability
     return x * (keep.to(x.dtype) / (1 - probability))
 

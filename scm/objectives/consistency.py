@@ -42,7 +42,9 @@ def consistency_tangent(
     """
     cos, sin = torch.cos(t), torch.sin(t)
     along_x = trigflow.per_sample(cos * sin, x_t) * dx_dt / sigma_d
-    output, scaled = output_and_tangent(lambda x, time: model(x, time, labels), (x_t / sigma_d, t), (along_x, cos * sin))
+    output, scaled = output_and_tangent(
+        lambda x, time: model(x, time, labels), (x_t / sigma_d, t), (along_x, cos * sin)
+    )
     cos, sin = trigflow.per_sample(cos, x_t), trigflow.per_sample(sin, x_t)
     first = -(cos**2) * (sigma_d * output.detach() - dx_dt)
     second = -r * (cos * sin * x_t + sigma_d * scaled)

@@ -1,4 +1,4 @@
-"""Noise by sample: each image has a seed of its own, so that it does not depend on batch size or number of processes."""
+"""Noise by sample: each image has a seed of its own, and does not depend on batch size or number of processes."""
 
 from collections.abc import Sequence
 

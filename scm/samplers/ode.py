@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def ddim(function: Function, noise: Tensor, times: Sequence[float], sigma_d: flo
         times: radians, descending, the last one 0; one network evaluation between two of them.
     """
     x = noise * sigma_d
-    for s, t in zip(times[:-1], times[1:], strict=True):
+    for s, t in pairwise(times):
         output = function(x / sigma_d, torch.full(x.shape[:1], s, device=x.device, dtype=x.dtype))
         x = math.cos(s - t) * x - math.sin(s - t) * sigma_d * output
     return x
@@ -53,11 +54,8 @@ def heun(function: Function, noise: Tensor, sigmas: Sequence[float], sigma_d: fl
         return (x - trigflow.denoise(x_t, t, function(x_t / sigma_d, t), sigma_d)) / sigma
 
     x = noise * sigmas[0]
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         first = slope(x, sigma)
         euler = x + (following - sigma) * first
-        if following == 0:
-            x = euler
-        else:
-            x = x + (following - sigma) * (first + slope(euler, following)) / 2
+        x = euler if following == 0 else x + (following - sigma) * (first + slope(euler, following)) / 2
     return x

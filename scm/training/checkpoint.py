@@ -12,7 +12,9 @@ from scm.ema.tracker import PowerAverages
 FILE = "checkpoint.safetensors"
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: PowerAverages, header: Any) -> None:
+def save(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: PowerAverages, header: Any
+) -> None:
     """Writes model, optimiser state and averages; `header` carries the counters."""
     tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in averages.state().items()}

@@ -1,10 +1,11 @@
 """Health figures: means of an objective's figures per bin of t between two lines of metrics.jsonl.
 
-Consistency training has no loss that falls; what shows its state are the sizes of the tangent's terms, of F and of w_phi
-at each t.
+Consistency training has no loss that falls; what shows its state are the sizes of the tangent's terms, of F and of
+w_phi at each t.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class HealthFigures:
             total = values.to(torch.float64) @ where
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
-    def read(self, reduce: "callable") -> dict[str, float]:  # type: ignore[valid-type]
+    def read(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Means over all samples under the figure's name and per bin under `<name>/<k>`; empties the sums.
 
         Args:

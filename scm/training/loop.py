@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scm import weights
 from scm.ema.reconstruct import snapshot_file
 from scm.ema.tracker import PowerAverages
 from scm.errors import Interrupted, UserError
+from scm.networks import Model
 from scm.networks.magnitude import normalize_weights
 from scm.objectives import Batch, Objective
 from scm.randomness import generator, global_draws, seed_of
@@ -73,7 +74,7 @@ class Settings:
     checkpoint_every: int
 
 
-def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: Model, settings: Settings) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[settings.optimizer]
     return kind(model.parameters(), lr=settings.schedule.maximum, betas=settings.betas, eps=settings.eps)
 
@@ -89,7 +90,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         objective: Objective,
         data: Data,
         settings: Settings,
@@ -164,8 +165,8 @@ class Trainer:
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise UserError(
-                f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} images: "
-                f"lower lr.max, lengthen the warm-up, or use precision fp32"
+                f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} "
+                f"images: lower lr.max, lengthen the warm-up, or use precision fp32"
             )
 
     def _snapshot_if_due(self) -> None:

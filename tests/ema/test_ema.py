@@ -25,7 +25,7 @@ def test_exponents_are_edm2s():
 
 @pytest.mark.parametrize("sigma_rel", [0.0, 0.2887, -0.1, 0.5])
 def test_lengths_that_do_not_exist_are_refused(sigma_rel):
-    with pytest.raises(ValueError, match="sigma_rel must lie between 0 and 0.2887"):
+    with pytest.raises(ValueError, match=r"sigma_rel must lie between 0 and 0\.2887"):
         exponent_of(sigma_rel)
 
 
@@ -39,7 +39,9 @@ def test_inner_products_are_edm2s_and_integrals():
     cases = [(8.0, 0.05, 16.0, 0.1), (16.0, 0.1, 8.0, 0.05), (8.0, 0.05, 8.0, 0.05)]
     for (ta, sa, tb, sb), expected in zip(cases, GOLDEN["correlation"], strict=True):
         ga, gb = exponent_of(sa), exponent_of(sb)
-        assert inner_product(np.float64(ta), np.float64(ga), np.float64(tb), np.float64(gb)) == pytest.approx(expected, rel=1e-9)
+        assert inner_product(np.float64(ta), np.float64(ga), np.float64(tb), np.float64(gb)) == pytest.approx(
+            expected, rel=1e-9
+        )
         tau = (np.arange(400_000) + 0.5) / 400_000 * min(ta, tb)
         profiles = (ga + 1) / ta ** (ga + 1) * tau**ga * (gb + 1) / tb ** (gb + 1) * tau**gb
         assert profiles.mean() * min(ta, tb) == pytest.approx(expected, rel=1e-6)
@@ -87,7 +89,9 @@ def test_a_reconstruction_is_the_average_that_was_not_tracked(tmp_path, sigma_re
     state, header = reconstruct(tmp_path, sigma_rel)
     gamma = exponent_of(sigma_rel)
     bounds = torch.arange(0, 401, dtype=torch.float64) / 400
-    expected = (torch.stack(path).double() * (bounds[1:] ** (gamma + 1) - bounds[:-1] ** (gamma + 1))[:, None, None]).sum(0)
+    expected = (
+        torch.stack(path).double() * (bounds[1:] ** (gamma + 1) - bounds[:-1] ** (gamma + 1))[:, None, None]
+    ).sum(0)
     assert (state["weight"] - expected).abs().max() < tolerance
     assert state["weight"].dtype == torch.float32
     assert torch.equal(state["constant"], torch.tensor([5.0]))

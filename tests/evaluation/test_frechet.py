@@ -39,7 +39,7 @@ def with_scipy(real, generated):
     real, generated = real.double().numpy(), generated.double().numpy()
     difference = real.mean(0) - generated.mean(0)
     first, second = numpy.cov(real, rowvar=False), numpy.cov(generated, rowvar=False)
-    root = scipy.linalg.sqrtm(first @ second).real
+    root = numpy.real(numpy.asarray(scipy.linalg.sqrtm(first @ second)))
     return difference @ difference + numpy.trace(first + second - 2 * root)
 
 

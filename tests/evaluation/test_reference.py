@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from torch import Tensor
 
 from scm.data.transforms import augment
 from scm.errors import UserError
@@ -14,11 +15,11 @@ CLASSES = ["lying", "standing", "none"]
 
 
 @pytest.fixture(scope="module")
-def reference(striped):
+def reference(striped: tuple[Tensor, Tensor]):
     return build(*striped, CLASSES, SETTINGS, seed=0, augment=augment)
 
 
-def test_distance_tells_real_from_distorted(reference, striped):
+def test_distance_tells_real_from_distorted(reference, striped: tuple[Tensor, Tensor]):
     images, _ = striped
     scale = reference.extractor(images).detach().var(0).sum().item()
     assert 0 <= reference.distance(images) < 1e-6 * scale
@@ -26,13 +27,13 @@ def test_distance_tells_real_from_distorted(reference, striped):
     assert 0 < distorted[0] < distorted[1] < distorted[2]
 
 
-def test_floor_is_the_bias_of_halves(reference, striped):
+def test_floor_is_the_bias_of_halves(reference, striped: tuple[Tensor, Tensor]):
     """Small beside a real distortion, yet well above the rounding of equal sets."""
     images, _ = striped
     assert 1e-4 < reference.floor < 0.2 * reference.distance((images * 0.5).to(torch.uint8))
 
 
-def test_real_statistics_are_of_all_images_once(reference, striped):
+def test_real_statistics_are_of_all_images_once(reference, striped: tuple[Tensor, Tensor]):
     features = reference.extractor(striped[0]).detach()
     statistics = reference.frechet.real_statistics
     assert statistics["count"] == 240
@@ -40,14 +41,14 @@ def test_real_statistics_are_of_all_images_once(reference, striped):
     torch.testing.assert_close(statistics["outer_sum"], features.T @ features, rtol=1e-12, atol=1e-12)
 
 
-def test_distance_does_not_depend_on_the_batch(reference, striped):
+def test_distance_does_not_depend_on_the_batch(reference, striped: tuple[Tensor, Tensor]):
     images = striped[0].flip(0)[:100] // 2
     whole = reference.distance(images)
     for batch in (1, 33):
         assert reference.distance(images, batch=batch) == pytest.approx(whole, rel=1e-8)
 
 
-def test_agreement_counts_asked_classes(reference, striped):
+def test_agreement_counts_asked_classes(reference, striped: tuple[Tensor, Tensor]):
     images, labels = striped
     assert reference.agreement(images, labels) >= 0.95
     assert reference.agreement(images, (labels + 1) % 3) <= 0.05
@@ -56,7 +57,7 @@ def test_agreement_counts_asked_classes(reference, striped):
 
 
 @pytest.mark.parametrize(("classes", "label"), [([], -1), (["all"], 0)])
-def test_data_without_two_classes_learn_rotations(striped, classes, label):
+def test_data_without_two_classes_learn_rotations(striped: tuple[Tensor, Tensor], classes, label):
     images, labels = striped
     reference = build(images, torch.full_like(labels, label), classes, SETTINGS, seed=0, augment=augment)
     assert reference.task == "rotation"
@@ -65,7 +66,7 @@ def test_data_without_two_classes_learn_rotations(striped, classes, label):
     assert reference.distance(images // 2) > 0
 
 
-def test_saved_and_loaded_reference_is_the_same(reference, striped, tmp_path):
+def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor, Tensor], tmp_path):
     images, labels = striped
     reference.save(tmp_path / "reference")
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
@@ -81,21 +82,21 @@ def test_saved_and_loaded_reference_is_the_same(reference, striped, tmp_path):
         assert getattr(loaded, name) == getattr(reference, name)
 
 
-def test_same_seed_gives_the_same_bytes(reference, striped, tmp_path):
+def test_same_seed_gives_the_same_bytes(reference, striped: tuple[Tensor, Tensor], tmp_path):
     reference.save(tmp_path / "a")
     build(*striped, CLASSES, SETTINGS, seed=0, augment=augment).save(tmp_path / "b")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def test_protocol_follows_what_defines_the_distance(reference, striped):
+def test_protocol_follows_what_defines_the_distance(reference, striped: tuple[Tensor, Tensor]):
     assert re.fullmatch("[0-9a-f]{64}", reference.protocol)
     images, labels = striped
     assert build(images, labels, CLASSES, SETTINGS, seed=1, augment=augment).protocol != reference.protocol
     assert build(images[:-1], labels[:-1], CLASSES, SETTINGS, seed=0, augment=augment).protocol != reference.protocol
 
 
-def test_wrong_images_are_refused(reference, striped):
+def test_wrong_images_are_refused(reference, striped: tuple[Tensor, Tensor]):
     for images in (striped[0].float(), striped[0][:, :, :4], striped[0].expand(-1, 3, -1, -1)):
         with pytest.raises(ValueError, match=r"the reference measures uint8 \[N, \(1, 8, 8\)\], not "):
             reference.distance(images)
@@ -103,7 +104,7 @@ def test_wrong_images_are_refused(reference, striped):
         reference.distance(striped[0][:1])
 
 
-def test_too_few_real_images(striped):
+def test_too_few_real_images(striped: tuple[Tensor, Tensor]):
     with pytest.raises(UserError) as error:
         build(striped[0][:3], striped[1][:3], CLASSES, SETTINGS, seed=0, augment=augment)
     assert str(error.value) == "the reference needs at least 4 images, not 3: add images to data.path"

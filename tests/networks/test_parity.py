@@ -73,7 +73,9 @@ def test_layers_with_weights():
     check(linear(wave(3, 6)), GOLDEN["mpconv_linear"])
 
 
-@pytest.mark.parametrize(("name", "kind", "resample"), [("block_enc", "encoder", "down"), ("block_dec", "decoder", "up")])
+@pytest.mark.parametrize(
+    ("name", "kind", "resample"), [("block_enc", "encoder", "down"), ("block_dec", "decoder", "up")]
+)
 def test_blocks(name: str, kind: str, resample: str):
     block = Block(64, 128, 32, kind=kind, resample=resample, heads=2, modulation="gain")
     fill(block, {})

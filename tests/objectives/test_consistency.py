@@ -63,7 +63,9 @@ def test_the_exact_solution_on_gaussian_data_has_no_tangent():
     direction = SIGMA_D * teacher(x_t / SIGMA_D, t).detach()
     g = consistency_tangent(solution, x_t, t, LABELS, direction, SIGMA_D, 1.0).g
     assert g.abs().max() < 1e-12
-    off = consistency_tangent(lambda x, time, labels: 1.01 * solution(x, time, labels), x_t, t, LABELS, direction, SIGMA_D, 1.0).g
+    off = consistency_tangent(
+        lambda x, time, labels: 1.01 * solution(x, time, labels), x_t, t, LABELS, direction, SIGMA_D, 1.0
+    ).g
     assert off.abs().max() > 1e-3
 
 

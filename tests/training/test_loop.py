@@ -148,7 +148,9 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
 def test_a_run_of_steps_that_are_not_finite_ends_with_a_clear_error(tmp_path):
     objective = Poisoned(0.5, -0.8, 1.6)
     object.__setattr__(objective, "bad", frozenset(range(0, 10_000, 16)))
-    with pytest.raises(UserError, match="diverged: 20 steps in a row without a finite gradient, at 304 images: lower lr"):
+    with pytest.raises(
+        UserError, match="diverged: 20 steps in a row without a finite gradient, at 304 images: lower lr"
+    ):
         trainer(tmp_path, objective=objective, images=3200).run()
 
 

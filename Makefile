@@ -1,0 +1,51 @@
+# make repro: install what the pipeline needs and run it. Everything lives in .venv; nothing else on the machine changes.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help repro test lint ui clean
+
+help:
+	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
+	@echo "make test    install, then run all tests"
+	@echo "make lint    ruff, pyright and the import rules"
+	@echo "make ui      MLflow on http://127.0.0.1:5000"
+	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
+	@echo "PYTHON=...   the interpreter for .venv, 3.11 or later (default: python3)"
+
+repro: .venv/.run
+	$(BIN)/scm run
+
+test: .venv/.dev
+	$(BIN)/pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+ui: .venv/.run
+	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+# Only what git ignores, and of that only what can be made again: metrics, dvc.lock, mlflow.db and data/raw stay.
+clean:
+	git clean -fdXq -- .work data/shards data/latents data/reference models results .dvc/cache .dvc/tmp
+	git clean -fdXq -- .pytest_cache .ruff_cache .import_linter_cache scm stages tests benchmarks
+
+# Stamps: made again when the dependencies change. torch first, so that its own pinned version decides what follows.
+.venv/.created:
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or later, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	@touch $@
+
+.venv/.run: .venv/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet setuptools torch
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@touch $@

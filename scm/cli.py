@@ -1,0 +1,232 @@
+"""The command `scm`. Only the standard library is imported until a sub-command runs, so that --help answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
+
+_RUN_OPTIONS = ("--parallel", "-h", "--help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code (1: the input was wrong, 75: interrupted, the same command goes on)."""
+    try:
+        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        code = options.handler(options)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"scm: error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"scm: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """`scm run` passes on, in their order, all arguments that are not its own."""
+    passed_on: list[str] = []
+    if arguments[:1] == ["run"]:
+        passed_on = [argument for argument in arguments[1:] if argument not in _RUN_OPTIONS]
+        arguments = ["run", *(argument for argument in arguments[1:] if argument in _RUN_OPTIONS)]
+    options = _parser().parse_args(arguments)
+    options.passed_on = passed_on
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scm",
+        description="Few-step image generation with continuous-time consistency models (arXiv 2410.11081).",
+        epilog="examples:\n  scm preset apply digits-smoke\n  scm run\n  scm sample --model scd --steps 2 -o grid.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_params(commands)
+    _add_preset(commands)
+    _add_run(commands)
+    _add_sample(commands)
+    _add_sync(commands)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction, name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="\n  ".join(["examples:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_params(commands: argparse._SubParsersAction) -> None:
+    group = _add(commands, "params", "check or show params.yaml", "scm params check", "scm params show student")
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+    check = _add(
+        actions, "check", "say whether params.yaml is valid", "scm params check", "scm params check other.yaml"
+    )
+    check.add_argument("file", nargs="?", type=Path, help="default: params.yaml of the project")
+    check.set_defaults(handler=_check)
+    examples = ("scm params show", "scm params show teacher.lr", "scm params show student.scd --file other.yaml")
+    show = _add(actions, "show", "print the values, one a line", *examples)
+    show.add_argument("key", nargs="?", default="", help="print this key and those below it only")
+    show.add_argument("--file", type=Path, help="default: params.yaml of the project")
+    show.set_defaults(handler=_show)
+
+
+def _add_preset(commands: argparse._SubParsersAction) -> None:
+    examples = ("scm preset list", "scm preset diff folder", "scm preset apply folder")
+    group = _add(commands, "preset", "named sets of values for params.yaml", *examples)
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+    _add(actions, "list", "name the presets", "scm preset list").set_defaults(handler=_preset_list)
+    for name, summary, handler in (
+        ("show", "print a preset's file", _preset_show),
+        ("diff", "print what applying a preset would change", _preset_diff),
+        ("apply", "write a preset's values into params.yaml, keeping comments, runtime.* and mlflow.*", _preset_apply),
+    ):
+        action = _add(actions, name, summary, f"scm preset {name} digits", f"scm preset {name} folder")
+        action.add_argument("name", help="see `scm preset list`")
+        action.set_defaults(handler=handler)
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    examples = ("scm run", "scm run --parallel", "scm run train_student@scd", "scm run --dry --force evaluate")
+    run = _add(commands, "run", "run what is out of date, as `dvc repro` does, and stop cleanly on Ctrl-C", *examples)
+    run.usage = "scm run [-h] [--parallel] [dvc repro's options and targets ...]"
+    run.add_argument("--parallel", action="store_true", help="train the students side by side where there are GPUs")
+    run.set_defaults(handler=_run)
+
+
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    examples = (
+        "scm sample --model scd --steps 2 --classes 3,7 -n 64 --seed 0 -o grid.png",
+        "scm sample --model teacher --steps 18 -n 16 -o teacher.png",
+    )
+    sample = _add(commands, "sample", "draw images from a trained model into one PNG", *examples)
+    sample.add_argument("--model", default="scd", help="teacher or a student's method (default: scd)")
+    sample.add_argument("--steps", type=_whole, default=2, help="sampling steps (default: 2)")
+    sample.add_argument("--classes", type=_names, help="class names or numbers, comma-separated (default: all in turn)")
+    sample.add_argument("-n", "--count", type=_whole, default=64, help="number of images (default: 64)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default: 0)")
+    sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
+    sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    sample.set_defaults(handler=_sample)
+
+
+def _add_sync(commands: argparse._SubParsersAction) -> None:
+    sync = _add(commands, "sync", "send to MLflow what it does not have yet; twice changes nothing", "scm sync")
+    sync.set_defaults(handler=_sync)
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"must be names or numbers such as 3,7, not {text!r}")
+    return names
+
+
+def _params_file(given: Path | None) -> Path:
+    from scm.project import find_root
+
+    return given or find_root() / "params.yaml"
+
+
+def _check(options: argparse.Namespace) -> int:
+    from scm.params import dump, flatten, load
+
+    path = _params_file(options.file)
+    params = load(path)
+    print(f"{path}: ok ({len(flatten(dump(params)))} values, preset {params.preset})")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from scm.params import dump, flatten, load
+
+    path = _params_file(options.file)
+    values = flatten(dump(load(path)))
+    chosen = {key: value for key, value in values.items() if f"{key}.".startswith(f"{options.key}.".lstrip("."))}
+    if not chosen:
+        raise UserError(f"{path}: {options.key}: no such key; `scm params show` prints them all")
+    for key, value in chosen.items():
+        print(f"{key}: {_as_yaml(value)}")
+    return 0
+
+
+def _as_yaml(value: object) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _preset_list(_: argparse.Namespace) -> int:
+    from scm.presets import list_presets
+    from scm.project import find_root
+
+    presets = list_presets(find_root())
+    width = max(map(len, presets), default=0)
+    for name, summary in presets.items():
+        print(f"{name:{width}}  {summary}")
+    return 0
+
+
+def _preset_show(options: argparse.Namespace) -> int:
+    from scm.presets import show
+    from scm.project import find_root
+
+    print(show(find_root(), options.name), end="")
+    return 0
+
+
+def _preset_diff(options: argparse.Namespace) -> int:
+    from scm.presets import diff
+    from scm.project import find_root
+
+    root = find_root()
+    print("\n".join(diff(root / "params.yaml", root, options.name)) or "no change")
+    return 0
+
+
+def _preset_apply(options: argparse.Namespace) -> int:
+    from scm.presets import apply
+    from scm.project import find_root
+
+    root = find_root()
+    print("\n".join(apply(root / "params.yaml", root, options.name)) or "no change")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scm.supervisor import run
+
+    return run(options.passed_on, parallel=options.parallel)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from scm.sampling import sample_command
+
+    return sample_command(options) or 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from scm.sync import sync_command
+
+    return sync_command(options) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Faults of params.yaml, each in one line: key, value and remedy."""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from scm.params.schema import METHODS, Params, Student
+
+
+class Fault(NamedTuple):
+    """What is wrong with one key; `text` states the rule and the remedy."""
+
+    key: str
+    value: Any
+    text: str
+
+    def __str__(self) -> str:
+        value = "" if self.value is ABSENT else f" = {shown(self.value)}"
+        return f"{self.key}{value}: {self.text}"
+
+
+class _Absent(NamedTuple):
+    """Stands for the value of a key that is not there."""
+
+
+ABSENT = _Absent()
+
+
+def shown(value: Any) -> str:
+    """A value on one line, at most 60 characters long."""
+    text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def decimal(number: float) -> str:
+    """A number as every YAML reader takes it for one: 1.0e-4, not 1e-4."""
+    if number == 0 or 1e-3 <= abs(number) < 1e6:
+        return repr(number)
+    mantissa, exponent = f"{Decimal(repr(number)).normalize():e}".split("e")
+    mantissa = mantissa if "." in mantissa else mantissa + ".0"
+    return f"{mantissa}e{int(exponent):+d}"
+
+
+def explain(error: ErrorDetails) -> Fault:
+    """A fault from one of pydantic's errors."""
+    location = tuple(error["loc"])
+    key = ".".join(str(part) for part in location)
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return Fault(key, value, _unknown(location))
+    if kind == "missing" and isinstance(location[-1], int):
+        key, kind = ".".join(str(part) for part in location[:-1]), "too_short"
+    elif kind == "missing":
+        return Fault(key, ABSENT, "missing; add it (`scm preset show digits` prints a complete set)")
+    rule = _RULES.get(kind)
+    return Fault(key, value, rule(value, error.get("ctx", {})) if rule else error["msg"])
+
+
+def _unknown(location: tuple[int | str, ...]) -> str:
+    model = _model_at(location[:-1])
+    if model is Student:
+        return f"unknown method; the methods are {', '.join(METHODS)}"
+    known = list(model.model_fields)
+    prefix = ".".join(str(part) for part in (*location[:-1], ""))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"unknown key; did you mean {prefix}{close[0]}?"
+    return f"unknown key; remove it (known here: {', '.join(known)})"
+
+
+def _model_at(location: Iterable[int | str]) -> type[BaseModel]:
+    """The model of the mapping at `location`."""
+    model: type[BaseModel] = Params
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        model = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+    return model
+
+
+def _number(value: Any, _: Mapping[str, Any]) -> str:
+    try:
+        number = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number):
+        return f"text, but must be a number; write {decimal(number)} without quotes"
+    return "must be a number; write one such as 0.5 or 1.0e-4"
+
+
+def _whole(value: Any, _: Mapping[str, Any]) -> str:
+    if isinstance(value, str) and value.isdecimal():
+        return f"text, but must be a whole number; write {value} without quotes"
+    return "must be a whole number; write one such as 128"
+
+
+def _limit(words: str, name: str) -> Callable[[Any, Mapping[str, Any]], str]:
+    def rule(_: Any, context: Mapping[str, Any]) -> str:
+        limit = context[name]
+        return f"must be {words} {limit:.4g}" if isinstance(limit, float) else f"must be {words} {limit}"
+
+    return rule
+
+
+_RULES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
+    "count": lambda value, _: "must be a count; write a whole number or one such as 128Ki or 8Mi",
+    "int_type": _whole,
+    "float_type": _number,
+    "finite_number": lambda value, _: "must be a finite number; write one such as 0.5 or 1.0e-4",
+    "bool_type": lambda value, _: "must be true or false",
+    "string_type": lambda value, _: "must be text; put quotes around it",
+    "string_pattern_mismatch": lambda value, _: "must not be empty; write a value",
+    "tuple_type": lambda value, _: "must be a list; write [a, b]",
+    "too_short": lambda value, _: "has too few entries; add what is missing",
+    "too_long": lambda value, context: f"has too many entries; keep {context['max_length']}",
+    "model_type": lambda value, _: "must be a mapping; write its keys indented below it",
+    "literal_error": lambda value, context: f"must be {context['expected']}",
+    "invalid_key": lambda value, _: "this key is not text; remove it",
+    "value_error": lambda value, context: f"{context['error']}; correct the list",
+    "greater_than": _limit("greater than", "gt"),
+    "greater_than_equal": _limit("at least", "ge"),
+    "less_than": _limit("less than", "lt"),
+    "less_than_equal": _limit("at most", "le"),
+}

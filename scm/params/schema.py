@@ -1,0 +1,228 @@
+"""params.yaml as strict, frozen types: nothing is coerced (but counts) and nothing has a hidden default.
+
+What a value means stands beside it in params.yaml. A new key is one line there and one line here; what two keys may not
+say together is in `rules`.
+"""
+
+import copy
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic_core import PydanticCustomError
+
+from scm.params.count import Count
+
+Method = Literal["scd", "sct"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+Whole = Annotated[int, Field(ge=1)]
+PositiveCount = Annotated[Count, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[Finite, Field(gt=0)]
+Probability = Annotated[Finite, Field(ge=0, lt=1)]
+Fraction = Annotated[Finite, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(pattern=r"\S")]
+
+MAX_SIGMA_REL = 12**-0.5
+"""Relative width of a power-function average with exponent 0, the widest there is (EDM2, eq. 122): about 0.2887."""
+SigmaRel = Annotated[Finite, Field(gt=0, lt=MAX_SIGMA_REL)]
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not name anything twice")
+    return values
+
+
+def _grey_or_colour(channels: int) -> int:
+    """Not a Literal[1, 3]: that takes `true` for 1."""
+    if channels not in (1, 3):
+        raise PydanticCustomError("literal_error", "must be 1 or 3", {"expected": "1 or 3"})
+    return channels
+
+
+Items = Field(strict=False, min_length=1)
+"""Of tuple fields: YAML has lists only."""
+Distinct = AfterValidator(_distinct)
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Data(Section):
+    source: Literal["digits", "folder"]
+    path: Text
+    labels: bool
+    resolution: Whole
+    channels: Annotated[int, AfterValidator(_grey_or_colour)]
+    on_bad_image: Literal["error", "skip"]
+    max_pixels: PositiveCount
+    shard_images: PositiveCount
+
+
+class Codec(Section):
+    name: Literal["identity"]
+    normalize: Literal["measured", "none"]
+
+
+class Reference(Section):
+    width: Whole
+    features: Whole
+    epochs: Whole
+    batch: Whole
+    lr: Positive
+    held_out: Fraction
+
+
+class Network(Section):
+    sigma_d: Positive
+    width: Whole
+    multipliers: Annotated[tuple[Whole, ...], Items]
+    blocks: Whole
+    attention: Annotated[tuple[Whole, ...], Field(strict=False), Distinct]
+    channels_per_head: Whole
+
+    def resolutions(self, resolution: int) -> dict[int, int]:
+        """Channels at each resolution of the U-Net whose input has `resolution` pixels."""
+        return {resolution >> level: self.width * factor for level, factor in enumerate(self.multipliers)}
+
+
+class Optimizer(Section):
+    name: Literal["adam", "radam"]
+    betas: Annotated[tuple[Probability, Probability], Field(strict=False)]
+    eps: Positive
+
+
+class LearningRate(Section):
+    max: Positive
+    warmup: Count
+    decay: Literal["constant", "inverse_sqrt", "cosine"]
+    decay_from: Count
+
+
+class Training(Section):
+    """What every training stage is told."""
+
+    batch: Whole
+    precision: Literal["fp32", "bf16"]
+    p_mean: Finite
+    p_std: Positive
+    optimizer: Optimizer
+    lr: LearningRate
+    dropout_max_resolution: Whole
+    label_dropout: Probability
+
+
+class Teacher(Training):
+    images: PositiveCount
+    dropout: Probability
+
+
+class StudentCommon(Training):
+    tangent_norm_c: Positive
+    tangent_warmup: Count
+
+
+class StudentMethod(StudentCommon):
+    """All settings of one method: the common ones, overridden by the method's own block."""
+
+    images: PositiveCount
+    dropout: Probability
+
+
+def _optional(model: type[Section]) -> dict[str, Any]:
+    """The model's fields with the default None, which is never validated: absent is allowed, null is not."""
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        field = copy.copy(field)
+        field.default = None
+        fields[name] = (field.annotation, field)
+    return fields
+
+
+_Overrides: type[Section] = create_model("_Overrides", __base__=Section, **_optional(StudentCommon))
+
+
+class MethodBlock(_Overrides):
+    """A method's own block: its budget, and any key of `student.common` that it wants otherwise."""
+
+    images: PositiveCount
+    dropout: Probability
+
+
+class Student(Section):
+    methods: Annotated[tuple[Method, ...], Items, Distinct]
+    common: StudentCommon
+    scd: MethodBlock | None = None
+    sct: MethodBlock | None = None
+
+    def method(self, name: str) -> StudentMethod:
+        """The settings of one of `methods`."""
+        block: MethodBlock = getattr(self, name)
+        overrides = {key: getattr(block, key) for key in block.model_fields_set}
+        return StudentMethod.model_validate({**dict(self.common), **overrides})
+
+
+class Ema(Section):
+    profiles: Annotated[tuple[SigmaRel, SigmaRel], Field(strict=False), Distinct]
+    snapshots: Whole
+
+
+class Sampler(Section):
+    sigma_min: Positive
+    sigma_max: Positive
+    rho: Positive
+    teacher_steps: Annotated[int, Field(ge=2)]
+
+
+class Select(Section):
+    sigma_rel: Annotated[tuple[SigmaRel, ...], Items, Distinct]
+    t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
+    samples: Annotated[Count, Field(ge=2)]
+
+
+class Evaluate(Section):
+    models: Annotated[tuple[Text, ...], Items]
+    samples: Annotated[Count, Field(ge=2)]
+    batch: Whole
+    seed: Seed
+    teacher_few_steps: Whole
+    grid_rows: Whole
+    grid_classes: Whole
+
+
+class Runtime(Section):
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Whole | None
+    processes: Whole
+    log_every: PositiveCount
+    checkpoint_every: PositiveCount
+
+
+class Mlflow(Section):
+    enabled: bool
+    uri: Text | None
+    experiment: Text | None
+
+
+class Params(Section):
+    """Every value of params.yaml."""
+
+    preset: Text
+    seed: Seed
+    data: Data
+    codec: Codec
+    reference: Reference
+    network: Network
+    teacher: Teacher
+    student: Student
+    ema: Ema
+    sampler: Sampler
+    select: Select
+    evaluate: Evaluate
+    runtime: Runtime
+    mlflow: Mlflow

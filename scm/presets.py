@@ -1,0 +1,199 @@
+"""Presets: named sets of values in pipelines/presets, written into params.yaml by `scm preset apply`.
+
+A preset is an overlay in YAML that may extend another one. Resolved, it names every value but runtime.* and mlflow.*,
+which are the user's; applying it therefore gives the same values whatever was applied before. Keys that neither the
+preset nor those two sections name (say, a method's own `p_mean`) are taken out. The values become ordinary parameters,
+so that `dvc params diff`, `dvc exp show` and MLflow see them (DVC's own Hydra composition does not).
+"""
+
+import copy
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from scm.errors import UserError
+from scm.files import write_text
+from scm.params import flatten, validate
+from scm.yaml_files import parse_for_editing, parse_mapping, read_text, render
+
+USERS_SECTIONS = ("runtime", "mlflow")
+EXTENDS = "extends"
+_RESTORE = "restore it with git"
+_ABSENT = object()
+
+
+def list_presets(root: Path) -> dict[str, str]:
+    """Names, each with the first line of the preset's header."""
+    return {name: _first_line(_folder(root) / f"{name}.yaml") for name in _names(root)}
+
+
+def show(root: Path, name: str) -> str:
+    """The preset's file as it stands."""
+    return read_text(_file(root, name), _RESTORE)
+
+
+def diff(params_file: Path, root: Path, name: str) -> list[str]:
+    """What `apply` would change, one line "key: old -> new" for each value."""
+    before = _read_plain(params_file)
+    return _changes(before, _plain(_target(_read_tree(params_file), root, name)))
+
+
+def apply(params_file: Path, root: Path, name: str) -> list[str]:
+    """Writes the preset's values into the file, comments and layout kept, and returns what changed.
+
+    The result is checked before it is written; nothing is written when nothing changes.
+    """
+    tree = _read_tree(params_file)
+    target = _target(tree, root, name)
+    before = _plain(tree)
+    _edit(tree, target)
+    text = render(tree)
+    after = parse_mapping(text, str(params_file))
+    validate(after, f"preset {name} applied to {params_file}")
+    changes = _changes(before, after)
+    if changes:
+        write_text(params_file, text)
+    return changes
+
+
+def resolve(root: Path, name: str) -> CommentedMap:
+    """The preset laid over all that it extends."""
+    chain = [name]
+    overlay = _read_tree(_file(root, name))
+    overlays = [overlay]
+    while (base := overlay.get(EXTENDS)) is not None:
+        if base in chain:
+            raise UserError(f"{_file(root, name)}: extends itself ({' -> '.join([*chain, base])}); cut the circle")
+        chain.append(base)
+        overlay = _read_tree(_file(root, str(base)))
+        overlays.append(overlay)
+    values = CommentedMap()
+    for overlay in reversed(overlays):
+        overlay.pop(EXTENDS, None)
+        _lay_over(values, overlay)
+    return values
+
+
+def _folder(root: Path) -> Path:
+    return root / "pipelines" / "presets"
+
+
+def _names(root: Path) -> list[str]:
+    return sorted(path.stem for path in _folder(root).glob("*.yaml"))
+
+
+def _file(root: Path, name: str) -> Path:
+    names = _names(root)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names) or 'none'}"
+        raise UserError(f"no preset {name} in {_folder(root)}: {remedy}")
+    return _folder(root) / f"{name}.yaml"
+
+
+def _first_line(path: Path) -> str:
+    first = read_text(path, _RESTORE).partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _read_tree(path: Path) -> CommentedMap:
+    return parse_for_editing(read_text(path, _RESTORE), str(path))
+
+
+def _read_plain(path: Path) -> dict[str, Any]:
+    return parse_mapping(read_text(path, _RESTORE), str(path))
+
+
+def _target(tree: CommentedMap, root: Path, name: str) -> CommentedMap:
+    """The values after applying: the preset's, on top of the user's own sections."""
+    target = CommentedMap((key, copy.deepcopy(tree[key])) for key in USERS_SECTIONS if key in tree)
+    _lay_over(target, resolve(root, name))
+    target["preset"] = name
+    return target
+
+
+def _lay_over(values: CommentedMap, overlay: Mapping[str, Any]) -> None:
+    for key, value in overlay.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            _lay_over(values[key], value)
+        else:
+            values[key] = copy.deepcopy(value)
+
+
+def _edit(node: CommentedMap, target: Mapping[str, Any]) -> None:
+    """Makes `node` say what `target` says, touching as little of its layout as possible."""
+    for key in [key for key in node if key not in target]:
+        _remove(node, key)
+    for key, value in target.items():
+        old = node.get(key)
+        if isinstance(old, CommentedMap) and isinstance(value, Mapping):
+            _edit(old, value)
+        elif key in node and _same(old, value):
+            continue
+        elif isinstance(old, CommentedSeq) and isinstance(value, list):
+            _replace_items(old, value)
+        else:
+            node[key] = _bare(value)
+
+
+def _replace_items(items: CommentedSeq, values: list[Any]) -> None:
+    """New items in a list that keeps its style and the comment behind it."""
+    items.clear()
+    items.extend(values)
+
+
+def _remove(node: CommentedMap, key: str) -> None:
+    """Takes a key out; a comment or blank line that follows it on lines of their own goes to the key before it."""
+    keys = list(node)
+    comments = node.ca.items.get(key)
+    position = keys.index(key)
+    if comments and comments[2] and position > 0:
+        own_lines = comments[2].value.partition("\n")[2]
+        previous = node.ca.items.setdefault(keys[position - 1], [None, None, None, None])
+        if own_lines and previous[2]:
+            previous[2].value = previous[2].value.rstrip("\n") + "\n" + own_lines
+        elif own_lines:
+            comments[2].value = "\n" + own_lines
+            previous[2] = comments[2]
+    del node[key]
+
+
+def _bare(value: Any) -> Any:
+    """A copy without the preset's comments, mappings and lists in one line."""
+    if isinstance(value, Mapping):
+        mapping = CommentedMap((key, _bare(inner)) for key, inner in value.items())
+        mapping.fa.set_flow_style()
+        return mapping
+    if isinstance(value, list):
+        items = CommentedSeq(map(_bare, value))
+        items.fa.set_flow_style()
+        return items
+    return value
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return parse_mapping(render(tree), "parameters")
+
+
+def _same(old: Any, new: Any) -> bool:
+    return old == new and isinstance(old, bool) == isinstance(new, bool)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    old, new = flatten(before), flatten(after)
+    lines = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        left, right = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if not _same(left, right):
+            lines.append(f"{key}: {_shown(left)} -> {_shown(right)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return "(absent)" if value is _ABSENT else str(value)

@@ -1,0 +1,14 @@
+"""Where the project is: every command works from any folder inside it."""
+
+from pathlib import Path
+
+from scm.errors import UserError
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` (default: the current folder) that holds a dvc.yaml."""
+    start = (start or Path.cwd()).absolute()
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise UserError(f"{start} is not inside the project: no dvc.yaml here or above; change to the project's folder")

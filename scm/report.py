@@ -1,0 +1,222 @@
+"""results/ -> one page: what came out, how it looks, how the training went, and what exactly was run.
+
+The page iterates over the models that params.yaml names, never over the files that happen to be there, since a smaller
+list of methods leaves old files behind. It needs nothing but itself: pictures and curves stand in the file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scm.errors import UserError
+from scm.files import write_text
+from scm.results import (
+    curve_path,
+    evaluations_of,
+    metrics_path,
+    read_curve,
+    read_numbers,
+    read_run,
+    run_names,
+    run_path,
+    sample_path,
+)
+
+NAMES = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a model with a number of network evaluations.
+
+    Attributes:
+        model: its key, e.g. "scd".
+        sampler: how it was sampled.
+        evaluations: network evaluations a sample (NFE).
+        distance: Frechet distance to the real images.
+        ratio: `distance` over the teacher's best.
+        compute: parameters in millions times `evaluations`.
+        accuracy: fraction of samples that the classifier gives the asked class; None without classes.
+        speed: images a second.
+    """
+
+    model: str
+    sampler: str
+    evaluations: int
+    distance: float
+    ratio: float
+    compute: float
+    accuracy: float | None
+    speed: float
+
+    @property
+    def name(self) -> str:
+        return display_name(self.model)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that the page shows, read from results/.
+
+    Attributes:
+        root: the project's folder.
+        preset: label of the preset.
+        models: models in the page's order.
+        rows: the table.
+        floor: Frechet distance between two halves of the real images.
+        held_out_accuracy: the extractor's accuracy on images that it was not trained on.
+        training: curve of each model's training.
+        selection: curve of each model's choice of the average's length.
+        choices: what was chosen for each model.
+        runs: run files, in the order of the stages.
+    """
+
+    root: Path
+    preset: str
+    models: list[str]
+    rows: list[Row]
+    floor: float
+    held_out_accuracy: float
+    training: dict[str, list[dict[str, float]]]
+    selection: dict[str, list[dict[str, float]]]
+    choices: dict[str, dict[str, float]]
+    runs: list[dict[str, Any]]
+
+    @property
+    def best_teacher(self) -> Row:
+        return max((row for row in self.rows if row.model == "teacher"), key=lambda row: row.evaluations)
+
+    @property
+    def headline_row(self) -> Row | None:
+        """Two-step sCD, else the first student's row with the most evaluations; None without students."""
+        students = [row for row in self.rows if row.model != "teacher"]
+        wanted = [row for row in students if (row.model, row.evaluations) == ("scd", 2)]
+        first = [row for row in students if row.model == students[0].model]
+        return wanted[0] if wanted else max(first, key=lambda row: row.evaluations, default=None)
+
+
+def build(root: Path, params: Any) -> None:
+    """Writes results/report.html and results/report.md.
+
+    Args:
+        root: the project's folder.
+        params: the parameters; `preset`, `evaluate.models`, `sampler.teacher_steps` are read.
+
+    Raises:
+        UserError: if a file of a model that the parameters name is missing, empty or damaged.
+    """
+    from scm.report_page import page
+    from scm.report_text import text
+
+    findings = collect(root, params)
+    write_text(root / "results" / "report.html", page(findings))
+    write_text(root / "results" / "report.md", text(findings))
+
+
+def collect(root: Path, params: Any) -> Findings:
+    """Reads all that the page shows."""
+    models = list(params.evaluate.models)
+    reference_file = _path(metrics_path(root, "reference", None))
+    reference = read_numbers(reference_file)
+    training_of = {model: "train_teacher" if model == "teacher" else "train_student" for model in models}
+    return Findings(
+        root=root,
+        preset=params.preset,
+        models=models,
+        rows=_rows(root, models, 2 * params.sampler.teacher_steps - 1),
+        floor=_figure(reference, "fd_floor", reference_file),
+        held_out_accuracy=_figure(reference, "held_out_accuracy", reference_file),
+        training={model: read_curve(_path(curve_path(root, training_of[model], model))) for model in models},
+        selection={model: read_curve(_path(curve_path(root, "select_ema", model))) for model in models},
+        choices={model: read_numbers(_path(metrics_path(root, "select_ema", model))) for model in models},
+        runs=[read_run(run_path(root, name)) for name in run_names(models)],
+    )
+
+
+def display_name(model: str) -> str:
+    return NAMES.get(model, model)
+
+
+def headline(findings: Findings) -> str:
+    """One sentence: the two-step student beside the teacher."""
+    teacher, row = findings.best_teacher, findings.headline_row
+    best = f"the teacher's {number(teacher.distance)} in {teacher.evaluations}"
+    if row is None:
+        return f"The teacher has a Fréchet distance of {number(teacher.distance)} in {teacher.evaluations} evaluations."
+    steps = "evaluation" if row.evaluations == 1 else "evaluations"
+    return (
+        f"{row.name} reaches a Fréchet distance of {number(row.distance)} in {row.evaluations} network {steps}, beside "
+        f"{best}: {number(row.ratio)} × the distance with {number(teacher.evaluations / row.evaluations)} × fewer "
+        "evaluations."
+    )
+
+
+def number(value: float) -> str:
+    """A figure with three significant digits: "0.0914", "5.30", "233", "5,450"; powers of ten for extremes only."""
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "6.2 s", "2 min 28 s", "3 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def commit_of(run: dict[str, Any]) -> str:
+    """Short commit, with a word where the tree held changes that no commit has."""
+    return str(run.get("commit") or "none")[:10] + (" + changes" if run.get("dirty") else "")
+
+
+def _rows(root: Path, models: list[str], teacher_evaluations: int) -> list[Row]:
+    """The table: the teacher's best first, every model by falling number of evaluations."""
+    files = {model: _path(metrics_path(root, "evaluate", model)) for model in models}
+    metrics = {model: read_numbers(path) for model, path in files.items()}
+    if "teacher" not in models:
+        raise UserError("evaluate.models does not name the teacher, which the report compares with: add it")
+    best = _figure(metrics["teacher"], f"fd@{teacher_evaluations}", files["teacher"])
+    rows = []
+    for model in models:
+        path, figures = files[model], metrics[model]
+        size = _figure(figures, "mparams", path)
+        for evaluations in reversed(evaluations_of(figures)):
+            if not sample_path(root, model, evaluations).is_file():
+                raise UserError(f"{sample_path(root, model, evaluations)} is missing: run `dvc repro` first")
+            distance = _figure(figures, f"fd@{evaluations}", path)
+            rows.append(
+                Row(
+                    model=model,
+                    sampler=_sampler(model, evaluations, teacher_evaluations),
+                    evaluations=evaluations,
+                    distance=distance,
+                    ratio=distance / best,
+                    compute=size * evaluations,
+                    accuracy=figures.get(f"accuracy@{evaluations}"),
+                    speed=_figure(figures, f"images_per_second@{evaluations}", path),
+                )
+            )
+        if not any(row.model == model for row in rows):
+            raise UserError(f"{path} has no figure 'fd@<evaluations>': delete it and run `dvc repro`")
+    return rows
+
+
+def _sampler(model: str, evaluations: int, teacher_evaluations: int) -> str:
+    if model == "teacher":
+        return "Heun" if evaluations == teacher_evaluations else "DDIM"
+    return "consistency"
+
+
+def _figure(metrics: dict[str, Any], key: str, path: Path) -> float:
+    if not isinstance(metrics.get(key), int | float):
+        raise UserError(f"{path} has no figure {key!r}: run `dvc repro`")
+    return float(metrics[key])
+
+
+def _path(path: Path | None) -> Path:
+    """The stages that are asked here all have the file; the type does not know."""
+    assert path is not None
+    return path

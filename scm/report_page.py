@@ -1,0 +1,245 @@
+"""The report as one HTML file that refers to nothing outside itself and runs no script."""
+
+import base64
+import math
+from collections.abc import Iterable
+from html import escape
+
+from scm.errors import UserError
+from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, svg
+from scm.report import Findings, Row, commit_of, display_name, duration, headline, number
+from scm.report_style import STYLE
+from scm.results import sample_path
+
+HEALTH = (
+    ("loss", "Loss", False),
+    ("grad_norm", "Gradient norm", True),
+    ("tangent_norm/", "Norm of the tangent g by t", True),
+    ("tangent_term1/", "First term of g by t", True),
+    ("tangent_term2/", "Second term of g (with dF/dt) by t", True),
+    ("loss/", "Loss by t", False),
+    ("output_norm/", "Norm of the output F by t", True),
+    ("log_weight/", "Adaptive log weight by t", False),
+)
+"""Column, heading and logarithmic axis of each drawing; a column that ends in "/" has one line for each bin of t."""
+LINES = ("#228be6", "#12b886", "#e8a200", "#f76707", "#be4bdb")
+
+
+def page(findings: Findings) -> str:
+    """Returns the whole file."""
+    title = f"Few-step generation: {findings.preset}"
+    body = [
+        _top(findings),
+        _table(findings),
+        _samples(findings),
+        _health(findings),
+        _selection(findings),
+        _what_was_run(findings),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _top(findings: Findings) -> str:
+    row, teacher = findings.headline_row, findings.best_teacher
+    parts = [
+        f'<div class="kicker">Preset {escape(findings.preset)}</div>',
+        "<h1>Few-step image generation with consistency models</h1>",
+        f'<p class="lead">{escape(headline(findings))}</p>',
+    ]
+    if row is not None:
+        tiles = [
+            (number(row.distance), f"Fréchet distance, {row.name} in {row.evaluations} NFE"),
+            (f"{number(row.ratio)} ×", f"the teacher's {number(teacher.distance)} in {teacher.evaluations} NFE"),
+            (f"{number(teacher.evaluations / row.evaluations)} ×", "fewer network evaluations a sample"),
+            (f"{number(row.speed / teacher.speed)} ×", f"the teacher's speed: {number(row.speed)} images/s"),
+        ]
+        shown = "".join(
+            f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles
+        )
+        parts.append(f'<div class="tiles">{shown}</div>')
+    return "\n".join(parts)
+
+
+def _table(findings: Findings) -> str:
+    head = ("Model", "Sampler", "NFE", "FD", "× teacher", "M params × NFE", "Accuracy", "Images/s")
+    cells = "".join(f'<th class="{"n" if index > 1 else ""}">{name}</th>' for index, name in enumerate(head))
+    lines = []
+    for row in findings.rows:
+        accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
+        texts = (row.name, row.sampler)
+        figures = (str(row.evaluations), number(row.distance), number(row.ratio), number(row.compute), accuracy)
+        best = ' class="best"' if row == findings.headline_row else ""
+        lines.append(
+            f"<tr{best}>"
+            + "".join(f"<td>{escape(cell)}</td>" for cell in texts)
+            + "".join(f'<td class="n">{escape(cell)}</td>' for cell in (*figures, number(row.speed)))
+            + "</tr>"
+        )
+    note = (
+        f"Two halves of the real images, one against the other: FD {number(findings.floor)}. "
+        f"The feature extractor's accuracy on held-out images: {findings.held_out_accuracy:.1%}. "
+        "NFE: network evaluations a sample. FD: Fréchet distance on the extractor's features, smaller is better. "
+        "Accuracy: samples that the extractor gives the asked class."
+    )
+    return (
+        f'<h2>Results</h2>\n<div class="card scroll"><table><thead><tr>{cells}</tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody></table></div>\n<p class="note">{escape(note)}</p>'
+    )
+
+
+def _samples(findings: Findings) -> str:
+    figures = "".join(_grid(findings, row) for row in findings.rows)
+    return (
+        '<h2>Samples</h2>\n<p class="note">The same noise and the same classes for every model: a column is a class, '
+        f'and the pictures at one place belong together.</p>\n<div class="grids">{figures}</div>'
+    )
+
+
+def _grid(findings: Findings, row: Row) -> str:
+    path = sample_path(findings.root, row.model, row.evaluations)
+    data = path.read_bytes()
+    if not data:
+        raise UserError(f"{path} is empty: delete it and run `dvc repro`")
+    name = f"{row.name}, {row.evaluations} NFE"
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<figure class="card"><img src="{source}" alt="Samples of {escape(name)}">'
+        f"<figcaption><b>{escape(name)}</b> · {escape(row.sampler)} · FD {number(row.distance)}</figcaption></figure>"
+    )
+
+
+def _health(findings: Findings) -> str:
+    keys = "".join(
+        f'<span><i style="background:{colour}"></i>{k * math.pi / 16:.2f}–{(k + 1) * math.pi / 16:.2f}</span>'
+        for k, colour in enumerate(BIN_COLOURS)
+    )
+    parts = [
+        "<h2>Training health</h2>",
+        '<p class="note">Figures by t have one line for each eighth of [0, π/2], from clean images to noise.</p>',
+        f'<div class="key"><span>t in radians:</span>{keys}</div>',
+    ]
+    for model in findings.models:
+        drawings = []
+        for column, title, logarithmic in HEALTH:
+            lines = _lines(findings.training[model], column)
+            if lines:
+                drawing = Drawing(f"{display_name(model)}: {title}", IMAGES, lines, logarithmic)
+                drawings.append(_plot(drawing, title))
+        parts.append(f'<h3>{escape(display_name(model))}</h3>\n<div class="plots">{"".join(drawings)}</div>')
+    return "\n".join(parts)
+
+
+def _lines(rows: list[dict[str, float]], column: str) -> list[Line]:
+    """Lines of a figure, without those that have no values."""
+    names = (
+        {f"{column}{k}": colour for k, colour in enumerate(BIN_COLOURS)} if column.endswith("/") else {column: LINES[0]}
+    )
+    lines = []
+    for name, colour in names.items():
+        present = [(row["images"], row[name]) for row in rows if name in row and "images" in row]
+        if present:
+            x, y = zip(*present, strict=True)
+            lines.append(Line(x, y, colour))
+    return lines
+
+
+def _plot(drawing: Drawing, title: str) -> str:
+    return f'<figure class="card"><figcaption><b>{escape(title)}</b></figcaption>{svg(drawing)}</figure>'
+
+
+def _selection(findings: Findings) -> str:
+    figures = []
+    for model in findings.models:
+        rows, choice = findings.selection[model], findings.choices[model]
+        middles = sorted({row["t_mid"] for row in rows if "t_mid" in row})
+        if middles:
+            named = [(f"2 steps, t_mid {middle:g}", middle) for middle in middles]
+            lines = [
+                _selection_line(
+                    [row for row in rows if row.get("t_mid") == middle], "fd", LINES[index % len(LINES)], name
+                )
+                for index, (name, middle) in enumerate(named)
+            ]
+            first = [row for row in rows if row.get("t_mid") == middles[0]]
+            lines.append(_selection_line(first, "fd_1step", "#868e96", "1 step"))
+        else:
+            lines = [_selection_line(rows, "fd", LINES[0], "")]
+        lines = [line for line in lines if line.x]
+        mark = (choice["sigma_rel"], choice["fd"])
+        chosen = f"σ_rel {choice['sigma_rel']:g}"
+        chosen += f", t_mid {choice['t_mid']:g}" if "t_mid" in choice else ""
+        name = display_name(model)
+        drawing = Drawing(f"{name}: Fréchet distance over σ_rel", "σ_rel of the average", lines, True, mark)
+        figures.append(_plot(drawing, f"{name}: chosen {chosen}"))
+    return (
+        '<h2>Choice of the average</h2>\n<p class="note">Fréchet distance over the relative length σ_rel of the '
+        "weights' average, reconstructed after the training; the ring marks the choice.</p>\n"
+        f'<div class="plots">{"".join(figures)}</div>'
+    )
+
+
+def _selection_line(rows: list[dict[str, float]], column: str, colour: str, label: str) -> Line:
+    points = sorted((row["sigma_rel"], row[column]) for row in rows if column in row)
+    dashed = column != "fd"
+    return Line([x for x, _ in points], [y for _, y in points], colour, label, dashed, points=True)
+
+
+def _what_was_run(findings: Findings) -> str:
+    last, total = findings.runs[-1], sum(run["seconds"] for run in findings.runs)
+    facts = [
+        ("Preset", findings.preset),
+        ("Seed", str(last["seed"])),
+        ("Commit", _together(commit_of(run) for run in findings.runs)),
+        ("Params hash", _together(str(run["params_hash"])[:12] for run in findings.runs)),
+        ("Machine", _together(str(run["machine"]) for run in findings.runs)),
+        ("Device", _together(str(run["device"]) for run in findings.runs if run.get("device"))),
+        ("Time, all stages", duration(total)),
+    ]
+    summary = "".join(f'<tr><th>{name}</th><td class="wrap">{escape(value)}</td></tr>' for name, value in facts)
+    lines = []
+    for run in findings.runs:
+        stage = escape(run["stage"]) + (f" · {escape(display_name(run['item']))}" if run.get("item") else "")
+        share = 100 * run["seconds"] / total if total else 0
+        lines.append(
+            f'<tr><td>{stage}</td><td class="n">{duration(run["seconds"])}</td><td class="n">{share:.0f} %</td>'
+            f"<td>{escape(str(run.get('device') or '–'))}</td><td><code>{escape(commit_of(run))}</code></td>"
+            f"<td><code>{escape(str(run['params_hash'])[:12])}</code></td></tr>"
+        )
+    return (
+        f'<h2>What was run</h2>\n<div class="card scroll"><table class="facts"><tbody>{summary}</tbody></table></div>\n'
+        '<h3>Stages</h3>\n<div class="card scroll"><table><thead><tr><th>Stage</th><th class="n">Time</th>'
+        '<th class="n">Share</th><th>Device</th><th>Commit</th><th>Params hash</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>\n{_params(findings)}"
+    )
+
+
+def _params(findings: Findings) -> str:
+    """All parameters that the figures follow from, as the evaluate runs recorded them, with who differs."""
+    values: dict[str, dict[str, str]] = {}
+    for run in findings.runs:
+        if run["stage"] == "evaluate":
+            for key, value in (run["chain"] | run["params"]).items():
+                values.setdefault(key, {})[display_name(run["item"])] = str(value)
+    lines = []
+    for key, of_model in sorted(values.items()):
+        same = len(of_model) == len(findings.models) and len(set(of_model.values())) == 1
+        shown = (
+            next(iter(of_model.values())) if same else ", ".join(f"{name}: {text}" for name, text in of_model.items())
+        )
+        name = f"<td><code>{escape(key)}</code></td>"
+        lines.append(f'<tr>{name}<td class="wrap"><code>{escape(shown)}</code></td></tr>')
+    return (
+        f"<details><summary>All {len(lines)} parameters</summary>"
+        f'<div class="card scroll"><table><tbody>{"".join(lines)}</tbody></table></div></details>'
+    )
+
+
+def _together(values: Iterable[str]) -> str:
+    """Each value once: stages may have run on different machines and commits."""
+    return "; ".join(dict.fromkeys(values))

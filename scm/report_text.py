@@ -1,0 +1,50 @@
+"""The report as Markdown, for places that show no HTML, such as a pull request."""
+
+from html import escape
+
+from scm.report import Findings, commit_of, display_name, duration, headline, number
+
+HEAD = ("Model", "Sampler", "NFE", "FD", "× teacher", "M params × NFE", "Accuracy", "Images/s")
+
+
+def text(findings: Findings) -> str:
+    """Returns the Markdown; pictures are links relative to results/."""
+    lines = [f"# Few-step generation: {_cell(findings.preset)}", "", headline(findings), ""]
+    lines += [_line(HEAD), _line(("---", "---", *["---:"] * (len(HEAD) - 2)))]
+    for row in findings.rows:
+        accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
+        figures = (number(row.distance), number(row.ratio), number(row.compute), accuracy, number(row.speed))
+        lines.append(_line((_cell(row.name), row.sampler, str(row.evaluations), *figures)))
+    floor, accuracy = number(findings.floor), f"{findings.held_out_accuracy:.1%}"
+    halves = f"Two halves of the real images, one against the other: FD {floor}."
+    lines += ["", f"{halves} The extractor's held-out accuracy: {accuracy}.", ""]
+    lines += ["## Samples", "", "The same noise and the same classes for every model.", ""]
+    for row in findings.rows:
+        name = f"{_cell(row.name)}, {row.evaluations} NFE"
+        source = f"samples/{row.model}/nfe-{row.evaluations}.png"
+        lines += [f"**{name}**", "", f'<img src="{source}" alt="Samples of {escape(row.name)}" width="480">', ""]
+    lines += ["## What was run", "", _line(("Stage", "Time", "Device", "Commit", "Params")), _line(["---"] * 5)]
+    for run in findings.runs:
+        stage = run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else "")
+        cells = (
+            stage,
+            duration(run["seconds"]),
+            run.get("device") or "–",
+            commit_of(run),
+            str(run["params_hash"])[:12],
+        )
+        lines.append(_line([_cell(str(cell)) for cell in cells]))
+    total, machine = duration(sum(run["seconds"] for run in findings.runs)), _cell(str(findings.runs[-1]["machine"]))
+    lines += ["", f"Total {total} on {machine}. Curves and all parameters: report.html.", ""]
+    return "\n".join(lines)
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value: str) -> str:
+    """Text that neither ends a table cell nor begins markup."""
+    for character in "\\|<>`*_[]":
+        value = value.replace(character, f"\\{character}")
+    return value

@@ -1,0 +1,253 @@
+"""The pipeline for real: `dvc repro` of digits-smoke, what it reruns, what it leaves, and how it survives."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from tests.pipeline.conftest import Run, environment, make_project, runner
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+
+MODELS = ("teacher", "scd", "sct")
+STAGES = [
+    "prepare", "encode", "reference", "train_teacher", "train_student@scd", "train_student@sct",
+    *(f"select_ema@{model}" for model in MODELS), *(f"evaluate@{model}" for model in MODELS), "report",
+]  # fmt: skip
+
+
+def edit(project: Path, key: str, value: object) -> object:
+    """Sets a dotted key of params.yaml; returns the old value."""
+    path, yaml = project / "params.yaml", YAML()
+    tree = yaml.load(path.read_text())
+    node, *_ = [tree]
+    *parents, last = key.split(".")
+    for part in parents:
+        node = node[part]
+    old, node[last] = node[last], value
+    with path.open("w") as file:
+        yaml.dump(tree, file)
+    return old
+
+
+def repro(run: Run) -> tuple[set[str], set[str]]:
+    """Stages that `dvc repro` ran, and those that it took from the run cache."""
+    text = run("dvc", "repro").stdout
+    cached = set(re.findall(r"Stage '(.+?)' is cached", text))
+    return set(re.findall(r"Running stage '(.+?)'", text)) - cached, cached
+
+
+def md5s(project: Path, stage: str) -> dict[str, str]:
+    lock = YAML(typ="safe").load((project / "dvc.lock").read_text())
+    return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"] if "results/" not in out["path"]}
+
+
+def test_everything_ran_and_nothing_is_left_to_do(project, run):
+    lock = YAML(typ="safe").load((project / "dvc.lock").read_text())
+    assert set(lock["stages"]) == set(STAGES)
+    assert json.loads(run("dvc", "status", "--json").stdout) == {}
+    assert repro(run) == (set(), set())
+    assert run("git", "status", "--porcelain", "--", "scm", "stages", "params.yaml", "dvc.yaml", "data").stdout == ""
+
+
+def test_the_figures_are_dvc_metrics(project, run):
+    shown = json.loads(run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    teacher = shown["results/metrics/evaluate-teacher.json"]["data"]
+    student = shown["results/metrics/evaluate-scd.json"]["data"]
+    assert {"fd@2", "fd@35", "accuracy@2", "accuracy@35", "images_per_second@35", "sigma_rel"} <= teacher.keys()
+    assert {"fd@1", "fd@2", "accuracy@1", "accuracy@2", "images_per_second@2", "sigma_rel", "t_mid"} <= student.keys()
+    assert teacher["fd@35"] < teacher["fd@2"]
+    choice = shown["results/metrics/select-scd.json"]["data"]
+    curve = (project / "results/curves/select-scd.csv").read_text().splitlines()
+    assert len(curve) == 1 + 2 * 2 and choice["fd"] == min(float(row.split(",")[2]) for row in curve[1:])
+    plots = json.loads(run("dvc", "plots", "show", "--json").stdout)
+    assert any("train-scd" in name for name in plots["data"] if True) if "data" in plots else plots
+
+
+def test_the_grids_show_the_same_classes_for_every_model(project):
+    sizes = {Image.open(path).size for path in (project / "results/samples").rglob("*.png")}
+    assert len(sizes) == 1
+    assert {path.name for path in (project / "results/samples/teacher").iterdir()} == {"nfe-2.png", "nfe-35.png"}
+    assert {path.name for path in (project / "results/samples/sct").iterdir()} == {"nfe-1.png", "nfe-2.png"}
+
+
+def test_a_students_parameter_reruns_that_student_and_what_follows(project, run):
+    before = {stage: md5s(project, stage) for stage in STAGES}
+    old = edit(project, "student.sct.images", "2Ki")
+    ran, _ = repro(run)
+    assert ran == {"train_student@sct", "select_ema@sct", "evaluate@sct", "report"}
+    after = {stage: md5s(project, stage) for stage in STAGES}
+    assert {stage for stage in STAGES if before[stage] != after[stage]} <= ran
+    assert before["train_student@sct"] != after["train_student@sct"]
+    edit(project, "student.sct.images", old)
+    ran, cached = repro(run)
+    assert ran == set() and {"train_student@sct", "select_ema@sct", "evaluate@sct"} <= cached
+    assert {stage: md5s(project, stage) for stage in STAGES} == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x")]
+)
+def test_how_it_runs_reruns_nothing(project, run, key, value):
+    old = edit(project, key, value)
+    try:
+        assert repro(run) == (set(), set())
+    finally:
+        edit(project, key, old)
+
+
+def test_an_experiment_changes_one_parameter_and_is_compared(project, run):
+    run("git", "add", ".")
+    run("git", "commit", "-qm", "baseline")
+    text = run("dvc", "exp", "run", "-S", "evaluate.seed=5").stdout
+    assert set(re.findall(r"Running stage '(.+?)'", text)) == {f"evaluate@{model}" for model in MODELS} | {"report"}
+    assert "evaluate.seed" in run("dvc", "params", "diff").stdout
+    assert "fd@35" in run("dvc", "metrics", "diff").stdout
+    assert "fd@35" in run("dvc", "exp", "show", "--csv").stdout
+    run("git", "checkout", "-q", ".")
+    run("dvc", "checkout", "-q")
+
+
+def test_the_report_is_whole(project):
+    page = (project / "results/report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6
+    assert all(name in page for name in ("train_teacher", "digits-smoke"))
+    assert "| sCD" in (project / "results/report.md").read_text()
+
+
+def rows(project: Path) -> dict[str, int]:
+    with sqlite3.connect(project / "mlflow.db") as store:
+        return {
+            table: store.execute(f"select count(*) from {table}").fetchone()[0]
+            for table in ("runs", "metrics", "params", "tags")
+        }
+
+
+def test_every_stage_is_a_run_and_sync_adds_nothing(project, run):
+    run("scm", "sync")
+    before = rows(project)
+    assert before["runs"] >= len(STAGES) - 1 and before["metrics"] > 100
+    assert "0 new" in run("scm", "sync").stdout
+    assert rows(project) == before
+
+
+def test_samples_are_drawn_by_name_class_and_seed(project, run, tmp_path):
+    options = ("--model", "scd", "--steps", "2", "-n", "4", "--seed", "0")
+    for name in ("a", "b"):
+        run("scm", "sample", *options, "--classes", "3,7", "-o", str(tmp_path / f"{name}.png"))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    run("scm", "sample", "--model", "teacher", "--steps", "3", "-n", "2", "-o", str(tmp_path / "c.png"))
+    error = run("scm", "sample", "--classes", "12", "-o", str(tmp_path / "d.png"), code=1).stderr
+    assert (
+        error.startswith("scm: error: --classes 12: no such class; this model has 0, 1, 2") and error.count("\n") == 1
+    )
+    error = run("scm", "sample", "--model", "vsd", code=1).stderr
+    assert error == "scm: error: --model vsd: params.yaml has teacher, scd, sct; use one of them\n"
+
+
+def test_bad_parameters_end_a_stage_with_one_line(project, run):
+    old = edit(project, "student.common.p_mean", "low")
+    try:
+        error = run(sys.executable, "-m", "stages.train_student", "scd", code=1).stderr
+        assert error.count("\n") == 1 and "student.common.p_mean = 'low'" in error
+    finally:
+        edit(project, "student.common.p_mean", old)
+
+
+class Trainer:
+    """stages.train_teacher in a process of its own, on a work folder of its own."""
+
+    def __init__(self, project: Path, work: Path, *, parent: bool = False) -> None:
+        command = [sys.executable, "-m", "stages.train_teacher"]
+        extra = {"SCM_WORK": str(work)}
+        if parent:  # as under dvc: a parent that may die
+            command = [sys.executable, "-c", f"import subprocess; subprocess.run({command})"]
+            extra["DVC_ROOT"] = str(project)
+        self.process = subprocess.Popen(
+            command,
+            cwd=project,
+            env={**environment(), **extra},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for(self, text: str) -> str:
+        assert self.process.stdout
+        seen = []
+        for line in self.process.stdout:
+            seen.append(line)
+            if text in line:
+                return line
+        pytest.fail("".join(seen))
+
+    def end(self) -> str:
+        return self.process.communicate(timeout=300)[0]
+
+
+@pytest.fixture
+def fine(tmp_path: Path, project: Path) -> Path:
+    """The finished project's copy in which checkpoints are frequent."""
+    folder = make_project(tmp_path / "copy")
+    for name in ("data/latents", "data/shards", "data/reference", "dvc.lock"):
+        source = project / name
+        runner(folder)("cp", "-rL", str(source), str(folder / name))
+    edit(folder, "runtime.log_every", 64)
+    edit(folder, "runtime.checkpoint_every", 256)
+    edit(folder, "mlflow.enabled", False)
+    return folder
+
+
+def test_after_kill_9_at_any_moment_the_final_weights_are_bit_equal(project, fine, tmp_path):
+    expected = {file.name: file.read_bytes() for file in (project / "models/teacher/snapshots").iterdir()}
+    work = tmp_path / "work"
+    for number in range(3):
+        trainer = Trainer(fine, work)
+        trainer.wait_for("ETA")
+        time.sleep(0.4 + 0.53 * number)
+        trainer.process.kill()
+        trainer.end()
+        assert trainer.process.returncode == -signal.SIGKILL
+    last = Trainer(fine, work)
+    assert "resuming at" in last.wait_for("resuming")
+    assert last.end() and last.process.returncode == 0
+    assert {file.name: file.read_bytes() for file in (fine / "models/teacher/snapshots").iterdir()} == expected
+
+
+def test_a_second_trainer_refuses_and_a_signal_ends_with_75(fine, tmp_path):
+    first = Trainer(fine, tmp_path / "work")
+    first.wait_for("ETA")
+    second = Trainer(fine, tmp_path / "work")
+    text = second.end()
+    assert second.process.returncode == 1
+    assert re.search(
+        rf"error: train_teacher is already running \(process {first.process.pid}\) on .+: wait for it", text
+    )
+    first.process.terminate()
+    assert "run the same command to go on" in first.end()
+    assert first.process.returncode == 75
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process learns of its parent's death on Linux only")
+def test_a_trainer_dies_with_its_parent(fine, tmp_path):
+    trainer = Trainer(fine, tmp_path / "work", parent=True)
+    trainer.wait_for("ETA")
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(trainer.process.pid)], capture_output=True, text=True)
+    child = int(children.stdout.split()[0])
+    trainer.process.kill()
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} outlived its parent")

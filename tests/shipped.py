@@ -1,0 +1,74 @@
+"""A project of a test's own: the shipped presets and params.yaml, but with digits' values fixed.
+
+So tests depend neither on a user's edits nor on the tuning of the shipped values.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from scm import presets
+from scm.yaml_files import render
+
+ROOT = Path(__file__).parents[1]
+FIXED = """
+extends: shipped
+data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1}
+reference: {held_out: 0.2}
+network: {sigma_d: 0.5, width: 32, multipliers: [1, 2], attention: [4], channels_per_head: 32}
+teacher:
+  images: 320Ki
+  batch: 128
+  precision: fp32
+  p_mean: -0.8
+  optimizer: {name: adam, betas: [0.9, 0.99], eps: 1.0e-11}
+  lr: {max: 1.0e-2, warmup: 10Ki, decay: cosine, decay_from: 160Ki}
+  label_dropout: 0.0
+student:
+  methods: [scd, sct]
+  common:
+    batch: 128
+    p_mean: -1.0
+    lr: {max: 1.0e-3, warmup: 5Ki, decay: cosine, decay_from: 64Ki}
+    tangent_warmup: 20Ki
+  scd: {images: 128Ki, dropout: 0.0}
+  sct: {images: 128Ki, dropout: 0.0}
+ema: {profiles: [0.05, 0.10], snapshots: 16}
+sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18}
+select: {t_mid: [0.6, 0.8, 1.1], samples: 1797}
+evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2}
+runtime: {device: auto, threads: null, processes: 1, log_every: 4Ki, checkpoint_every: 32Ki}
+mlflow: {enabled: true, uri: null, experiment: null}
+"""
+
+
+def make_project(folder: Path) -> Path:
+    """dvc.yaml (empty), the presets and params.yaml with digits applied; returns params.yaml's path."""
+    presets_folder = folder / "pipelines" / "presets"
+    shutil.copytree(ROOT / "pipelines" / "presets", presets_folder)
+    (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
+    (presets_folder / "fixed.yaml").write_text(FIXED, encoding="utf-8")
+    (presets_folder / "digits.yaml").write_text(render(presets.resolve(folder, "fixed")), encoding="utf-8")
+    params_file = folder / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", params_file)
+    presets.apply(params_file, folder, "digits")
+    for users in ("runtime", "mlflow"):
+        _drop_section(presets_folder / "digits.yaml", users)
+    for name in ("shipped", "fixed"):
+        (presets_folder / f"{name}.yaml").unlink()
+    (folder / "dvc.yaml").touch()
+    return params_file
+
+
+def has_local_edits() -> bool:
+    """Whether params.yaml or the presets differ from what git holds."""
+    command = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml", "pipelines/presets"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
+
+
+def _drop_section(path: Path, name: str) -> None:
+    head, _, rest = path.read_text(encoding="utf-8").partition(f"\n{name}:")
+    lines = rest.splitlines(keepends=True)[1:]
+    while lines and lines[0][0] in " \n":
+        lines.pop(0)
+    path.write_text(f"{head}\n{''.join(lines)}", encoding="utf-8")

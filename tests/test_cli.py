@@ -1,0 +1,185 @@
+"""The command `scm`: help, exit codes, messages."""
+
+import shutil
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import shipped
+
+from scm import cli
+from scm.errors import Interrupted, UserError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = [
+    [],
+    ["params"],
+    ["params", "check"],
+    ["params", "show"],
+    ["preset"],
+    ["preset", "list"],
+    ["preset", "show"],
+    ["preset", "diff"],
+    ["preset", "apply"],
+    ["run"],
+    ["sample"],
+    ["sync"],
+]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder of its own, and the current folder somewhere inside it."""
+    shutil.copytree(ROOT / "pipelines" / "presets", tmp_path / "pipelines" / "presets")
+    (tmp_path / "params.yaml").write_text(shipped.digits_text(), encoding="utf-8")
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path / "pipelines")
+    return tmp_path
+
+
+@pytest.fixture
+def replace_module(monkeypatch):
+    """Puts a module with one function in the place of a heavy one."""
+
+    def replace(module, function, action):
+        stand_in = types.ModuleType(module)
+        setattr(stand_in, function, action)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+
+    return replace
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_everywhere_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"\n  {' '.join(['scm', *command])}" in text.partition("examples:")[2]
+
+
+def test_help_imports_the_standard_library_alone_and_is_quick():
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from scm.cli import main\n"
+        "try: main(['preset', 'apply', '--help'])\n"
+        "except SystemExit: pass\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)\n"
+        "print('NEW', sorted(new))"
+    )
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1
+    assert result.stdout.splitlines()[-1] == "NEW ['scm']"
+
+
+def test_params_check(project, capsys):
+    assert cli.main(["params", "check"]) == 0
+    assert capsys.readouterr().out == f"{project / 'params.yaml'}: ok (83 values, preset digits)\n"
+
+
+def test_a_user_error_is_one_line_and_exit_code_1(project, capsys):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: -1", 1), encoding="utf-8")
+    assert cli.main(["params", "check"]) == 1
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", f"scm: error: {path}: seed = -1: must be at least 0\n")
+
+
+def test_params_show(project, capsys):
+    assert cli.main(["params", "show", "teacher.lr"]) == 0
+    lines = "teacher.lr.max: 0.01\nteacher.lr.warmup: 10Ki\nteacher.lr.decay: cosine\nteacher.lr.decay_from: 160Ki\n"
+    assert capsys.readouterr().out == lines
+    assert cli.main(["params", "show"]) == 0
+    everything = capsys.readouterr().out.splitlines()
+    assert len(everything) == 83 and {"mlflow.uri: null", "data.labels: true", "seed: 0"} < set(everything)
+    assert cli.main(["params", "show", "teach"]) == 1
+    expected = f"scm: error: {project / 'params.yaml'}: teach: no such key; `scm params show` prints them all\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_preset_commands(project, capsys):
+    assert cli.main(["preset", "list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["digits", "digits-smoke", "folder"]
+    assert cli.main(["preset", "diff", "digits-smoke"]) == 0
+    changes = capsys.readouterr().out
+    assert "preset: digits -> digits-smoke\n" in changes and "network.width: 32 -> 16\n" in changes
+    assert cli.main(["preset", "apply", "digits-smoke"]) == 0
+    assert capsys.readouterr().out == changes
+    assert cli.main(["preset", "apply", "digits-smoke"]) == 0
+    assert capsys.readouterr().out == "no change\n"
+    assert cli.main(["preset", "show", "folder"]) == 0
+    assert capsys.readouterr().out == (project / "pipelines" / "presets" / "folder.yaml").read_text(encoding="utf-8")
+
+
+def test_outside_a_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["preset", "list"]) == 1
+    expected = f"{tmp_path} is not inside the project: no dvc.yaml here or above; change to the project's folder"
+    assert capsys.readouterr().err == f"scm: error: {expected}\n"
+
+
+def test_run_passes_on_what_is_not_its_own_in_order(replace_module):
+    calls = []
+    replace_module("scm.supervisor", "run", lambda arguments, parallel: calls.append((arguments, parallel)) or 7)
+    assert cli.main(["run", "-s", "evaluate@scd", "--parallel", "--force", "-v"]) == 7
+    assert cli.main(["run"]) == 7
+    assert calls == [(["-s", "evaluate@scd", "--force", "-v"], True), ([], False)]
+
+
+def test_sample_arguments(replace_module):
+    seen = []
+    replace_module("scm.sampling", "sample_command", lambda options: seen.append(options))
+    command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 -o out/grid.png --device cpu"
+    assert cli.main(command.split()) == 0
+    (options,) = seen
+    assert (options.model, options.steps, options.classes, options.count) == ("sct", 1, ["3", "7"], 64)
+    assert (options.seed, options.output, options.device) == (5, Path("out/grid.png"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "argument --steps: must be at least 1, not 0"),
+        (["--classes", "3,"], "argument --classes: must be names or numbers such as 3,7, not '3,'"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+    ],
+)
+def test_wrong_sample_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sample", *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (UserError("no such thing"), 1, "scm: error: no such thing\n"),
+        (Interrupted("saved"), 75, "scm: interrupted: saved\n"),
+        (Interrupted(), 75, "scm: interrupted\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes(replace_module, capsys, raised, code, message):
+    def fail(_):
+        raise raised
+
+    replace_module("scm.sync", "sync_command", fail)
+    assert cli.main(["sync"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback(replace_module):
+    replace_module("scm.sync", "sync_command", lambda _: [][0])
+    with pytest.raises(IndexError):
+        cli.main(["sync"])
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m scm.cli preset show digits | true; echo ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert (result.stdout, result.stderr) == ("0\n", "")

@@ -1,0 +1,57 @@
+"""What the files beside the code promise: outputs ignored or shown by git, pinned versions, no machine named."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def outputs(cached: bool) -> list[str]:
+    """Paths of all stages' outs, metrics and plots that DVC does (or does not) keep in its cache."""
+    paths = []
+    for stage in STAGES.values():
+        for entry in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
+            path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+            if (options.get("cache", True)) == cached:
+                paths.append(re.sub(r"\$\{item\.\w+\}", "scd", path))
+    return paths
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess:
+    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode > 1:
+        pytest.skip("not a git checkout")
+    return result
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+
+def test_git_ignores_what_dvc_caches_and_sees_the_rest():
+    assert "models/scd/snapshots" in outputs(cached=True) and "results/report.html" in outputs(cached=False)
+    for path in outputs(cached=True):
+        assert git("check-ignore", "-q", path).returncode == 0, f"{path} is not ignored"
+    for path in [*outputs(cached=False), "results/.gitignore", "models/.gitignore", "data/README.md", "dvc.lock"]:
+        assert git("check-ignore", "-q", path).returncode == 1, f"{path} is ignored"
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    wanted = names_of([*project["dependencies"], *extras])
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+    assert wanted <= names_of(lines)
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+
+
+def test_no_tracked_file_names_a_package_index_or_a_home():
+    pattern = "/(root|home)/[a-z]|index-url|pypi[.]org|find-links"
+    found = git("grep", "--untracked", "-I", "-n", "-E", pattern, "--", ".", ":!tests/test_house.py")
+    assert found.stdout == ""

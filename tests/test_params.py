@@ -1,0 +1,346 @@
+"""The schema of params.yaml: what it accepts, and each refusal by its text."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import shipped
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from scm.errors import UserError
+from scm.params import dump, flatten, load
+from scm.params.count import Count
+
+ROOT = Path(__file__).parents[1]
+PARAMS = shipped.digits_text()
+
+
+@pytest.fixture
+def params_file(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS, encoding="utf-8")
+    return path
+
+
+def fault(folder: Path, text: str) -> str:
+    """The message for a file with this text, without the file's name."""
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    return message.removeprefix(str(path))
+
+
+def changed(*replacements: tuple[str, str]) -> str:
+    text = PARAMS
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def section(name: str, old: str, new: str) -> str:
+    """params.yaml with a replacement in one section."""
+    head, mark, rest = PARAMS.partition(f"\n{name}:")
+    assert mark and old in rest, old
+    return head + mark + rest.replace(old, new, 1)
+
+
+def test_dump_gives_back_the_plain_file(params_file):
+    assert dump(load(params_file)) == YAML(typ="safe", pure=True).load(PARAMS)
+
+
+def test_dump_keeps_how_counts_are_written_and_what_a_method_overrides(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed(("scd: {images: 128Ki,", "scd: {images: 131072, p_mean: -0.4,")), encoding="utf-8")
+    params = load(path)
+    assert params.student.scd is not None and params.student.scd.images == params.student.method("sct").images
+    assert dump(params)["student"]["scd"] == {"images": 131072, "p_mean": -0.4, "dropout": 0.0}
+    assert dump(params)["student"]["sct"] == {"images": "128Ki", "dropout": 0.0}
+
+
+def test_method_settings_are_the_common_ones_overridden(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed(("scd: {images: 128Ki,", "scd: {images: 64Mi, p_mean: -0.4,")), encoding="utf-8")
+    student = load(path).student
+    scd, sct = student.method("scd"), student.method("sct")
+    assert (scd.p_mean, scd.images, scd.tangent_warmup) == (-0.4, 64 << 20, 20 << 10)
+    assert (sct.p_mean, sct.images, sct.lr.max) == (-1.0, 128 << 10, 1e-3)
+
+
+def test_params_are_frozen_and_survive_pickling(params_file):
+    params = load(params_file)
+    with pytest.raises(ValidationError, match="frozen"):
+        params.teacher.batch = 1
+    assert pickle.loads(pickle.dumps(params)) == params
+    assert dump(pickle.loads(pickle.dumps(params))) == dump(params)
+
+
+def test_no_torch_is_imported():
+    code = "import sys, scm.params, scm.presets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("written", "number"), [(7, 7), ("128Ki", 131072), ("8Mi", 8388608), ("1Gi", 1 << 30)])
+def test_counts(written, number):
+    assert Count(written) == number and Count(written).written == written
+
+
+def test_flatten():
+    nested = {"a": {"b": {"c": 1}, "d": [0.9, "x"]}, "e": None}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": "[0.9, x]", "e": None}
+
+
+ONE_KEY = [
+    (
+        "teacher",
+        "batch: 128",
+        "bach: 128",
+        ": teacher.batch: missing; add it (`scm preset show digits` prints a complete set) (and 1 more)",
+    ),
+    ("seed", " 0", " 0\nsede: 1", ": sede = 1: unknown key; did you mean seed?"),
+    (
+        "teacher",
+        "{max: 1.0e-2,",
+        "{max: 1.0e-2, mux: 1,",
+        ": teacher.lr.mux = 1: unknown key; did you mean teacher.lr.max?",
+    ),
+    (
+        "codec",
+        "name:",
+        "zzz: {a: 1}\n  name:",
+        ': codec.zzz = {"a": 1}: unknown key; remove it (known here: name, normalize)',
+    ),
+    ("student", "scd:", "ecd: {}\n  scd:", ": student.ecd = {}: unknown method; the methods are scd, sct"),
+    ("student", "scd: {", "scd: {p_men: 1, ", ": student.scd.p_men = 1: unknown key; did you mean student.scd.p_mean?"),
+    (
+        "student",
+        "scd: {",
+        "scd: {lr: null, ",
+        ": student.scd.lr = null: must be a mapping; write its keys indented below it",
+    ),
+    (
+        "student",
+        "[scd, sct]",
+        "[scd, scd]",
+        ': student.methods = ["scd", "scd"]: must not name anything twice; correct the list',
+    ),
+    ("student", "[scd, sct]", "[]", ": student.methods = []: has too few entries; add what is missing"),
+    ("student", "[scd, sct]", "[scd, ect]", """: student.methods.1 = "ect": must be 'scd' or 'sct'"""),
+    (
+        "teacher",
+        "batch: 128",
+        "batch: '128'",
+        ': teacher.batch = "128": text, but must be a whole number; write 128 without quotes',
+    ),
+    ("teacher", "batch: 128", "batch: true", ": teacher.batch = true: must be a whole number; write one such as 128"),
+    ("teacher", "batch: 128", "batch: 0", ": teacher.batch = 0: must be at least 1"),
+    (
+        "teacher",
+        "images: 320Ki",
+        "images: 320ki",
+        ': teacher.images = "320ki": must be a count; write a whole number or one such as 128Ki or 8Mi',
+    ),
+    (
+        "teacher",
+        "images: 320Ki",
+        "images: -1",
+        ": teacher.images = -1: must be a count; write a whole number or one such as 128Ki or 8Mi",
+    ),
+    (
+        "teacher",
+        "p_mean: -0.8",
+        "p_mean: '1e-4'",
+        ': teacher.p_mean = "1e-4": text, but must be a number; write 1.0e-4 without quotes',
+    ),
+    (
+        "teacher",
+        "p_mean: -0.8",
+        "p_mean: '25e8'",
+        ': teacher.p_mean = "25e8": text, but must be a number; write 2.5e+9 without quotes',
+    ),
+    (
+        "teacher",
+        "p_mean: -0.8",
+        "p_mean: .nan",
+        ": teacher.p_mean = NaN: must be a finite number; write one such as 0.5 or 1.0e-4",
+    ),
+    (
+        "sampler",
+        "rho: 7.0",
+        "rho: .inf",
+        ": sampler.rho = Infinity: must be a finite number; write one such as 0.5 or 1.0e-4",
+    ),
+    ("teacher", "label_dropout: 0.0", "label_dropout: 1.0", ": teacher.label_dropout = 1.0: must be less than 1"),
+    ("teacher", "fp32", "fp16", """: teacher.precision = "fp16": must be 'fp32' or 'bf16'"""),
+    ("teacher", "name: adam", "name: sgd", """: teacher.optimizer.name = "sgd": must be 'adam' or 'radam'"""),
+    (
+        "teacher",
+        "decay: cosine",
+        "decay: step",
+        """: teacher.lr.decay = "step": must be 'constant', 'inverse_sqrt' or 'cosine'""",
+    ),
+    ("teacher", "[0.9, 0.99]", "[0.9]", ": teacher.optimizer.betas = [0.9]: has too few entries; add what is missing"),
+    ("data", "path: data/raw", "path: ' '", ': data.path = " ": must not be empty; write a value'),
+    ("data", "channels: 1", "channels: true", ": data.channels = true: must be a whole number; write one such as 128"),
+    ("data", "channels: 1", "channels: 2", ": data.channels = 2: must be 1 or 3"),
+    ("data", "labels: true", "labels: yes", ': data.labels = "yes": must be true or false'),
+    ("reference", "held_out: 0.2", "held_out: 1.0", ": reference.held_out = 1.0: must be less than 1"),
+    (
+        "ema",
+        "[0.05, 0.10]",
+        "[0.05, 0.05]",
+        ": ema.profiles = [0.05, 0.05]: must not name anything twice; correct the list",
+    ),
+    ("ema", "[0.05, 0.10]", "[0.05, 0.3]", ": ema.profiles.1 = 0.3: must be less than 0.2887"),
+    ("ema", "[0.05, 0.10]", "0.05", ": ema.profiles = 0.05: must be a list; write [a, b]"),
+    ("select", "samples: 1797", "samples: 1", ": select.samples = 1: must be at least 2"),
+    ("runtime", "device: auto", "device: tpu", """: runtime.device = "tpu": must be 'auto', 'cpu' or 'cuda'"""),
+    ("runtime", "threads: null", "threads: 0", ": runtime.threads = 0: must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "message"), ONE_KEY)
+def test_a_wrong_value_is_told_with_key_value_and_remedy(tmp_path, name, old, new, message):
+    assert fault(tmp_path, section(name, old, new)) == message
+
+
+COMBINATIONS = [
+    ("data", "channels: 1", "channels: 3", ": data.channels = 3: the digits are grey; write 1, or data.source: folder"),
+    (
+        "data",
+        "labels: true",
+        "labels: false",
+        ": data.labels = false: the digits have labels; write true, or data.source: folder",
+    ),
+    (
+        "data",
+        "resolution: 8",
+        "resolution: 9",
+        ": data.resolution = 9: not divisible by 2, as 2 network.multipliers ask; use a multiple of 2 or fewer multipliers",
+    ),
+    (
+        "network",
+        "attention: [4]",
+        "attention: [2]",
+        ": network.attention = 2: not a resolution of the U-Net; choose from 8, 4",
+    ),
+    (
+        "network",
+        "channels_per_head: 32",
+        "channels_per_head: 48",
+        ": network.channels_per_head = 48: does not divide the 64 channels at resolution 4, which has attention; use a divisor of 64",
+    ),
+    (
+        "teacher",
+        "decay_from: 160Ki",
+        "decay_from: 320Ki",
+        ': teacher.lr.decay_from = "320Ki": the cosine decay would begin after the 320Ki images of teacher; use less, or decay: constant',
+    ),
+    (
+        "student",
+        "scd: {images: 128Ki",
+        "scd: {batch: 256Ki, images: 128Ki",
+        ': student.scd.batch = "256Ki": must be a whole number; write one such as 128',
+    ),
+    (
+        "student",
+        "scd: {images: 128Ki",
+        "scd: {batch: 200000, images: 128Ki",
+        ': student.scd.images = "128Ki": less than one batch of 200000; use 200000 or more',
+    ),
+    (
+        "ema",
+        "snapshots: 16",
+        "snapshots: 2000",
+        ": ema.snapshots = 2000: more than the 1024 steps of student.scd (images / batch); use 1024 or fewer, or raise student.scd.images (and 1 more)",
+    ),
+    (
+        "runtime",
+        "processes: 1",
+        "processes: 3",
+        ": runtime.processes = 3: does not divide the batch of 128 of teacher; use a divisor of 128, or another batch (and 2 more)",
+    ),
+    (
+        "student",
+        "  sct: {images: 128Ki, dropout: 0.0}\n",
+        "",
+        ": student.sct: student.methods names sct, but its block is missing; add it with images and dropout, or take it out of student.methods",
+    ),
+    (
+        "evaluate",
+        "[teacher, scd, sct]",
+        "[teacher, sct, scd]",
+        ': evaluate.models = ["teacher", "sct", "scd"]: must be teacher, then student.methods; write [teacher, scd, sct]',
+    ),
+    (
+        "sampler",
+        "sigma_min: 0.002",
+        "sigma_min: 80",
+        ": sampler.sigma_min = 80.0: must be below sampler.sigma_max; use less than 80.0",
+    ),
+    (
+        "select",
+        "[0.6, 0.8, 1.1]",
+        "[0.6, 1.57]",
+        ": select.t_mid = 1.57: sampling starts at arctan(sampler.sigma_max / network.sigma_d) = 1.5645; use less",
+    ),
+    (
+        "evaluate",
+        "seed: 1000000",
+        "seed: 1796",
+        ": evaluate.seed = 1796: evaluation would draw the samples that chose the average; use select.samples (1797) or more",
+    ),
+    (
+        "evaluate",
+        "teacher_few_steps: 2",
+        "teacher_few_steps: 35",
+        ": evaluate.teacher_few_steps = 35: the teacher's 18 Heun steps take 35 network evaluations as well; use another number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "message"), COMBINATIONS)
+def test_an_impossible_combination_is_told_with_key_value_and_remedy(tmp_path, name, old, new, message):
+    assert fault(tmp_path, section(name, old, new)) == message
+
+
+def test_one_method_is_enough(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed(("methods: [scd, sct]", "methods: [sct]"), ("[teacher, scd, sct]", "[teacher, sct]")))
+    assert load(path).student.methods == ("sct",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", " is empty, but must be a mapping: write `key: value` lines"),
+        ("- a\n", " is a list, but must be a mapping: write `key: value` lines"),
+        ("a: 1\nb: [1\n", """:3 is not valid YAML (expected ',' or ']', but got '<stream end>'): correct that line"""),
+        (
+            "a: 1\na: 2\n",
+            ':2 is not valid YAML (found duplicate key "a" with value "2" (original value: "1")): correct that line',
+        ),
+        (
+            "a: !!python/object:os.system 1\n",
+            ":1 is not valid YAML (could not determine a constructor for the tag 'tag:yaml.org,2002:python/object:os.system'): correct that line",
+        ),
+    ],
+)
+def test_a_file_that_is_no_mapping(tmp_path, text, message):
+    assert fault(tmp_path, text) == message
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml is missing: run the command in the project's folder, or restore"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\): check the file and its permissions"):
+        load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(UserError, match=r"latin\.yaml is not UTF-8 text: save it as UTF-8"):
+        load(tmp_path / "latin.yaml")

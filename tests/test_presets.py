@@ -1,0 +1,176 @@
+"""Presets: what they hold, and that applying one changes the values and nothing else of params.yaml."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import shipped
+
+from scm import presets
+from scm.errors import UserError
+from scm.params import dump, flatten, load, validate
+
+ROOT = Path(__file__).parents[1]
+NAMES = ["digits", "digits-smoke", "folder"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with the shipped presets and digits applied."""
+    shutil.copytree(ROOT / "pipelines" / "presets", tmp_path / "pipelines" / "presets")
+    (tmp_path / "params.yaml").write_text(shipped.digits_text(), encoding="utf-8")
+    return tmp_path
+
+
+def write_preset(project: Path, name: str, text: str) -> None:
+    (project / "pipelines" / "presets" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def values(project: Path) -> dict:
+    return flatten(dump(load(project / "params.yaml")))
+
+
+def test_the_shipped_presets_begin_with_what_they_are():
+    listed = presets.list_presets(ROOT)
+    assert list(listed) == NAMES
+    assert listed["folder"].startswith("Your own images, 32x32 RGB: ")
+    for name in NAMES:
+        header = presets.show(ROOT, name)
+        assert "# Expected: " in header and "Time: " in header
+        assert f"# Command: scm preset apply {name} && scm run\n" in header
+
+
+@pytest.mark.skipif(shipped.has_local_edits(), reason="params.yaml has local edits")
+def test_digits_changes_nothing_in_the_shipped_file(tmp_path):
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    before = path.stat().st_mtime_ns
+    assert load(path).preset == "digits"
+    assert presets.apply(path, ROOT, "digits") == []
+    assert path.stat().st_mtime_ns == before
+
+
+def test_digits_names_every_value_but_the_users(project):
+    named = set(flatten(presets.resolve(ROOT, "digits")))
+    everything = set(values(project))
+    assert {key.partition(".")[0] for key in everything - named} == {"preset", "runtime", "mlflow"}
+
+
+@pytest.mark.parametrize("first", NAMES)
+@pytest.mark.parametrize("then", NAMES)
+def test_a_preset_after_another_gives_the_same_values(project, first, then):
+    path = project / "params.yaml"
+    presets.apply(path, project, then)
+    expected = values(project)
+    presets.apply(path, project, first)
+    presets.apply(path, project, then)
+    assert values(project) == expected and values(project)["preset"] == then
+
+
+def test_there_and_back_restores_the_file_to_the_letter(project):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    for name in ("folder", "digits-smoke", "digits"):
+        presets.apply(path, project, name)
+    assert path.read_text(encoding="utf-8") == original
+
+
+def test_comments_and_layout_stay_and_only_changed_lines_differ(project):
+    path = project / "params.yaml"
+    before = path.read_text(encoding="utf-8").splitlines()
+    presets.apply(path, project, "folder")
+    after = path.read_text(encoding="utf-8").splitlines()
+    assert len(after) == len(before)
+    assert [line.partition(" #")[2] for line in after] == [line.partition(" #")[2] for line in before]
+    assert "  multipliers: [1, 2, 2]        # channels at each resolution, as multiples of width" in after
+
+
+def test_diff_tells_what_apply_does(project):
+    path = project / "params.yaml"
+    write_preset(project, "short", "extends: digits\nteacher:\n  images: 1Mi\nselect:\n  t_mid: [0.7]\n")
+    expected = [
+        "preset: digits -> short",
+        "teacher.images: 320Ki -> 1Mi",
+        "select.t_mid: [0.6, 0.8, 1.1] -> [0.7]",
+    ]
+    assert presets.diff(path, project, "short") == expected
+    assert values(project)["preset"] == "digits"
+    assert presets.apply(path, project, "short") == expected
+    assert presets.diff(path, project, "short") == []
+
+
+def test_the_users_sections_stay_unless_the_preset_names_them(project):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("threads: null", "threads: 2"), encoding="utf-8")
+    presets.apply(path, project, "folder")
+    assert values(project)["runtime.threads"] == 2
+    write_preset(project, "named", "extends: digits\nruntime:\n  threads: 1\n")
+    assert "runtime.threads: 2 -> 1" in presets.apply(path, project, "named")
+
+
+def test_overrides_that_the_preset_does_not_name_are_taken_out(project):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    path.write_text(original.replace("sct: {images: 128Ki,", "sct: {images: 128Ki, p_mean: -0.5,"), encoding="utf-8")
+    assert presets.apply(path, project, "digits") == ["student.sct.p_mean: -0.5 -> (absent)"]
+    assert path.read_text(encoding="utf-8") == original
+
+
+def test_a_removed_last_key_leaves_the_comment_after_it(project):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    end = "  sct: {images: 128Ki, dropout: 0.0}\n"
+    block = "  sct:\n    images: 128Ki\n    dropout: 0.0\n    p_mean: -0.5\n\n# about the averages\n"
+    path.write_text(original.replace(end + "\n", block), encoding="utf-8")
+    presets.apply(path, project, "digits")
+    assert "    dropout: 0.0\n\n# about the averages\nema:" in path.read_text(encoding="utf-8")
+
+
+def test_small_numbers_are_written_with_a_dot(project):
+    write_preset(
+        project, "tiny", "extends: digits\nteacher:\n  optimizer: {name: radam, betas: [0.9, 0.95], eps: 1.0e-12}\n"
+    )
+    presets.apply(project / "params.yaml", project, "tiny")
+    assert "optimizer: {name: radam, betas: [0.9, 0.95], eps: 1.0e-12}" in (project / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("teacher:\n  imges: 1Mi\n", 'teacher.imges = "1Mi": unknown key; did you mean teacher.images?'),
+        ("teacher:\n  batch: 1.5\n", "teacher.batch = 1.5: must be a whole number; write one such as 128"),
+        (
+            "sampler:\n  sigma_min: 90.0\n",
+            "sampler.sigma_min = 90.0: must be below sampler.sigma_max; use less than 80.0",
+        ),
+    ],
+)
+def test_a_wrong_preset_is_refused_and_nothing_written(project, text, message):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    write_preset(project, "wrong", f"extends: digits\n{text}")
+    with pytest.raises(UserError) as caught:
+        presets.apply(path, project, "wrong")
+    assert str(caught.value) == f"preset wrong applied to {path}: {message}"
+    assert path.read_text(encoding="utf-8") == original
+
+
+def test_unknown_names_and_circles(project):
+    folder = project / "pipelines" / "presets"
+    with pytest.raises(UserError) as caught:
+        presets.show(project, "digit")
+    assert str(caught.value) == f"no preset digit in {folder}: did you mean digits?"
+    with pytest.raises(UserError) as caught:
+        presets.show(project, "../../params")
+    assert str(caught.value) == f"no preset ../../params in {folder}: choose from digits, digits-smoke, folder"
+    write_preset(project, "a", "extends: b\n")
+    write_preset(project, "b", "extends: a\n")
+    with pytest.raises(UserError) as caught:
+        presets.resolve(project, "a")
+    assert str(caught.value) == f"{folder / 'a.yaml'}: extends itself (a -> b -> a); cut the circle"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_preset_is_valid(project, name):
+    presets.apply(project / "params.yaml", project, name)
+    assert validate(dump(load(project / "params.yaml")), name).preset == name

@@ -1,0 +1,174 @@
+"""scm.report: the page says what the files say, needs nothing else, and names what is missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_results import fake_params, write_fake_results
+
+from scm.errors import UserError
+from scm.figures import IMAGES, Drawing, Line, image_count, svg
+from scm.report import build, duration, number
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_fake_results(tmp_path, rows=6)
+
+
+class Tags(HTMLParser):
+    """Counts tags, collects what they refer to, and sees that each is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def html(root: Path) -> str:
+    return (root / "results/report.html").read_text()
+
+
+def metrics(root: Path, model: str) -> dict[str, float]:
+    return json.loads((root / f"results/metrics/evaluate-{model}.json").read_text())
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_the_table_holds_the_figures(root: Path) -> None:
+    change(root / "results/metrics/evaluate-teacher.json", **{"fd@35": 4.0})
+    change(root / "results/metrics/evaluate-scd.json", **{"fd@2": 5.0, "accuracy@2": None})
+    build(root, fake_params())
+    page = html(root)
+    row = re.search(r'<tr class="best">(.*?)</tr>', page)
+    assert row is not None
+    assert re.findall(r"<td[^>]*>([^<]*)", row.group(1)) == [
+        *("sCD", "consistency", "2", "5.00", "1.25", "0.183", "–", "5,450")
+    ]
+    assert page.count("<tr><td>Teacher</td>") == 2
+    sentence = (
+        "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, beside the teacher&#x27;s 4.00 in 35: "
+        "1.25 × the distance with 17.5 × fewer evaluations."
+    )
+    assert sentence in page
+    assert "FD 1.42" in page and "98.6%" in page and "3f2a9c1e5b + changes" in page and "9b1c44d2e0f7" in page
+    text = (root / "results/report.md").read_text()
+    assert "| sCD | consistency | 2 | 5.00 | 1.25 | 0.183 | – | 5,450 |" in text
+    sources = re.findall(r'src="([^"]*)"', text)
+    assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
+
+
+def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
+    build(root, fake_params())
+    tags = Tags(html(root))
+    assert tags.open == []
+    assert tags.counts["img"] == 6
+    assert tags.counts["svg"] == 5 + 8 + 8 + 3, "the teacher has no tangents"
+    assert "script" not in tags.counts and "link" not in tags.counts
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in tags.links)
+    assert not re.search(r"url\((?!#)|@import|https?://", html(root))
+
+
+def test_the_same_files_make_the_same_page(root: Path) -> None:
+    build(root, fake_params())
+    first = html(root)
+    build(root, fake_params())
+    assert html(root) == first
+
+
+def test_everything_is_escaped(root: Path) -> None:
+    params = fake_params()
+    params.preset = "<script>alert(1)</script>"
+    for name in ("prepare", "evaluate@sct"):
+        change(root / f"results/runs/{name}.json", machine="<b>&", device='"><img>', chain={"<i>": "</table>"})
+    build(root, params)
+    tags = Tags(html(root))
+    assert "script" not in tags.counts and "i" in tags.counts and tags.counts["img"] == 6
+    assert "&lt;b&gt;&amp;" in html(root) and "<code>&lt;i&gt;</code>" in html(root)
+    assert r"\<script\>" in (root / "results/report.md").read_text()
+
+
+def test_parameters_that_differ_say_whose_they_are(root: Path) -> None:
+    for model, rate in (("scd", 0.25), ("sct", 0.5)):
+        change(root / f"results/runs/evaluate@{model}.json", chain={"seed": 3, "student.dropout": rate})
+    change(root / "results/runs/evaluate@teacher.json", chain={"seed": 3}, params={})
+    build(root, fake_params())
+    cells = re.findall(r"<td><code>([^<]*)</code></td><td class=\"wrap\"><code>([^<]*)</code>", html(root))
+    assert ("student.dropout", "sCD: 0.25, sCT: 0.5") in cells
+    assert ("evaluate.samples", "sCD: 1797, sCT: 1797") in cells
+
+
+def test_only_the_configured_models_are_shown(root: Path) -> None:
+    build(root, fake_params(["teacher", "scd"]))
+    assert "sCT" not in html(root)
+    build(root, fake_params(["teacher"]))
+    assert "The teacher has a Fréchet distance of" in html(root)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "metrics/reference.json",
+        "metrics/evaluate-scd.json",
+        "metrics/select-sct.json",
+        "curves/train-teacher.csv",
+        "curves/select-scd.csv",
+        "samples/sct/nfe-1.png",
+        "runs/encode.json",
+        "runs/evaluate@scd.json",
+    ],
+)
+def test_missing_and_empty_files_are_named(root: Path, missing: str) -> None:
+    path = root / "results" / missing
+    path.write_text("")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        build(root, fake_params())
+    path.unlink()
+    with pytest.raises(UserError, match=re.escape(f"{path} is missing: run `dvc repro` first")):
+        build(root, fake_params())
+    assert not (root / "results/report.html").exists()
+
+
+def test_missing_figures_are_named(root: Path) -> None:
+    path = root / "results/metrics/evaluate-teacher.json"
+    figures = metrics(root, "teacher")
+    path.write_text(json.dumps({key: value for key, value in figures.items() if key != "fd@35"}))
+    with pytest.raises(UserError, match=r"evaluate-teacher.json has no figure 'fd@35'"):
+        build(root, fake_params())
+    with pytest.raises(UserError, match="does not name the teacher"):
+        build(root, fake_params(["scd"]))
+
+
+def test_numbers_read_well() -> None:
+    shown = [number(value) for value in (0.0914, 1.0, 5.3, 99.96, 233.4, 5450.2, 3e-9, 0.0)]
+    assert shown == ["0.0914", "1.00", "5.30", "100", "233", "5,450", "3.00e-09", "0.00"]
+    assert [duration(value) for value in (6.21, 148, 11100)] == ["6.2 s", "2 min 28 s", "3 h 05 min"]
+    assert [image_count(value) for value in (131072, 3 * 2**20, 512)] == ["128Ki", "3Mi", "512"]
+
+
+def test_a_drawing_takes_the_pages_colours_and_thins_long_lines() -> None:
+    count = 5000
+    line = Line(range(count), [1.0 + index % 7 for index in range(count)], "#228be6", "a < b")
+    text = svg(Drawing('T "1"', IMAGES, [line], logarithmic=True, mark=(100.0, 2.0)))
+    assert 'aria-label="T &quot;1&quot;"' in text and "currentColor" in text and "a &lt; b" in text
+    assert "<style" not in text and "#010203" not in text and len(text) < 40_000
+    assert text.startswith("<svg viewBox=") and "width=" not in text[: text.index(">")]
