@@ -16,9 +16,11 @@ from scm.objectives import ConsistencyDistillation, ConsistencyTraining, Diffusi
 from scm.params import Params
 from scm.params.schema import Network, Runtime, StudentMethod, Teacher
 from scm.randomness import generator, global_draws, seed_of
+from scm.samplers import edm_sigmas
 from scm.training.distributed import Ranks
 from scm.training.loop import Settings
 from scm.training.schedule import Schedule
+from scm.trigflow import time_of_sigma
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -132,9 +134,17 @@ def student_objective(method: str, settings: StudentMethod, sigma_d: float, teac
 
 def teacher_samplers(params: Params, sigma_d: float) -> list[Sampler]:
     """The teacher's few-step sampler and its full one."""
-    settings = params.sampler
-    few = ddim_sampler(params.evaluate.teacher_few_steps, t_max_of(settings.sigma_max, sigma_d), sigma_d)
-    return [few, full_sampler(params, sigma_d)]
+    return [ddim_sampler(few_step_times(params, sigma_d), sigma_d), full_sampler(params, sigma_d)]
+
+
+def few_step_times(params: Params, sigma_d: float) -> list[float]:
+    """Times of the teacher's few-step DDIM, radians, ending with 0."""
+    settings, steps = params.sampler, params.evaluate.teacher_few_steps
+    if params.evaluate.teacher_few_spacing == "edm":
+        sigmas = edm_sigmas(steps, settings.sigma_min, settings.sigma_max, settings.rho)
+        return [time_of_sigma(sigma, sigma_d) for sigma in sigmas]
+    t_max = t_max_of(settings.sigma_max, sigma_d)
+    return [t_max * (1 - step / steps) for step in range(steps + 1)]
 
 
 def full_sampler(params: Params, sigma_d: float) -> Sampler:

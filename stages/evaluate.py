@@ -1,5 +1,8 @@
 """Frechet distance, agreement with the asked class, speed and sample grids of one model."""
 
+import hashlib
+import json
+
 import torch
 
 from scm import build
@@ -40,7 +43,8 @@ def run(stage: Stage) -> None:
             shown, _ = generate(model, sampler, range(number), asked, shape, settings.batch, device)
             save_grid(folder / f"nfe-{nfe}.png", codec.decode(shown), columns, scale_for(shape[1]))
             stage.progress(f"{nfe} network evaluations: Frechet distance {figures[f'fd@{nfe}']:.3f}")
-    stage.extra |= {"device": device, "protocol": reference.protocol}
+    protocol = [reference.protocol, settings.samples, settings.seed, params.sampler.model_dump()]
+    stage.extra |= {"device": device, "protocol": hashlib.sha256(json.dumps(protocol).encode()).hexdigest()}
     stage.metrics(f"evaluate-{model_name}", figures)
 
 

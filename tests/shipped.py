@@ -48,12 +48,15 @@ def make_project(folder: Path) -> Path:
     shutil.copytree(ROOT / "pipelines" / "presets", presets_folder)
     (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
     (presets_folder / "fixed.yaml").write_text(FIXED, encoding="utf-8")
-    (presets_folder / "digits.yaml").write_text(render(presets.resolve(folder, "fixed")), encoding="utf-8")
+    values = presets.resolve(folder, "fixed")
+    digits = presets_folder / "digits.yaml"
+    digits.write_text(render(values), encoding="utf-8")
     params_file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", params_file)
     presets.apply(params_file, folder, "digits")
-    for users in ("runtime", "mlflow"):
-        _drop_section(presets_folder / "digits.yaml", users)
+    for users_section in presets.USERS_SECTIONS:
+        values.pop(users_section)
+    digits.write_text(render(values), encoding="utf-8")
     for name in ("shipped", "fixed"):
         (presets_folder / f"{name}.yaml").unlink()
     (folder / "dvc.yaml").touch()
@@ -64,11 +67,3 @@ def has_local_edits() -> bool:
     """Whether params.yaml or the presets differ from what git holds."""
     command = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml", "pipelines/presets"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
-
-
-def _drop_section(path: Path, name: str) -> None:
-    head, _, rest = path.read_text(encoding="utf-8").partition(f"\n{name}:")
-    lines = rest.splitlines(keepends=True)[1:]
-    while lines and lines[0][0] in " \n":
-        lines.pop(0)
-    path.write_text(f"{head}\n{''.join(lines)}", encoding="utf-8")

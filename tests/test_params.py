@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from scm.params import dump, flatten, load
 from scm.params.count import Count
 
 ROOT = Path(__file__).parents[1]
-PARAMS = shipped.digits_text()
+with tempfile.TemporaryDirectory() as _folder:
+    PARAMS = shipped.make_project(Path(_folder)).read_text(encoding="utf-8")
 
 
 @pytest.fixture

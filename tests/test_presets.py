@@ -8,7 +8,7 @@ import shipped
 
 from scm import presets
 from scm.errors import UserError
-from scm.params import dump, flatten, load, validate
+from scm.params import dump, flatten, load
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["digits", "digits-smoke", "folder"]
@@ -17,8 +17,7 @@ NAMES = ["digits", "digits-smoke", "folder"]
 @pytest.fixture
 def project(tmp_path):
     """A project with the shipped presets and digits applied."""
-    shutil.copytree(ROOT / "pipelines" / "presets", tmp_path / "pipelines" / "presets")
-    (tmp_path / "params.yaml").write_text(shipped.digits_text(), encoding="utf-8")
+    shipped.make_project(tmp_path)
     return tmp_path
 
 
@@ -40,7 +39,7 @@ def test_the_shipped_presets_begin_with_what_they_are():
         assert f"# Command: scm preset apply {name} && scm run\n" in header
 
 
-@pytest.mark.skipif(shipped.has_local_edits(), reason="params.yaml has local edits")
+@pytest.mark.skipif(shipped.has_local_edits(), reason="params.yaml or the presets have local edits")
 def test_digits_changes_nothing_in_the_shipped_file(tmp_path):
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
@@ -172,5 +171,5 @@ def test_unknown_names_and_circles(project):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_preset_is_valid(project, name):
-    presets.apply(project / "params.yaml", project, name)
-    assert validate(dump(load(project / "params.yaml")), name).preset == name
+    presets.apply(project / "params.yaml", ROOT, name)
+    assert values(project)["preset"] == name

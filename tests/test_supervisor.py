@@ -45,8 +45,7 @@ WAITS_FOR_CHILD = STARTS_CHILD + "sys.exit(child.wait())"
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project whose environment holds a stand-in dvc."""
-    (tmp_path / "params.yaml").write_text(shipped.digits_text(), encoding="utf-8")
-    (tmp_path / "dvc.yaml").touch()
+    shipped.make_project(tmp_path)
     (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)

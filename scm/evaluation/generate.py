@@ -32,9 +32,9 @@ def heun_sampler(steps: int, sigma_min: float, sigma_max: float, rho: float, sig
     return Sampler(2 * steps - 1, lambda function, noise: heun(function, noise.draw(), sigmas, sigma_d))
 
 
-def ddim_sampler(steps: int, t_max: float, sigma_d: float) -> Sampler:
-    """DDIM with steps of equal length in t."""
-    times = [t_max * (1 - step / steps) for step in range(steps + 1)]
+def ddim_sampler(times: Sequence[float], sigma_d: float) -> Sampler:
+    """DDIM through `times`, radians, from t_max down to 0."""
+    steps = len(times) - 1
     return Sampler(steps, lambda function, noise: ddim(function, noise.draw(), times, sigma_d))
 
 

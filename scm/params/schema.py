@@ -191,6 +191,7 @@ class Evaluate(Section):
     batch: Whole
     seed: Seed
     teacher_few_steps: Whole
+    teacher_few_spacing: Literal["edm", "uniform"]
     grid_rows: Whole
     grid_classes: Whole
 

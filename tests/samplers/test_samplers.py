@@ -82,7 +82,7 @@ def test_samples_do_not_depend_on_the_batch():
     [
         (heun_sampler(18, 0.002, 80.0, 7.0, SIGMA_D), 35),  # CIFAR-10's teacher in the paper
         (heun_sampler(32, 0.002, 80.0, 7.0, SIGMA_D), 63),  # ImageNet's
-        (ddim_sampler(2, 1.56, SIGMA_D), 2),
+        (ddim_sampler([1.56, 0.8, 0.0], SIGMA_D), 2),
         (consistency_sampler([1.56, 1.1], SIGMA_D), 2),
     ],
 )
