@@ -7,7 +7,10 @@ takes a lock on its work folder, so that no second trainer ever works on the sam
 
 import ctypes
 import fcntl
+import hashlib
+import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -135,9 +138,6 @@ class Stage:
 
 def params_hash(params: Params) -> str:
     """First 12 digits of the hash of all parameters that a result can follow from."""
-    import hashlib
-    import json
-
     plain = {key: value for key, value in dump(params).items() if key not in ("preset", "runtime", "mlflow")}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -168,6 +168,8 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
             run(stage)
             if recorded and _is_first():
                 stage.finish()
+        if _is_first():
+            shutil.rmtree(stage.work, ignore_errors=True)  # the outputs hold everything now
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

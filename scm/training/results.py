@@ -11,7 +11,7 @@ from scm.training.loop import METRICS, SNAPSHOTS
 
 
 def export(work: Path, snapshots: Path, curve: Path, ranks: Ranks) -> None:
-    """Copies the snapshots and writes the lines of metrics.jsonl as CSV; removes the work when both are in place."""
+    """Copies the snapshots and writes the lines of metrics.jsonl as CSV."""
     if ranks.rank == 0:
         lines = [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
         columns = list(dict.fromkeys(key for line in lines for key in line))
