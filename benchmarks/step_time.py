@@ -19,6 +19,7 @@ from scm.machine import machine_name
 from scm.networks import Model, NetworkSettings
 from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion, Losses
 from scm.objectives.consistency import normalized
+from scm.objectives.diffusion import diffused
 from scm.stage import MALLOC
 
 SIZES = {8: (12, 16, 32), 16: (12, 16, 32), 32: (12, 16, 32)}
@@ -29,11 +30,9 @@ class SplitDistillation(ConsistencyDistillation):
     """The same loss with the tangent from torch.func.jvp and a second forward."""
 
     def __call__(self, model: Model, batch: Batch, images_seen: int) -> Losses:
-        x_0, sigma_d = batch.x_0, self.sigma_d
-        t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
-        z = batch.normal(*x_0.shape[1:]) * sigma_d
-        x_t, labels = trigflow.interpolate(x_0, z, t), batch.labels
-        direction = self.direction(x_t, t, labels, z)
+        sigma_d, labels = self.sigma_d, batch.labels
+        x_t, v_t, t = diffused(batch, self.p_mean, self.p_std, sigma_d)
+        direction = self.direction(x_t, t, labels, v_t)
         cos, sin = trigflow.per_sample(torch.cos(t), x_t), trigflow.per_sample(torch.sin(t), x_t)
         along = (cos * sin * direction / sigma_d, torch.cos(t) * torch.sin(t))
         with torch.no_grad():

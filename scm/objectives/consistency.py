@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scm import trigflow
 from scm.jvp import output_and_tangent
-from scm.objectives.diffusion import drop_labels
+from scm.objectives.diffusion import diffused, drop_labels
 from scm.objectives.protocol import Batch, Losses, Network, norm_of_each
 
 
@@ -76,14 +76,11 @@ class ConsistencyTraining:
     label_dropout: float = 0.0
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
-        x_0, sigma_d = batch.x_0, self.sigma_d
-        t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
-        z = batch.normal(*x_0.shape[1:]) * sigma_d
+        x_t, v_t, t = diffused(batch, self.p_mean, self.p_std, self.sigma_d)
         labels = drop_labels(batch, self.label_dropout)
-        x_t = trigflow.interpolate(x_0, z, t)
-        direction = self.direction(x_t, t, labels, trigflow.velocity(x_0, z, t))
+        direction = self.direction(x_t, t, labels, v_t)
         r = min(1.0, images_seen / self.tangent_warmup) if self.tangent_warmup else 1.0
-        tangent = consistency_tangent(model, x_t, t, labels, direction, sigma_d, r)
+        tangent = consistency_tangent(model, x_t, t, labels, direction, self.sigma_d, r)
         g = normalized(tangent.g, self.tangent_norm_c)
         log_weight = model.log_weight(t)
         difference = tangent.output - tangent.output.detach() - g

@@ -24,13 +24,10 @@ class Diffusion:
     label_dropout: float = 0.0
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
-        x_0, sigma_d = batch.x_0, self.sigma_d
-        t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
-        z = batch.normal(*x_0.shape[1:]) * sigma_d
-        labels = drop_labels(batch, self.label_dropout)
-        x_t = trigflow.interpolate(x_0, z, t)
-        output = model(x_t / sigma_d, t, labels)
-        error = sigma_d * output - trigflow.velocity(x_0, z, t)
+        sigma_d = self.sigma_d
+        x_t, v_t, t = diffused(batch, self.p_mean, self.p_std, sigma_d)
+        output = model(x_t / sigma_d, t, drop_labels(batch, self.label_dropout))
+        error = sigma_d * output - v_t
         log_weight = model.log_weight(t)
         squared = error.flatten(1).square().mean(dim=1)
         figures = {
@@ -39,6 +36,13 @@ class Diffusion:
             "log_weight": log_weight.detach(),
         }
         return Losses(log_weight.exp() * squared - log_weight, t, figures)
+
+
+def diffused(batch: Batch, p_mean: float, p_std: float, sigma_d: float) -> tuple[torch.Tensor, ...]:
+    """Each sample at a proposed time: x_t and v_t, [B, C, H, W], and t [B]."""
+    t = trigflow.propose_times(batch.normal(), p_mean, p_std, sigma_d)
+    z = batch.normal(*batch.x_0.shape[1:]) * sigma_d
+    return trigflow.interpolate(batch.x_0, z, t), trigflow.velocity(batch.x_0, z, t), t
 
 
 def drop_labels(batch: Batch, probability: float) -> torch.Tensor:
