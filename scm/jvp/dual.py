@@ -188,7 +188,9 @@ def _softmax(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    return args[0].tangent * (result == args[0].primal)
+    if len(args) != 3:
+        return args[0].tangent * (result == args[0].primal)
+    return torch.ops.aten.hardtanh_backward(args[0].tangent, args[0].primal, args[1], args[2])
 
 
 def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:

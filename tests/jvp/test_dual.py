@@ -80,6 +80,9 @@ def test_only_the_value_has_a_graph_and_its_gradients_are_unchanged():
         lambda x: torch.cat([x, torch.ones_like(x)], dim=1)[:, 1:].mean(dim=1),
         lambda x: functional.linear(x, torch.full((2, 3), 0.3, dtype=x.dtype), torch.ones(2, dtype=x.dtype)),
         lambda x: functional.layer_norm(x, [3]),
+        lambda x: torch.linalg.vector_norm(x, dim=[1], keepdim=True) * x,
+        lambda x: torch.linalg.vector_norm(x, dim=[0, 1]) + x.sum(),
+        lambda x: torch.add(x, x * x, alpha=0.3),
         lambda x: x.reshape(-1).unbind(0)[1] * -x,
     ],
 )
