@@ -31,6 +31,7 @@ def device_of(runtime: Runtime) -> str:
         torch.set_num_threads(runtime.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
@@ -71,7 +72,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, d
 def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
     """The model that a state and its header describe, in eval mode."""
     model = Model(NetworkSettings.from_dict(header["network"]), precision=PRECISIONS[header["precision"]])
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[-1].strip()
+        raise UserError(f"weights do not fit their header ({problem}): delete them and run `dvc repro`") from None
     return model.to(device).eval()
 
 

@@ -20,7 +20,7 @@ def machine_name() -> str:
 
 
 def commit_of(root: Path) -> tuple[str, bool]:
-    """The commit of the project's folder and whether tracked files differ from it; ("", True) outside git."""
+    """The commit and whether tracked files, other than results, differ from it; ("", True) outside git."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -30,5 +30,6 @@ def commit_of(root: Path) -> tuple[str, bool]:
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    own = (":!results", ":!dvc.lock")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
     return commit or "", changes != ""

@@ -38,8 +38,9 @@ def show(root: Path, name: str) -> str:
 
 def diff(params_file: Path, root: Path, name: str) -> list[str]:
     """What `apply` would change, one line "key: old -> new" for each value."""
-    before = _read_plain(params_file)
-    return _changes(before, _plain(_target(_read_tree(params_file), root, name)))
+    after = _plain(_target(_read_tree(params_file), root, name))
+    validate(after, f"preset {name} applied to {params_file}")
+    return _changes(_read_plain(params_file), after)
 
 
 def apply(params_file: Path, root: Path, name: str) -> list[str]:

@@ -29,15 +29,20 @@ class Settings:
         return cls(params.mlflow.enabled, params.mlflow.uri, params.mlflow.experiment, root)
 
     @property
+    def home(self) -> Path:
+        """Where the own store lies: the project, not a temporary copy of it in which `dvc exp run --temp` works."""
+        return Path(os.environ.get("DVC_ROOT") or self.root).resolve()
+
+    @property
     def store(self) -> str:
         """Address of the store, the same from every current folder."""
-        own = f"sqlite:///{self.root.resolve() / 'mlflow.db'}"
+        own = f"sqlite:///{self.home / 'mlflow.db'}"
         return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or own
 
     @property
     def artifact_location(self) -> str | None:
         """Where a new experiment keeps its files; None = where the server says."""
-        return (self.root.resolve() / "mlartifacts").as_uri() if self.store.startswith("sqlite:") else None
+        return (self.home / "mlartifacts").as_uri() if self.store.startswith("sqlite:") else None
 
     def experiment_of(self, record: "RunRecord") -> str:
         return self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or record.tags.get("scm.preset") or "scm"

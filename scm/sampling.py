@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -29,6 +28,8 @@ def sample_command(args: argparse.Namespace) -> int:
         raise UserError(f"--model {args.model}: params.yaml has {', '.join(params.evaluate.models)}; use one of them")
     if args.output.suffix.lower() != ".png":
         raise UserError(f"-o {args.output}: pictures are written as PNG; give a name that ends in .png")
+    if not 0 <= args.seed < 2**63 - args.count:
+        raise UserError(f"--seed {args.seed}: must be between 0 and 2^63 - 1 less the number of images")
     device = build.device_of(params.runtime.model_copy(update={"device": args.device}))
     model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
     codec, chosen = Codec(header["codec"]), class_numbers(args.classes, header["classes"])
@@ -37,7 +38,10 @@ def sample_command(args: argparse.Namespace) -> int:
     seeds = range(args.seed, args.seed + args.count)
     samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device)
     columns = len(chosen) if len(chosen) > 1 else max(1, round(args.count**0.5))
-    save_grid(Path(args.output), codec.decode(samples), min(columns, args.count), scale_for(codec.header["shape"][1]))
+    try:
+        save_grid(args.output, codec.decode(samples), min(columns, args.count), scale_for(codec.header["shape"][1]))
+    except OSError as error:
+        raise UserError(f"-o {args.output}: cannot be written ({error.strerror}); choose another place") from None
     print(
         f"{args.output}: {args.count} images, {sampler.nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr
     )

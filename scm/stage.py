@@ -82,6 +82,9 @@ class Stage:
         """Ships the lines of a growing metrics.jsonl to MLflow while the block runs."""
         from scm.tracking import Live
 
+        if not _is_first():
+            yield
+            return
         settings = Settings.of(self.params, self.root)
         tags = {"scm.preset": self.params.preset}
         record = RunRecord(
@@ -159,6 +162,7 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
     try:
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
+        _die_with_parent()
         root = find_root()
         params = load(root / "params.yaml")
         if training:
@@ -166,10 +170,10 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         stage = _open(root, name, sys.argv[1] if matrix else None, params)
         with _locked(stage):
             run(stage)
-            if recorded and _is_first():
-                stage.finish()
-        if _is_first():
-            shutil.rmtree(stage.work, ignore_errors=True)  # the outputs hold everything now
+            if _is_first():
+                if recorded:
+                    stage.finish()
+                _remove(stage.work)
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -184,7 +188,7 @@ def _is_first() -> bool:
 
 
 def _open(root: Path, name: str, item: str | None, params: Params) -> Stage:
-    """Makes the stage and ties it to its parent's life and to signals."""
+    """Makes the stage; a training stage ends at the next step when it is asked to by a signal."""
     if item is not None and item not in params.evaluate.models:
         raise UserError(f"params.yaml has no model {item}: use one of {', '.join(params.evaluate.models)}")
     inputs = inputs_of(root, name, item, dump(params))
@@ -198,10 +202,14 @@ def _open(root: Path, name: str, item: str | None, params: Params) -> Stage:
     if name.startswith("train"):
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
+    return stage
+
+
+def _die_with_parent() -> None:
+    """Under DVC, ends this process (and what it becomes by exec) when its parent dies. Linux only."""
     if "DVC_ROOT" in os.environ and sys.platform == "linux":
         parent_death_signal = 1
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
-    return stage
 
 
 @contextmanager
@@ -224,6 +232,14 @@ def _locked(stage: Stage) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def _remove(work: Path) -> None:
+    """Removes the work, which the outputs hold now; by a rename first, so that no half of it is ever resumed."""
+    finished = work.with_name(f"{work.name}.finished")
+    shutil.rmtree(finished, ignore_errors=True)
+    work.rename(finished)
+    shutil.rmtree(finished, ignore_errors=True)
 
 
 def _start_processes(name: str, processes: int) -> None:

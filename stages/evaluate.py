@@ -7,7 +7,7 @@ import torch
 
 from scm import build
 from scm.data.codec import Codec
-from scm.evaluation.generate import Sampler, generate
+from scm.evaluation.generate import Sampler, asked_labels, generate
 from scm.evaluation.grids import save_grid, scale_for
 from scm.evaluation.reference import load
 from scm.files import replacing_folder
@@ -21,7 +21,7 @@ def run(stage: Stage) -> None:
     model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", device)
     codec, sigma_d = Codec(header["codec"]), header["sigma_d"]
     shape, count = codec.header["shape"], settings.samples
-    labels = reference.labels[torch.arange(count) % len(reference.labels)]
+    labels = asked_labels(reference.labels, count)
     seeds = range(settings.seed, settings.seed + count)
     columns = min(settings.grid_classes, len(header["classes"])) or settings.grid_classes
     grid_labels = torch.arange(columns).repeat(settings.grid_rows) if header["classes"] else None

@@ -3,6 +3,7 @@
 Reads data/shards; writes data/reference and results/metrics/reference.json.
 """
 
+from scm.build import device_of
 from scm.data.shards import read_images, read_index
 from scm.data.transforms import augment
 from scm.evaluation.features import ExtractorSettings
@@ -29,6 +30,7 @@ def run(stage: Stage) -> None:
         settings,
         seed=stage.params.seed,
         augment=augment,
+        device=device_of(stage.params.runtime),
         progress=stage.progress,
     )
     reference.save(stage.root / "data" / "reference")

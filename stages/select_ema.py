@@ -9,7 +9,8 @@ import torch
 from scm import build, weights
 from scm.data.codec import Codec
 from scm.ema.reconstruct import reconstruct
-from scm.evaluation.generate import Sampler, generate
+from scm.errors import UserError
+from scm.evaluation.generate import Sampler, asked_labels, generate
 from scm.evaluation.reference import load
 from scm.files import replacing
 from scm.stage import Stage, main
@@ -18,7 +19,7 @@ from scm.stage import Stage, main
 def run(stage: Stage) -> None:
     params, model_name, device = stage.params, str(stage.item), build.device_of(stage.params.runtime)
     reference, count = load(stage.root / "data/reference", device), params.select.samples
-    labels = reference.labels[torch.arange(count) % len(reference.labels)]
+    labels = asked_labels(reference.labels, count)
     rows: list[dict[str, float]] = []
     best: tuple[dict[str, torch.Tensor], dict[str, Any]] = ({}, {})
     for sigma_rel in params.select.sigma_rel:
@@ -36,6 +37,8 @@ def run(stage: Stage) -> None:
             rows.append({"sigma_rel": sigma_rel, **figures})
             stage.progress("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
     state, header = best
+    if not state:
+        raise UserError(f"{model_name}: no average has a finite Frechet distance; see the curves of its training")
     header["sigma_max"] = params.sampler.sigma_max
     weights.save(stage.root / f"models/{model_name}/model.safetensors", state, header)
     with replacing(stage.root / f"results/curves/select-{model_name}.csv") as path, path.open("w", newline="") as file:

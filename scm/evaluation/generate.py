@@ -48,6 +48,15 @@ def t_max_of(sigma_max: float, sigma_d: float) -> float:
     return math.atan(sigma_max / sigma_d)
 
 
+def asked_labels(real: Tensor, count: int) -> Tensor:
+    """Labels to ask for, in the real images' proportions whatever the order and number of these. int64 [count].
+
+    Args:
+        real: the real images' labels, [N]; sorted by class or not.
+    """
+    return real.sort().values[torch.arange(count) * len(real) // count]
+
+
 def generate(
     model: nn.Module,
     sampler: Sampler,

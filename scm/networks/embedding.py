@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class PositionalEmbedding(nn.Module):
-    """Sines and cosines of t with frequencies from 1 down to 1/10,000 (Vaswani et al. 2017), of unit magnitude.
+    """Sines and cosines of t with frequencies from 1 down to 1/10,000 (as DDPM has them), of unit magnitude.
 
     The highest frequency is 1, so that the embedding's derivative in t stays bounded (sec. 4.1). [B] -> [B, channels].
     """
@@ -17,7 +17,7 @@ class PositionalEmbedding(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10_000) / half))
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10_000) / max(half - 1, 1)))
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:

@@ -170,7 +170,7 @@ class UNet(nn.Module):
         self.out_gain = nn.Parameter(torch.zeros([]))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """[B, C, R, R] in the compute type and [B, embedding] in float32 -> [B, C, R, R]."""
+        """[B, C, R, R] in the compute type and [B, embedding] in float32 -> [B, C, R, R] in float32."""
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         skips = []
         for layer in self.encoder.values():
@@ -180,4 +180,4 @@ class UNet(nn.Module):
             if "block" in name:
                 x = mp_cat(x, skips.pop())
             x = layer(x, embedding)
-        return self.out_conv(x, gain=self.out_gain)
+        return self.out_conv(x.to(embedding.dtype), gain=self.out_gain)

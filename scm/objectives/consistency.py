@@ -8,7 +8,7 @@ from torch import Tensor
 from scm import trigflow
 from scm.jvp import output_and_tangent
 from scm.objectives.diffusion import diffused, drop_labels
-from scm.objectives.protocol import Batch, Losses, Network, norm_of_each
+from scm.objectives.protocol import Batch, Losses, Network, length_of_each, norm_of_each
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def consistency_tangent(
 
 def normalized(g: Tensor, c: float) -> Tensor:
     """g / (||g|| + c), the norm taken over each sample's elements (sec. 4.2, tangent normalisation)."""
-    return g / (trigflow.per_sample(torch.linalg.vector_norm(g.flatten(1), dim=1), g) + c)
+    return g / (trigflow.per_sample(length_of_each(g), g) + c)
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class ConsistencyTraining:
         difference = tangent.output - tangent.output.detach() - g
         squared = difference.flatten(1).square().mean(dim=1)  # ||.||^2 / D
         figures = {
-            "tangent_norm": torch.linalg.vector_norm(tangent.g.flatten(1), dim=1),
-            "tangent_term1": norm_of_each(tangent.first),
-            "tangent_term2": norm_of_each(tangent.second),
+            "tangent_norm": length_of_each(tangent.g),
+            "tangent_term1": length_of_each(tangent.first),
+            "tangent_term2": length_of_each(tangent.second),
             "output_norm": norm_of_each(tangent.output),
             "log_weight": log_weight.detach(),
         }

@@ -65,6 +65,11 @@ class Objective(Protocol):
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses: ...
 
 
+def length_of_each(x: Tensor) -> Tensor:
+    """Euclidean norm of each sample over all its elements. [B, ...] -> [B]."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
 def norm_of_each(x: Tensor) -> Tensor:
     """Root mean square of each sample's elements, without graph. [B, ...] -> [B]."""
     return x.detach().flatten(1).square().mean(dim=1).sqrt()

@@ -31,7 +31,15 @@ def _network(params: Params) -> Iterator[Fault]:
         problem = f"not divisible by {2**halvings}, as {len(network.multipliers)} network.multipliers ask"
         yield Fault("data.resolution", resolution, f"{problem}; use a multiple of {2**halvings} or fewer multipliers")
         return
+    if network.width % 2:
+        problem = "odd, but the time embedding has as many sines as cosines"
+        yield Fault("network.width", network.width, f"{problem}; use an even one")
     levels = network.resolutions(resolution)
+    lowest = min(levels)
+    if levels[lowest] % network.channels_per_head and lowest not in network.attention:
+        channels = levels[lowest]
+        problem = f"does not divide the {channels} channels of the lowest resolution, which always has attention"
+        yield Fault("network.channels_per_head", network.channels_per_head, f"{problem}; use a divisor of {channels}")
     for attended in network.attention:
         heads = network.channels_per_head
         if attended not in levels:

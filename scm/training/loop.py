@@ -7,6 +7,7 @@ checkpoint ends with the same bits as one that was never interrupted.
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from scm.training.schedule import Schedule
 METRICS = "metrics.jsonl"
 SNAPSHOTS = "snapshots"
 MAX_SKIPPED = 20
-"""Steps with a non-finite loss or gradient, one after the other, that end a run."""
+"""Steps with a non-finite gradient, one after the other, that end a run."""
 
 
 class Data(Protocol):
@@ -155,12 +156,12 @@ class Trainer:
             self.health.add(losses)
             self.skipped_in_a_row = 0
         else:
-            self._skip(losses.t)
+            self._skip()
         self.step += 1
         self.images += settings.batch
         self.averages.update(self.images, settings.batch)
 
-    def _skip(self, t: Tensor) -> None:
+    def _skip(self) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED:
@@ -200,6 +201,8 @@ class Trainer:
         }
         with (self.work / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v for k, v in line.items() if v is not None}, allow_nan=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that counts on it
         left = max(settings.images - self.images, 0) / rate
         tangent = f"  tangent {figures['tangent_norm']:.3g}" if "tangent_norm" in figures else ""
         self.say(

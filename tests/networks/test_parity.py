@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scm.networks import Model, NetworkSettings
-from scm.networks.embedding import FourierEmbedding
+from scm.networks.embedding import FourierEmbedding, PositionalEmbedding
 from scm.networks.magnitude import (
     MPConv,
     downsample,
@@ -137,3 +137,10 @@ def test_forced_weight_normalization():
     model = edm2_tiny()
     normalize_weights(model)
     check(model.emb_noise.weight, GOLDEN["forced_wn_emb_noise"])
+
+
+def test_the_positional_embedding_is_edms_at_unit_magnitude():
+    """EDM's rows for t = 0, 1, -0.5; ours are sqrt(2) times them, so that their mean square is 1."""
+    ours = PositionalEmbedding(8)(torch.tensor([0.0, 1.0, -0.5]))
+    assert torch.allclose(ours / math.sqrt(2), torch.tensor(GOLDEN["positional_embedding_8"]), atol=1e-6)
+    assert torch.allclose(ours.square().mean(dim=1), torch.ones(3), atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.evaluation.generate import consistency_sampler, ddim_sampler, generate, heun_sampler, t_max_of
+from scm.evaluation.generate import asked_labels, consistency_sampler, ddim_sampler, generate, heun_sampler, t_max_of
 from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, heun
 from tests.helpers import Linear, tiny_model
 
@@ -122,3 +122,12 @@ def test_the_first_draw_is_plain_seeded_noise():
     assert torch.equal(first[1], torch.randn(2, 2, generator=torch.Generator().manual_seed(4)))
     assert not torch.equal(noise.draw(), first)
     assert trigflow.time_of_sigma(80, SIGMA_D) == t_max_of(80, SIGMA_D)
+
+
+@pytest.mark.parametrize("count", [10, 30, 100, 250])
+def test_labels_are_asked_in_the_real_proportions(count):
+    """Also where there are fewer samples than images and these are sorted by class, as folders give them."""
+    real = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
+    for order in (torch.arange(100), torch.randperm(100, generator=torch.Generator().manual_seed(0))):
+        shares = torch.bincount(asked_labels(real[order], count), minlength=3) / count
+        assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2])
