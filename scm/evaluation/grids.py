@@ -1,6 +1,5 @@
 """Pictures of many small images side by side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,28 +21,6 @@ CELL = 56
 def scale_for(resolution: int) -> int:
     """The whole factor that brings images of this resolution (pixels) nearest to `CELL`; at least 1."""
     return max(1, round(CELL / resolution))
-
-
-def pick(labels: Tensor | Sequence[int], columns: Sequence[int], rows: int) -> list[int]:
-    """Chooses images for a grid whose column k shows only label columns[k].
-
-    Args:
-        labels: Labels of the images at hand, in order.
-        columns: Label of each column; a label may stand several times (-1 for unlabelled images).
-        rows: The most rows wanted.
-
-    Returns:
-        Positions row by row, each used once; fewer rows where a label runs out, and never an incomplete row.
-    """
-    listed = [int(label) for label in labels]
-    left = {label: iter([at for at, own in enumerate(listed) if own == label]) for label in columns}
-    chosen: list[int] = []
-    for _ in range(rows):
-        row = [at for label in columns if (at := next(left[label], None)) is not None]
-        if len(row) < len(columns):
-            break
-        chosen += row
-    return chosen
 
 
 def grid(images: Tensor, columns: int, scale: int) -> Image.Image:

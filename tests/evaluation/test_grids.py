@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scm.evaluation.grids import GAP_GREY, pick, save_grid, scale_for
+from scm.evaluation.grids import GAP_GREY, save_grid, scale_for
 
 
 def test_every_pixel_is_where_it_belongs(tmp_path):
@@ -39,11 +39,3 @@ def test_refuses_what_is_no_picture(tmp_path, images):
 @pytest.mark.parametrize(("resolution", "scale"), [(8, 7), (32, 2), (64, 1), (256, 1)])
 def test_small_images_are_enlarged_to_be_seen(resolution, scale):
     assert scale_for(resolution) == scale
-
-
-def test_pick_fills_columns_by_class():
-    labels = torch.tensor([1, 0, 2, 1, 0, 2, 1])
-    assert pick(labels, columns=[0, 2, 1], rows=2) == [1, 2, 0, 4, 5, 3]
-    assert pick(labels, columns=[0, 2, 1], rows=9) == [1, 2, 0, 4, 5, 3], "the third row would be incomplete"
-    assert pick(labels, columns=[1, 1], rows=1) == [0, 3]
-    assert pick(torch.full((5,), -1), columns=[-1, -1], rows=2) == [0, 1, 2, 3]
