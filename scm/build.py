@@ -1,5 +1,6 @@
 """Parameters to objects: the only factory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from scm.training.loop import Settings
 from scm.training.schedule import Schedule
 from scm.trigflow import time_of_sigma
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(runtime: Runtime) -> str:
@@ -40,16 +41,14 @@ def device_of(runtime: Runtime) -> str:
 
 def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:
     """The network's shape for data of `shape` [C, R, R] with that many classes."""
-    return NetworkSettings(
-        resolution=shape[1],
-        channels=shape[0],
-        classes=classes,
-        width=network.width,
-        multipliers=network.multipliers,
-        blocks=network.blocks,
-        attention=network.attention,
-        channels_per_head=network.channels_per_head,
-    )
+    options = {name: getattr(network, name) for name in type(network).model_fields}
+    return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, **options)
+
+
+def student_settings(network: NetworkSettings, method: StudentMethod) -> NetworkSettings:
+    """A student's network: its teacher's, with a w_phi of its own and the inputs that its method adds."""
+    guided, segmented = method.guidance is not None, method.segments is not None
+    return replace(network, log_weight="linear", guidance=guided, segments=segmented)
 
 
 def new_model(settings: NetworkSettings, training: Teacher | StudentMethod, seed: int) -> Model:
@@ -61,6 +60,13 @@ def new_model(settings: NetworkSettings, training: Teacher | StudentMethod, seed
             dropout_max_resolution=training.dropout_max_resolution,
             precision=PRECISIONS[training.precision],
         )
+
+
+def new_student(teacher: Model, method: StudentMethod, seed: int) -> Model:
+    """A student that starts as its teacher: the same F, w_phi = 0, and new inputs at zero."""
+    student = new_model(student_settings(teacher.settings, method), method, seed)
+    student.network.load_state_dict({**student.network.state_dict(), **teacher.network.state_dict()})
+    return student
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
@@ -109,7 +115,9 @@ def training_settings(
         eps=training.optimizer.eps,
         schedule=Schedule(rate.max, rate.warmup, rate.decay, rate.decay_from, training.images),
         profiles=params.ema.profiles,
+        halflife=params.ema.halflife,
         snapshots=params.ema.snapshots,
+        half_precision=training.precision == "fp16",
         header={**header, "precision": training.precision, "preset": params.preset},
         log_every=params.runtime.log_every,
         checkpoint_every=params.runtime.checkpoint_every,

@@ -87,7 +87,8 @@ def _add_preset(commands: argparse._SubParsersAction) -> None:
     examples = ("scm preset list", "scm preset diff folder", "scm preset apply folder")
     group = _add(commands, "preset", "named sets of values for params.yaml", *examples)
     actions = group.add_subparsers(metavar="ACTION", required=True)
-    _add(actions, "list", "name the presets", "scm preset list").set_defaults(handler=_preset_list)
+    listing = _add(actions, "list", "show the presets' data, sizes, methods and published figures", "scm preset list")
+    listing.set_defaults(handler=_preset_list)
     for name, summary, handler in (
         ("show", "print a preset's file", _preset_show),
         ("diff", "print what applying a preset would change", _preset_diff),
@@ -174,13 +175,10 @@ def _as_yaml(value: object) -> str:
 
 
 def _preset_list(_: argparse.Namespace) -> int:
-    from scm.presets import list_presets
+    from scm.preset_table import entries, table
     from scm.project import find_root
 
-    presets = list_presets(find_root())
-    width = max(map(len, presets), default=0)
-    for name, summary in presets.items():
-        print(f"{name:{width}}  {summary}")
+    print("\n".join(table(entries(find_root()))))
     return 0
 
 

@@ -1,15 +1,17 @@
 """Presets: named sets of values in pipelines/presets, written into params.yaml by `scm preset apply`.
 
-A preset is an overlay in YAML that may extend another one. Resolved, it names every value but runtime.* and mlflow.*,
-which are the user's; applying it therefore gives the same values whatever was applied before. Keys that neither the
-preset nor those two sections name (say, a method's own `p_mean`) are taken out. The values become ordinary parameters,
-so that `dvc params diff`, `dvc exp show` and MLflow see them (DVC's own Hydra composition does not).
+A preset is an overlay in YAML that may extend others, `extends: name` or `extends: [name, name]`, of which a later one
+wins. Those in base/ are parts that presets share; they cannot be applied. Resolved, a preset names every value but
+runtime.* and mlflow.*, which are the user's; applying it therefore gives the same values whatever was applied before.
+Keys that neither the preset nor those two sections name (say, a method's own `p_mean`) are taken out. The values become
+ordinary parameters, so that `dvc params diff`, `dvc exp show` and MLflow see them (DVC's own Hydra composition does
+not). `paper` is no value: it says which column of the paper's tables a preset stands for (`scm.preset_table`).
 """
 
 import copy
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +23,34 @@ from scm.params import flatten, validate
 from scm.yaml_files import parse_for_editing, parse_mapping, read_text, render
 
 USERS_SECTIONS = ("runtime", "mlflow")
-EXTENDS = "extends"
+EXTENDS, PAPER = "extends", "paper"
+BASE = "base/"
 _RESTORE = "restore it with git"
 _ABSENT = object()
 
 
-def list_presets(root: Path) -> dict[str, str]:
-    """Names, each with the first line of the preset's header."""
-    return {name: _first_line(_folder(root) / f"{name}.yaml") for name in _names(root)}
+def read_tree(path: Path) -> CommentedMap:
+    """A file of parameters or of a preset, with its comments."""
+    return parse_for_editing(read_text(path, _RESTORE), str(path))
+
+
+Read = Callable[[Path], CommentedMap]
+"""How files are read: `read_tree`, or its cached form."""
+
+
+def names(root: Path) -> list[str]:
+    """Names of the presets, without those in base/."""
+    return sorted(path.stem for path in _folder(root).glob("*.yaml"))
 
 
 def show(root: Path, name: str) -> str:
-    """The preset's file as it stands."""
+    """The file of a preset, or of a part in base/, as it stands."""
     return read_text(_file(root, name), _RESTORE)
 
 
 def diff(params_file: Path, root: Path, name: str) -> list[str]:
     """What `apply` would change, one line "key: old -> new" for each value."""
-    after = _plain(_target(_read_tree(params_file), root, name))
+    after = _plain(_target(read_tree(params_file), root, name))
     validate(after, f"preset {name} applied to {params_file}")
     return _changes(_read_plain(params_file), after)
 
@@ -48,7 +60,7 @@ def apply(params_file: Path, root: Path, name: str) -> list[str]:
 
     The result is checked before it is written; nothing is written when nothing changes.
     """
-    tree = _read_tree(params_file)
+    tree = read_tree(params_file)
     target = _target(tree, root, name)
     before = _plain(tree)
     _edit(tree, target)
@@ -61,48 +73,55 @@ def apply(params_file: Path, root: Path, name: str) -> list[str]:
     return changes
 
 
-def resolve(root: Path, name: str) -> CommentedMap:
-    """The preset laid over all that it extends."""
-    chain = [name]
-    overlay = _read_tree(_file(root, name))
-    overlays = [overlay]
-    while (base := overlay.get(EXTENDS)) is not None:
-        if base in chain:
-            raise UserError(f"{_file(root, name)}: extends itself ({' -> '.join([*chain, base])}); cut the circle")
-        chain.append(base)
-        overlay = _read_tree(_file(root, str(base)))
-        overlays.append(overlay)
+def summary(root: Path, name: str) -> str:
+    """First line of the preset's header."""
+    first = show(root, name).partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def resolve(root: Path, name: str, read: Read = read_tree) -> CommentedMap:
+    """The preset's values, laid over those of all that it extends."""
     values = CommentedMap()
-    for overlay in reversed(overlays):
-        overlay.pop(EXTENDS, None)
-        _lay_over(values, overlay)
+    for _, overlay in _overlays(root, name, read):
+        _lay_over(values, {key: value for key, value in overlay.items() if key not in (EXTENDS, PAPER)})
     return values
+
+
+def paper_row(root: Path, name: str, read: Read = read_tree) -> dict[str, Any]:
+    """The preset's `paper` block, completed from base/; empty if it has none, whatever it extends."""
+    parts = list(_overlays(root, name, read))
+    row: dict[str, Any] = {}
+    for part, overlay in parts if PAPER in parts[-1][1] else ():
+        if part == name or part.startswith(BASE):
+            row |= overlay.get(PAPER, {})
+    return row
+
+
+def _overlays(root: Path, name: str, read: Read, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, CommentedMap]]:
+    """Names and contents of all that a preset is made of, what is extended before what extends it."""
+    if name in chain:
+        circle = " -> ".join([*chain, name])
+        raise UserError(f"{_file(root, chain[0])}: extends itself ({circle}); cut the circle")
+    overlay = read(_file(root, name))
+    extended = overlay.get(EXTENDS, [])
+    for other in extended if isinstance(extended, list) else [extended]:
+        yield from _overlays(root, str(other), read, (*chain, name))
+    yield name, overlay
 
 
 def _folder(root: Path) -> Path:
     return root / "pipelines" / "presets"
 
 
-def _names(root: Path) -> list[str]:
-    return sorted(path.stem for path in _folder(root).glob("*.yaml"))
-
-
 def _file(root: Path, name: str) -> Path:
-    names = _names(root)
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names) or 'none'}"
-        raise UserError(f"no preset {name} in {_folder(root)}: {remedy}")
-    return _folder(root) / f"{name}.yaml"
-
-
-def _first_line(path: Path) -> str:
-    first = read_text(path, _RESTORE).partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
-
-
-def _read_tree(path: Path) -> CommentedMap:
-    return parse_for_editing(read_text(path, _RESTORE), str(path))
+    folder = _folder(root)
+    bases = sorted(f"{BASE}{path.stem}" for path in folder.glob(f"{BASE}*.yaml"))
+    known = bases if name.startswith(BASE) else names(root)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
+        raise UserError(f"no preset {name} in {folder}: {remedy}")
+    return folder / f"{name}.yaml"
 
 
 def _read_plain(path: Path) -> dict[str, Any]:
@@ -111,6 +130,8 @@ def _read_plain(path: Path) -> dict[str, Any]:
 
 def _target(tree: CommentedMap, root: Path, name: str) -> CommentedMap:
     """The values after applying: the preset's, on top of the user's own sections."""
+    if name.startswith(BASE):
+        raise UserError(f"{name} is a part of presets, not a preset: choose from {', '.join(names(root))}")
     target = CommentedMap((key, copy.deepcopy(tree[key])) for key in USERS_SECTIONS if key in tree)
     _lay_over(target, resolve(root, name))
     target["preset"] = name
@@ -164,10 +185,11 @@ def _remove(node: CommentedMap, key: str) -> None:
 
 
 def _bare(value: Any) -> Any:
-    """A copy without the preset's comments, mappings and lists in one line."""
+    """A copy without the preset's comments, lists and mappings of plain values in one line."""
     if isinstance(value, Mapping):
         mapping = CommentedMap((key, _bare(inner)) for key, inner in value.items())
-        mapping.fa.set_flow_style()
+        if not any(isinstance(inner, Mapping) for inner in value.values()):
+            mapping.fa.set_flow_style()
         return mapping
     if isinstance(value, list):
         items = CommentedSeq(map(_bare, value))

@@ -8,7 +8,7 @@ import torch
 
 from scm import build, weights
 from scm.data.codec import Codec
-from scm.ema.reconstruct import reconstruct
+from scm.ema.reconstruct import averages
 from scm.errors import UserError
 from scm.evaluation.generate import Sampler, asked_labels, generate
 from scm.evaluation.reference import load
@@ -22,8 +22,9 @@ def run(stage: Stage) -> None:
     labels = asked_labels(reference.labels, count)
     rows: list[dict[str, float]] = []
     best: tuple[dict[str, torch.Tensor], dict[str, Any]] = ({}, {})
-    for sigma_rel in params.select.sigma_rel:
-        state, header = reconstruct(stage.root / f"models/{model_name}/snapshots", sigma_rel)
+    lengths = params.select.sigma_rel
+    sigma_rels = lengths.teacher if model_name == "teacher" else lengths.student
+    for state, header in averages(stage.root / f"models/{model_name}/snapshots", sigma_rels):
         model, codec = build.model_of(state, header, device), Codec(header["codec"])
 
         def distance(sampler: Sampler, model: Any = model, codec: Codec = codec) -> float:
@@ -34,7 +35,7 @@ def run(stage: Stage) -> None:
         for figures in candidates(stage, header["sigma_d"], distance):
             if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
                 best = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
-            rows.append({"sigma_rel": sigma_rel, **figures})
+            rows.append({"sigma_rel": header["sigma_rel"], **figures})
             stage.progress("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
     state, header = best
     if not state:

@@ -1,9 +1,8 @@
 """Continuous-time consistency model, started from the teacher's selected average: sCD or sCT (alg. 1)."""
 
-from scm.build import PRECISIONS, TrainingData, device_of, load_model, student_objective, training_settings
+from scm.build import TrainingData, device_of, load_model, new_student, student_objective, training_settings
 from scm.errors import UserError
 from scm.files import sha256
-from scm.networks import Model, NetworkSettings
 from scm.stage import Stage, main
 from scm.training.distributed import Ranks
 from scm.training.loop import METRICS, Trainer
@@ -19,13 +18,14 @@ def run(stage: Stage) -> None:
     teacher, inherited = load_model(path, ranks.device)
     if inherited["codec"] != data.codec.header:
         raise UserError(f"{path} was trained on another encoding than data/latents: run `dvc repro train_teacher`")
-    network = NetworkSettings.from_dict(inherited["network"])
-    options = {"dropout": settings.dropout, "dropout_max_resolution": settings.dropout_max_resolution}
-    student = Model(network, **options, precision=PRECISIONS[settings.precision]).to(ranks.device)
-    student.load_state_dict(teacher.state_dict())
-    student.reset_log_weight()
-    header = {key: inherited[key] for key in ("network", "classes", "codec", "sigma_d")}
-    header |= {"model": method, "parent": sha256(path)}
+    if len(inherited["classes"]) != len(data.loader.classes):
+        raise UserError(
+            f"{path} knows {len(inherited['classes'])} classes, data/latents has {len(data.loader.classes)}: "
+            "train a teacher on these data, or prepare those that it was trained on"
+        )
+    student = new_student(teacher, settings, params.seed).to(ranks.device)
+    header = {key: inherited[key] for key in ("classes", "codec", "sigma_d")}
+    header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(path)}
     stage.extra["device"] = str(ranks.device)
     trainer = Trainer(
         student,

@@ -5,11 +5,21 @@ import dataclasses
 import torch
 from torch import nn
 
-from scm.networks import Model, NetworkSettings
+from scm.networks import FLAVOURS, Model, NetworkSettings
 
 TINY = NetworkSettings(
-    resolution=8, channels=1, classes=3, width=8, multipliers=(1, 2), blocks=1, attention=(4,), channels_per_head=8
-)
+    resolution=8, channels=1, classes=3, architecture="edm2", width=8, multipliers=(1, 2), blocks=1, attention=(4,),
+    channels_per_head=8,
+)  # fmt: skip
+WIDER = {"width": 16, "channels_per_head": 16}
+FAMILIES = {
+    "edm2": FLAVOURS["edm2"],
+    "edm2-trigflow": FLAVOURS["edm2-trigflow"],
+    "ddpmpp": {**FLAVOURS["ddpmpp"], **WIDER},
+    "ddpmpp-trigflow": {**FLAVOURS["ddpmpp-trigflow"], **WIDER},
+    "ddpmpp-scale_shift": {**FLAVOURS["ddpmpp-trigflow"], **WIDER, "modulation": "scale_shift"},
+}
+"""Changes of TINY to a network of each family and flavour."""
 
 
 def tiny_model(seed: int = 0, *, dropout: float = 0.0, **changes: object) -> Model:
@@ -18,10 +28,14 @@ def tiny_model(seed: int = 0, *, dropout: float = 0.0, **changes: object) -> Mod
         torch.manual_seed(seed)
         model = Model(dataclasses.replace(TINY, **changes), dropout=dropout)  # type: ignore[arg-type]
         with torch.no_grad():
-            model.weight_linear.weight.normal_(std=0.05)
+            model.log_weight_head.linear.weight.normal_(std=0.05)
             for name, parameter in model.named_parameters():
                 if name.endswith("gain"):
                     parameter.fill_(0.7)
+                elif name.endswith(("conv1.weight", "proj.weight", "out_conv.weight")):
+                    parameter.normal_(std=0.2)
+                elif name.startswith("network") and ("norm" in name or name.endswith("bias")):
+                    parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
 
 

@@ -15,7 +15,16 @@ FIXED = """
 extends: shipped
 data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1}
 reference: {held_out: 0.2}
-network: {sigma_d: 0.5, width: 32, multipliers: [1, 2], attention: [4], channels_per_head: 32}
+codec: {name: identity, normalize: measured}
+network:
+  architecture: edm2
+  sigma_d: 0.5
+  width: 32
+  multipliers: [1, 2]
+  blocks: 1
+  attention: [4]
+  channels_per_head: 32
+  modulation: double_norm
 teacher:
   images: 320Ki
   batch: 128
@@ -33,9 +42,12 @@ student:
     tangent_warmup: 20Ki
   scd: {images: 128Ki, dropout: 0.0}
   sct: {images: 128Ki, dropout: 0.0}
-ema: {profiles: [0.05, 0.10], snapshots: 16}
+ema: {profiles: [0.05, 0.10], snapshots: 16, halflife: null}
 sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18}
-select: {t_mid: [0.6, 0.8, 1.1], samples: 1797}
+select:
+  sigma_rel: {teacher: [0.05], student: [0.05, 0.10]}
+  t_mid: [0.6, 0.8, 1.1]
+  samples: 1797
 evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2}
 runtime: {device: auto, threads: null, processes: 1, log_every: 4Ki, checkpoint_every: 32Ki}
 mlflow: {enabled: true, uri: null, experiment: null}
@@ -45,7 +57,7 @@ mlflow: {enabled: true, uri: null, experiment: null}
 def make_project(folder: Path) -> Path:
     """dvc.yaml (empty), the presets and params.yaml with digits applied; returns params.yaml's path."""
     presets_folder = folder / "pipelines" / "presets"
-    shutil.copytree(ROOT / "pipelines" / "presets", presets_folder)
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
     (presets_folder / "fixed.yaml").write_text(FIXED, encoding="utf-8")
     values = presets.resolve(folder, "fixed")

@@ -112,8 +112,9 @@ def test_params_show(project, capsys):
 def test_preset_commands(project, capsys):
     assert cli.main(["preset", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == ["digits", "digits-smoke", "folder", "wide"]
-    assert listed[-1] == "wide          Wide."
+    assert [line.split()[0] for line in listed[2:6]] == ["digits", "digits-smoke", "folder", "wide"]
+    assert listed[5].split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
+    assert any(line.startswith("imagenet64-s ") and " 280.2M " in line for line in listed)
     changes = "preset: digits -> wide\nnetwork.width: 32 -> 64\n"
     assert cli.main(["preset", "diff", "wide"]) == 0
     assert capsys.readouterr().out == changes

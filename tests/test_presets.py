@@ -11,7 +11,15 @@ from scm.errors import UserError
 from scm.params import dump, flatten, load
 
 ROOT = Path(__file__).parents[1]
-NAMES = ["digits", "digits-smoke", "folder"]
+OWN = ["digits", "digits-smoke", "folder"]
+PAPER = [
+    *("cifar10", "cifar10-ect"),
+    *(f"imagenet512-{size}" for size in ("l", "m", "s", "xl", "xxl")),
+    *(f"imagenet64-{size}" for size in ("l", "m", "s", "xl")),
+]
+NAMES = sorted([*OWN, *PAPER])
+UNLIKE = ["digits", "folder", "cifar10-ect", "imagenet512-s", "imagenet64-l"]
+"""Presets that differ in what blocks they have."""
 
 
 @pytest.fixture
@@ -30,12 +38,11 @@ def values(project: Path) -> dict:
 
 
 def test_the_shipped_presets_begin_with_what_they_are():
-    listed = presets.list_presets(ROOT)
-    assert list(listed) == NAMES
-    assert listed["folder"].startswith("Your own images, 32x32 RGB: ")
+    assert presets.names(ROOT) == NAMES
+    assert presets.summary(ROOT, "folder").startswith("Your own images, 32x32 RGB: ")
     for name in NAMES:
         header = presets.show(ROOT, name)
-        assert "# Expected: " in header and "Time: " in header
+        assert "\n# Expected" in header and "Time: " in header
         assert f"# Command: scm preset apply {name} && scm run\n" in header
 
 
@@ -55,8 +62,8 @@ def test_digits_names_every_value_but_the_users(project):
     assert {key.partition(".")[0] for key in everything - named} == {"preset", "runtime", "mlflow"}
 
 
-@pytest.mark.parametrize("first", NAMES)
-@pytest.mark.parametrize("then", NAMES)
+@pytest.mark.parametrize("first", UNLIKE)
+@pytest.mark.parametrize("then", UNLIKE)
 def test_a_preset_after_another_gives_the_same_values(project, first, then):
     path = project / "params.yaml"
     presets.apply(path, project, then)
@@ -69,7 +76,7 @@ def test_a_preset_after_another_gives_the_same_values(project, first, then):
 def test_there_and_back_restores_the_file_to_the_letter(project):
     path = project / "params.yaml"
     original = path.read_text(encoding="utf-8")
-    for name in ("folder", "digits-smoke", "digits"):
+    for name in ("folder", "digits-smoke", "imagenet512-m", "cifar10-ect", "digits"):
         presets.apply(path, project, name)
     assert path.read_text(encoding="utf-8") == original
 
@@ -161,12 +168,44 @@ def test_unknown_names_and_circles(project):
     assert str(caught.value) == f"no preset digit in {folder}: did you mean digits?"
     with pytest.raises(UserError) as caught:
         presets.show(project, "../../params")
-    assert str(caught.value) == f"no preset ../../params in {folder}: choose from digits, digits-smoke, folder"
+    assert str(caught.value) == f"no preset ../../params in {folder}: choose from {', '.join(NAMES)}"
     write_preset(project, "a", "extends: b\n")
     write_preset(project, "b", "extends: a\n")
     with pytest.raises(UserError) as caught:
         presets.resolve(project, "a")
     assert str(caught.value) == f"{folder / 'a.yaml'}: extends itself (a -> b -> a); cut the circle"
+
+
+def test_a_later_part_wins_and_paper_is_no_value(project):
+    write_preset(project, "base/red", "network: {width: 64}\nteacher: {batch: 64}\npaper: {dataset: red, size: S}\n")
+    write_preset(project, "base/blue", "network: {width: 96}\nteacher: {dropout: 0.2}\npaper: {size: M}\n")
+    write_preset(project, "mixed", "extends: [digits, base/red, base/blue]\nseed: 1\npaper: {parameters: 7}\n")
+    expected = {
+        "preset: digits -> mixed", "seed: 0 -> 1", "network.width: 32 -> 96", "teacher.batch: 128 -> 64",
+        "teacher.dropout: 0.0 -> 0.2",
+    }  # fmt: skip
+    assert set(presets.diff(project / "params.yaml", project, "mixed")) == expected
+    assert presets.paper_row(project, "mixed") == {"dataset": "red", "size": "M", "parameters": 7}
+    write_preset(project, "mine", "extends: mixed\nnetwork: {width: 16}\n")
+    assert presets.paper_row(project, "mine") == {}
+    write_preset(project, "claim", "extends: mixed\npaper: {parameters: 8}\n")
+    assert presets.paper_row(project, "claim")["parameters"] == 8
+
+
+def test_parts_are_shown_but_not_applied(project):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    assert presets.show(project, "base/images").startswith("# Part of presets: ")
+    for action in (presets.apply, presets.diff):
+        with pytest.raises(UserError) as caught:
+            action(path, project, "base/images")
+        expected = f"base/images is a part of presets, not a preset: choose from {', '.join(NAMES)}"
+        assert str(caught.value) == expected
+    assert path.read_text(encoding="utf-8") == original
+    with pytest.raises(UserError, match=r"no preset base/image in .*: did you mean base/images\?$"):
+        presets.show(project, "base/image")
+    with pytest.raises(UserError, match=r"no preset base/\.\./digits in .*: "):
+        presets.show(project, "base/../digits")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ A profile of exponent gamma weighs the weights at time tau <= t by tau^gamma. si
 relative to t: the length of the average as a fraction of the training run.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -34,6 +35,16 @@ def decay(sigma_rel: float, images: int, step: int) -> float:
         step: images of the step.
     """
     return (1 - step / images) ** (exponent_of(sigma_rel) + 1)
+
+
+def halflife_decay(halflife: int, step: int) -> float:
+    """beta of a plain exponential average whose profile halves every `halflife` images, for a step of `step` images."""
+    return 0.5 ** (step / halflife)
+
+
+def relative_width(halflife: int, images: int) -> float:
+    """sigma_rel of that average after `images` images: its profile's standard deviation, halflife / ln 2, over them."""
+    return halflife / math.log(2) / images
 
 
 def inner_product(

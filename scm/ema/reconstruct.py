@@ -1,5 +1,6 @@
 """Averages of any length from the snapshots of a finished run (EDM2 sec. 3.2)."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,25 @@ def snapshot_file(images: int, sigma_rel: float) -> str:
     return f"{images:012d}-{sigma_rel:.3f}.safetensors"
 
 
+HALFLIFE_FILE = "halflife.safetensors"
+"""The exponential average at the end of a run, where one was kept: nothing can be reconstructed from it."""
+
+
+def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """State and header of each average that a run offers: those of the given lengths, then that of the half-life.
+
+    A single snapshot, as an imported model has it, is taken as it is, whatever its length.
+    """
+    files = _power_snapshots(folder)
+    if len(files) == 1:
+        yield weights.load(files[0])
+    else:
+        for sigma_rel in sigma_rels:
+            yield reconstruct(folder, sigma_rel)
+    if (folder / HALFLIFE_FILE).exists():
+        yield weights.load(folder / HALFLIFE_FILE)
+
+
 def reconstruct(folder: Path, sigma_rel: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The average of length sigma_rel over the whole run, as a sum of its snapshots.
 
@@ -28,9 +48,7 @@ def reconstruct(folder: Path, sigma_rel: float) -> tuple[dict[str, Tensor], dict
     Returns:
         State of the model in float32, and the last snapshot's header with the new sigma_rel.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no snapshots: run `dvc repro` to train the model")
+    files = _power_snapshots(folder)
     headers = [weights.read_header(file) for file in files]
     last = max(range(len(files)), key=lambda index: headers[index]["images"])
     factors = coefficients(
@@ -49,3 +67,10 @@ def reconstruct(folder: Path, sigma_rel: float) -> tuple[dict[str, Tensor], dict
                 total[key] = value
     state = {key: value.to(torch.float32) for key, value in total.items()}
     return state, {**headers[last], "sigma_rel": sigma_rel}
+
+
+def _power_snapshots(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != HALFLIFE_FILE)
+    if not files:
+        raise UserError(f"{folder} holds no snapshots: run `dvc repro` to train the model")
+    return files

@@ -1,34 +1,38 @@
-"""The averages that are kept while training: two power-function profiles, in float32."""
+"""The averages that are kept while training, in float32: of power-function profiles, and a plain exponential one."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from scm.ema.profiles import decay
+from scm.ema.profiles import decay, halflife_decay
 
 
-class PowerAverages:
-    """Power-function averages of a module's parameters, one for each sigma_rel.
+class Averages:
+    """Averages of a module's parameters: a power-function one for each sigma_rel, then that of the half-life.
 
     Args:
         module: its parameters are averaged, its buffers are constants.
-        sigma_rels: profiles to track.
+        sigma_rels: power-function profiles to track.
+        halflife: images after which a plain exponential average has forgotten half; None = none is kept.
     """
 
-    def __init__(self, module: nn.Module, sigma_rels: Sequence[float]) -> None:
-        self.sigma_rels = tuple(sigma_rels)
+    def __init__(self, module: nn.Module, sigma_rels: Sequence[float], halflife: int | None = None) -> None:
+        self.sigma_rels, self.halflife = tuple(sigma_rels), halflife
         self._sources = dict(module.named_parameters())
-        self.averages = [{k: v.detach().clone() for k, v in self._sources.items()} for _ in self.sigma_rels]
+        number = len(self.sigma_rels) + (halflife is not None)
+        self.averages = [{k: v.detach().clone() for k, v in self._sources.items()} for _ in range(number)]
 
     @torch.no_grad()
     def update(self, images: int, step: int) -> None:
         """Takes in the weights after a step of `step` images, `images` seen including them (EDM2 eq. 127)."""
         sources = [value.detach() for value in self._sources.values()]
-        for sigma_rel, average in zip(self.sigma_rels, self.averages, strict=True):
-            weight = 1 - decay(sigma_rel, images, step)
+        decays = [decay(sigma_rel, images, step) for sigma_rel in self.sigma_rels]
+        if self.halflife is not None:
+            decays.append(halflife_decay(self.halflife, step))
+        for beta, average in zip(decays, self.averages, strict=True):
             for value, source in zip(average.values(), sources, strict=True):
-                value.lerp_(source, weight)
+                value.lerp_(source, 1 - beta)
 
     def state(self) -> dict[str, Tensor]:
         """All averages under `<index of the profile>.<parameter>`."""

@@ -23,12 +23,12 @@ Rule = Callable[..., Any]
 class Dual:
     """A tensor with its tangent; passes for a tensor in torch functions, operators and methods.
 
+    Written so that torch.compile can trace it: no `__slots__`, and attributes by name.
+
     Attributes:
         primal: the value, part of autograd's graph.
         tangent: its directional derivative, of the same shape, without a graph.
     """
-
-    __slots__ = ("primal", "tangent")
 
     def __init__(self, primal: Tensor, tangent: Tensor) -> None:
         self.primal, self.tangent = primal, tangent
@@ -45,10 +45,10 @@ class Dual:
         return type(result)(map(Dual, result, tangent)) if isinstance(result, tuple | list) else Dual(result, tangent)
 
     def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self.primal, name)
-        if not callable(attribute):
-            return attribute
-        return lambda *args, **kwargs: self.__torch_function__(getattr(Tensor, name), (), (self, *args), kwargs)
+        if name in ("shape", "ndim", "dtype", "device"):
+            return getattr(self.primal, name)
+        method = getattr(Tensor, name)
+        return lambda *args, **kwargs: self.__torch_function__(method, (), (self, *args), kwargs)
 
     def __getitem__(self, index: Any) -> "Dual":
         return Dual(self.primal[index], self.tangent[index])
@@ -153,6 +153,13 @@ def _add(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     return func(a, b, **kwargs).expand(result.shape)
 
 
+def _lerp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """a + t (b - a) with a constant t."""
+    a, b, t = args
+    a, b = (x.tangent if isinstance(x, Dual) else torch.zeros_like(x) for x in (a, b))
+    return func(a, b, t)
+
+
 def _product(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """Linear in each of two factors: d(a b) = da b + a db."""
     a, b = args
@@ -174,17 +181,35 @@ def _quotient(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     return ((a.tangent - change) if isinstance(a, Dual) else -change) / b.primal
 
 
+def _elementwise(slope: Callable[[Tensor, Tensor], Tensor]) -> Rule:
+    """y = h(x) for each element, with dh/dx from x and y."""
+
+    def rule(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+        return args[0].tangent * slope(args[0].primal, result)
+
+    return rule
+
+
 def _silu(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     return torch.ops.aten.silu_backward(args[0].tangent, args[0].primal)
-
-
-def _sqrt(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    return args[0].tangent / (2 * result)
 
 
 def _softmax(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     weighted = result * args[0].tangent
     return weighted - result * weighted.sum(kwargs.get("dim", args[1] if len(args) > 1 else None), keepdim=True)
+
+
+def _group_norm(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """y = w n + b with n = (x - mean) / std: dn = (dx - mean(dx) - n mean(n dx)) / std, means over each group."""
+    given = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
+    x, groups, weight, epsilon = given["input"], given["num_groups"], given["weight"], given["eps"]
+    batch, channels = x.shape[:2]
+    grouped = x.primal.reshape(batch, groups, -1)
+    std = (grouped.var(dim=2, unbiased=False, keepdim=True) + epsilon).sqrt()
+    n = (grouped - grouped.mean(dim=2, keepdim=True)) / std
+    change = x.tangent.reshape(batch, groups, -1)
+    change = change - change.mean(dim=2, keepdim=True) - n * (n * change).mean(dim=2, keepdim=True)
+    return (change / std).reshape(x.shape) * weight.reshape(channels, *[1] * (x.ndim - 2))
 
 
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
@@ -198,14 +223,20 @@ def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(["reshape", "transpose", "unbind", "to", "cat", "sum", "mean", "neg", "squeeze"], _linear),
+    **dict.fromkeys(["reshape", "transpose", "unbind", "to", "cat", "sum", "mean", "neg", "squeeze", "chunk"], _linear),
     **dict.fromkeys([functional.avg_pool2d.__name__, functional.interpolate.__name__], _linear),
     **dict.fromkeys(["conv2d", "linear"], _layer),
     **dict.fromkeys(["add", "sub"], _add),
     **dict.fromkeys(["mul", "matmul"], _product),
+    "lerp": _lerp,
     "div": _quotient,
+    "sqrt": _elementwise(lambda x, y: 0.5 / y),
+    "log": _elementwise(lambda x, y: 1 / x),
+    "sin": _elementwise(lambda x, y: torch.cos(x)),
+    "cos": _elementwise(lambda x, y: -torch.sin(x)),
+    "tan": _elementwise(lambda x, y: 1 + y * y),
     "silu": _silu,
-    "sqrt": _sqrt,
+    "group_norm": _group_norm,
     "softmax": _softmax,
     "clamp": _clamp,
     **dict.fromkeys(["ones_like", "zeros_like"], _constant),

@@ -1,4 +1,4 @@
-"""Embeddings of time (sec. 4.1): positional, which keeps d/dt small, and EDM2's Fourier features for comparison."""
+"""Embeddings of time and of other scalar inputs (sec. 4.1): positional, and EDM2's Fourier features for comparison."""
 
 import math
 
@@ -41,3 +41,20 @@ class FourierEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         return torch.cos(t[:, None] * self.freqs.to(t.dtype) + self.phases.to(t.dtype)) * math.sqrt(2)
+
+
+class ScalarInput(nn.Module):
+    """A further input of the network, a guidance scale or the start of a segment, as an addition to the time embedding.
+
+    A positional embedding and a linear layer (sec. 5.1, guidance). The layer starts at zero: a student that gets a new
+    input starts as its teacher. [B] -> [B, channels].
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = PositionalEmbedding(width)
+        self.linear = nn.Linear(width, channels, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.linear(self.embedding(value))

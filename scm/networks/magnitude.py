@@ -20,7 +20,7 @@ def normalize(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
     dims = list(range(1, x.ndim)) if dims is None else list(dims)
     precise = x if x.dtype == torch.float64 else x.to(torch.float32)
     norm = (precise * precise).sum(dims, keepdim=True).sqrt()  # linalg.vector_norm is slower over channels on a CPU
-    count = math.prod(x.shape[dim] for dim in dims)
+    count = math.prod([x.shape[dim] for dim in dims])
     return x / (norm * (1 / math.sqrt(count)) + EPSILON).to(x.dtype)
 
 
@@ -31,8 +31,7 @@ def mp_silu(x: Tensor) -> Tensor:
 
 def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
     """Magnitude-preserving weighted sum (EDM2 eq. 88)."""
-    scale = 1 / math.sqrt((1 - t) ** 2 + t**2)
-    return torch.add(a * ((1 - t) * scale), b, alpha=t * scale)
+    return torch.lerp(a, b, t) * (1 / math.sqrt((1 - t) ** 2 + t**2))
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:

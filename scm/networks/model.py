@@ -1,54 +1,49 @@
-"""The network F(x_t / sigma_d, c_noise(t) = t, label) and the learned weight w_phi(t) of the loss (sec. 4.2)."""
-
-import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+"""The network F(x_t / sigma_d, c_noise(t), conditions) and the learned weight w_phi(t) of the loss (sec. 4.2)."""
 
 import torch
 from torch import Tensor, nn
 
-from scm.networks.embedding import FourierEmbedding, PositionalEmbedding
-from scm.networks.magnitude import MPConv, mp_silu, mp_sum
-from scm.networks.unet import Modulation, UNet
+from scm.networks.ddpmpp import DDPMPP
+from scm.networks.edm2 import EDM2UNet
+from scm.networks.embedding import FourierEmbedding
+from scm.networks.magnitude import MPConv
+from scm.networks.settings import NetworkSettings
 
 WEIGHT_FEATURES = 128
-"""Fourier features of t that w_phi is a linear function of (EDM2's log-variance head)."""
+"""Fourier features that w_phi is a function of, as in EDM2's log-variance head."""
 
 
-@dataclass(frozen=True)
-class NetworkSettings:
-    """Everything that the shape of a network follows from; stored in each checkpoint's header.
+class LogWeight(nn.Module):
+    """w_phi as a linear function of Fourier features of t, zero at the start. [B] -> [B]."""
 
-    Attributes:
-        resolution: pixels of a (latent) image.
-        channels: channels of a (latent) image.
-        classes: number of classes; 0 = unconditional.
-        modulation: `double_norm` (the paper's) or `gain` (EDM2's).
-        embedding: of t: `positional` (the paper's) or `fourier` (EDM2's).
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = FourierEmbedding(WEIGHT_FEATURES)
+        self.linear = nn.Linear(WEIGHT_FEATURES, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
-    resolution: int
-    channels: int
-    classes: int
-    width: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    attention: tuple[int, ...]
-    channels_per_head: int
-    modulation: Modulation = "double_norm"
-    embedding: Literal["positional", "fourier"] = "positional"
+    def forward(self, t: Tensor) -> Tensor:
+        return self.linear(self.features(t)).squeeze(1)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "NetworkSettings":
-        listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **listed})
+class LogVariance(nn.Module):
+    """EDM2's own head: w_phi = -u, with u(c_noise) from a layer of unit rows (EDM2 eq. 21). [B] -> [B]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = FourierEmbedding(WEIGHT_FEATURES)
+        self.linear = MPConv(WEIGHT_FEATURES, 1, 0)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        return -self.linear(self.features(c_noise)).squeeze(1)
 
 
 class Model(nn.Module):
-    """F and w_phi over one U-Net.
+    """F and w_phi.
+
+    F is TrigFlow's: the output of a network that was trained as EDM's has the other sign (F_trig = -F_edm), which an
+    import turns in the weights of its last layer.
 
     Args:
         settings: the network's shape.
@@ -66,57 +61,54 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.precision = settings, precision
-        embedding_channels = settings.width * max(settings.multipliers)
-        embed = PositionalEmbedding if settings.embedding == "positional" else FourierEmbedding
-        self.emb_time = embed(settings.width)
-        self.emb_noise = MPConv(settings.width, embedding_channels, 0)
-        self.emb_label = MPConv(settings.classes, embedding_channels, 0) if settings.classes else None
-        self.unet = UNet(
-            settings.resolution,
-            settings.channels,
-            settings.width,
-            settings.multipliers,
-            settings.blocks,
-            settings.attention,
-            embedding_channels=embedding_channels,
-            channels_per_head=settings.channels_per_head,
-            dropout=dropout,
-            dropout_max_resolution=dropout_max_resolution,
-            modulation=settings.modulation,
-        )
-        self.weight_features = FourierEmbedding(WEIGHT_FEATURES)
-        self.weight_linear = nn.Linear(WEIGHT_FEATURES, 1)
-        self.reset_log_weight()
+        family = EDM2UNet if settings.architecture == "edm2" else DDPMPP
+        self.network = family(settings, dropout, dropout_max_resolution)
+        self.log_weight_head = LogWeight() if settings.log_weight == "linear" else LogVariance()
 
-    def reset_log_weight(self) -> None:
-        """Sets w_phi to zero at every t: a student's loss has other magnitudes than its teacher's."""
-        nn.init.zeros_(self.weight_linear.weight)
-        nn.init.zeros_(self.weight_linear.bias)
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        *,
+        guidance: Tensor | None = None,
+        segment: Tensor | None = None,
+    ) -> Tensor:
         """F(x, t).
 
         Args:
             x: x_t / sigma_d, [B, C, R, R].
             t: radians, [B].
             labels: int64 [B], -1 = no label; None = no labels at all.
+            guidance: guidance scale, [B]; for networks that take one.
+            segment: t_k, the start of each sample's segment, radians [B]; for networks that take one.
 
         Returns:
             [B, C, R, R] in x's type.
+
+        Raises:
+            ValueError: an input that the network takes is missing, or one that it does not take is given.
         """
-        embedding = self.emb_noise(self.emb_time(t))
-        if self.emb_label is not None:
-            embedding = mp_sum(embedding, self.emb_label(self._one_hot(labels, t)), 0.5)
-        embedding = mp_silu(embedding)
+        for name, value, taken in (
+            ("guidance", guidance, self.settings.guidance),
+            ("segment", segment, self.settings.segments),
+        ):
+            if (value is not None) != taken:
+                raise ValueError(f"this network {'needs' if taken else 'takes no'} {name}")
         compute = x.dtype if x.dtype == torch.float64 else self.precision
-        return self.unet(x.to(compute), embedding).to(x.dtype)
+        labels = self._one_hot(labels, t) if self.settings.classes else None
+        return self.network(x.to(compute), self._c_noise(t), labels, guidance, segment).to(x.dtype)
 
     def log_weight(self, t: Tensor) -> Tensor:
         """w_phi(t), [B] -> [B]: the learned log weight of the loss at t (sec. 4.2, adaptive weighting)."""
-        return self.weight_linear(self.weight_features(t)).squeeze(1)
+        return self.log_weight_head(self._c_noise(t) if self.settings.log_weight == "edm2" else t)
+
+    def _c_noise(self, t: Tensor) -> Tensor:
+        """What the network is told of the time: t (sec. 3), or EDM's ln(sigma) / 4 with sigma = sigma_d tan t."""
+        return t if self.settings.c_noise == "t" else torch.log(torch.tan(t) * self.settings.sigma_d) / 4
 
     def _one_hot(self, labels: Tensor | None, t: Tensor) -> Tensor:
-        """One-hot rows of unit magnitude, zero rows where there is no label. [B, classes]."""
+        """One-hot rows, zero rows where there is no label. [B, classes]."""
         classes = torch.arange(self.settings.classes, device=t.device)
         labels = torch.full(t.shape, -1, device=t.device) if labels is None else labels
-        return (labels[:, None] == classes).to(t.dtype) * math.sqrt(self.settings.classes)
+        return (labels[:, None] == classes).to(t.dtype)

@@ -4,13 +4,15 @@ import math
 from collections.abc import Iterator
 
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import Params, StudentMethod, Teacher
+from scm.params.schema import BUILT, LATENT_REDUCTION, Network, Params, StudentMethod, Teacher
 
 
 def impossible(params: Params) -> Iterator[Fault]:
     """Every impossible combination, in the order of params.yaml."""
     yield from _data(params)
+    yield from _codec(params)
     yield from _network(params)
+    yield from _resolutions(params)
     yield from _training(params, "teacher", params.teacher)
     yield from _methods(params)
     yield from _sampling(params)
@@ -24,17 +26,65 @@ def _data(params: Params) -> Iterator[Fault]:
         yield Fault("data.labels", data.labels, "the digits have labels; write true, or data.source: folder")
 
 
+def _codec(params: Params) -> Iterator[Fault]:
+    data, codec = params.data, params.codec
+    if codec.name == "identity" and codec.normalize == "paper":
+        remedy = "use measured or none, or codec.name: sd_vae"
+        yield Fault("codec.normalize", codec.normalize, f"the paper's constants are the SD-VAE's; {remedy}")
+    if codec.name == "sd_vae" and data.channels != 3:
+        remedy = "write 3, or codec.name: identity"
+        yield Fault("data.channels", data.channels, f"the SD-VAE takes colour images; {remedy}")
+
+
+MODULATIONS = {"edm2": ("double_norm", "gain"), "ddpmpp": ("double_norm", "scale_shift", "add")}
+
+
 def _network(params: Params) -> Iterator[Fault]:
-    network, resolution = params.network, params.data.resolution
-    halvings = len(network.multipliers) - 1
-    if resolution % 2**halvings:
-        problem = f"not divisible by {2**halvings}, as {len(network.multipliers)} network.multipliers ask"
-        yield Fault("data.resolution", resolution, f"{problem}; use a multiple of {2**halvings} or fewer multipliers")
-        return
+    network, modulation = params.network, params.network.modulation
+    if modulation not in MODULATIONS[network.architecture]:
+        fitting = next(name for name, modulations in MODULATIONS.items() if modulation in modulations)
+        *most, last = MODULATIONS[network.architecture]
+        remedy = f"use {', '.join(most)} or {last}, or network.architecture: {fitting}"
+        problem = f"the architecture {network.architecture} has no such modulation"
+        yield Fault("network.modulation", modulation, f"{problem}; {remedy}")
     if network.width % 2:
         problem = "odd, but the time embedding has as many sines as cosines"
         yield Fault("network.width", network.width, f"{problem}; use an even one")
-    levels = network.resolutions(resolution)
+    elif network.architecture == "ddpmpp":
+        for channels in _group_normalized(network):
+            groups = min(32, channels // 4)
+            if not groups or channels % groups:
+                problem = f"DDPM++ would divide {channels} channels into {groups} groups"
+                yield Fault("network.width", network.width, f"{problem}; use a multiple of 32")
+                return
+
+
+def _group_normalized(network: Network) -> list[int]:
+    """Channels that the group norms of DDPM++ see: of each block's input, skip connection included, and output."""
+    out, skips, seen = network.width, [network.width], {network.width}
+    for level, factor in enumerate(network.multipliers):
+        skips += [out] if level else []
+        out = network.width * factor
+        skips += [out] * network.blocks
+        seen.add(out)
+    for factor in reversed(network.multipliers):
+        for _ in range(network.blocks + 1):
+            seen.add(out + skips.pop())
+            out = network.width * factor
+    return sorted(seen)
+
+
+def _resolutions(params: Params) -> Iterator[Fault]:
+    network, resolution = params.network, params.data.resolution
+    halvings, latents = len(network.multipliers) - 1, params.codec.name == "sd_vae"
+    multiple = 2**halvings * (LATENT_REDUCTION if latents else 1)
+    if resolution % multiple:
+        of = f" of the SD-VAE's latents, {LATENT_REDUCTION} times smaller" if latents else ""
+        problem = f"not divisible by {multiple}, as {halvings + 1} network.multipliers ask{of}"
+        remedy = f"use a multiple of {multiple}" + (" or fewer multipliers" if halvings else "")
+        yield Fault("data.resolution", resolution, f"{problem}; {remedy}")
+        return
+    levels = network.resolutions(params.shape[1])
     lowest = min(levels)
     if levels[lowest] % network.channels_per_head and lowest not in network.attention:
         channels = levels[lowest]
@@ -70,13 +120,20 @@ def _training(params: Params, key: str, settings: Teacher | StudentMethod) -> It
 def _methods(params: Params) -> Iterator[Fault]:
     student, models = params.student, params.evaluate.models
     for method in student.methods:
-        if getattr(student, method) is None:
+        key = f"student.{method}"
+        if method not in BUILT:
+            remedy = f"take it out of student.methods (today: {', '.join(BUILT)})"
+            yield Fault("student.methods", method, f"not built yet; {remedy}")
+        elif method not in student.declared:
+            problem = f"student.methods names {method}, but its block is missing"
             remedy = "add it with images and dropout, or take it out of student.methods"
-            yield Fault(
-                f"student.{method}", ABSENT, f"student.methods names {method}, but its block is missing; {remedy}"
-            )
+            yield Fault(key, ABSENT, f"{problem}; {remedy}")
         else:
-            yield from _training(params, f"student.{method}", student.method(method))
+            settings = student.method(method)
+            yield from _training(params, key, settings)
+            if settings.guidance:
+                remedy = f"take it out, or {method} out of student.methods"
+                yield Fault(f"{key}.guidance", settings.guidance, f"guided distillation is not built yet; {remedy}")
     expected = ["teacher", *student.methods]
     if list(models) != expected:
         remedy = f"write [{', '.join(expected)}]"

@@ -12,14 +12,17 @@ from pydantic_core import PydanticCustomError
 
 from scm.params.count import Count
 
-Method = Literal["scd", "sct"]
+Method = Literal["scd", "sct", "multistep", "scd_vsd", "vsd"]
 METHODS: tuple[str, ...] = get_args(Method)
+BUILT = ("scd", "sct")
+"""Methods that can be switched on; the others may be declared, as the presets of the paper's tables do."""
 
 Whole = Annotated[int, Field(ge=1)]
 PositiveCount = Annotated[Count, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]
+Scale = Annotated[Finite, Field(ge=0)]
 Probability = Annotated[Finite, Field(ge=0, lt=1)]
 Fraction = Annotated[Finite, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(pattern=r"\S")]
@@ -28,11 +31,20 @@ MAX_SIGMA_REL = 12**-0.5
 """Relative width of a power-function average with exponent 0, the widest there is (EDM2, eq. 122): about 0.2887."""
 SigmaRel = Annotated[Finite, Field(gt=0, lt=MAX_SIGMA_REL)]
 
+LATENT_CHANNELS, LATENT_REDUCTION = 4, 8
+"""Channels of the SD-VAE's latents, and pixels on a side of the square that each of them stands for."""
+
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError("must not name anything twice")
     return values
+
+
+def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
+    if scales[0] > scales[1]:
+        raise ValueError("must name the smaller one first")
+    return scales
 
 
 def _grey_or_colour(channels: int) -> int:
@@ -65,8 +77,8 @@ class Data(Section):
 
 
 class Codec(Section):
-    name: Literal["identity"]
-    normalize: Literal["measured", "none"]
+    name: Literal["identity", "sd_vae"]
+    normalize: Literal["measured", "none", "paper"]
 
 
 class Reference(Section):
@@ -79,12 +91,17 @@ class Reference(Section):
 
 
 class Network(Section):
+    architecture: Literal["edm2", "ddpmpp"]
     sigma_d: Positive
     width: Whole
     multipliers: Annotated[tuple[Whole, ...], Items]
     blocks: Whole
     attention: Annotated[tuple[Whole, ...], Field(strict=False), Distinct]
     channels_per_head: Whole
+    modulation: Literal["double_norm", "gain", "scale_shift", "add"]
+    embedding: Literal["positional", "fourier"]
+    fourier_scale: Positive
+    c_noise: Literal["t", "log_sigma"]
 
     def resolutions(self, resolution: int) -> dict[int, int]:
         """Channels at each resolution of the U-Net whose input has `resolution` pixels."""
@@ -108,7 +125,7 @@ class Training(Section):
     """What every training stage is told."""
 
     batch: Whole
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     p_mean: Finite
     p_std: Positive
     optimizer: Optimizer
@@ -125,13 +142,6 @@ class Teacher(Training):
 class StudentCommon(Training):
     tangent_norm_c: Positive
     tangent_warmup: Count
-
-
-class StudentMethod(StudentCommon):
-    """All settings of one method: the common ones, overridden by the method's own block."""
-
-    images: PositiveCount
-    dropout: Probability
 
 
 def _optional(model: type[Section]) -> dict[str, Any]:
@@ -154,14 +164,62 @@ class MethodBlock(_Overrides):
     dropout: Probability
 
 
+class GuidedBlock(MethodBlock):
+    """Of a method whose teacher may be guided with a scale s ~ U[low, high]; without `guidance` it is not."""
+
+    guidance: Annotated[tuple[Scale, Scale], Field(strict=False), AfterValidator(_ascending)] | None = None
+
+
+class MultistepBlock(GuidedBlock):
+    segments: Whole
+
+
+class Vsd(Section):
+    weight: Positive
+    p_mean: Finite
+    p_std: Positive
+
+
+class FakeScore(Section):
+    lr_max: Positive
+    dropout: Probability
+    p_mean: Finite
+    p_std: Positive
+    updates: Whole
+
+
+class VsdBlock(GuidedBlock):
+    vsd: Vsd
+    fake_score: FakeScore
+
+
+class StudentMethod(StudentCommon):
+    """All settings of one method: the common ones, overridden by the method's own block; None = not of this method."""
+
+    images: PositiveCount
+    dropout: Probability
+    guidance: tuple[float, float] | None = None
+    segments: int | None = None
+    vsd: Vsd | None = None
+    fake_score: FakeScore | None = None
+
+
 class Student(Section):
     methods: Annotated[tuple[Method, ...], Items, Distinct]
     common: StudentCommon
-    scd: MethodBlock | None = None
+    scd: GuidedBlock | None = None
     sct: MethodBlock | None = None
+    multistep: MultistepBlock | None = None
+    scd_vsd: VsdBlock | None = None
+    vsd: VsdBlock | None = None
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Methods that have a block, switched on or not."""
+        return tuple(method for method in METHODS if getattr(self, method) is not None)
 
     def method(self, name: str) -> StudentMethod:
-        """The settings of one of `methods`."""
+        """The settings of one of `declared`."""
         block: MethodBlock = getattr(self, name)
         overrides = {key: getattr(block, key) for key in block.model_fields_set}
         return StudentMethod.model_validate({**dict(self.common), **overrides})
@@ -170,6 +228,7 @@ class Student(Section):
 class Ema(Section):
     profiles: Annotated[tuple[SigmaRel, SigmaRel], Field(strict=False), Distinct]
     snapshots: Whole
+    halflife: PositiveCount | None
 
 
 class Sampler(Section):
@@ -179,8 +238,15 @@ class Sampler(Section):
     teacher_steps: Annotated[int, Field(ge=2)]
 
 
+class Lengths(Section):
+    """Candidates for the length of the average, by the kind of model."""
+
+    teacher: Annotated[tuple[SigmaRel, ...], Items, Distinct]
+    student: Annotated[tuple[SigmaRel, ...], Items, Distinct]
+
+
 class Select(Section):
-    sigma_rel: Annotated[tuple[SigmaRel, ...], Items, Distinct]
+    sigma_rel: Lengths
     t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
     samples: Annotated[Count, Field(ge=2)]
 
@@ -227,3 +293,11 @@ class Params(Section):
     evaluate: Evaluate
     runtime: Runtime
     mlflow: Mlflow
+
+    @property
+    def shape(self) -> list[int]:
+        """[C, R, R] of what the networks are trained on: pixels, or the autoencoder's latents."""
+        data = self.data
+        if self.codec.name == "identity":
+            return [data.channels, data.resolution, data.resolution]
+        return [LATENT_CHANNELS, data.resolution // LATENT_REDUCTION, data.resolution // LATENT_REDUCTION]

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from scm import weights
-from scm.ema.tracker import PowerAverages
+from scm.ema.tracker import Averages
 
 FILE = "checkpoint.safetensors"
 
 
-def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: PowerAverages, header: Any
-) -> None:
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, header: Any) -> None:
     """Writes model, optimiser state and averages; `header` carries the counters."""
     tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in averages.state().items()}
@@ -24,7 +22,7 @@ def save(
 
 
 def restore(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: PowerAverages, device: torch.device
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, device: torch.device
 ) -> dict[str, Any] | None:
     """Puts the saved state back into place.
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from scm import weights
-from scm.ema.reconstruct import snapshot_file
-from scm.ema.tracker import PowerAverages
+from scm.ema.profiles import relative_width
+from scm.ema.reconstruct import HALFLIFE_FILE, snapshot_file
+from scm.ema.tracker import Averages
 from scm.errors import Interrupted, UserError
 from scm.networks import Model
 from scm.networks.magnitude import normalize_weights
@@ -28,6 +29,7 @@ from scm.randomness import generator, global_draws, seed_of
 from scm.training import checkpoint
 from scm.training.distributed import Ranks
 from scm.training.health import HealthFigures
+from scm.training.loss_scale import LossScale
 from scm.training.schedule import Schedule
 
 METRICS = "metrics.jsonl"
@@ -54,7 +56,9 @@ class Settings:
         purpose: names this run's random draws, so that teacher and students differ.
         optimizer: `adam` or `radam`.
         profiles: sigma_rel of the tracked averages.
-        snapshots: snapshots of each average over the run.
+        halflife: of a plain exponential average that is kept beside them, images; None = none.
+        snapshots: snapshots of each power-function average over the run.
+        half_precision: the network computes in float16, so that the loss is scaled before its gradient is taken.
         header: goes into each snapshot's header.
         log_every: images between two lines of metrics.jsonl.
         checkpoint_every: images between two checkpoints; one is taken with the first line after them.
@@ -69,7 +73,9 @@ class Settings:
     eps: float
     schedule: Schedule
     profiles: tuple[float, ...]
+    halflife: int | None
     snapshots: int
+    half_precision: bool
     header: Mapping[str, Any]
     log_every: int
     checkpoint_every: int
@@ -104,10 +110,11 @@ class Trainer:
         self.work, self.ranks, self.stopping, self.say = work, ranks, stopping, say
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(model, settings)
-        self.averages = PowerAverages(model, settings.profiles)
+        self.averages = Averages(model, settings.profiles, settings.halflife)
         self.health = HealthFigures(ranks.device)
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
         self.gradient_norm = 0.0
+        self.loss_scale = LossScale() if settings.half_precision else None
 
     def run(self) -> None:
         """Trains to the end of the budget.
@@ -146,24 +153,28 @@ class Trainer:
         with global_draws(seed_of(settings.seed, f"{settings.purpose} dropout", seen, self.ranks.rank), device):
             losses = self.objective(self.model, batch, seen)
             loss = losses.value.mean()
-            loss.backward()
+            (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
         self.ranks.average_gradients(self.parameters)
+        if self.loss_scale is not None:
+            self.loss_scale.unscale(self.parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.gradient_norm = float(norm)
-        if math.isfinite(self.gradient_norm):
+        finite = math.isfinite(self.gradient_norm)
+        too_large = self.loss_scale is not None and self.loss_scale.after(finite)
+        if finite:
             self.optimizer.step()
             normalize_weights(self.model)
             self.health.add(losses)
             self.skipped_in_a_row = 0
         else:
-            self._skip()
+            self._skip(diverging=not too_large)
         self.step += 1
         self.images += settings.batch
         self.averages.update(self.images, settings.batch)
 
-    def _skip(self) -> None:
+    def _skip(self, *, diverging: bool) -> None:
         self.skipped += 1
-        self.skipped_in_a_row += 1
+        self.skipped_in_a_row += diverging
         if self.skipped_in_a_row >= MAX_SKIPPED:
             raise UserError(
                 f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} "
@@ -177,11 +188,14 @@ class Trainer:
         if min(self.images, settings.images) * settings.snapshots // settings.images == before or self.ranks.rank:
             return
         buffers = {key: value for key, value in self.model.named_buffers() if key in self.model.state_dict()}
-        for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=True):
-            header = {
-                **settings.header, "images": self.images, "sigma_rel": sigma_rel, "buffers": sorted(buffers)
-            }  # fmt: skip
-            weights.save(self.work / SNAPSHOTS / snapshot_file(self.images, sigma_rel), {**average, **buffers}, header)
+        header = {**settings.header, "images": self.images, "buffers": sorted(buffers)}
+        folder = self.work / SNAPSHOTS
+        for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=False):
+            file = folder / snapshot_file(self.images, sigma_rel)
+            weights.save(file, {**average, **buffers}, {**header, "sigma_rel": sigma_rel})
+        if settings.halflife is not None and self.images >= settings.images:
+            width = {"halflife": settings.halflife, "sigma_rel": relative_width(settings.halflife, self.images)}
+            weights.save(folder / HALFLIFE_FILE, {**self.averages.averages[-1], **buffers}, {**header, **width})
 
     def _write_line(self, rate: float) -> None:
         """A line of figures into metrics.jsonl, a shorter one to the console."""
@@ -197,6 +211,7 @@ class Trainer:
             "grad_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
             "images_per_second": rate,
             "skipped": self.skipped,
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.value,
             **figures,
         }
         with (self.work / METRICS).open("a", encoding="utf-8") as file:
@@ -215,6 +230,7 @@ class Trainer:
         if self.ranks.rank == 0:
             counters = {"images": self.images, "step": self.step, "skipped": self.skipped}
             counters["skipped_in_a_row"] = self.skipped_in_a_row
+            counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
             counters["metrics_bytes"] = (self.work / METRICS).stat().st_size
             checkpoint.save(self.work, self.model, self.optimizer, self.averages, counters)
         self.ranks.wait()
@@ -225,6 +241,8 @@ class Trainer:
         if header:
             self.images, self.step, self.skipped = header["images"], header["step"], header["skipped"]
             self.skipped_in_a_row = header["skipped_in_a_row"]
+            if self.loss_scale is not None:
+                self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")
         if self.ranks.rank == 0:
             metrics = self.work / METRICS

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from scm import weights
-from scm.ema.profiles import coefficients, decay, exponent_of, inner_product
-from scm.ema.reconstruct import reconstruct, snapshot_file
-from scm.ema.tracker import PowerAverages
+from scm.ema.profiles import coefficients, decay, exponent_of, inner_product, relative_width
+from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
+from scm.ema.reconstruct import averages as offered
+from scm.ema.tracker import Averages
 from scm.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
@@ -60,7 +61,7 @@ def train(folder: Path, steps: int = 400, snapshots: int = 16) -> list[torch.Ten
     """A random walk with tracked averages and snapshots; returns its weights after each step."""
     draws, module = torch.Generator().manual_seed(0), nn.Linear(3, 2)
     module.register_buffer("constant", torch.tensor([5.0]))
-    averages, path = PowerAverages(module, [0.05, 0.10]), []
+    averages, path = Averages(module, [0.05, 0.10]), []
     for step in range(1, steps + 1):
         with torch.no_grad():
             module.weight += 0.1 * torch.randn(2, 3, generator=draws)
@@ -96,6 +97,37 @@ def test_a_reconstruction_is_the_average_that_was_not_tracked(tmp_path, sigma_re
     assert state["weight"].dtype == torch.float32
     assert torch.equal(state["constant"], torch.tensor([5.0]))
     assert header["sigma_rel"] == sigma_rel and header["images"] == 400
+
+
+def test_the_average_with_a_half_life_forgets_half_of_what_it_knew_in_it():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    averages = Averages(module, [0.05], halflife=30)
+    nn.init.zeros_(module.weight)
+    for step in range(1, 7):
+        averages.update(10 * step, 10)
+    assert averages.averages[-1]["weight"].item() == pytest.approx(0.25, abs=1e-6)
+    images = np.arange(0.0, 40_000)  # its profile 2^-(age / halflife), as a distribution over the last images
+    profile = 0.5 ** (images / 30)
+    mean = (profile * images).sum() / profile.sum()
+    width = np.sqrt((profile * (images - mean) ** 2).sum() / profile.sum())
+    assert relative_width(30, 40_000) * 40_000 == pytest.approx(width, rel=1e-3)
+
+
+def test_the_averages_of_a_run_are_those_asked_for_and_the_half_lifes(tmp_path):
+    train(tmp_path)
+    weights.save(tmp_path / HALFLIFE_FILE, {"weight": torch.full((2, 3), 7.0)}, {"images": 400, "sigma_rel": 0.004})
+    found = list(offered(tmp_path, [0.05, 0.2]))
+    assert [header["sigma_rel"] for _, header in found] == [0.05, 0.2, 0.004]
+    assert torch.equal(found[1][0]["weight"], reconstruct(tmp_path, 0.2)[0]["weight"])
+    assert torch.equal(found[2][0]["weight"], torch.full((2, 3), 7.0))
+
+
+def test_a_single_snapshot_is_taken_as_it_is(tmp_path):
+    header = {"images": 9, "sigma_rel": 0.075, "buffers": []}
+    weights.save(tmp_path / snapshot_file(9, 0.075), {"weight": torch.ones(2)}, header)
+    found = list(offered(tmp_path, [0.05, 0.2]))
+    assert len(found) == 1 and found[0][1]["sigma_rel"] == 0.075 and torch.equal(found[0][0]["weight"], torch.ones(2))
 
 
 def test_missing_and_damaged_snapshots_are_named(tmp_path):

@@ -1,19 +1,23 @@
 """The paper's changes to the network (sec. 4.1), the types that it computes in, and its purity."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch import nn
 
-from scm.networks import Model
-from scm.networks.unet import Block, pnorm
+from scm.networks import Model, ddpmpp
+from scm.networks.edm2 import Block
+from scm.networks.layers import pnorm
 from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion
-from tests.helpers import TINY, tiny_model
+from tests.helpers import FAMILIES, TINY, tiny_model
 
 
 def test_double_normalisation_is_the_papers_formula():
     """y = norm(x) * pnorm(s) + pnorm(b), pnorm(a) = a / sqrt(mean a^2 + eps): no "+ 1", and both parts of unit size."""
     block = Block(4, 4, 6, kind="encoder").double()
     x, embedding = torch.randn(2, 4, 3, 3, dtype=torch.float64) * 7, torch.randn(2, 6, dtype=torch.float64)
-    scale, shift = block.emb_scale(embedding), block.emb_shift(embedding)
+    scale, shift = block.emb_scale(embedding[:, :3]), block.emb_shift(embedding[:, 3:])
     expected = torch.empty_like(x)
     for sample in range(2):
         s = scale[sample] / (scale[sample].square().mean() + 1e-4) ** 0.5
@@ -26,18 +30,70 @@ def test_double_normalisation_is_the_papers_formula():
     assert pnorm(scale).square().mean(dim=1).tolist() == pytest.approx([1, 1], abs=1e-3)
 
 
-def test_the_forward_writes_nothing():
-    model = tiny_model(dropout=0.3).train()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    model(torch.randn(2, 1, 8, 8), torch.rand(2), torch.tensor([0, -1]))
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
 def test_labels_matter_and_no_label_is_a_zero_row():
     model, x, t = tiny_model(), torch.randn(2, 1, 8, 8), torch.tensor([0.5, 0.5])
     one, other = model(x, t, torch.tensor([0, 0])), model(x, t, torch.tensor([1, 1]))
     assert not torch.allclose(one, other, atol=1e-3)
     assert torch.equal(model(x, t, torch.tensor([-1, -1])), model(x, t, None))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_all_its_weights_and_writes_nothing_in_its_forward(family):
+    model = tiny_model(dropout=0.3, **FAMILIES[family], guidance=True, segments=True).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2])
+    output = model(x, t, torch.tensor([0, -1]), guidance=torch.tensor([1.0, 2.0]), segment=torch.tensor([0.0, 0.7]))
+    (output.square().mean() + model.log_weight(t).sum()).backward()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+@pytest.mark.parametrize("name", ["guidance", "segment"])
+def test_a_further_input_matters_once_its_layer_has_learned(family, name):
+    changes = {**FAMILIES[family], {"guidance": "guidance", "segment": "segments"}[name]: True}
+    model, x, t = tiny_model(**changes), torch.randn(2, 1, 8, 8), torch.tensor([0.5, 0.5])
+    low, high = (model(x, t, None, **{name: torch.full((2,), value)}) for value in (0.0, 1.0))
+    assert torch.equal(low, high)  # its layer starts at zero
+    nn.init.normal_(next(p for key, p in model.named_parameters() if f"_{name}.linear" in key))
+    low, high = (model(x, t, None, **{name: torch.full((2,), value)}) for value in (0.0, 1.0))
+    assert not torch.allclose(low, high, atol=1e-3)
+
+
+def test_a_missing_or_unknown_input_is_an_error():
+    x, t = torch.randn(1, 1, 8, 8), torch.tensor([0.5])
+    with pytest.raises(ValueError, match="this network takes no guidance"):
+        tiny_model()(x, t, None, guidance=t)
+    with pytest.raises(ValueError, match="this network needs segment"):
+        tiny_model(segments=True)(x, t, None)
+
+
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+def test_dropout_acts_at_low_resolutions_alone(family):
+    settings = dataclasses.replace(TINY, **FAMILIES[family], resolution=16, multipliers=(1, 1))
+    model = Model(settings, dropout=0.4, dropout_max_resolution=8)
+    blocks = {
+        name: m for name, m in model.named_modules() if name.count(".") == 2 and hasattr(m, "dropout_probability")
+    }
+    chosen = {name: block.dropout_probability for name, block in blocks.items()}
+    assert chosen and all(probability == (0.4 if ".8x8" in name else 0.0) for name, probability in chosen.items())
+
+
+def test_adaptive_group_norm_and_its_double_normalisation():
+    """Adaptive group norm is norm(x) (s + 1) + b; the paper's change of it norm(x) pnorm(s) + pnorm(b)."""
+    x, embedding = torch.randn(2, 32, 3, 3, dtype=torch.float64), torch.randn(2, 8, dtype=torch.float64)
+    for modulation in ("scale_shift", "double_norm"):
+        block = ddpmpp.Block(32, 32, 8, modulation=modulation).double()
+        s, b = block.affine(embedding)[:, :, None, None].split(32, dim=1)
+        grouped = x.reshape(2, 8, 4 * 9)
+        n = (grouped - grouped.mean(2, keepdim=True)) / (grouped.var(2, correction=0, keepdim=True) + 1e-6).sqrt()
+        n = n.reshape(x.shape)
+        if modulation == "double_norm":
+            s, b = (a / (a.square().mean(1, keepdim=True) + 1e-4).sqrt() for a in (s, b))
+            expected = n * s + b
+        else:
+            expected = n * (s + 1) + b
+        assert torch.allclose(block._modulate(x, embedding), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["diffusion", "sct", "scd"])

@@ -119,7 +119,7 @@ def test_the_gradient_is_the_weighted_normalised_tangents(distil):
     pull = (-2 * weight[:, None, None, None] * g * student(x_t / SIGMA_D, t, LABELS)).sum(dim=(1, 2, 3)).mean()
     pull.backward()
     for name, parameter in student.named_parameters():
-        if not name.startswith("weight_"):
+        if not name.startswith("log_weight"):
             assert torch.allclose(parameter.grad, gradients[name], atol=1e-12), name
     assert torch.allclose(losses.t, t)
 
@@ -128,9 +128,9 @@ def test_the_learned_weight_settles_where_the_weighted_loss_is_one():
     """d/dw (e^w l - w) = 0 at e^w l = 1: w_phi balances the loss over t (sec. 4.2)."""
     student = tiny_model(1).double()
     with torch.no_grad():
-        student.weight_linear.weight.zero_()
+        student.log_weight_head.linear.weight.zero_()
     objective = ConsistencyTraining(SIGMA_D, -0.8, 1.6, 0.1, 0)
     loss = objective(student, batch(), 0).value.mean()
     loss.backward()
     squared = loss.detach()  # w = 0, so that the loss is the squared error itself
-    assert student.weight_linear.bias.grad.item() == pytest.approx(squared.item() - 1, abs=1e-9)
+    assert student.log_weight_head.linear.bias.grad.item() == pytest.approx(squared.item() - 1, abs=1e-9)

@@ -103,7 +103,7 @@ def test_a_model_that_diverged_is_named():
 
     model = tiny_model()
     with torch.no_grad():
-        model.unet.out_gain.fill_(float("nan"))
+        model.network.out_gain.fill_(float("nan"))
     with pytest.raises(UserError, match="4 of 4 samples are not finite: the training diverged"):
         generate(
             model,

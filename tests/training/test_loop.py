@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from scm import weights
+from scm.ema.reconstruct import HALFLIFE_FILE
 from scm.errors import Interrupted, UserError
 from scm.objectives import Diffusion, Losses
 from scm.training import loop
 from scm.training.distributed import Ranks
 from scm.training.health import BINS, HealthFigures
+from scm.training.loss_scale import LossScale
 from scm.training.schedule import Schedule
 from tests.helpers import tiny_model
 
@@ -41,8 +43,8 @@ class Digits:
 def settings(**changes: object) -> loop.Settings:
     values = {
         "images": 160, "batch": 16, "seed": 0, "purpose": "test", "optimizer": "adam", "betas": (0.9, 0.99),
-        "eps": 1e-11, "schedule": Schedule(1e-2, 32, "cosine", 64, 160), "profiles": (0.05, 0.1), "snapshots": 4,
-        "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
+        "eps": 1e-11, "schedule": Schedule(1e-2, 32, "cosine", 64, 160), "profiles": (0.05, 0.1), "halflife": None,
+        "snapshots": 4, "half_precision": False, "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
     }  # fmt: skip
     return loop.Settings(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -157,11 +159,57 @@ def test_a_run_of_steps_that_are_not_finite_ends_with_a_clear_error(tmp_path):
 def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):
     run = trainer(tmp_path, images=1600, log_every=400, dropout=0.0)
     run.run()
-    weight = run.model.unet.out_conv.weight
+    weight = run.model.network.out_conv.weight
     assert weight.square().mean(dim=(1, 2, 3)).sqrt().item() == pytest.approx(1, abs=1e-3)
     lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
     assert lines[-1]["squared_error"] < 0.9 * lines[0]["squared_error"]
     assert {"lr", "grad_norm", "images_per_second", "skipped", "output_norm/0", "log_weight/3"} <= lines[-1].keys()
+
+
+def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_two_thousand_good_steps():
+    scale = LossScale()
+    assert scale.after(False) and scale.value == 2.0**15
+    for _ in range(1999):
+        assert not scale.after(True)
+    assert scale.value == 2.0**15
+    assert not scale.after(True) and scale.value == 2.0**16
+    assert LossScale(*scale.state()).state() == scale.state()
+    assert not LossScale(1.0).after(False)  # nothing left to halve: it is the training that diverges
+
+
+def test_the_loss_scale_changes_no_gradient(tmp_path):
+    """Powers of two: in float32 a run with the scale has the bits of one without."""
+    trainer(tmp_path / "plain").run()
+    trainer(tmp_path / "scaled", half_precision=True).run()
+    assert equal(result(tmp_path / "plain"), result(tmp_path / "scaled"))
+    lines = [json.loads(line) for line in (tmp_path / "scaled" / loop.METRICS).read_text().splitlines()]
+    assert lines[-1]["loss_scale"] == 2**16 and lines[-1]["skipped"] == 0
+
+
+def test_overflows_lower_the_scale_and_do_not_count_as_divergence(tmp_path):
+    objective = Poisoned(0.5, -0.8, 1.6)
+    object.__setattr__(objective, "bad", frozenset(range(0, 16 * 36, 16)))
+    run = trainer(tmp_path, objective=objective, images=16 * 40, half_precision=True)
+    with pytest.raises(UserError, match="diverged: 20 steps"):
+        run.run()
+    assert run.loss_scale.value == 1 and run.skipped == 16 + 20
+
+
+def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(tmp_path):
+    def run(work: Path, stopping) -> None:
+        one = trainer(work, stopping=stopping, half_precision=True, halflife=64)
+        one.model.precision = torch.float16
+        one.run()
+
+    run(tmp_path / "whole", lambda: False)
+    stops = iter([False, False, False, True, *[False] * 20])
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", lambda: next(stops))
+    run(tmp_path / "parts", lambda: next(stops))
+    whole = result(tmp_path / "whole")
+    assert len(whole) == 9 and equal(whole, result(tmp_path / "parts"))
+    header = weights.read_header(tmp_path / "parts" / loop.SNAPSHOTS / HALFLIFE_FILE)
+    assert header["halflife"] == 64 and header["sigma_rel"] == pytest.approx(64 / math.log(2) / 160)
 
 
 @pytest.mark.slow

@@ -1,0 +1,201 @@
+"""DDPM++ (Song et al. 2021, arXiv 2011.13456) with EDM's settings, the network of the paper's CIFAR-10 models.
+
+Three modulations of a residual block by the embedding: `add`, EDM's own; `scale_shift`, adaptive group norm; and
+`double_norm`, the paper's adaptive double normalisation (sec. 4.1).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scm.networks.embedding import FourierEmbedding, PositionalEmbedding, ScalarInput
+from scm.networks.layers import attention, dropout, over_pixels, pnorm, split_heads
+from scm.networks.magnitude import downsample, upsample
+from scm.networks.settings import NetworkSettings
+
+GROUP_EPSILON = 1e-6
+SMALL, ATTENTION = 1e-5, math.sqrt(0.2)
+"""Initial size of the last convolution of each branch and of q, k, v, relative to Xavier's (EDM)."""
+
+
+def groups_of(channels: int) -> int:
+    """Groups of a group norm: 32, but at least four channels in each."""
+    return min(32, channels // 4)
+
+
+class Linear(nn.Linear):
+    """nn.Linear as EDM starts it: Xavier's uniform weights and zero biases. [B, in] -> [B, out]."""
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Conv(nn.Conv2d):
+    """A convolution that computes in its input's type and begins as EDM's. [B, in, H, W] -> [B, out, H, W].
+
+    Args:
+        scale: factor of Xavier's initial weights; biases start at zero.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, scale: float = 1.0) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
+        nn.init.xavier_uniform_(self.weight, gain=scale)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.conv2d(x, self.weight.to(x.dtype), bias, padding=self.padding)
+
+
+class GroupNorm(nn.GroupNorm):
+    """A group norm whose sums are float32 at least; answers in its input's type."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(groups_of(channels), channels, eps=GROUP_EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        return functional.group_norm(precise, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+class Block(nn.Module):
+    """Residual block with optional resampling and self-attention; the sum with the skip is scaled by sqrt(1/2)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        *,
+        resample: Literal["keep", "down", "up"] = "keep",
+        heads: int = 0,
+        dropout_probability: float = 0.0,
+        modulation: str = "double_norm",
+    ) -> None:
+        super().__init__()
+        self.resample, self.heads = resample, heads
+        self.dropout_probability, self.modulation = dropout_probability, modulation
+        self.norm0, self.conv0 = GroupNorm(in_channels), Conv(in_channels, out_channels, 3)
+        self.affine = Linear(embedding_channels, out_channels * (1 if modulation == "add" else 2))
+        self.norm1, self.conv1 = GroupNorm(out_channels), Conv(out_channels, out_channels, 3, SMALL)
+        same = in_channels == out_channels and resample == "keep"
+        self.skip = None if same else Conv(in_channels, out_channels, 1)
+        if heads:
+            self.norm2 = GroupNorm(out_channels)
+            self.qkv = Conv(out_channels, out_channels * 3, 1, ATTENTION)
+            self.proj = Conv(out_channels, out_channels, 1, SMALL)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """[B, in, H, W] and [B, embedding] (float32) -> [B, out, H', W']."""
+        y = self.conv0(self._resampled(functional.silu(self.norm0(x))))
+        y = functional.silu(self._modulate(y, embedding))
+        if self.training and self.dropout_probability > 0:
+            y = dropout(y, self.dropout_probability)
+        x = x if self.skip is None else self.skip(self._resampled(x))
+        x = (self.conv1(y) + x) * math.sqrt(0.5)
+        if self.heads:
+            q, k, v = split_heads(self.qkv(self.norm2(x)), self.heads).unbind(3)
+            x = (self.proj(attention(q, k, v).reshape(x.shape)) + x) * math.sqrt(0.5)
+        return x
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        if self.resample == "keep":
+            return x
+        return downsample(x) if self.resample == "down" else upsample(x)
+
+    def _modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
+        """norm(x) * pnorm(s(t)) + pnorm(b(t)) (sec. 4.1), norm(x) * (s(t) + 1) + b(t), or EDM's norm(x + b(t))."""
+        affine = self.affine(embedding)
+        if self.modulation == "add":
+            return self.norm1(y + over_pixels(affine, y))
+        scale, shift = affine.chunk(2, dim=1)
+        if self.modulation == "double_norm":
+            return self.norm1(y) * over_pixels(pnorm(scale), y) + over_pixels(pnorm(shift), y)
+        return self.norm1(y) * over_pixels(scale + 1, y) + over_pixels(shift, y)
+
+
+class DDPMPP(nn.Module):
+    """The network between an input of unit variance and F.
+
+    Args:
+        settings: its shape. The encoder's blocks at the resolutions of `settings.attention` have self-attention, and so
+            have the decoder's first block and its last one at each of these; the decoder has one block more at each
+            resolution than the encoder.
+        dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
+    """
+
+    def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
+        super().__init__()
+        self.classes, width = settings.classes, settings.width
+        embedding_channels = width * 4
+        if settings.embedding == "positional":
+            self.emb_time: nn.Module = PositionalEmbedding(width)
+        else:
+            self.emb_time = FourierEmbedding(width, settings.fourier_scale)
+        self.map_label = Linear(settings.classes, width) if settings.classes else None
+        self.map_guidance = ScalarInput(width, width) if settings.guidance else None
+        self.map_segment = ScalarInput(width, width) if settings.segments else None
+        self.map_layer0 = Linear(width, embedding_channels)
+        self.map_layer1 = Linear(embedding_channels, embedding_channels)
+
+        def block(into: int, out: int, size: int, attend: bool, **options: object) -> Block:
+            probability = dropout if size <= dropout_max_resolution else 0.0
+            heads = out // settings.channels_per_head if attend else 0
+            return Block(
+                into, out, embedding_channels, heads=heads, dropout_probability=probability,
+                modulation=settings.modulation, **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+
+        self.encoder = nn.ModuleDict()
+        out, skips = width, [width]
+        for level, multiplier in enumerate(settings.multipliers):
+            size = settings.resolution >> level
+            if level == 0:
+                self.encoder[f"{size}x{size}_conv"] = Conv(settings.channels, width, 3)
+            else:
+                self.encoder[f"{size}x{size}_down"] = block(out, out, size, False, resample="down")
+                skips.append(out)
+            for index in range(settings.blocks):
+                into, out = out, width * multiplier
+                self.encoder[f"{size}x{size}_block{index}"] = block(into, out, size, size in settings.attention)
+                skips.append(out)
+
+        self.decoder = nn.ModuleDict()
+        for level, multiplier in reversed(list(enumerate(settings.multipliers))):
+            size = settings.resolution >> level
+            if level == len(settings.multipliers) - 1:
+                self.decoder[f"{size}x{size}_in0"] = block(out, out, size, True)
+                self.decoder[f"{size}x{size}_in1"] = block(out, out, size, False)
+            else:
+                self.decoder[f"{size}x{size}_up"] = block(out, out, size, False, resample="up")
+            for index in range(settings.blocks + 1):
+                into, out = out + skips.pop(), width * multiplier
+                attend = size in settings.attention and index == settings.blocks
+                self.decoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend)
+        self.out_norm, self.out_conv = GroupNorm(out), Conv(out, settings.channels, 3, SMALL)
+
+    def forward(
+        self, x: Tensor, noise: Tensor, labels: Tensor | None, guidance: Tensor | None, segment: Tensor | None
+    ) -> Tensor:
+        """F; arguments as in EDM2UNet.forward."""
+        cos, sin = self.emb_time(noise).chunk(2, dim=1)
+        embedding = torch.cat([sin, cos], dim=1) * math.sqrt(0.5)  # EDM's order and size
+        for layer, value in ((self.map_guidance, guidance), (self.map_segment, segment)):
+            if layer is not None:
+                embedding = embedding + layer(value)
+        if self.map_label is not None and labels is not None:
+            embedding = embedding + self.map_label(labels * math.sqrt(self.classes))
+        embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
+        skips = []
+        for layer in self.encoder.values():
+            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
+            skips.append(x)
+        for name, layer in self.decoder.items():
+            if "block" in name:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = layer(x, embedding)
+        return self.out_conv(functional.silu(self.out_norm(x.to(embedding.dtype))))

@@ -1,0 +1,178 @@
+"""EDM2's U-Net (config G, arXiv 2312.02696) with the paper's adaptive double normalisation (sec. 4.1).
+
+Two modulations of a residual block by the embedding are kept: `double_norm`, the paper's, and `gain`, EDM2's own, which
+the golden figures of the original program check and which imported teachers have.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from scm.networks.embedding import FourierEmbedding, PositionalEmbedding, ScalarInput
+from scm.networks.layers import attention, dropout, over_pixels, pnorm, split_heads
+from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, upsample
+from scm.networks.settings import NetworkSettings
+
+RESIDUAL_BALANCE = 0.3
+ATTENTION_BALANCE = 0.3
+CLIP = 256.0
+
+
+class Block(nn.Module):
+    """Residual block of the encoder or decoder with optional resampling and self-attention (EDM2 fig. 21).
+
+    Double normalisation takes its scale s(t) from the first half of the embedding and its shift b(t) from the second:
+    together they have the parameters of EDM2's one layer, so that a size stays the size that the paper states.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        *,
+        kind: Literal["encoder", "decoder"],
+        resample: Literal["keep", "down", "up"] = "keep",
+        heads: int = 0,
+        dropout_probability: float = 0.0,
+        modulation: str = "double_norm",
+    ) -> None:
+        super().__init__()
+        self.kind, self.resample, self.heads = kind, resample, heads
+        self.dropout_probability, self.modulation = dropout_probability, modulation
+        self.conv_res0 = MPConv(out_channels if kind == "encoder" else in_channels, out_channels, 3)
+        self.conv_res1 = MPConv(out_channels, out_channels, 3)
+        self.conv_skip = MPConv(in_channels, out_channels, 1) if in_channels != out_channels else None
+        if modulation == "double_norm":
+            half = embedding_channels // 2
+            self.emb_scale = MPConv(half, out_channels, 0)
+            self.emb_shift = MPConv(embedding_channels - half, out_channels, 0)
+        else:
+            self.emb_gain = nn.Parameter(torch.zeros([]))
+            self.emb_linear = MPConv(embedding_channels, out_channels, 0)
+        if heads:
+            self.attn_qkv = MPConv(out_channels, out_channels * 3, 1)
+            self.attn_proj = MPConv(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """[B, in, H, W] and [B, embedding] (float32) -> [B, out, H', W']."""
+        if self.resample != "keep":
+            x = downsample(x) if self.resample == "down" else upsample(x)
+        if self.kind == "encoder":
+            x = normalize(x if self.conv_skip is None else self.conv_skip(x), dims=[1])
+        y = self._modulate(self.conv_res0(mp_silu(x)), embedding)
+        y = mp_silu(y)
+        if self.training and self.dropout_probability > 0:
+            y = dropout(y, self.dropout_probability)
+        y = self.conv_res1(y)
+        if self.kind == "decoder" and self.conv_skip is not None:
+            x = self.conv_skip(x)
+        x = mp_sum(x, y, RESIDUAL_BALANCE)
+        if self.heads:
+            q, k, v = normalize(split_heads(self.attn_qkv(x), self.heads), dims=[2]).unbind(3)
+            x = mp_sum(x, self.attn_proj(attention(q, k, v).reshape(x.shape)), ATTENTION_BALANCE)
+        return torch.clamp(x, -CLIP, CLIP)
+
+    def _modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
+        """y = norm(x) * pnorm(s(t)) + pnorm(b(t)) (sec. 4.1), or EDM2's y = x * (1 + gain s(t))."""
+        if self.modulation == "gain":
+            return y * over_pixels(self.emb_linear(embedding, gain=self.emb_gain) + 1, y)
+        half = self.emb_scale.weight.shape[1]
+        scale, shift = pnorm(self.emb_scale(embedding[:, :half])), pnorm(self.emb_shift(embedding[:, half:]))
+        return normalize(y, dims=[1]) * over_pixels(scale, y) + over_pixels(shift, y)
+
+
+class EDM2UNet(nn.Module):
+    """The network between an input of unit variance and F.
+
+    Args:
+        settings: its shape; blocks at the resolutions of `settings.attention` have self-attention, and so has the
+            decoder's first block; the decoder has one block more at each resolution than the encoder.
+        dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
+    """
+
+    def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
+        super().__init__()
+        self.classes, width = settings.classes, settings.width
+        embedding_channels = width * max(settings.multipliers)
+        if settings.embedding == "positional":
+            self.emb_time: nn.Module = PositionalEmbedding(width)
+        else:
+            self.emb_time = FourierEmbedding(width, settings.fourier_scale)
+        self.emb_noise = MPConv(width, embedding_channels, 0)
+        self.emb_label = MPConv(settings.classes, embedding_channels, 0) if settings.classes else None
+        self.emb_guidance = ScalarInput(width, embedding_channels) if settings.guidance else None
+        self.emb_segment = ScalarInput(width, embedding_channels) if settings.segments else None
+
+        def block(into: int, out: int, size: int, attend: bool, **options: object) -> Block:
+            probability = dropout if size <= dropout_max_resolution else 0.0
+            heads = out // settings.channels_per_head if attend else 0
+            return Block(
+                into, out, embedding_channels, heads=heads, dropout_probability=probability,
+                modulation=settings.modulation, **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+
+        self.encoder = nn.ModuleDict()
+        out, skips = settings.channels + 1, []  # one channel of ones stands for a bias
+        for level, multiplier in enumerate(settings.multipliers):
+            size, into = settings.resolution >> level, out
+            out, attend = width * multiplier, size in settings.attention
+            if level == 0:
+                self.encoder[f"{size}x{size}_conv"] = MPConv(into, out, 3)
+            else:
+                self.encoder[f"{size}x{size}_down"] = block(into, into, size, False, kind="encoder", resample="down")
+                out = into
+            skips.append(out)
+            for index in range(settings.blocks):
+                into, out = out, width * multiplier
+                self.encoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend, kind="encoder")
+                skips.append(out)
+
+        self.decoder = nn.ModuleDict()
+        for level, multiplier in reversed(list(enumerate(settings.multipliers))):
+            size = settings.resolution >> level
+            attend = size in settings.attention
+            if level == len(settings.multipliers) - 1:
+                self.decoder[f"{size}x{size}_in0"] = block(out, out, size, True, kind="decoder")
+                self.decoder[f"{size}x{size}_in1"] = block(out, out, size, False, kind="decoder")
+            else:
+                self.decoder[f"{size}x{size}_up"] = block(out, out, size, False, kind="decoder", resample="up")
+            for index in range(settings.blocks + 1):
+                into, out = out + skips.pop(), width * multiplier
+                self.decoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend, kind="decoder")
+        self.out_conv = MPConv(out, settings.channels, 3)
+        self.out_gain = nn.Parameter(torch.zeros([]))
+
+    def forward(
+        self, x: Tensor, noise: Tensor, labels: Tensor | None, guidance: Tensor | None, segment: Tensor | None
+    ) -> Tensor:
+        """F.
+
+        Args:
+            x: [B, C, R, R] in the compute type.
+            noise: c_noise(t), [B], float32.
+            labels: one-hot rows [B, classes], a zero row for no label.
+            guidance: scale, [B]; segment: its start in radians, [B].
+
+        Returns:
+            [B, C, R, R], float32.
+        """
+        embedding = self.emb_noise(self.emb_time(noise))
+        for layer, value in ((self.emb_guidance, guidance), (self.emb_segment, segment)):
+            if layer is not None:
+                embedding = embedding + layer(value)
+        if self.emb_label is not None and labels is not None:
+            embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.classes)), 0.5)
+        embedding = mp_silu(embedding)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        skips = []
+        for layer in self.encoder.values():
+            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
+            skips.append(x)
+        for name, layer in self.decoder.items():
+            if "block" in name:
+                x = mp_cat(x, skips.pop())
+            x = layer(x, embedding)
+        return self.out_conv(x.to(embedding.dtype), gain=self.out_gain)

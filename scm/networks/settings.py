@@ -1,0 +1,73 @@
+"""What the shape of a network follows from."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Architecture = Literal["edm2", "ddpmpp"]
+Modulation = Literal["double_norm", "gain", "scale_shift", "add"]
+Embedding = Literal["positional", "fourier"]
+NoiseInput = Literal["t", "log_sigma"]
+LogWeight = Literal["linear", "edm2"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Everything that the shape of a network follows from; stored in each checkpoint's header.
+
+    Attributes:
+        resolution: pixels of a (latent) image; each level after the first halves it.
+        channels: channels of a (latent) image.
+        classes: number of classes; 0 = unconditional.
+        architecture: `edm2` (EDM2's U-Net, config G) or `ddpmpp` (DDPM++ with EDM's settings).
+        width: channels at the highest resolution.
+        multipliers: channels of each level as multiples of `width`.
+        blocks: residual blocks a level; the decoder has one more.
+        attention: resolutions with self-attention.
+        modulation: `double_norm` (the paper's); `gain` (EDM2's own; edm2 alone); `scale_shift` (adaptive group norm)
+            and `add` (EDM's own; both ddpmpp alone).
+        embedding: of c_noise: `positional` (the paper's) or `fourier` (EDM2's).
+        fourier_scale: bandwidth of the Fourier features.
+        c_noise: what F is told of the time: `t` (the paper's) or `log_sigma`, ln(sigma_d tan t) / 4 (EDM's).
+        sigma_d: standard deviation of the data; enters c_noise = `log_sigma` alone.
+        guidance: F also takes a guidance scale.
+        segments: F also takes the start of the segment of multistep distillation.
+        log_weight: `linear` (w_phi of a model that is trained here) or `edm2` (EDM2's log-variance head).
+    """
+
+    resolution: int
+    channels: int
+    classes: int
+    architecture: Architecture
+    width: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    channels_per_head: int
+    modulation: Modulation = "double_norm"
+    embedding: Embedding = "positional"
+    fourier_scale: float = 1.0
+    c_noise: NoiseInput = "t"
+    sigma_d: float = 0.5
+    guidance: bool = False
+    segments: bool = False
+    log_weight: LogWeight = "linear"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NetworkSettings":
+        listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **listed})
+
+
+FLAVOURS: dict[str, dict[str, Any]] = {
+    "edm2": {
+        "architecture": "edm2", "modulation": "gain", "embedding": "fourier", "c_noise": "log_sigma",
+        "log_weight": "edm2",
+    },
+    "edm2-trigflow": {"architecture": "edm2"},
+    "ddpmpp": {"architecture": "ddpmpp", "modulation": "add", "c_noise": "log_sigma"},
+    "ddpmpp-trigflow": {"architecture": "ddpmpp"},
+}  # fmt: skip
+"""Fields of the networks as their authors wrote them, and as the paper changes them (sec. 4.1)."""

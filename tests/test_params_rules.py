@@ -1,0 +1,188 @@
+"""What params.yaml may not say together: each refusal by its text, and that what is allowed can be built."""
+# ruff: noqa: E501 (the messages, whole)
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shipped
+import torch
+from ruamel.yaml import YAML
+
+from scm.errors import UserError
+from scm.networks import Model, NetworkSettings
+from scm.params import dump, validate
+
+with tempfile.TemporaryDirectory() as _folder:
+    PARAMS = shipped.make_project(Path(_folder)).read_text(encoding="utf-8")
+LATENTS = {"data.source": "folder", "data.channels": 3, "codec.name": "sd_vae"}
+IMPOSSIBLE = [
+    ({"data.channels": 3}, "data.channels = 3: the digits are grey; write 1, or data.source: folder"),
+    ({"data.labels": False}, "data.labels = false: the digits have labels; write true, or data.source: folder"),
+    (
+        {"data.resolution": 9},
+        "data.resolution = 9: not divisible by 2, as 2 network.multipliers ask; use a multiple of 2 or fewer multipliers",
+    ),
+    (
+        {"codec.normalize": "paper"},
+        "codec.normalize = \"paper\": the paper's constants are the SD-VAE's; use measured or none, or codec.name: sd_vae",
+    ),
+    (
+        {"codec.name": "sd_vae"},
+        "data.channels = 1: the SD-VAE takes colour images; write 3, or codec.name: identity (and 1 more)",
+    ),
+    (
+        {"network.modulation": "scale_shift"},
+        'network.modulation = "scale_shift": the architecture edm2 has no such modulation; use double_norm or gain, or network.architecture: ddpmpp',
+    ),
+    (
+        {"network.width": 31},
+        "network.width = 31: odd, but the time embedding has as many sines as cosines; use an even one (and 1 more)",
+    ),
+    (
+        {"student.scd.guidance": [1.0, 2.0]},
+        "student.scd.guidance = [1.0, 2.0]: guided distillation is not built yet; take it out, or scd out of student.methods",
+    ),
+    ({"network.attention": [2]}, "network.attention = 2: not a resolution of the U-Net; choose from 8, 4"),
+    (
+        {"network.channels_per_head": 48},
+        "network.channels_per_head = 48: does not divide the 64 channels at resolution 4, which has attention; use a divisor of 64",
+    ),
+    (
+        {"teacher.lr.decay_from": "320Ki"},
+        'teacher.lr.decay_from = "320Ki": the cosine decay would begin after the 320Ki images of teacher; use less, or decay: constant',
+    ),
+    ({"student.scd.batch": 200000}, 'student.scd.images = "128Ki": less than one batch of 200000; use 200000 or more'),
+    (
+        {"ema.snapshots": 2000},
+        "ema.snapshots = 2000: more than the 1024 steps of student.scd (images / batch); use 1024 or fewer, or raise student.scd.images (and 1 more)",
+    ),
+    (
+        {"runtime.processes": 3},
+        "runtime.processes = 3: does not divide the batch of 128 of teacher; use a divisor of 128, or another batch (and 2 more)",
+    ),
+    (
+        {"student.sct": None},
+        "student.sct: student.methods names sct, but its block is missing; add it with images and dropout, or take it out of student.methods",
+    ),
+    (
+        {"evaluate.models": ["teacher", "sct", "scd"]},
+        'evaluate.models = ["teacher", "sct", "scd"]: must be teacher, then student.methods; write [teacher, scd, sct]',
+    ),
+    ({"sampler.sigma_min": 80.0}, "sampler.sigma_min = 80.0: must be below sampler.sigma_max; use less than 80.0"),
+    (
+        {"select.t_mid": [0.6, 1.57]},
+        "select.t_mid = 1.57: sampling starts at arctan(sampler.sigma_max / network.sigma_d) = 1.5645; use less",
+    ),
+    (
+        {"evaluate.seed": 1796},
+        "evaluate.seed = 1796: evaluation would draw the samples that chose the average; use select.samples (1797) or more",
+    ),
+    (
+        {"evaluate.teacher_few_steps": 35},
+        "evaluate.teacher_few_steps = 35: the teacher's 18 Heun steps take 35 network evaluations as well; use another number",
+    ),
+    (
+        {"network.architecture": "ddpmpp", "network.modulation": "gain"},
+        'network.modulation = "gain": the architecture ddpmpp has no such modulation; use double_norm, scale_shift or add, or network.architecture: edm2',
+    ),
+    (
+        {"network.architecture": "ddpmpp", "network.width": 36, "network.channels_per_head": 72},
+        "network.width = 36: DDPM++ would divide 144 channels into 32 groups; use a multiple of 32",
+    ),
+    (
+        {**LATENTS, "data.resolution": 100},
+        "data.resolution = 100: not divisible by 16, as 2 network.multipliers ask of the SD-VAE's latents, 8 times smaller; use a multiple of 16 or fewer multipliers",
+    ),
+    (
+        {**LATENTS, "data.resolution": 4, "network.multipliers": [1]},
+        "data.resolution = 4: not divisible by 8, as 1 network.multipliers ask of the SD-VAE's latents, 8 times smaller; use a multiple of 8",
+    ),
+    (
+        {**LATENTS, "data.resolution": 128},
+        "network.attention = 4: not a resolution of the U-Net; choose from 16, 8",
+    ),
+    (
+        {
+            "student.methods": ["scd", "multistep"],
+            "evaluate.models": ["teacher", "scd", "multistep"],
+            "student.multistep": {"images": "128Ki", "dropout": 0.0, "segments": 2},
+        },
+        'student.methods = "multistep": not built yet; take it out of student.methods (today: scd, sct)',
+    ),
+]
+
+
+def with_values(values: dict[str, Any]) -> dict[str, Any]:
+    """params.yaml's values with some changed, named by dotted keys."""
+    mapping = YAML(typ="safe", pure=True).load(PARAMS)
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, mapping)[last] = value
+    return mapping
+
+
+@pytest.mark.parametrize(("values", "message"), IMPOSSIBLE)
+def test_an_impossible_combination_is_told_with_key_value_and_remedy(values, message):
+    with pytest.raises(UserError) as caught:
+        validate(with_values(values), "params.yaml")
+    assert str(caught.value) == f"params.yaml: {message}"
+
+
+@pytest.mark.parametrize(("multipliers", "blocks"), [([1], 1), ([1, 2], 1), ([2, 1, 3], 2), ([3, 4], 1)])
+def test_group_norms_are_refused_exactly_where_torch_refuses_them(multipliers, blocks):
+    """Builds every network: what the rule lets through must exist, what it refuses must not."""
+    allowed = {}
+    possible = {}
+    for width in (2, 4, 6, 8, 10, 16, 20, 28, 36, 48, 52, 64, 68, 100, 132):
+        shape = {"width": width, "multipliers": multipliers, "blocks": blocks, "attention": [], "channels_per_head": 1}
+        values = {f"network.{key}": value for key, value in {**shape, "architecture": "ddpmpp"}.items()}
+        try:
+            validate(with_values(values), "params.yaml")
+        except UserError as error:
+            assert f"params.yaml: network.width = {width}: DDPM++ would divide " in str(error)
+            allowed[width] = False
+        else:
+            allowed[width] = True
+        try:
+            with torch.device("meta"):
+                Model(NetworkSettings(8, 1, 0, "ddpmpp", **shape))
+        except (ValueError, ZeroDivisionError):
+            possible[width] = False
+        else:
+            possible[width] = True
+    assert allowed == possible and set(possible.values()) == {True, False}
+
+
+def test_methods_that_are_not_built_may_stand_by():
+    """Their settings are read, and a method that is off is not held against the others."""
+    fake_score = {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1}
+    vsd = {"vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0}, "fake_score": fake_score}
+    values = {
+        "student.methods": ["sct"],
+        "evaluate.models": ["teacher", "sct"],
+        "student.scd.guidance": [1.5, 1.5],
+        "student.multistep": {"images": "8Mi", "dropout": 0.1, "segments": 4, "guidance": [1.0, 2.0]},
+        "student.scd_vsd": {"images": "1Ki", "dropout": 0.0, **vsd},
+        "student.vsd": None,
+    }
+    params = validate(with_values(values), "params.yaml")
+    assert params.student.declared == ("scd", "sct", "multistep", "scd_vsd")
+    multistep, scd_vsd = params.student.method("multistep"), params.student.method("scd_vsd")
+    assert (multistep.segments, multistep.guidance, multistep.p_mean, multistep.vsd) == (4, (1.0, 2.0), -1.0, None)
+    assert scd_vsd.vsd is not None and scd_vsd.fake_score is not None and scd_vsd.guidance is None
+    assert (scd_vsd.vsd.p_std, scd_vsd.fake_score.lr_max, scd_vsd.images) == (2.0, 1e-4, 1024)
+    assert dump(params) == with_values(values)
+
+
+def test_the_shape_follows_from_the_codec():
+    assert validate(with_values({}), "").shape == [1, 8, 8]
+    values = {**LATENTS, "data.resolution": 512, "network.attention": [32]}
+    assert validate(with_values(values), "").shape == [4, 64, 64]
+
+
+def test_one_method_is_enough():
+    values = {"student.methods": ["sct"], "evaluate.models": ["teacher", "sct"]}
+    assert validate(with_values(values), "params.yaml").student.methods == ("sct",)
