@@ -1,0 +1,78 @@
+"""How precise a tangent is in each type: `python benchmarks/precision.py [--device cpu]`.
+
+Relative errors against float64 of F, of its tangent cos t sin t dF/dt and of alg. 1's g, over samples at times of the
+paper's proposal; networks with random weights, dropout on (one mask for all types).
+"""
+
+import argparse
+
+import torch
+
+from scm.build import PRECISIONS
+from scm.machine import machine_name
+from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.objectives.consistency import consistency_tangent
+from scm.trigflow import interpolate, per_sample, propose_times, velocity
+
+NETWORKS = {
+    "edm2": FLAVOURS["edm2"],
+    "edm2-trigflow": FLAVOURS["edm2-trigflow"],
+    "ddpmpp": FLAVOURS["ddpmpp"],
+    "ddpmpp-trigflow": FLAVOURS["ddpmpp-trigflow"],
+}
+COLUMNS = ("F", "tangent", "g")
+
+
+def network(flavour: str) -> Model:
+    """Two resolutions with attention, 32 channels, and weights with nothing at its zero start."""
+    settings = NetworkSettings(
+        resolution=16, channels=3, classes=10, width=32, multipliers=(1, 2), blocks=1, attention=(8,),
+        channels_per_head=32, **NETWORKS[flavour],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Model(settings, dropout=0.1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gain"):
+                parameter.fill_(0.7)
+            elif name.endswith(("conv1.weight", "proj.weight", "out_conv.weight")) and not name.startswith("log"):
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return model.train()
+
+
+def errors(flavour: str, device: str = "cpu", batch: int = 64) -> dict[str, dict[str, float]]:
+    """For each precision the relative error of F, its tangent and g: ||x - x_64|| / ||x_64|| over the batch."""
+    model, draws = network(flavour).to(device).double(), torch.Generator().manual_seed(1)
+    x_0, z = (torch.randn(2, batch, 3, 16, 16, generator=draws, dtype=torch.float64) * 0.5).to(device)
+    t = propose_times(torch.randn(batch, generator=draws, dtype=torch.float64), -1.0, 1.4, 0.5).to(device)
+    x_t, v_t = interpolate(x_0, z, t), velocity(x_0, z, t)
+    labels = torch.arange(batch, device=device) % 10
+
+    def found(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(2)
+        tangent = consistency_tangent(model, x_t.to(dtype), t.to(dtype), labels, v_t.to(dtype), 0.5, r=1.0)
+        network_part = tangent.second.double() + per_sample(torch.cos(t) * torch.sin(t), x_t) * x_t
+        return tangent.output.detach().double(), network_part, tangent.g.double()
+
+    exact, table = found(torch.float64), {}
+    model.float()
+    for name, precision in PRECISIONS.items():
+        model.precision = precision
+        pairs = zip(COLUMNS, found(torch.float32), exact, strict=True)
+        table[name] = {column: float((ours - true).norm() / true.norm()) for column, ours, true in pairs}
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    print(f"{machine_name()}, {options.device}; torch {torch.__version__}\n")
+    print("| network | precision | F | tangent | g |\n|---|---|---|---|---|")
+    for flavour in NETWORKS:
+        for name, row in errors(flavour, options.device).items():
+            print(f"| {flavour} | {name} | {' | '.join(f'{row[column]:.1e}' for column in COLUMNS)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

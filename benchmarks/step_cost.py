@@ -1,0 +1,263 @@
+"""What a training step costs: `python benchmarks/step_cost.py [--device cpu] [--presets imagenet512-s ...]`.
+
+Three ways to the loss of alg. 1, each with the one before it as its rival, all as multiples of a diffusion step of the
+same network (forward and backward):
+
+- ours: the tangent rides along with the forward that keeps its graph (scm/jvp/dual.py);
+- split: torch.func.jvp without graph, then a second forward with it, as the method is usually written;
+- jvp: one torch.func.jvp with graph, whose tangent is then detached.
+
+The first table counts, on tensors without data, floating-point operations and the peak of the activations' memory for
+the paper's networks. The second one measures time and peak memory on this machine for networks that it can run.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from scm import preset_table, presets
+from scm.build import network_settings
+from scm.jvp import output_and_tangent
+from scm.machine import machine_name
+from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion, consistency
+from scm.params import dump, load, validate
+from scm.stage import MALLOC
+from scm.yaml_files import parse_mapping, render
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "edm2, width 16": {"width": 16, **FLAVOURS["edm2-trigflow"]},
+    "edm2, width 64": {"width": 64, **FLAVOURS["edm2-trigflow"]},
+    "ddpmpp, width 32": {"width": 32, **FLAVOURS["ddpmpp-trigflow"]},
+}
+"""Networks for the second table, 16x16 pixels."""
+
+
+def split(function: Callable[..., Tensor], primals: Any, tangents: Any) -> tuple[Tensor, Tensor]:
+    """The tangent without graph, then the value with one; with dropout, both from the same draws."""
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        tangent = torch.func.jvp(function, primals, tangents)[1]
+    torch.set_rng_state(state)
+    return function(*primals), tangent
+
+
+def one_jvp(function: Callable[..., Tensor], primals: Any, tangents: Any) -> tuple[Tensor, Tensor]:
+    """Value and tangent at once, both with a graph."""
+    output, tangent = torch.func.jvp(function, primals, tangents)[:2]
+    return output, tangent.detach()
+
+
+WAYS = {"ours": output_and_tangent, "split": split, "jvp": one_jvp}
+
+
+@contextmanager
+def tangent_by(way: str) -> Iterator[None]:
+    """Objectives take their tangents this way inside the block."""
+    ours = consistency.output_and_tangent
+    consistency.output_and_tangent = WAYS[way]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        consistency.output_and_tangent = ours
+
+
+def storages_in(tree: Any) -> list[Any]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of the tensors that were made inside the block and are still alive, and their peak; on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = weakref.WeakSet[Any]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._seen.update(storages_in((args, kwargs)))  # what was there before the block
+        result = func(*args, **(kwargs or {}))
+        for storage in storages_in(result):
+            if storage not in self._seen:
+                self._seen.add(storage)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return result
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+class Undrawn(Batch):
+    """A batch on the meta device, where no generator draws."""
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.empty(self.x_0.shape[0], *shape, device=self.x_0.device)
+
+
+class Steps:
+    """Training steps of one network, by name: diffusion, sct, scd.
+
+    Args:
+        settings: of teacher and student.
+        device: `meta` to count without computing.
+    """
+
+    def __init__(self, settings: NetworkSettings, batch: int, device: str, dropout: float = 0.0) -> None:
+        torch.manual_seed(0)
+        with torch.device(device):
+            self.model = Model(settings, dropout=dropout)
+            teacher = Model(settings).requires_grad_(False).eval()
+            self.x_0 = torch.randn(batch, settings.channels, settings.resolution, settings.resolution) * 0.5
+            self.labels = torch.zeros(batch, dtype=torch.int64)
+        common: Any = {"sigma_d": 0.5, "p_mean": -1.0, "p_std": 1.4, "tangent_norm_c": 0.1, "tangent_warmup": 0}
+        self.objectives = {
+            "diffusion": Diffusion(0.5, -0.8, 1.6),
+            "sct": ConsistencyTraining(**common),
+            "scd": ConsistencyDistillation(**common, teacher=teacher),
+        }
+
+    def loss(self, name: str) -> Tensor:
+        if self.x_0.device.type == "meta":
+            batch: Batch = Undrawn(self.x_0, self.labels, torch.Generator())
+        else:
+            batch = Batch(self.x_0, self.labels, torch.Generator(self.x_0.device).manual_seed(0))
+        return self.objectives[name](self.model, batch, 1000).value.mean()
+
+    def run(self, name: str) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.loss(name).backward()
+
+
+class Cost(NamedTuple):
+    flops: int
+    bytes: int
+
+
+def count(steps: Steps, name: str, way: str = "ours") -> Cost:
+    """Floating-point operations of a step, forward and backward, and the peak bytes of its forward's tensors."""
+    steps.model.zero_grad(set_to_none=True)
+    with tangent_by(way), FlopCounterMode(display=False) as counter:
+        with LiveMemory() as memory:
+            loss = steps.loss(name)
+        loss.backward()
+    return Cost(counter.get_total_flops(), memory.peak)
+
+
+def paper_presets() -> list[str]:
+    """Names of the presets that stand for a column of the paper's tables."""
+    return [entry.name for entry in preset_table.entries(ROOT) if entry.parameters]
+
+
+def preset_settings(name: str) -> NetworkSettings:
+    """The teacher's network of a preset."""
+    current = dump(load(ROOT / "params.yaml"))
+    users = {key: current[key] for key in presets.USERS_SECTIONS}
+    values = parse_mapping(render(presets.resolve(ROOT, name)), name)
+    params = validate({**users, "preset": name, **values}, name)
+    classes = {"imagenet": 1000}.get(name[:8], 0)
+    return network_settings(params.network, classes, params.shape)
+
+
+def count_presets(names: list[str], batch: int) -> None:
+    print(f"Counted, batch {batch}: floating-point operations | peak memory of activations, in diffusion steps\n")
+    print("| network | sCT | sCD | sCT split | sCD split | sCT jvp | sCD jvp |\n|---|---|---|---|---|---|---|")
+    for name in names:
+        steps = Steps(preset_settings(name), batch, "meta", dropout=0.1)
+        base, cells = count(steps, "diffusion"), []
+        for way in WAYS:
+            for step in ("sct", "scd"):
+                cost = count(steps, step, way)
+                cells.append(f"{cost.flops / base.flops:.3f} \\| {cost.bytes / base.bytes:.2f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+class Measured(NamedTuple):
+    ms: float
+    mib: float
+
+
+def measure(steps: Steps, name: str, way: str, repeats: int) -> Measured:
+    """Median time of a step, forward and backward, and its peak memory above what was there before."""
+    device, times = steps.x_0.device, []
+    with tangent_by(way):
+        for _ in range(repeats + 2):
+            synchronize(device)
+            started = time.perf_counter()
+            steps.run(name)
+            synchronize(device)
+            times.append(time.perf_counter() - started)
+        steps.model.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            steps.run(name)
+            peak = torch.cuda.max_memory_allocated(device) - before
+        else:
+            with LiveMemory() as memory:
+                steps.run(name)
+            peak = memory.peak
+    return Measured(statistics.median(times[2:]) * 1e3, peak / 2**20)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_here(networks: dict[str, NetworkSettings], batch: int, repeats: int, device: str) -> None:
+    threads = torch.get_num_threads()
+    print(f"\nMeasured on {machine_name()}, {device}; torch {torch.__version__}, {threads} threads; batch {batch}:")
+    print("ms | peak MiB of a step\n")
+    print("| network | parameters | diffusion | sCT | sCD | sCT split | sCD split | sCT jvp | sCD jvp |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for label, settings in networks.items():
+        steps = Steps(settings, batch, device)
+        cells = [f"{sum(p.numel() for p in steps.model.parameters()):,}"]
+        kinds = [("diffusion", "ours"), *((step, way) for way in WAYS for step in ("sct", "scd"))]
+        for step, way in kinds:
+            result = measure(steps, step, way, repeats)
+            cells.append(f"{result.ms:.0f} \\| {result.mib:.0f}")
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
+
+
+def small_networks() -> dict[str, NetworkSettings]:
+    shape: Any = {"resolution": 16, "channels": 3, "classes": 10, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}
+    return {
+        label: NetworkSettings(**shape, channels_per_head=changes["width"], **changes)
+        for label, changes in SMALL.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="where the second table is measured: cpu or cuda")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--presets", nargs="*", default=paper_presets(), help="default: the paper's")
+    parser.add_argument("--measure", nargs="*", default=[], metavar="PRESET", help="measure these presets' networks")
+    options = parser.parse_args()
+    if any(os.environ.get(key) != value for key, value in MALLOC.items()):  # as the training stages start themselves
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    count_presets(options.presets, options.batch)
+    networks = {name: preset_settings(name) for name in options.measure} or small_networks()
+    measure_here(networks, options.batch, options.repeats, options.device)
+
+
+if __name__ == "__main__":
+    main()

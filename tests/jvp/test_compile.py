@@ -1,0 +1,58 @@
+"""torch.compile of a network traces its forward and its tangent whole, and both give eager's numbers."""
+
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from scm.jvp import output_and_tangent
+from tests.helpers import FAMILIES, tiny_model
+
+SMALL = {"multipliers": (1,), "blocks": 0, "attention": ()}
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def results(model: torch.nn.Module) -> list[Tensor]:
+    """F and its tangent, the gradients, and F alone as a teacher gives it."""
+    draws = torch.Generator().manual_seed(3)
+    x, along_x = torch.randn(2, 4, 1, 8, 8, generator=draws)
+    t, along_t = torch.rand(2, 4, generator=draws)
+    labels = torch.tensor([0, 2, 1, -1])
+    model.zero_grad()
+    output, tangent = output_and_tangent(lambda x, t: model(x, t, labels), (x, t), (along_x, along_t))
+    assert not tangent.requires_grad
+    output.square().mean().backward()
+    with torch.no_grad():
+        plain = model(x, t, labels)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [output.detach(), tangent, plain, *gradients]
+
+
+def check(family: str, backend: str, **changes: object) -> None:
+    model = tiny_model(**FAMILIES[family], **changes).train()
+    expected = results(model)
+    model.network.compile(backend=backend, fullgraph=True)
+    for ours, eager in zip(results(model), expected, strict=True):
+        assert torch.allclose(ours, eager, rtol=1e-4, atol=1e-5 * float(eager.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["edm2", "edm2-trigflow", "ddpmpp-trigflow"])
+def test_each_family_is_traced_whole(family: str):
+    check(family, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="on the CPU torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+def test_compiled_code_gives_the_same_numbers(family: str):
+    check(family, "inductor", **SMALL)
