@@ -1,5 +1,7 @@
 """Parameters to objects: the only factory."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,19 @@ def new_model(settings: NetworkSettings, training: Teacher | StudentMethod, seed
             dropout_max_resolution=training.dropout_max_resolution,
             precision=PRECISIONS[training.precision],
         )
+
+
+def compiled(model: Model, runtime: Runtime, device: torch.device) -> Model:
+    """The model, its network compiled at its first call if `runtime.compile` says so; its weights keep their names.
+
+    Raises:
+        UserError: there is nothing to compile with.
+    """
+    if runtime.compile:
+        if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
+        model.network.compile()
+    return model
 
 
 def new_student(teacher: Model, method: StudentMethod, seed: int) -> Model:

@@ -1,6 +1,6 @@
 """Continuous-time consistency model, started from the teacher's selected average: sCD or sCT (alg. 1)."""
 
-from scm.build import TrainingData, device_of, load_model, new_student, student_objective, training_settings
+from scm.build import TrainingData, compiled, device_of, load_model, new_student, student_objective, training_settings
 from scm.errors import UserError
 from scm.files import sha256
 from scm.stage import Stage, main
@@ -23,13 +23,14 @@ def run(stage: Stage) -> None:
             f"{path} knows {len(inherited['classes'])} classes, data/latents has {len(data.loader.classes)}: "
             "train a teacher on these data, or prepare those that it was trained on"
         )
-    student = new_student(teacher, settings, params.seed).to(ranks.device)
+    student = compiled(new_student(teacher, settings, params.seed).to(ranks.device), params.runtime, ranks.device)
+    compiled(teacher.requires_grad_(False), params.runtime, ranks.device)
     header = {key: inherited[key] for key in ("classes", "codec", "sigma_d")}
     header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(path)}
     stage.extra["device"] = str(ranks.device)
     trainer = Trainer(
         student,
-        student_objective(method, settings, inherited["sigma_d"], teacher.requires_grad_(False)),
+        student_objective(method, settings, inherited["sigma_d"], teacher),
         data,
         training_settings(params, settings, f"student {method}", header),
         stage.work,

@@ -1,6 +1,6 @@
 """TrigFlow diffusion model: the teacher, and the start of every student."""
 
-from scm.build import TrainingData, device_of, diffusion, network_settings, new_model, training_settings
+from scm.build import TrainingData, compiled, device_of, diffusion, network_settings, new_model, training_settings
 from scm.stage import Stage, main
 from scm.training.distributed import Ranks
 from scm.training.loop import METRICS, Trainer
@@ -13,7 +13,7 @@ def run(stage: Stage) -> None:
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
     shape, classes = data.codec.header["shape"], data.loader.classes
     network = network_settings(params.network, len(classes), shape)
-    model = new_model(network, settings, params.seed).to(ranks.device)
+    model = compiled(new_model(network, settings, params.seed).to(ranks.device), params.runtime, ranks.device)
     header = {"model": "teacher", "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
     header |= {"sigma_d": params.network.sigma_d}
     stage.extra["device"] = str(ranks.device)

@@ -49,7 +49,7 @@ select:
   t_mid: [0.6, 0.8, 1.1]
   samples: 1797
 evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2}
-runtime: {device: auto, threads: null, processes: 1, log_every: 4Ki, checkpoint_every: 32Ki}
+runtime: {device: auto, threads: null, processes: 1, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
 mlflow: {enabled: true, uri: null, experiment: null}
 """
 

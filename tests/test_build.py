@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from scm import build
-from scm.params.schema import StudentMethod
+from scm.errors import UserError
+from scm.params.schema import Runtime, StudentMethod
 from tests.helpers import FAMILIES, tiny_model
 
 METHOD = {
@@ -33,3 +34,25 @@ def test_a_students_new_weights_follow_from_the_seed():
     one, same, other = (build.new_student(teacher, StudentMethod(**METHOD), seed) for seed in (0, 0, 1))
     assert torch.equal(one.log_weight_head.features.freqs, same.log_weight_head.features.freqs)
     assert not torch.equal(one.log_weight_head.features.freqs, other.log_weight_head.features.freqs)
+
+
+def runtime(**changes: object) -> Runtime:
+    values = {"device": "cpu", "threads": None, "processes": 1, "compile": True, "log_every": 1, "checkpoint_every": 1}
+    return Runtime(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeypatch):
+    calls: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: calls.append(module))
+    monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
+    model = tiny_model()
+    names = list(model.state_dict())
+    assert build.compiled(model, runtime(compile=False), torch.device("cpu")) is model and not calls
+    assert build.compiled(model, runtime(), torch.device("cpu")) is model and calls == [model.network]
+    assert list(model.state_dict()) == names
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"^runtime.compile is true, but there is no C\+\+ compiler: install g\+\+"):
+        build.compiled(tiny_model(), runtime(), torch.device("cpu"))

@@ -266,6 +266,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Whole | None
     processes: Whole
+    compile: bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount
 
