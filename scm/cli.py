@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_preset(commands)
     _add_run(commands)
     _add_sample(commands)
+    _add_import_teacher(commands)
     _add_sync(commands)
     return parser
 
@@ -121,6 +122,22 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     sample.set_defaults(handler=_sample)
+
+
+def _add_import_teacher(commands: argparse._SubParsersAction) -> None:
+    summary = "take a network of EDM2's or EDM's, or another project's teacher, as the teacher"
+    examples = (
+        "scm import-teacher edm2-img64-s-1073741-0.075.pkl",
+        "scm import-teacher teacher.safetensors --sigma-rel 0.05",
+    )
+    command = _add(commands, "import-teacher", summary, *examples)
+    command.add_argument(
+        "file", type=Path, help="their .pkl, a .safetensors of their state dict, or one that scm wrote"
+    )
+    command.add_argument(
+        "--sigma-rel", type=float, help="length of the average, where neither file nor its name says it"
+    )
+    command.set_defaults(handler=_import_teacher)
 
 
 def _add_sync(commands: argparse._SubParsersAction) -> None:
@@ -218,6 +235,12 @@ def _sample(options: argparse.Namespace) -> int:
     from scm.sampling import sample_command
 
     return sample_command(options) or 0
+
+
+def _import_teacher(options: argparse.Namespace) -> int:
+    from scm.importing import import_command
+
+    return import_command(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

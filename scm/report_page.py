@@ -131,7 +131,8 @@ def _health(findings: Findings) -> str:
             if lines:
                 drawing = Drawing(f"{display_name(model)}: {title}", IMAGES, lines, logarithmic)
                 drawings.append(_plot(drawing, title))
-        parts.append(f'<h3>{escape(display_name(model))}</h3>\n<div class="plots">{"".join(drawings)}</div>')
+        if drawings:  # an imported teacher's training is not known
+            parts.append(f'<h3>{escape(display_name(model))}</h3>\n<div class="plots">{"".join(drawings)}</div>')
     return "\n".join(parts)
 
 
@@ -157,6 +158,8 @@ def _selection(findings: Findings) -> str:
     figures = []
     for model in findings.models:
         rows, choice = findings.selection[model], findings.choices[model]
+        if "sigma_rel" not in choice:  # an imported average, of unknown length
+            continue
         middles = sorted({row["t_mid"] for row in rows if "t_mid" in row})
         if middles:
             named = [(f"2 steps, t_mid {middle:g}", middle) for middle in middles]

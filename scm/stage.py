@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
-from scm.files import write_json
+from scm.files import read_json, write_json
 from scm.fingerprint import Inputs, inputs_of
 from scm.machine import commit_of, machine_name
 from scm.params import Params, dump, flatten, load
@@ -107,7 +107,12 @@ class Stage:
             del plain[name]
         if self.item in self.params.student.methods:
             plain["student"] = self.params.student.method(str(self.item)).model_dump()
-        return flatten(plain)
+        teacher = run_path(self.root, "train_teacher")
+        made_by = read_json(teacher)["params"] if teacher.exists() else {}
+        if "imported.file" not in made_by:
+            return flatten(plain)
+        del plain["teacher"], plain["network"]  # the teacher was not trained here
+        return {**flatten(plain), **made_by}
 
     def finish(self) -> None:
         """Writes the run file and shows the finished run in MLflow."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from scm.errors import UserError
 from scm.files import replacing
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -45,3 +45,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
     """Tensors and header; errors as in `read_header`."""
     header = read_header(path)
     return safetensors.torch.load_file(path, device=str(device)), header
+
+
+def load_any(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file of anybody's."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+        return safetensors.torch.load_file(path), metadata
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}): get it once more") from None

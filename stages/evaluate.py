@@ -26,9 +26,8 @@ def run(stage: Stage) -> None:
     columns = min(settings.grid_classes, len(header["classes"])) or settings.grid_classes
     grid_labels = torch.arange(columns).repeat(settings.grid_rows) if header["classes"] else None
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    figures: dict[str, float] = {"sigma_rel": header["sigma_rel"], "mparams": parameters}
-    if "t_mid" in header:
-        figures["t_mid"] = header["t_mid"]
+    figures: dict[str, float] = {"mparams": parameters}
+    figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
     with replacing_folder(stage.root / f"results/samples/{model_name}") as folder:
         for sampler in samplers(stage, sigma_d, header.get("t_mid")):
             images, seconds = generate(model, sampler, seeds, labels, shape, settings.batch, device)

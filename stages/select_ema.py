@@ -35,7 +35,8 @@ def run(stage: Stage) -> None:
         for figures in candidates(stage, header["sigma_d"], distance):
             if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
                 best = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
-            rows.append({"sigma_rel": header["sigma_rel"], **figures})
+            known = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
+            rows.append({**known, **figures})
             stage.progress("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
     state, header = best
     if not state:
@@ -43,7 +44,7 @@ def run(stage: Stage) -> None:
     header["sigma_max"] = params.sampler.sigma_max
     weights.save(stage.root / f"models/{model_name}/model.safetensors", state, header)
     with replacing(stage.root / f"results/curves/select-{model_name}.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(["sigma_rel", *rows[0]])))
         writer.writeheader()
         writer.writerows(rows)
     stage.metrics(f"select-{model_name}", min(rows, key=lambda row: row["fd"]))

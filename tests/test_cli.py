@@ -27,6 +27,7 @@ COMMANDS = [
     ["preset", "apply"],
     ["run"],
     ["sample"],
+    ["import-teacher"],
     ["sync"],
 ]
 

@@ -50,7 +50,7 @@ def test_weights_come_back_with_their_header(tmp_path):
     weights.save(path, tensors, {"images": 7, "classes": ["x"]})
     loaded, header = weights.load(path)
     assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[key], value) for key, value in tensors.items())
-    assert header == {"format": 1, "images": 7, "classes": ["x"]}
+    assert header == {"format": 2, "images": 7, "classes": ["x"]}
 
 
 def test_weights_that_cannot_be_used_are_named(tmp_path):
@@ -63,7 +63,7 @@ def test_weights_that_cannot_be_used_are_named(tmp_path):
         weights.load(path)
     header = json.dumps({"__metadata__": {}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(UserError, match="has no scm header of format 1"):
+    with pytest.raises(UserError, match="has no scm header of format 2"):
         weights.load(path)
 
 

@@ -1,0 +1,1 @@
+"""Other projects' networks, read without running anything of theirs."""

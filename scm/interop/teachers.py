@@ -1,0 +1,184 @@
+"""Teachers of other programs as scm's own: settings, weights, and the encoding that they were trained on.
+
+EDM and EDM2 train F_edm in D(x; sigma) = c_skip x + c_out F_edm(c_in x, ln(sigma) / 4). With sigma = sigma_d tan t and
+x = x_t / cos t that is cos t x_t - sin t sigma_d F with F = -F_edm (app. B): the last layer changes its sign, and the
+network keeps its own noise input. The source that a pickle carries is neither run nor read, so a changed program with
+the old names and tensors is taken for the original.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scm import weights
+from scm.errors import UserError
+from scm.interop import modules, pickles
+from scm.interop.machine import Record, Refused, printable
+from scm.interop.names import EDM, EDM2, Program, check_tensors, program_of, settings_of
+from scm.networks import NetworkSettings
+from scm.networks.model import LogWeight
+from scm.randomness import global_draws, seed_of
+
+SIGMA_D = 0.5
+"""Both programs' value, where the file does not say it."""
+OWN = "scm"
+NETWORKS = {"Precond": EDM2, "EDMPrecond": EDM}
+"""The class around the network in each program's pickles."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that serves as a TrigFlow teacher.
+
+    Attributes:
+        program: EDM2, EDM or scm.
+        settings: of the network.
+        state: float32 tensors under scm's names.
+        codec: header of what it was trained on.
+        classes: their names; empty = not known, or none.
+        images: seen in training; 0 = not known.
+        sigma_rel: length of the average; None = not known.
+        notes: what was left out or assumed.
+    """
+
+    program: str
+    settings: NetworkSettings
+    state: dict[str, Tensor]
+    codec: dict[str, Any]
+    classes: list[str]
+    images: int
+    sigma_rel: float | None
+    notes: list[str]
+
+
+def read_teacher(path: Path) -> Teacher:
+    """The teacher in a pickle of EDM2 or EDM, in their state dict in safetensors, or in a file that scm wrote.
+
+    Raises:
+        UserError: the file is damaged, something in it was refused, or it holds no such network.
+    """
+    try:
+        with path.open("rb") as handle:
+            is_safetensors = handle.read(9)[8:] == b"{"
+        return _from_safetensors(path) if is_safetensors else _from_pickle(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from None
+    except Refused as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _from_safetensors(path: Path) -> Teacher:
+    tensors, metadata = weights.load_any(path)
+    if "scm" in metadata:
+        return _own(tensors, metadata["scm"])
+    teacher = _converted(path, program_of(_shapes(tensors)), tensors, modules.CHANNELS_PER_HEAD, SIGMA_D, None)
+    heads = f" and {modules.CHANNELS_PER_HEAD} channels a head" if teacher.program == EDM2.name else ""
+    teacher.notes.append(f"assumed, since a state dict does not say it: sigma_d {SIGMA_D}{heads}")
+    return teacher
+
+
+def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
+    """A teacher of another project of scm, which may have imported it in its turn."""
+    try:
+        values = json.loads(header)
+        if values["model"] != "teacher":
+            raise Refused(f"a {printable(str(values['model']))}, not a teacher")
+        settings = NetworkSettings.from_dict(values["network"])
+        check_tensors(_shapes(tensors), settings)
+        program = values.get("imported", {}).get("program", OWN)
+        codec, classes, images, sigma_rel = (values[key] for key in ("codec", "classes", "images", "sigma_rel"))
+        good = program in (OWN, EDM.name, EDM2.name) and modules.is_codec_of(codec, settings)
+        good = good and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        if not good or type(images) is not int or not isinstance(sigma_rel, float | None):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Refused("its header is not that of a teacher of scm's") from None
+    state = {name: _plain(name, value) for name, value in tensors.items()}
+    return Teacher(program, settings, state, codec, classes, images, sigma_rel, [])
+
+
+def _from_pickle(path: Path) -> Teacher:
+    content = pickles.read(path)
+    content = content if isinstance(content, dict) else {"ema": content}
+    network = content.get("ema")
+    kind = network.class_name if isinstance(network, Record) else type(network).__name__
+    if not isinstance(network, Record) or kind not in NETWORKS:
+        known = "a Precond of EDM2 or an EDMPrecond of EDM"
+        raise Refused(
+            f"a {printable(kind)} instead of {known}: networks around which are others take other noise inputs"
+        )
+    parts = modules.modules_of(network)
+    program, tensors = program_of(_shapes(modules.tensors_of(parts))), modules.tensors_of(parts)
+    if program is not NETWORKS[kind]:
+        raise Refused(f"a {kind} around a network of {program.name}")
+    heads, sigma_d = modules.channels_per_head(parts), float(modules.number(network, "sigma_data"))
+    teacher = _converted(path, program, tensors, heads, sigma_d, content.get("encoder"))
+    modules.check_attributes(parts, teacher.settings)
+    return teacher
+
+
+def _converted(
+    path: Path, program: Program, tensors: dict[str, Tensor], heads: int, sigma_d: float, encoder: Any
+) -> Teacher:
+    """A teacher from the program's tensors; `heads` = channels of an attention head."""
+    if sigma_d <= 0:
+        raise Refused(f"its sigma_data is {sigma_d:g}, but a standard deviation is above 0")
+    tensors, notes = _used(tensors)
+    settings = settings_of(program, _shapes(tensors), heads, sigma_d)
+    state = {
+        ours: _plain(theirs, tensors[theirs])
+        for theirs, ours in check_tensors(_shapes(tensors), settings, program).items()
+    }
+    if program is EDM2:
+        state["network.out_gain"] = -state["network.out_gain"]
+    else:
+        state |= {name: -state[name] for name in ("network.out_conv.weight", "network.out_conv.bias")}
+        with global_draws(seed_of(0, "imported log weight")):
+            state |= {f"log_weight_head.{name}": value for name, value in LogWeight().state_dict().items()}
+    images, sigma_rel = run_of(path.stem)
+    codec = modules.codec_of(encoder, settings)
+    return Teacher(program.name, settings, state, codec, [], images, sigma_rel, notes)
+
+
+def _used(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that scm's network has too, and what was done with EDM's others."""
+    notes = []
+    filters = {name for name in tensors if name.endswith(".resample_filter")}
+    for name in filters:
+        if tensors[name].shape != (1, 1, 2, 2) or not (tensors[name] == 0.25).all():
+            raise Refused(f"its {printable(name)} is not [1, 1], as it always is in scm's networks")
+    augment = {"model.map_augment.weight"} & tensors.keys()
+    if augment:
+        notes.append(
+            "left out: the layer for augmentation labels, which adds nothing to an image that is not augmented"
+        )
+    return {name: value for name, value in tensors.items() if name not in filters | augment}, notes
+
+
+def _plain(name: str, value: Tensor) -> Tensor:
+    """float32 numbers, each finite."""
+    plain = value.to(torch.float32)
+    if not value.is_floating_point() or not plain.isfinite().all():
+        raise Refused(f"its {printable(name)} has values that are no finite floating-point numbers")
+    return plain
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def run_of(stem: str) -> tuple[int, float | None]:
+    """Images seen and length of the average, where EDM2's or EDM's name of a file says them (else 0 and None).
+
+    The names count thousands of images, rounded down; EDM2's snapshots lie at multiples of 1,024 images.
+    """
+    match = re.search(r"-(\d{6,7})(?:-(0\.\d{3}))?$", stem)
+    if not match:
+        return 0, None
+    return (int(match[1]) * 1000 + 999) // 1024 * 1024, float(match[2]) if match[2] else None
