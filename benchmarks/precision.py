@@ -65,8 +65,9 @@ def errors(flavour: str, device: str = "cpu", batch: int = 64) -> dict[str, dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
     print(f"{machine_name()}, {options.device}; torch {torch.__version__}\n")
     print("| network | precision | F | tangent | g |\n|---|---|---|---|---|")
     for flavour in NETWORKS:

@@ -1,6 +1,7 @@
 """Parameters to objects: the only factory."""
 
 import os
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from scm.training.schedule import Schedule
 from scm.trigflow import time_of_sigma
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
+"""Of torch.compile: dropout draws from the generators that it draws from without compilation."""
 
 
 def device_of(runtime: Runtime) -> str:
@@ -71,9 +75,10 @@ def compiled(model: Model, runtime: Runtime, device: torch.device) -> Model:
         UserError: there is nothing to compile with.
     """
     if runtime.compile:
-        if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        compiler = shlex.split(os.environ.get("CXX") or "g++")[-1]
+        if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
             raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
-        model.network.compile()
+        model.network.compile(options=COMPILE_OPTIONS)
     return model
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from scm import presets
 from scm.errors import UserError
 from scm.params import METHODS
+from scm.params.faults import Fault
 from scm.yaml_files import parse_mapping, read_text
 
 Figures = dict[str, float]
@@ -58,7 +59,7 @@ class Entry:
 
 def entries(root: Path) -> list[Entry]:
     """All presets: first those that are not the paper's, then the paper's by data set and size."""
-    read = functools.cache(presets.read_tree)
+    read = functools.cache(presets.read_preset)
     tables = parse_mapping(read_text(root / TABLES, "restore it with git"), str(TABLES))
     found = [_entry(root, name, tables, read) for name in presets.names(root)]
 
@@ -72,7 +73,7 @@ def entries(root: Path) -> list[Entry]:
 
 def published(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int) -> dict[str, Figures]:
     """The paper's figures for a preset's `paper` block, as in `Entry.methods`; of multistep, those at `segments`."""
-    dataset, size = row["dataset"], row.get("size")
+    dataset = row["dataset"]
     if "comparison" in row:
         by_iterations = tables[dataset][row["comparison"]]["fid_1step_at_k"]["sCT"]
         return {"sct": {"fid_1step": by_iterations[max(by_iterations)]}}
@@ -81,12 +82,14 @@ def published(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int) 
     ending, nfe = {1: ("_1step", {}), 2: ("_2step", {})}.get(segments, ("", {"nfe": segments}))
     if segments in multistep.get("fid", {}):
         blocks["multistep"] = {f"{figure}{ending}": multistep[figure][segments] for figure in ("fid", "fdd")} | nfe
-    if size == "M" and ablation:
+    if ablation and row["size"] == "M":
         blocks["vsd"] = ablation["vsd"]
     wanted = {"nfe", *(f"{figure}{ending}" for figure in ("fid", "fdd") for ending in STEPS)}
     return {
         method: {
-            key: value[size] if isinstance(value, Mapping) else value for key, value in block.items() if key in wanted
+            key: value[row["size"]] if isinstance(value, Mapping) else value
+            for key, value in block.items()
+            if key in wanted
         }
         for method, block in blocks.items()
     }
@@ -107,15 +110,16 @@ def _entry(root: Path, name: str, tables: Mapping[str, Any], read: presets.Read)
     student = values.get("student", {})
     segments = (student.get("multistep") or {}).get("segments", 0)
     try:
-        figures = published(tables, row, segments) if row else {}
+        figures, parameters = (published(tables, row, segments), row["parameters"]) if row else ({}, None)
     except KeyError as missing:
-        raise UserError(f"preset {name}: paper: {missing} is missing there or in {TABLES}; correct the block") from None
+        fault = Fault(presets.PAPER, row, f"{missing} is missing there or in {TABLES}; correct the block")
+        raise UserError(f"{presets.file(root, name)}: {fault}") from None
     return Entry(
         name=name,
         summary=presets.summary(root, name),
         data=row.get("dataset") or values.get("data", {}).get("source", ""),
         size=row.get("size", ""),
-        parameters=row.get("parameters"),
+        parameters=parameters,
         methods={
             method: figures.get(method, {})
             for method in ("teacher", *METHODS)

@@ -2,10 +2,11 @@
 
 A preset is an overlay in YAML that may extend others, `extends: name` or `extends: [name, name]`, of which a later one
 wins. Those in base/ are parts that presets share; they cannot be applied. Resolved, a preset names every value but
-runtime.* and mlflow.*, which are the user's; applying it therefore gives the same values whatever was applied before.
-Keys that neither the preset nor those two sections name (say, a method's own `p_mean`) are taken out. The values become
-ordinary parameters, so that `dvc params diff`, `dvc exp show` and MLflow see them (DVC's own Hydra composition does
-not). `paper` is no value: it says which column of the paper's tables a preset stands for (`scm.preset_table`).
+runtime.* and mlflow.*, so applying it gives the same ones whatever was applied before. Those two sections are the
+user's: they stay as they are, but for keys that a preset names all the same. Keys of other sections that the preset
+does not name (say, a method's own `p_mean`) are taken out. The values become ordinary parameters, so that
+`dvc params diff`, `dvc exp show` and MLflow see them (DVC's own Hydra composition does not). `paper` is no value: it
+says which column of the paper's tables a preset stands for (`scm.preset_table`).
 """
 
 import copy
@@ -15,27 +16,33 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from scm.errors import UserError
 from scm.files import write_text
-from scm.params import flatten, validate
+from scm.params import Params, flatten, validate
+from scm.params.faults import Fault, explain
 from scm.yaml_files import parse_for_editing, parse_mapping, read_text, render
 
 USERS_SECTIONS = ("runtime", "mlflow")
 EXTENDS, PAPER = "extends", "paper"
+PAPER_KEYS = {"dataset": str, "size": str, "comparison": str, "parameters": int}
 BASE = "base/"
 _RESTORE = "restore it with git"
 _ABSENT = object()
 
 
-def read_tree(path: Path) -> CommentedMap:
-    """A file of parameters or of a preset, with its comments."""
-    return parse_for_editing(read_text(path, _RESTORE), str(path))
+def read_preset(path: Path) -> CommentedMap:
+    """The file of a preset or of a part in base/, with its comments; what it says is checked by itself."""
+    text = read_text(path, _RESTORE)
+    for fault in _faults(parse_mapping(text, str(path))):
+        raise UserError(f"{path}: {fault}")
+    return parse_for_editing(text, str(path))
 
 
 Read = Callable[[Path], CommentedMap]
-"""How files are read: `read_tree`, or its cached form."""
+"""How presets are read: `read_preset`, or its cached form."""
 
 
 def names(root: Path) -> list[str]:
@@ -45,12 +52,12 @@ def names(root: Path) -> list[str]:
 
 def show(root: Path, name: str) -> str:
     """The file of a preset, or of a part in base/, as it stands."""
-    return read_text(_file(root, name), _RESTORE)
+    return read_text(file(root, name), _RESTORE)
 
 
 def diff(params_file: Path, root: Path, name: str) -> list[str]:
     """What `apply` would change, one line "key: old -> new" for each value."""
-    after = _plain(_target(read_tree(params_file), root, name))
+    after = _plain(_target(_read_params(params_file), root, name))
     validate(after, f"preset {name} applied to {params_file}")
     return _changes(_read_plain(params_file), after)
 
@@ -60,7 +67,7 @@ def apply(params_file: Path, root: Path, name: str) -> list[str]:
 
     The result is checked before it is written; nothing is written when nothing changes.
     """
-    tree = read_tree(params_file)
+    tree = _read_params(params_file)
     target = _target(tree, root, name)
     before = _plain(tree)
     _edit(tree, target)
@@ -79,7 +86,7 @@ def summary(root: Path, name: str) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def resolve(root: Path, name: str, read: Read = read_tree) -> CommentedMap:
+def resolve(root: Path, name: str, read: Read = read_preset) -> CommentedMap:
     """The preset's values, laid over those of all that it extends."""
     values = CommentedMap()
     for _, overlay in _overlays(root, name, read):
@@ -87,7 +94,7 @@ def resolve(root: Path, name: str, read: Read = read_tree) -> CommentedMap:
     return values
 
 
-def paper_row(root: Path, name: str, read: Read = read_tree) -> dict[str, Any]:
+def paper_row(root: Path, name: str, read: Read = read_preset) -> dict[str, Any]:
     """The preset's `paper` block, completed from base/; empty if it has none, whatever it extends."""
     parts = list(_overlays(root, name, read))
     row: dict[str, Any] = {}
@@ -101,27 +108,59 @@ def _overlays(root: Path, name: str, read: Read, chain: tuple[str, ...] = ()) ->
     """Names and contents of all that a preset is made of, what is extended before what extends it."""
     if name in chain:
         circle = " -> ".join([*chain, name])
-        raise UserError(f"{_file(root, chain[0])}: extends itself ({circle}); cut the circle")
-    overlay = read(_file(root, name))
+        raise UserError(f"{file(root, chain[0])}: extends itself ({circle}); cut the circle")
+    overlay = read(file(root, name, chain))
     extended = overlay.get(EXTENDS, [])
     for other in extended if isinstance(extended, list) else [extended]:
-        yield from _overlays(root, str(other), read, (*chain, name))
+        yield from _overlays(root, other, read, (*chain, name))
     yield name, overlay
+
+
+def _faults(preset: Mapping[str, Any]) -> Iterator[Fault]:
+    """What a preset may not say whatever it extends: params.yaml's rules for single values, but nothing is missing."""
+    values = dict(preset)
+    extended, paper = values.pop(EXTENDS, []), values.pop(PAPER, {})
+    if not all(isinstance(name, str) for name in (extended if isinstance(extended, list) else [extended])):
+        yield Fault(EXTENDS, extended, "must be a preset's name or a list of names; correct it or take it out")
+    if not isinstance(paper, dict):
+        yield Fault(PAPER, paper, f"must be a mapping; write some of {', '.join(PAPER_KEYS)} below it, or take it out")
+        paper = {}
+    for key, value in paper.items():
+        if key not in PAPER_KEYS:
+            yield Fault(f"{PAPER}.{key}", value, f"unknown key; remove it (known here: {', '.join(PAPER_KEYS)})")
+        elif type(value) is not PAPER_KEYS[key]:
+            kind = (
+                "text; put quotes around it" if PAPER_KEYS[key] is str else "a whole number; write one such as 60066692"
+            )
+            yield Fault(f"{PAPER}.{key}", value, f"must be {kind}")
+    try:
+        Params.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            if details["type"] != "missing" or isinstance(details["loc"][-1], int):
+                yield explain(details)
 
 
 def _folder(root: Path) -> Path:
     return root / "pipelines" / "presets"
 
 
-def _file(root: Path, name: str) -> Path:
+def file(root: Path, name: str, chain: tuple[str, ...] = ()) -> Path:
+    """The file of a preset, which the last one of `chain` extends."""
     folder = _folder(root)
     bases = sorted(f"{BASE}{path.stem}" for path in folder.glob(f"{BASE}*.yaml"))
     known = bases if name.startswith(BASE) else names(root)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
+        if chain:
+            raise UserError(f"{folder / chain[-1]}.yaml: {Fault(EXTENDS, name, f'no such preset; {remedy}')}")
         raise UserError(f"no preset {name} in {folder}: {remedy}")
     return folder / f"{name}.yaml"
+
+
+def _read_params(path: Path) -> CommentedMap:
+    return parse_for_editing(read_text(path, _RESTORE), str(path))
 
 
 def _read_plain(path: Path) -> dict[str, Any]:

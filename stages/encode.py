@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scm.data.codec import AUTOENCODERS, Codec, measured_header, plain_header
+from scm.data.codec import Codec, measured_header, plain_header, require_built
 from scm.data.shards import iterate_batches, read_index, write_latents
-from scm.errors import UserError
 from scm.stage import Stage, main
 
 BATCH = 256
@@ -16,9 +15,7 @@ BATCH = 256
 
 def run(stage: Stage) -> None:
     settings, shards = stage.params.codec, stage.root / "data/shards"
-    if settings.name not in AUTOENCODERS:
-        built = " or ".join(AUTOENCODERS)
-        raise UserError(f"params.yaml: codec.name = {settings.name}: this autoencoder is not built yet; use {built}")
+    require_built(settings.name)
     index = read_index(shards)
     shape = [index["channels"], index["resolution"], index["resolution"]]
     header = plain_header(settings.name, stage.params.network.sigma_d, shape)

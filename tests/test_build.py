@@ -43,7 +43,7 @@ def runtime(**changes: object) -> Runtime:
 
 def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeypatch):
     calls: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: calls.append(module))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options: calls.append(module))
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     model = tiny_model()
     names = list(model.state_dict())

@@ -20,7 +20,7 @@ from scm.errors import UserError
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.params import Params, dump, load, validate
 from scm.preset_table import published
-from stages import encode
+from stages import encode, prepare
 
 ROOT = Path(__file__).parents[1]
 TABLES = YAML(typ="safe", pure=True).load(ROOT / "pipelines/paper_tables.yaml")
@@ -290,9 +290,10 @@ def test_what_is_not_built_is_refused_by_name(method):
     assert str(caught.value) == f"params.yaml: {expected.get(method, unbuilt)}"
 
 
-def test_encode_refuses_the_autoencoder_that_is_not_built(tmp_path):
+@pytest.mark.parametrize("command", [prepare, encode], ids=["prepare", "encode"])
+def test_the_autoencoder_that_is_not_built_is_refused_at_once(command, tmp_path):
     stage: Any = SimpleNamespace(params=applied("imagenet512-s"), root=tmp_path)
     with pytest.raises(UserError) as caught:
-        encode.run(stage)
+        command.run(stage)
     expected = "params.yaml: codec.name = sd_vae: this autoencoder is not built yet; use identity"
     assert str(caught.value) == expected and list(tmp_path.iterdir()) == []

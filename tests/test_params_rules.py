@@ -11,6 +11,7 @@ import shipped
 import torch
 from ruamel.yaml import YAML
 
+from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
 from scm.networks import Model, NetworkSettings
 from scm.params import dump, validate
@@ -70,6 +71,26 @@ IMPOSSIBLE = [
     (
         {"evaluate.models": ["teacher", "sct", "scd"]},
         'evaluate.models = ["teacher", "sct", "scd"]: must be teacher, then student.methods; write [teacher, scd, sct]',
+    ),
+    (
+        {"ema.halflife": 30000},
+        "ema.halflife = 30000: more than a fifth of the 128Ki images of student.scd, too long to forget the initial weights; use 26214 or less, or null (and 1 more)",
+    ),
+    (
+        {"ema.halflife": "16Ki", "teacher.images": 80000, "teacher.lr.decay_from": 0},
+        'ema.halflife = "16Ki": more than a fifth of the 80000 images of teacher, too long to forget the initial weights; use 16000 or less, or null',
+    ),
+    (
+        {"ema.profiles": [0.0502, 0.0498]},
+        "ema.profiles = [0.0502, 0.0498]: the same to three decimals, by which the files of the snapshots are named; use two that differ there",
+    ),
+    (
+        {"data.source": "folder", "data.labels": False, "teacher.label_dropout": 0.1},
+        "teacher.label_dropout = 0.1: there are no labels to leave out, as data.labels is false; write 0.0, or data.labels: true",
+    ),
+    (
+        {"data.source": "folder", "data.labels": False, "student.sct.label_dropout": 0.1},
+        "student.sct.label_dropout = 0.1: there are no labels to leave out, as data.labels is false; write 0.0, or data.labels: true",
     ),
     ({"sampler.sigma_min": 80.0}, "sampler.sigma_min = 80.0: must be below sampler.sigma_max; use less than 80.0"),
     (
@@ -154,6 +175,23 @@ def test_group_norms_are_refused_exactly_where_torch_refuses_them(multipliers, b
         else:
             possible[width] = True
     assert allowed == possible and set(possible.values()) == {True, False}
+
+
+def test_a_halflife_of_a_fifth_of_the_shortest_run_that_is_on_is_allowed():
+    values = {"student.methods": ["sct"], "evaluate.models": ["teacher", "sct"], "ema.halflife": 20000}
+    budgets = {"student.sct.images": 100000, "student.scd.images": 99999}
+    assert validate(with_values({**values, **budgets}), "params.yaml").ema.halflife == 20000
+
+
+@pytest.mark.parametrize("profiles", [[0.05, 0.0501], [0.0504, 0.0506], [0.0005, 0.0004]])
+def test_profiles_are_refused_exactly_where_their_snapshots_would_share_a_file(profiles):
+    shared = len({snapshot_file(1, sigma_rel) for sigma_rel in profiles}) == 1
+    try:
+        validate(with_values({"ema.profiles": profiles}), "params.yaml")
+    except UserError as error:
+        assert shared and "params.yaml: ema.profiles = " in str(error)
+    else:
+        assert not shared
 
 
 def test_methods_that_are_not_built_may_stand_by():

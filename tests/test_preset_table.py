@@ -89,11 +89,21 @@ def test_the_lines(project):
         assert header.index(title) + len(title) == sct.index(figure) + len(figure)
 
 
-def test_a_paper_block_that_names_no_row_is_refused(project):
-    write_preset(project, "wrong", "extends: digits\npaper: {dataset: imagenet256, parameters: 1}\n")
+@pytest.mark.parametrize(
+    ("block", "missing"),
+    [
+        ('{"dataset": "imagenet256", "parameters": 1}', "imagenet256"),
+        ('{"dataset": "imagenet64", "size": "XXL", "parameters": 1}', "XXL"),
+        ('{"dataset": "imagenet64", "parameters": 1}', "size"),
+        ('{"dataset": "imagenet512", "parameters": 1}', "size"),
+        ('{"dataset": "cifar10", "comparison": "ect", "parameters": 1}', "ect"),
+        ('{"dataset": "cifar10"}', "parameters"),
+        ('{"parameters": 1}', "dataset"),
+    ],
+)
+def test_a_paper_block_that_names_no_row_is_refused(project, block, missing):
+    write_preset(project, "wrong", f"extends: digits\npaper: {block}\n")
     with pytest.raises(UserError) as caught:
         preset_table.entries(project)
-    expected = (
-        "preset wrong: paper: 'imagenet256' is missing there or in pipelines/paper_tables.yaml; correct the block"
-    )
-    assert str(caught.value) == expected
+    expected = f"paper = {block}: '{missing}' is missing there or in pipelines/paper_tables.yaml; correct the block"
+    assert str(caught.value) == f"{project / 'pipelines' / 'presets' / 'wrong.yaml'}: {expected}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import shipped
 
-from scm import presets
+from scm import preset_table, presets
 from scm.errors import UserError
 from scm.params import dump, flatten, load
 
@@ -140,21 +140,77 @@ def test_small_numbers_are_written_with_a_dot(project):
     assert "optimizer: {name: radam, betas: [0.9, 0.95], eps: 1.0e-12}" in (project / "params.yaml").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("teacher:\n  imges: 1Mi\n", 'teacher.imges = "1Mi": unknown key; did you mean teacher.images?'),
-        ("teacher:\n  batch: 1.5\n", "teacher.batch = 1.5: must be a whole number; write one such as 128"),
-        (
-            "sampler:\n  sigma_min: 90.0\n",
-            "sampler.sigma_min = 90.0: must be below sampler.sigma_max; use less than 80.0",
-        ),
-    ],
-)
-def test_a_wrong_preset_is_refused_and_nothing_written(project, text, message):
+MAPPING = "must be a mapping; write its keys indented below it"
+PAPER_BLOCK = "must be a mapping; write some of dataset, size, comparison, parameters below it, or take it out"
+NAME = "must be a preset's name or a list of names; correct it or take it out"
+ILL_FORMED = [
+    ("paper: [1]", f"paper = [1]: {PAPER_BLOCK}"),
+    ("paper: null", f"paper = null: {PAPER_BLOCK}"),
+    (
+        "paper: {dataset: cifar10, parameters: abc}",
+        'paper.parameters = "abc": must be a whole number; write one such as 60066692',
+    ),
+    (
+        "paper: {dataset: cifar10, parameters: true}",
+        "paper.parameters = true: must be a whole number; write one such as 60066692",
+    ),
+    ("paper: {dataset: 10}", "paper.dataset = 10: must be text; put quotes around it"),
+    (
+        "paper: {data: cifar10}",
+        'paper.data = "cifar10": unknown key; remove it (known here: dataset, size, comparison, parameters)',
+    ),
+    ("student: null", f"student = null: {MAPPING}"),
+    ("student: []", f"student = []: {MAPPING}"),
+    ("student: {methods: 3}", "student.methods = 3: must be a list; write [a, b]"),
+    ("student: {multistep: 7}", f"student.multistep = 7: {MAPPING}"),
+    (
+        "student: {multistep: {segments: [2]}}",
+        "student.multistep.segments = [2]: must be a whole number; write one such as 128",
+    ),
+    ("data: 5", f"data = 5: {MAPPING}"),
+    ("data: {source: null}", "data.source = null: must be 'digits' or 'folder'"),
+    ("teacher: {imges: 1Mi}", 'teacher.imges = "1Mi": unknown key; did you mean teacher.images?'),
+    (
+        "teacher: {optimizer: {betas: [0.9]}}",
+        "teacher.optimizer.betas = [0.9]: has too few entries; add what is missing",
+    ),
+    ("extends: null", f"extends = null: {NAME}"),
+    ("extends: {a: b}", f'extends = {{"a": "b"}}: {NAME}'),
+    ("extends: 3", f"extends = 3: {NAME}"),
+    ("extends: [digits, 3]", f'extends = ["digits", 3]: {NAME}'),
+    ("extends: digit", 'extends = "digit": no such preset; did you mean digits?'),
+    ("extends: base/image", 'extends = "base/image": no such preset; did you mean base/images?'),
+    ("extends: nope", f'extends = "nope": no such preset; choose from bad, {", ".join(NAMES)}'),
+]
+
+
+@pytest.mark.parametrize("command", ["list", "diff", "apply"])
+@pytest.mark.parametrize(("text", "message"), ILL_FORMED)
+def test_an_ill_formed_preset_is_refused_alike_by_all_commands(project, command, text, message):
     path = project / "params.yaml"
     original = path.read_text(encoding="utf-8")
-    write_preset(project, "wrong", f"extends: digits\n{text}")
+    write_preset(project, "bad", text if text.startswith("extends") else f"extends: digits\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        if command == "list":
+            preset_table.entries(project)
+        else:
+            {"diff": presets.diff, "apply": presets.apply}[command](path, project, "bad")
+    assert str(caught.value) == f"{project / 'pipelines' / 'presets' / 'bad.yaml'}: {message}"
+    assert path.read_text(encoding="utf-8") == original
+
+
+def test_a_fault_is_looked_for_in_the_file_that_has_it(project):
+    write_preset(project, "base/part", "data: 5\n")
+    write_preset(project, "mine", "extends: [digits, base/part]\n")
+    with pytest.raises(UserError, match=r"presets/base/part\.yaml: data = 5: must be a mapping; "):
+        presets.diff(project / "params.yaml", project, "mine")
+
+
+def test_values_that_do_not_go_together_are_refused_and_nothing_written(project):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    write_preset(project, "wrong", "extends: digits\nsampler: {sigma_min: 90.0}\n")
+    message = "sampler.sigma_min = 90.0: must be below sampler.sigma_max; use less than 80.0"
     with pytest.raises(UserError) as caught:
         presets.apply(path, project, "wrong")
     assert str(caught.value) == f"preset wrong applied to {path}: {message}"

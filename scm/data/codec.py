@@ -47,6 +47,13 @@ class Identity:
 AUTOENCODERS: dict[str, type[Autoencoder]] = {"identity": Identity}
 
 
+def require_built(name: str) -> None:
+    """Refuses an autoencoder that presets name and nothing here makes."""
+    if name not in AUTOENCODERS:
+        built = " or ".join(AUTOENCODERS)
+        raise UserError(f"params.yaml: codec.name = {name}: this autoencoder is not built yet; use {built}")
+
+
 class Codec:
     """x_0 = (latents - mean) / std * sigma_d, and back. Make the header with `plain_header` and `measured_header`.
 

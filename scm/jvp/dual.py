@@ -6,8 +6,9 @@ a second forward. Here a `Dual` carries (primal, tangent) through the network's 
 primal is computed once, with its graph; the tangent of a linear operation is one application of it, and no tangent has
 a graph.
 
-`RULES` holds the operations whose tangent is cheaper than the general one. Any other operation is differentiated by
-`torch.func.jvp`, so that a network built from operations missing here is slower, not wrong.
+`RULES` holds the operations whose tangent is cheaper than the general one. Any other operation, and any other form of
+calling these, is differentiated by `torch.func.jvp`, so that a network built from operations missing here is slower,
+not wrong; one that writes in place is refused.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ Rule = Callable[..., Any]
 
 
 class Dual:
-    """A tensor with its tangent; passes for a tensor in torch functions, operators and methods.
+    """A tensor with its tangent; passes for a tensor in torch's functions and methods, and in arithmetic.
 
     Written so that torch.compile can trace it: no `__slots__`, and attributes by name.
 
@@ -40,6 +41,8 @@ class Dual:
         result = func(*_each(_primal, args), **_each(_primal, kwargs))
         with torch.no_grad():
             tangent = rule(func, result, args, kwargs)
+            if tangent is NotImplemented:  # a form of the call that the rule does not cover
+                tangent = _general(func, result, args, kwargs)
         if tangent is None:
             return result
         return type(result)(map(Dual, result, tangent)) if isinstance(result, tuple | list) else Dual(result, tangent)
@@ -114,6 +117,11 @@ def _primal(value: Any) -> Any:
 
 def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """The tangent by torch.func.jvp: right for every operation, with a second evaluation of it as price."""
+    if kwargs.get("inplace") or (func.__name__.endswith("_") and not func.__name__.endswith("__")):
+        raise TypeError(f"{func.__name__} writes in place, which a tangent cannot ride along with")
+    parts = result if isinstance(result, tuple | list) else [result]
+    if not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
+        return None  # a shape, a comparison: nothing to differentiate
     duals: list[Dual] = []
     _each(lambda value: duals.append(value) if isinstance(value, Dual) else None, (args, kwargs))
 
@@ -126,11 +134,15 @@ def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     return torch.func.jvp(call, primals, tangents)[1]
 
 
+def _holds_dual(*values: Any) -> bool:
+    return any(isinstance(value, Dual) for value in values)
+
+
 def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """Linear in its first argument (a tensor or a list of them), the others constant."""
+    if not args or _holds_dual(*args[1:], *kwargs.values()):
+        return NotImplemented
     first, *rest = args
-    if any(isinstance(value, Dual) for value in rest):
-        return _general(func, result, args, kwargs)
 
     def tangent(value: Any) -> Any:
         return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
@@ -140,14 +152,16 @@ def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
 
 def _layer(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """Convolution and linear layer: the same without the bias."""
-    x, *rest = args
-    if any(isinstance(value, Dual) for value in [*rest, *kwargs.values()]):
-        return _general(func, result, args, kwargs)
+    if len(args) < 2 or _holds_dual(*args[1:], *kwargs.values()):
+        return NotImplemented
+    x, weight, *rest = args
     options = {key: value for key, value in kwargs.items() if key != "bias"}
-    return func(x.tangent, rest[0], None, *rest[2:], **options)
+    return func(x.tangent, weight, None, *rest[1:], **options)
 
 
 def _add(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    if len(args) != 2:
+        return NotImplemented
     zero = torch.zeros((), dtype=result.dtype, device=result.device)
     a, b = (value.tangent if isinstance(value, Dual) else zero for value in args)
     return func(a, b, **kwargs).expand(result.shape)
@@ -155,13 +169,16 @@ def _add(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
 
 def _lerp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """a + t (b - a) with a constant t."""
-    a, b, t = args
-    a, b = (x.tangent if isinstance(x, Dual) else torch.zeros_like(x) for x in (a, b))
-    return func(a, b, t)
+    if len(args) != 3 or _holds_dual(args[2]):
+        return NotImplemented
+    a, b = (x.tangent if isinstance(x, Dual) else torch.zeros_like(x) for x in args[:2])
+    return func(a, b, args[2])
 
 
 def _product(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """Linear in each of two factors: d(a b) = da b + a db."""
+    if len(args) != 2 or kwargs:
+        return NotImplemented
     a, b = args
     tangent = None
     if isinstance(a, Dual):
@@ -174,6 +191,8 @@ def _product(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
 
 def _quotient(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """d(a / b) = (da - (a / b) db) / b."""
+    if len(args) != 2 or kwargs:
+        return NotImplemented
     a, b = args
     if not isinstance(b, Dual):
         return a.tangent / b
@@ -185,36 +204,46 @@ def _elementwise(slope: Callable[[Tensor, Tensor], Tensor]) -> Rule:
     """y = h(x) for each element, with dh/dx from x and y."""
 
     def rule(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+        if not args:
+            return NotImplemented
         return args[0].tangent * slope(args[0].primal, result)
 
     return rule
 
 
 def _silu(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    if not args or kwargs.get("inplace"):
+        return NotImplemented
     return torch.ops.aten.silu_backward(args[0].tangent, args[0].primal)
 
 
 def _softmax(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if not args or dim is None:
+        return NotImplemented
     weighted = result * args[0].tangent
-    return weighted - result * weighted.sum(kwargs.get("dim", args[1] if len(args) > 1 else None), keepdim=True)
+    return weighted - result * weighted.sum(dim, keepdim=True)
 
 
 def _group_norm(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """y = w n + b with n = (x - mean) / std: dn = (dx - mean(dx) - n mean(n dx)) / std, means over each group."""
     given = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
-    x, groups, weight, epsilon = given["input"], given["num_groups"], given["weight"], given["eps"]
+    x, groups, weight, epsilon = given["input"], given["num_groups"], given.get("weight"), given.get("eps", 1e-5)
+    if _holds_dual(weight, given.get("bias")):
+        return NotImplemented
     batch, channels = x.shape[:2]
     grouped = x.primal.reshape(batch, groups, -1)
     std = (grouped.var(dim=2, unbiased=False, keepdim=True) + epsilon).sqrt()
     n = (grouped - grouped.mean(dim=2, keepdim=True)) / std
     change = x.tangent.reshape(batch, groups, -1)
     change = change - change.mean(dim=2, keepdim=True) - n * (n * change).mean(dim=2, keepdim=True)
-    return (change / std).reshape(x.shape) * weight.reshape(channels, *[1] * (x.ndim - 2))
+    change = (change / std).reshape(x.shape)
+    return change if weight is None else change * weight.reshape(channels, *[1] * (x.ndim - 2))
 
 
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    if len(args) != 3:
-        return args[0].tangent * (result == args[0].primal)
+    if len(args) != 3 or not all(isinstance(bound, int | float) for bound in args[1:]):
+        return NotImplemented
     return torch.ops.aten.hardtanh_backward(args[0].tangent, args[0].primal, args[1], args[2])
 
 

@@ -132,7 +132,8 @@ class DDPMPP(nn.Module):
         super().__init__()
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * 4
-        if settings.embedding == "positional":
+        self.positional = settings.embedding == "positional"
+        if self.positional:
             self.emb_time: nn.Module = PositionalEmbedding(width)
         else:
             self.emb_time = FourierEmbedding(width, settings.fourier_scale)
@@ -182,8 +183,10 @@ class DDPMPP(nn.Module):
         self, x: Tensor, noise: Tensor, labels: Tensor | None, guidance: Tensor | None, segment: Tensor | None
     ) -> Tensor:
         """F; arguments as in EDM2UNet.forward."""
-        cos, sin = self.emb_time(noise).chunk(2, dim=1)
-        embedding = torch.cat([sin, cos], dim=1) * math.sqrt(0.5)  # EDM's order and size
+        embedding = self.emb_time(noise)
+        if self.positional:  # in EDM's order and size
+            cos, sin = embedding.chunk(2, dim=1)
+            embedding = torch.cat([sin, cos], dim=1) * math.sqrt(0.5)
         for layer, value in ((self.map_guidance, guidance), (self.map_segment, segment)):
             if layer is not None:
                 embedding = embedding + layer(value)

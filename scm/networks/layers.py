@@ -31,9 +31,8 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention in explicit form, which forward-mode differentiation passes. [B, heads, channels, N] each.
 
-    Scores are float32 at least, whatever the type of q: half precision's tangents suffer most where they are large.
+    The softmax is float32 at least; queries are scaled before the product, so that float16 does not overflow in it.
     """
-    precise = q.dtype if q.dtype == torch.float64 else torch.float32
-    scores = torch.matmul(q.transpose(-1, -2), k) * (q.shape[-2] ** -0.5)
-    weights = torch.softmax(scores.to(precise), dim=-1).to(v.dtype)
+    scores = torch.matmul((q * q.shape[-2] ** -0.5).transpose(-1, -2), k)
+    weights = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1).to(v.dtype)
     return torch.matmul(v, weights.transpose(-1, -2))

@@ -48,7 +48,8 @@ class Model(nn.Module):
     Args:
         settings: the network's shape.
         dropout: probability of dropout in training, at resolutions <= `dropout_max_resolution`.
-        precision: type of convolutions and attention; embeddings, norms, w_phi and the output stay float32.
+        precision: type of convolutions and attention; embeddings, norms, w_phi and the last layer stay float32. Weights
+            in float64 (`model.double()`) compute in float64 whatever it says.
     """
 
     def __init__(
@@ -95,12 +96,15 @@ class Model(nn.Module):
         ):
             if (value is not None) != taken:
                 raise ValueError(f"this network {'needs' if taken else 'takes no'} {name}")
-        compute = x.dtype if x.dtype == torch.float64 else self.precision
-        labels = self._one_hot(labels, t) if self.settings.classes else None
-        return self.network(x.to(compute), self._c_noise(t), labels, guidance, segment).to(x.dtype)
+        stored = self.log_weight_head.linear.weight.dtype
+        t, rows = t.to(stored), self._one_hot(labels, t) if self.settings.classes else None
+        further = [value if value is None else value.to(stored) for value in (guidance, segment)]
+        compute = stored if stored == torch.float64 else self.precision
+        return self.network(x.to(compute), self._c_noise(t), rows, *further).to(x.dtype)
 
     def log_weight(self, t: Tensor) -> Tensor:
         """w_phi(t), [B] -> [B]: the learned log weight of the loss at t (sec. 4.2, adaptive weighting)."""
+        t = t.to(self.log_weight_head.linear.weight.dtype)
         return self.log_weight_head(self._c_noise(t) if self.settings.log_weight == "edm2" else t)
 
     def _c_noise(self, t: Tensor) -> Tensor:
@@ -111,4 +115,4 @@ class Model(nn.Module):
         """One-hot rows, zero rows where there is no label. [B, classes]."""
         classes = torch.arange(self.settings.classes, device=t.device)
         labels = torch.full(t.shape, -1, device=t.device) if labels is None else labels
-        return (labels[:, None] == classes).to(t.dtype)
+        return (labels[:, None] == classes).to(self.log_weight_head.linear.weight.dtype)

@@ -15,6 +15,7 @@ def impossible(params: Params) -> Iterator[Fault]:
     yield from _resolutions(params)
     yield from _training(params, "teacher", params.teacher)
     yield from _methods(params)
+    yield from _profiles(params)
     yield from _sampling(params)
 
 
@@ -111,6 +112,13 @@ def _training(params: Params, key: str, settings: Teacher | StudentMethod) -> It
     if batch % processes:
         remedy = f"use a divisor of {batch}, or another batch"
         yield Fault("runtime.processes", processes, f"does not divide the batch of {batch} of {key}; {remedy}")
+    halflife = params.ema.halflife
+    if halflife and 5 * halflife > images:  # 2^-5, 3 % of the average, would be the initial weights
+        problem = f"more than a fifth of the {images.written} images of {key}, too long to forget the initial weights"
+        yield Fault("ema.halflife", halflife.written, f"{problem}; use {images // 5} or less, or null")
+    if settings.label_dropout and not params.data.labels:
+        problem = "there are no labels to leave out, as data.labels is false"
+        yield Fault(f"{key}.label_dropout", settings.label_dropout, f"{problem}; write 0.0, or data.labels: true")
     rate = settings.lr
     if rate.decay == "cosine" and rate.decay_from >= images:
         problem = f"the cosine decay would begin after the {images.written} images of {key}"
@@ -138,6 +146,13 @@ def _methods(params: Params) -> Iterator[Fault]:
     if list(models) != expected:
         remedy = f"write [{', '.join(expected)}]"
         yield Fault("evaluate.models", list(models), f"must be teacher, then student.methods; {remedy}")
+
+
+def _profiles(params: Params) -> Iterator[Fault]:
+    profiles = params.ema.profiles
+    if len({f"{sigma_rel:.3f}" for sigma_rel in profiles}) < len(profiles):
+        problem = "the same to three decimals, by which the files of the snapshots are named"
+        yield Fault("ema.profiles", list(profiles), f"{problem}; use two that differ there")
 
 
 def _sampling(params: Params) -> Iterator[Fault]:

@@ -41,6 +41,7 @@ def restore(
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer.").items():
         index, name = key.split(".")
+        value = value.cpu() if name == "step" else value  # where the optimiser keeps it
         states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     return header

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 FIRST, GROW_AFTER = 2.0**16, 2000
+"""As in torch.amp. No parameters: the scale itself changes no gradient, it only loses none and skips overflows."""
 
 
 class LossScale:

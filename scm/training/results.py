@@ -2,10 +2,9 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
-from scm.files import replacing, replacing_folder
+from scm.files import link_or_copy, replacing, replacing_folder
 from scm.training.distributed import Ranks
 from scm.training.loop import METRICS, SNAPSHOTS
 
@@ -21,6 +20,6 @@ def export(work: Path, snapshots: Path, curve: Path, ranks: Ranks) -> None:
             writer.writerows(lines)
         with replacing_folder(snapshots) as folder:
             for file in sorted((work / SNAPSHOTS).glob("*.safetensors")):
-                shutil.copyfile(file, folder / file.name)
+                link_or_copy(file, folder / file.name)
     ranks.wait()
     ranks.leave()

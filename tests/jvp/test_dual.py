@@ -79,6 +79,16 @@ def test_only_the_value_has_a_graph_and_its_gradients_are_unchanged():
         lambda x: torch.add(x, x * x, alpha=0.3),
         lambda x: torch.lerp(x, x * x, 0.3) + torch.lerp(torch.ones_like(x), x, 0.2) + torch.lerp(x, WEIGHTS[0], 0.1),
         lambda x: x.reshape(-1).unbind(0)[1] * -x,
+        lambda x: torch.div(x, 0.3, rounding_mode="floor") + torch.div(x, x * x + 1),  # forms that rules do not cover
+        lambda x: torch.clamp(WEIGHTS[:3] * 1.5, min=x) + torch.clamp(x, 0.1) + torch.clamp(x, None, 0.2),
+        lambda x: torch.clamp(x, WEIGHTS[5], WEIGHTS[4]),
+        lambda x: torch.lerp(x, 2 * x, x * x) + torch.lerp(x, x * x, weight=0.3),
+        lambda x: functional.group_norm(x.reshape(1, 6, 2), 3),
+        lambda x: functional.group_norm(x.reshape(1, 6, 2), 2, x[0, 0] * WEIGHTS),
+        lambda x: functional.linear(x, weight=WEIGHTS.reshape(2, 3)) + functional.linear(x, weight=x[:2]),
+        lambda x: torch.cat(tensors=[x, x]) + torch.add(x[0], other=x[1]) + torch.sum(input=x),
+        lambda x: functional.silu(input=x) * functional.softmax(x, dim=-1) * torch.softmax(input=x, dim=0),
+        lambda x: x * x.size(0) * x.dim() * x.numel() + x * torch.gt(x, 0).to(x.dtype),
     ],
 )
 def test_each_operation_with_and_without_a_rule(function):
@@ -88,6 +98,12 @@ def test_each_operation_with_and_without_a_rule(function):
     output, tangent = output_and_tangent(function, (x,), (along,))
     assert torch.allclose(output, expected_output, atol=1e-14)
     assert torch.allclose(tangent, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.add_(1), lambda x: functional.silu(x, inplace=True)])
+def test_what_writes_in_place_is_refused(function):
+    with pytest.raises(TypeError, match="writes in place"):
+        output_and_tangent(function, (torch.ones(2),), (torch.ones(2),))
 
 
 def test_a_function_that_ignores_its_input_has_no_tangent():

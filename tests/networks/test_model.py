@@ -60,6 +60,16 @@ def test_a_further_input_matters_once_its_layer_has_learned(family, name):
     assert not torch.allclose(low, high, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inputs_of_any_type_are_computed_in_the_weights(family):
+    model, labels = tiny_model(**FAMILIES[family]), torch.tensor([0, -1])
+    x, t = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([0.3, 1.2], dtype=torch.float64)
+    expected = model(x.float(), t.float(), labels)
+    assert model(x, t, labels).dtype == torch.float64 and torch.equal(model(x, t, labels).float(), expected)
+    assert torch.equal(model.log_weight(t), model.log_weight(t.float()))
+    assert torch.allclose(model.double()(x, t, labels), expected.double(), atol=1e-4)
+
+
 def test_a_missing_or_unknown_input_is_an_error():
     x, t = torch.randn(1, 1, 8, 8), torch.tensor([0.5])
     with pytest.raises(ValueError, match="this network takes no guidance"):

@@ -14,7 +14,7 @@ from scm import weights
 from scm.ema.reconstruct import HALFLIFE_FILE
 from scm.errors import Interrupted, UserError
 from scm.objectives import Diffusion, Losses
-from scm.training import loop
+from scm.training import loop, loss_scale
 from scm.training.distributed import Ranks
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
@@ -131,10 +131,20 @@ class Poisoned(Diffusion):
     """Answers NaN on the steps whose images seen are in `bad`."""
 
     bad: frozenset[int] = frozenset()
+    bad_rank: int | None = None
 
     def __call__(self, model, batch, images_seen):
         losses = super().__call__(model, batch, images_seen)
-        return Losses(losses.value * math.nan, losses.t) if images_seen in self.bad else losses
+        bad = images_seen in self.bad and self.bad_rank in (None, batch.rank)
+        return Losses(losses.value * math.nan, losses.t) if bad else losses
+
+
+def overflowing(rank: int | None = None) -> Poisoned:
+    """Overflows on the steps after 32 images and 48, on one rank alone if it is given."""
+    objective = Poisoned(0.5, -0.8, 1.6)
+    object.__setattr__(objective, "bad", frozenset({32, 48}))
+    object.__setattr__(objective, "bad_rank", rank)
+    return objective
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
@@ -195,17 +205,36 @@ def test_overflows_lower_the_scale_and_do_not_count_as_divergence(tmp_path):
     assert run.loss_scale.value == 1 and run.skipped == 16 + 20
 
 
-def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(tmp_path):
+def test_a_gradient_too_small_for_float16_is_kept_by_the_scale():
+    weight, scale = torch.ones(1, requires_grad=True), LossScale()
+    for factor, expected in ((1.0, 0.0), (scale.value, 1e-9)):
+        weight.grad = None
+        (weight.half().float() * 1e-9 * factor).sum().backward()
+        if factor > 1:
+            scale.unscale([weight])
+        assert weight.grad.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """With an overflow and a growth of the scale before the interruption, and more growth after it."""
+    monkeypatch.setattr(loss_scale, "GROW_AFTER", 3)
+    objective = Poisoned(0.5, -0.8, 1.6)
+    object.__setattr__(objective, "bad", frozenset({0, 16}))
+
     def run(work: Path, stopping) -> None:
-        one = trainer(work, stopping=stopping, half_precision=True, halflife=64)
+        one = trainer(work, stopping=stopping, half_precision=True, halflife=64, objective=objective)
         one.model.precision = torch.float16
         one.run()
 
     run(tmp_path / "whole", lambda: False)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / loop.METRICS).read_text().splitlines()]
+    assert [line["loss_scale"] for line in lines] == [2**14, 2**14, 2**15, 2**16, 2**16]
     stops = iter([False, False, False, True, *[False] * 20])
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", lambda: next(stops))
     run(tmp_path / "parts", lambda: next(stops))
+    parts = [json.loads(line)["loss_scale"] for line in (tmp_path / "parts" / loop.METRICS).read_text().splitlines()]
+    assert parts[-1] == 2**16
     whole = result(tmp_path / "whole")
     assert len(whole) == 9 and equal(whole, result(tmp_path / "parts"))
     header = weights.read_header(tmp_path / "parts" / loop.SNAPSHOTS / HALFLIFE_FILE)
@@ -214,8 +243,11 @@ def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path):
-    """Gloo, two processes: averages equal to one process's; without dropout, whose masks are drawn per process."""
-    trainer(tmp_path / "one", dropout=0.0).run()
+    """Gloo, two processes: averages equal to one process's; without dropout, whose masks are drawn per process.
+
+    The loss is scaled, and overflows on one rank of the two: both must skip those steps.
+    """
+    trainer(tmp_path / "one", dropout=0.0, half_precision=True, objective=overflowing()).run()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*command, __file__, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
@@ -225,11 +257,16 @@ def test_two_processes_train_like_one(tmp_path):
     for name, state in one.items():
         for key, value in state.items():
             assert torch.allclose(value, two[name][key], atol=2e-4), (name, key)
-    count = len((tmp_path / "two" / loop.METRICS).read_text().splitlines())
-    assert count == len((tmp_path / "one" / loop.METRICS).read_text().splitlines())
+    lines = {
+        name: [json.loads(line) for line in (tmp_path / name / loop.METRICS).read_text().splitlines()]
+        for name in ("one", "two")
+    }
+    for one_line, two_line in zip(lines["one"], lines["two"], strict=True):
+        assert one_line["loss_scale"] == two_line["loss_scale"] and one_line["skipped"] == two_line["skipped"]
+    assert (lines["two"][-1]["loss_scale"], lines["two"][-1]["skipped"]) == (2**14, 2)
 
 
 if __name__ == "__main__":
     group = Ranks.join("cpu")
-    trainer(Path(sys.argv[1]), ranks=group, dropout=0.0).run()
+    trainer(Path(sys.argv[1]), ranks=group, dropout=0.0, half_precision=True, objective=overflowing(rank=1)).run()
     group.leave()
