@@ -18,7 +18,7 @@ repro: .venv/.run
 	$(BIN)/scm run
 
 test: .venv/.dev
-	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from tests.interop import originals
 from tests.pipeline.conftest import Run, make_project, runner
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("imported")]
+pytestmark = pytest.mark.slow
 
 SHAPE = {"resolution": 8, "channels": 1, "width": 32, "multipliers": (1, 2), "blocks": 1, "attention": 4}
 TRAIN, SELECT = "train_teacher", "select_ema@teacher"

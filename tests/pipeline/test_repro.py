@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from tests.pipeline.conftest import Run, environment, make_project, runner
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.slow
 
 MODELS = ("teacher", "scd", "sct")
 STAGES = [
