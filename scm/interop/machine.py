@@ -8,6 +8,7 @@ hashing a tuple that nests deeply overflows the C stack, and whole numbers can b
 """
 
 import pickletools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
@@ -30,11 +31,11 @@ class Name:
     text: str
 
 
-class Buildable:
+class Buildable(ABC):
     """What a file may give a state after making it."""
 
-    def build(self, state: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self, state: Any) -> None: ...
 
 
 @dataclass(eq=False)

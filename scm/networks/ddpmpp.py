@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scm.networks.embedding import FourierEmbedding, PositionalEmbedding, ScalarInput
+from scm.networks.embedding import ScalarInput, time_embedding
 from scm.networks.layers import attention, dropout, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import downsample, upsample
 from scm.networks.settings import NetworkSettings
@@ -133,10 +133,7 @@ class DDPMPP(nn.Module):
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * 4
         self.positional = settings.embedding == "positional"
-        if self.positional:
-            self.emb_time: nn.Module = PositionalEmbedding(width)
-        else:
-            self.emb_time = FourierEmbedding(width, settings.fourier_scale)
+        self.emb_time = time_embedding(settings)
         self.map_label = Linear(settings.classes, width) if settings.classes else None
         self.map_guidance = ScalarInput(width, width) if settings.guidance else None
         self.map_segment = ScalarInput(width, width) if settings.segments else None

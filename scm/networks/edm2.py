@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from scm.networks.embedding import FourierEmbedding, PositionalEmbedding, ScalarInput
+from scm.networks.embedding import ScalarInput, time_embedding
 from scm.networks.layers import attention, dropout, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, upsample
 from scm.networks.settings import NetworkSettings
@@ -97,10 +97,7 @@ class EDM2UNet(nn.Module):
         super().__init__()
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * max(settings.multipliers)
-        if settings.embedding == "positional":
-            self.emb_time: nn.Module = PositionalEmbedding(width)
-        else:
-            self.emb_time = FourierEmbedding(width, settings.fourier_scale)
+        self.emb_time = time_embedding(settings)
         self.emb_noise = MPConv(width, embedding_channels, 0)
         self.emb_label = MPConv(settings.classes, embedding_channels, 0) if settings.classes else None
         self.emb_guidance = ScalarInput(width, embedding_channels) if settings.guidance else None

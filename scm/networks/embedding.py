@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from scm.networks.settings import NetworkSettings
+
 
 class PositionalEmbedding(nn.Module):
     """Sines and cosines of t with frequencies from 1 down to 1/10,000 (as DDPM has them), of unit magnitude.
@@ -41,6 +43,13 @@ class FourierEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         return torch.cos(t[:, None] * self.freqs.to(t.dtype) + self.phases.to(t.dtype)) * math.sqrt(2)
+
+
+def time_embedding(settings: NetworkSettings) -> nn.Module:
+    """The embedding of c_noise that the settings ask for, with as many channels as the network is wide."""
+    if settings.embedding == "positional":
+        return PositionalEmbedding(settings.width)
+    return FourierEmbedding(settings.width, settings.fourier_scale)
 
 
 class ScalarInput(nn.Module):
