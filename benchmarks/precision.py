@@ -50,7 +50,8 @@ def errors(flavour: str, device: str = "cpu", batch: int = 64) -> dict[str, dict
 
     def found(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         torch.manual_seed(2)
-        tangent = consistency_tangent(model, x_t.to(dtype), t.to(dtype), labels, v_t.to(dtype), 0.5, r=1.0)
+        x, time, direction = x_t.to(dtype), t.to(dtype), v_t.to(dtype)
+        tangent = consistency_tangent(lambda x, t: model(x, t, labels), x, time, time, direction, 0.5, r=1.0)
         network_part = tangent.second.double() + per_sample(torch.cos(t) * torch.sin(t), x_t) * x_t
         return tangent.output.detach().double(), network_part, tangent.g.double()
 

@@ -1,28 +1,52 @@
 """Parameters to objects: the only factory."""
 
+import math
 import os
 import shlex
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scm import weights
 from scm.data.codec import Codec
 from scm.data.loader import LatentLoader
 from scm.errors import UserError
-from scm.evaluation.generate import Sampler, consistency_sampler, ddim_sampler, heun_sampler, t_max_of
+from scm.evaluation.generate import (
+    Sampler,
+    consistency_sampler,
+    ddim_sampler,
+    heun_sampler,
+    multistep_sampler,
+    t_max_of,
+)
+from scm.files import sha256
 from scm.networks import Model, NetworkSettings
-from scm.objectives import ConsistencyDistillation, ConsistencyTraining, Diffusion, Objective
+from scm.networks.model import LogWeight
+from scm.objectives import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    Diffusion,
+    DiscreteDistillation,
+    FakeScore,
+    MultistepDistillation,
+    Objective,
+    ScoreDistillation,
+)
+from scm.objectives.discrete import time_grid
 from scm.params import Params
-from scm.params.schema import Network, Runtime, StudentMethod, Teacher
+from scm.params.schema import TEACHER, TWO_STEPS, Network, Runtime, StudentMethod, Teacher
+from scm.params.schema import Sampler as SamplerSettings
 from scm.randomness import generator, global_draws, seed_of
 from scm.samplers import edm_sigmas
+from scm.training.diagnosis import Context
 from scm.training.distributed import Ranks
-from scm.training.loop import Settings
+from scm.training.loop import Auxiliary, Data, Settings
+from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 from scm.trigflow import time_of_sigma
 
@@ -68,8 +92,11 @@ def new_model(settings: NetworkSettings, training: Teacher | StudentMethod, seed
         )
 
 
-def compiled(model: Model, runtime: Runtime, device: torch.device) -> Model:
-    """The model, its network compiled at its first call if `runtime.compile` says so; its weights keep their names.
+M = TypeVar("M", bound=nn.Module)
+
+
+def compiled(module: M, runtime: Runtime, device: torch.device) -> M:
+    """The module, networks compiled at their first call if `runtime.compile` says so; weights keep their names.
 
     Raises:
         UserError: there is nothing to compile with.
@@ -78,32 +105,44 @@ def compiled(model: Model, runtime: Runtime, device: torch.device) -> Model:
         compiler = shlex.split(os.environ.get("CXX") or "g++")[-1]
         if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
             raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
-        model.network.compile(options=COMPILE_OPTIONS)
-    return model
+        for part in module.modules():
+            if isinstance(part, Model):
+                part.network.compile(options=COMPILE_OPTIONS)
+    return module
 
 
-def new_student(teacher: Model, method: StudentMethod, seed: int) -> Model:
-    """A student that starts as its teacher: the same F, w_phi = 0, and new inputs at zero."""
-    student = new_model(student_settings(teacher.settings, method), method, seed)
-    student.network.load_state_dict({**student.network.state_dict(), **teacher.network.state_dict()})
+def new_student(start: Model, method: StudentMethod, seed: int, *, keep_weight: bool = False) -> Model:
+    """A student that starts as another model: the same F, and new inputs at zero.
+
+    Args:
+        keep_weight: take w_phi along, as of a student of the same loss; else it starts at 0.
+    """
+    student = new_model(student_settings(start.settings, method), method, seed)
+    student.network.load_state_dict({**student.network.state_dict(), **start.network.state_dict()})
+    if keep_weight:
+        student.log_weight_head.load_state_dict(start.log_weight_head.state_dict())
     return student
+
+
+def student_header(
+    method: str, settings: StudentMethod, student: Model, teacher: Mapping[str, Any], start: Path
+) -> dict[str, Any]:
+    """What a student's snapshots say of it: whatever its sampling depends on, and what it was made from.
+
+    Args:
+        teacher: header of the teacher's file.
+        start: the file of the model that it starts from.
+    """
+    header = {key: teacher[key] for key in ("classes", "codec", "sigma_d")}
+    header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(start)}
+    further = {"segments": settings.segments, "guidance": settings.guidance}
+    return header | {key: value for key, value in further.items() if value is not None}
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """A trained model in eval mode and the header of its file."""
     state, header = weights.load(path)
     return model_of(state, header, device), header
-
-
-def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
-    """The model that a state and its header describe, in eval mode."""
-    model = Model(NetworkSettings.from_dict(header["network"]), precision=PRECISIONS[header["precision"]])
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        problem = str(error).splitlines()[-1].strip()
-        raise UserError(f"weights do not fit their header ({problem}): delete them and run `dvc repro`") from None
-    return model.to(device).eval()
 
 
 class TrainingData:
@@ -118,6 +157,39 @@ class TrainingData:
         stored, labels = self.loader.batch_at(images_seen)
         draws = generator(self._seed, "latents", images_seen, self._ranks.rank)
         return self.codec.serve(stored, draws), labels
+
+
+def fitting_teacher(path: Path, data: TrainingData, settings: StudentMethod) -> tuple[Model, dict[str, Any]]:
+    """The teacher, frozen, and its header.
+
+    Raises:
+        UserError: it was made for other data, or cannot be guided where the method asks for it.
+    """
+    teacher, header = load_model(path)
+    if header["codec"] != data.codec.header:
+        raise UserError(f"{path} was trained on another encoding than data/latents: run `dvc repro train_teacher`")
+    if len(header["classes"]) != len(data.loader.classes):
+        raise UserError(
+            f"{path} knows {len(header['classes'])} classes, data/latents has {len(data.loader.classes)}: "
+            "train a teacher on these data, or prepare those that it was trained on"
+        )
+    if settings.guidance and not header.get("label_dropout"):
+        raise UserError(
+            f"{path} cannot be guided, as it was never trained without labels: take guidance out of the method, "
+            "or train a teacher with label_dropout 0.1"
+        )
+    return teacher.requires_grad_(False), header
+
+
+def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
+    """The model that a state and its header describe, in eval mode."""
+    model = Model(NetworkSettings.from_dict(header["network"]), precision=PRECISIONS[header["precision"]])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[-1].strip()
+        raise UserError(f"weights do not fit their header ({problem}): delete them and run `dvc repro`") from None
+    return model.to(device).eval()
 
 
 def training_settings(
@@ -141,6 +213,34 @@ def training_settings(
         header={**header, "precision": training.precision, "preset": params.preset},
         log_every=params.runtime.log_every,
         checkpoint_every=params.runtime.checkpoint_every,
+        context=health_context(training, header["network"]),
+    )
+
+
+def health_context(training: Teacher | StudentMethod, network: Mapping[str, Any]) -> Context:
+    """The settings that a run's diagnosis gives advice by; `network`: the NetworkSettings of its header."""
+    students = ("tangent", "tangent_norm_c", "tangent_warmup") if isinstance(training, StudentMethod) else ()
+    return Context(
+        block="student.common" if students else "teacher",
+        **{name: getattr(training, name) for name in students},
+        **{name: network[name] for name in ("embedding", "fourier_scale", "c_noise")},
+        lr_max=training.lr.max,
+        precision=training.precision,
+        data_norm=network["sigma_d"] * math.sqrt(network["channels"]) * network["resolution"],
+    )
+
+
+def student_probe(params: Params, settings: StudentMethod, student: Model, data: Data) -> Probe:
+    """The distance of a student's samples while it trains; a guided one is sampled at the smallest scale it learns."""
+    sigma_d = student.settings.sigma_d
+    return Probe(
+        data,
+        settings.batch,
+        params.seed,
+        t_max_of(params.sampler.sigma_max, sigma_d),
+        sigma_d,
+        settings.segments,
+        None if settings.guidance is None else settings.guidance[0],
     )
 
 
@@ -150,24 +250,100 @@ def diffusion(params: Params) -> Diffusion:
     return Diffusion(params.network.sigma_d, teacher.p_mean, teacher.p_std, teacher.label_dropout)
 
 
-def student_objective(method: str, settings: StudentMethod, sigma_d: float, teacher: Model) -> Objective:
-    """The objective of one of `student.methods`."""
-    common: dict[str, Any] = {
-        "sigma_d": sigma_d,
-        "p_mean": settings.p_mean,
-        "p_std": settings.p_std,
-        "tangent_norm_c": settings.tangent_norm_c,
-        "tangent_warmup": settings.tangent_warmup,
-        "label_dropout": settings.label_dropout,
+def student_objective(
+    method: str, settings: StudentMethod, sampler: SamplerSettings, teacher: Model, seed: int
+) -> tuple[Objective, Auxiliary | None]:
+    """The objective of one of `student.methods`, and what it trains beside the student."""
+    sigma_d = teacher.settings.sigma_d
+    common: dict[str, Any] = {"sigma_d": sigma_d, "label_dropout": settings.label_dropout}
+    scm: dict[str, Any] = {
+        name: getattr(settings, name)
+        for name in ("p_mean", "p_std", "tangent", "tangent_norm_c", "tangent_warmup", "adaptive_weighting")
     }
+    if method == "sct":
+        return ConsistencyTraining(**common, **scm), None
+    distillation = {**common, "teacher": teacher, "guidance": settings.guidance}
+    t_max = t_max_of(sampler.sigma_max, sigma_d)
     if method == "scd":
-        return ConsistencyDistillation(**common, teacher=teacher)
-    return ConsistencyTraining(**common)
+        return ConsistencyDistillation(**distillation, **scm), None
+    if method == "discrete":
+        assert settings.points
+        grid = time_grid(settings.points, sampler.sigma_min, sampler.sigma_max, sampler.rho, sigma_d)
+        return DiscreteDistillation(**distillation, **scm, grid=grid), None
+    if method == "multistep":
+        assert settings.segments
+        return MultistepDistillation(**distillation, **scm, segments=settings.segments, t_max=t_max), None
+    assert settings.vsd and settings.fake_score
+    fake = fake_score(teacher, settings, seed)
+    objective = ScoreDistillation(
+        **distillation,
+        t_max=t_max,
+        weight=settings.vsd.weight,
+        p_mean=settings.vsd.p_mean,
+        p_std=settings.vsd.p_std,
+        fake=fake,
+        fake_p_mean=settings.fake_score.p_mean,
+        fake_p_std=settings.fake_score.p_std,
+        updates=settings.fake_score.updates,
+        adaptive_weighting=settings.adaptive_weighting,
+        consistency=None if method == "vsd" else ConsistencyDistillation(**distillation, **scm),
+    )
+    return objective, Auxiliary(fake, settings.fake_score.lr_max / settings.lr.max)
 
 
-def teacher_samplers(params: Params, sigma_d: float) -> list[Sampler]:
-    """The teacher's few-step sampler and its full one."""
-    return [ddim_sampler(few_step_times(params, sigma_d), sigma_d), full_sampler(params, sigma_d)]
+def fake_score(teacher: Model, settings: StudentMethod, seed: int) -> FakeScore:
+    """F of the generator's own samples, started from the teacher; it is told the guidance scale as the generator is."""
+    assert settings.fake_score
+    network = new_student(teacher, settings.model_copy(update={"dropout": settings.fake_score.dropout}), seed)
+    with global_draws(seed_of(seed, "weight of score distillation")):
+        return FakeScore(network, LogWeight())
+
+
+def samplers(params: Params, header: Mapping[str, Any], t_mid: float | None) -> list[Sampler]:
+    """The samplers that a model is measured with, fewest evaluations first.
+
+    A teacher's few-step and full one; of multistep a jump for each segment; else one step and, at `t_mid`, two.
+
+    Args:
+        header: of the model's file, or of one of its snapshots.
+    """
+    settings, sigma_d = params.sampler, header["sigma_d"]
+    t_max = t_max_of(settings.sigma_max, sigma_d)
+    if header["model"] == TEACHER:
+        few = ddim_sampler(few_step_times(params, sigma_d), sigma_d)
+        full = heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
+        evaluations = evaluations_of(header, guidance_of(params, header))
+        return [replace(each, nfe=each.nfe * evaluations) for each in (few, full)]
+    if "segments" in header:
+        return [multistep_sampler(header["segments"], t_max, sigma_d)]
+    one_step = consistency_sampler([t_max], sigma_d)
+    return [one_step] if t_mid is None else [one_step, consistency_sampler([t_max, t_mid], sigma_d)]
+
+
+def evaluations_of(header: Mapping[str, Any], scale: float) -> int:
+    """Of the network for one of F: two where it is guided from outside, as a teacher is."""
+    return 2 if scale != 1 and not header["network"].get("guidance") else 1
+
+
+def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
+    """The candidates for t_mid of a model that is sampled in two steps; none for others."""
+    return params.select.t_mid if header["model"] in TWO_STEPS else ()
+
+
+def guidance_of(params: Params, header: Mapping[str, Any]) -> float:
+    """The scale at which a model is sampled: a student's is 1 where it was not trained for another."""
+    scales = params.sampler.guidance
+    if header["model"] == TEACHER:
+        if scales.teacher != 1 and not header.get("label_dropout"):
+            problem = "this teacher was never trained without labels, and cannot be guided"
+            raise UserError(f"params.yaml: sampler.guidance.teacher = {scales.teacher}: {problem}; write 1.0")
+        return scales.teacher
+    return scales.student if header["network"].get("guidance") else 1.0
+
+
+def is_guided(params: Params, header: Mapping[str, Any]) -> bool:
+    """Whether the guidance scale plays a part in what the model draws."""
+    return bool(header["network"].get("guidance")) or guidance_of(params, header) != 1
 
 
 def few_step_times(params: Params, sigma_d: float) -> list[float]:
@@ -178,14 +354,3 @@ def few_step_times(params: Params, sigma_d: float) -> list[float]:
         return [time_of_sigma(sigma, sigma_d) for sigma in sigmas]
     t_max = t_max_of(settings.sigma_max, sigma_d)
     return [t_max * (1 - step / steps) for step in range(steps + 1)]
-
-
-def full_sampler(params: Params, sigma_d: float) -> Sampler:
-    settings = params.sampler
-    return heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
-
-
-def student_sampler(sigma_max: float, sigma_d: float, t_mid: float | None) -> Sampler:
-    """Consistency sampling in one step, or in two with the second at t_mid."""
-    times = [t_max_of(sigma_max, sigma_d)] + ([] if t_mid is None else [t_mid])
-    return consistency_sampler(times, sigma_d)

@@ -35,26 +35,30 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
 
     Args:
         params: the plain content of params.yaml.
-        item: the matrix item, None for a stage without matrix.
+        item: the item of the stage's matrix, or the key of its foreach, None for a stage without either.
     """
     stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
     if stage not in stages:
         raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
 
+    definition = stages[stage].get("do", stages[stage])
+    start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
+
     def resolve(text: str) -> str:
         for name in stages[stage].get("matrix", ()):
             text = text.replace(f"${{item.{name}}}", item or "")
+        text = text.replace("${key}", item or "").replace("${item}", start)
         return text.replace("${data.path}", params["data"]["path"])
 
     values: dict[str, Any] = {}
-    for key in map(resolve, stages[stage].get("params", ())):
+    for key in map(resolve, definition.get("params", ())):
         value: Any = params
         for part in key.split("."):
             value = value[part]
         values |= flatten({key: value})
     made = _made_by_stages(root)
     dependencies = {}
-    for path in sorted(map(resolve, stages[stage].get("deps", ()))):
+    for path in sorted(map(resolve, definition.get("deps", ()))):
         dependencies[path] = made.get(path) or content_hash(root / path)
     text = json.dumps([stage, item, values, dependencies], sort_keys=True)
     return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())

@@ -115,6 +115,7 @@ def header_of(teacher: Teacher, file: Path, classes: list[str], params: Params) 
         "classes": classes,
         "codec": teacher.codec,
         "sigma_d": teacher.settings.sigma_d,
+        "label_dropout": teacher.label_dropout,
         "images": teacher.images,
         "sigma_rel": teacher.sigma_rel,
         "buffers": buffers,

@@ -8,7 +8,7 @@ import functools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ LEGEND = (
     "* = switched on; `scm preset show NAME` prints a preset. FID and FD-DINOv2 as arXiv 2410.11081v2 publishes them:",
     "50,000 samples, each at its best guidance scale, a teacher's or a longer sampler's @ its network evaluations.",
 )
-WIDTH = 115
+WIDTH, OWN_METHODS = 115, 12
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,15 @@ def _entry(root: Path, name: str, tables: Mapping[str, Any], read: presets.Read)
 
 
 def _lines(entry: Entry) -> Iterator[str]:
-    """One line for each method of the paper's presets, else one with the summary."""
+    """One line for each method of the paper's presets; else methods and summary, in as few lines as hold these."""
     start = f"{entry.name:15}  {entry.data:11}  {entry.size:4}  "
     names = {method: f"{method}{' *' if method in entry.on else ''}" for method in entry.methods}
     if entry.parameters is None:
-        start += f"{'':10}  {', '.join(names.values()):12}  "
-        room = max(WIDTH - len(start), 20)
-        yield (start + textwrap.shorten(entry.summary, room, placeholder=" ...")).rstrip()
+        methods, room = _filled(list(names.values()), OWN_METHODS), WIDTH - len(start) - 14 - OWN_METHODS
+        summary = textwrap.wrap(entry.summary, room, max_lines=len(methods), placeholder=" ...")
+        for some, words in zip_longest(methods, summary, fillvalue=""):
+            yield f"{start}{'':10}  {some:{OWN_METHODS}}  {words}".rstrip()
+            start = " " * len(start)
         return
     start += f"{entry.parameters / 1e6:9.1f}M  "
     for method, figures in entry.methods.items():
@@ -148,3 +150,14 @@ def _lines(entry: Entry) -> Iterator[str]:
                 cells += f"{'' if value is None else f'{value:.2f}{at}':>{width}}"
         yield f"{start}{cells}".rstrip()
         start = " " * len(start)
+
+
+def _filled(names: Sequence[str], width: int) -> list[str]:
+    """The names, as many on each line as fit."""
+    lines = [names[0]] if names else [""]
+    for name in names[1:]:
+        if len(lines[-1]) + len(name) + 2 <= width:
+            lines[-1] += f", {name}"
+        else:
+            lines.append(name)
+    return lines

@@ -26,6 +26,8 @@ from scm.params.faults import Fault, explain
 from scm.yaml_files import parse_for_editing, parse_mapping, read_text, render
 
 USERS_SECTIONS = ("runtime", "mlflow")
+WHOLE = ("methods",)
+"""Mappings that a preset replaces as a whole, order included: a method that it does not name is switched off."""
 EXTENDS, PAPER = "extends", "paper"
 PAPER_KEYS = {"dataset": str, "size": str, "comparison": str, "parameters": int}
 BASE = "base/"
@@ -179,7 +181,7 @@ def _target(tree: CommentedMap, root: Path, name: str) -> CommentedMap:
 
 def _lay_over(values: CommentedMap, overlay: Mapping[str, Any]) -> None:
     for key, value in overlay.items():
-        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping) and key not in WHOLE:
             _lay_over(values[key], value)
         else:
             values[key] = copy.deepcopy(value)
@@ -193,6 +195,9 @@ def _edit(node: CommentedMap, target: Mapping[str, Any]) -> None:
         old = node.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, Mapping):
             _edit(old, value)
+            if key in WHOLE and list(old) != list(value):
+                for inner in value:
+                    old.move_to_end(inner)
         elif key in node and _same(old, value):
             continue
         elif isinstance(old, CommentedSeq) and isinstance(value, list):

@@ -22,7 +22,17 @@ from scm.results import (
     sample_path,
 )
 
-NAMES = {"teacher": "Teacher", "scd": "sCD", "sct": "sCT"}
+NAMES = {
+    "teacher": "Teacher",
+    "scd": "sCD",
+    "sct": "sCT",
+    "discrete": "Discrete sCD",
+    "multistep": "Multistep sCD",
+    "scd_vsd": "sCD + VSD",
+    "vsd": "VSD",
+}
+HEAD = ("Model", "Sampler", "NFE", "FD", "× teacher", "M params × NFE", "Precision", "Recall", "Accuracy", "Images/s")
+"""Columns of the table, see `row_cells`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Row:
         distance: Frechet distance to the real images.
         ratio: `distance` over the teacher's best.
         compute: parameters in millions times `evaluations`.
+        precision: fraction of samples within the real images' manifold.
+        recall: fraction of real images within the samples' manifold.
         accuracy: fraction of samples that the classifier gives the asked class; None without classes.
         speed: images a second.
     """
@@ -46,6 +58,8 @@ class Row:
     distance: float
     ratio: float
     compute: float
+    precision: float
+    recall: float
     accuracy: float | None
     speed: float
 
@@ -100,7 +114,7 @@ def build(root: Path, params: Any) -> None:
 
     Args:
         root: the project's folder.
-        params: the parameters; `preset`, `evaluate.models`, `sampler.teacher_steps` are read.
+        params: the parameters; `preset` and `evaluate.models` are read.
 
     Raises:
         UserError: if a file of a model that the parameters name is missing, empty or damaged.
@@ -123,7 +137,7 @@ def collect(root: Path, params: Any) -> Findings:
         root=root,
         preset=params.preset,
         models=models,
-        rows=_rows(root, models, 2 * params.sampler.teacher_steps - 1),
+        rows=_rows(root, models),
         floor=_figure(reference, "fd_floor", reference_file),
         held_out_accuracy=_figure(reference, "held_out_accuracy", reference_file),
         training={model: read_curve(_path(curve_path(root, training_of[model], model))) for model in models},
@@ -151,6 +165,21 @@ def headline(findings: Findings) -> str:
     )
 
 
+def row_cells(row: Row) -> tuple[str, ...]:
+    """A row of the table as text, a cell for each of `HEAD`; the first two are words, the others figures."""
+    accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
+    shares = (f"{row.precision:.3f}", f"{row.recall:.3f}", accuracy)
+    sizes = (number(row.distance), number(row.ratio), number(row.compute))
+    return (row.name, row.sampler, str(row.evaluations), *sizes, *shares, number(row.speed))
+
+
+def health_lines(findings: Findings) -> list[str]:
+    """What the trainings found wrong with themselves, or one line that says that they found nothing."""
+    runs = [run for run in findings.runs if "health" in run]
+    lines = [f"{display_name(run['item'] or 'teacher')}: {text}." for run in runs for text in run["health"]]
+    return lines or (["Nothing unusual was found in any training."] if runs else [])
+
+
 def number(value: float) -> str:
     """A figure with three significant digits: "0.0914", "5.30", "233", "5,450"; powers of ten for extremes only."""
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
@@ -172,13 +201,14 @@ def commit_of(run: dict[str, Any]) -> str:
     return str(run.get("commit") or "none")[:10] + (" + changes" if run.get("dirty") else "")
 
 
-def _rows(root: Path, models: list[str], teacher_evaluations: int) -> list[Row]:
+def _rows(root: Path, models: list[str]) -> list[Row]:
     """The table: the teacher's best first, every model by falling number of evaluations."""
     files = {model: _path(metrics_path(root, "evaluate", model)) for model in models}
     metrics = {model: read_numbers(path) for model, path in files.items()}
     if "teacher" not in models:
         raise UserError("evaluate.models does not name the teacher, which the report compares with: add it")
-    best = _figure(metrics["teacher"], f"fd@{teacher_evaluations}", files["teacher"])
+    most = max(evaluations_of(metrics["teacher"]), default=0)
+    best = _figure(metrics["teacher"], f"fd@{most}", files["teacher"])
     rows = []
     for model in models:
         path, figures = files[model], metrics[model]
@@ -190,11 +220,13 @@ def _rows(root: Path, models: list[str], teacher_evaluations: int) -> list[Row]:
             rows.append(
                 Row(
                     model=model,
-                    sampler=_sampler(model, evaluations, teacher_evaluations),
+                    sampler=_sampler(model, evaluations == most, figures.get("guidance")),
                     evaluations=evaluations,
                     distance=distance,
                     ratio=distance / best,
                     compute=size * evaluations,
+                    precision=_figure(figures, f"precision@{evaluations}", path),
+                    recall=_figure(figures, f"recall@{evaluations}", path),
                     accuracy=figures.get(f"accuracy@{evaluations}"),
                     speed=_figure(figures, f"images_per_second@{evaluations}", path),
                 )
@@ -204,10 +236,13 @@ def _rows(root: Path, models: list[str], teacher_evaluations: int) -> list[Row]:
     return rows
 
 
-def _sampler(model: str, evaluations: int, teacher_evaluations: int) -> str:
+def _sampler(model: str, full: bool, guidance: float | None) -> str:
+    """How a model was sampled; `full`: with as many evaluations as the teacher's own sampler."""
     if model == "teacher":
-        return "Heun" if evaluations == teacher_evaluations else "DDIM"
-    return "consistency"
+        name = "Heun" if full else "DDIM"
+    else:
+        name = "multistep" if model == "multistep" else "consistency"
+    return name if guidance is None else f"{name}, guidance {guidance:g}"
 
 
 def _figure(metrics: dict[str, Any], key: str, path: Path) -> float:

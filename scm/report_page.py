@@ -7,13 +7,14 @@ from html import escape
 
 from scm.errors import UserError
 from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, svg
-from scm.report import Findings, Row, commit_of, display_name, duration, headline, number
+from scm.report import HEAD, Findings, Row, commit_of, display_name, duration, headline, health_lines, number, row_cells
 from scm.report_style import STYLE
 from scm.results import sample_path
 
 HEALTH = (
     ("loss", "Loss", False),
     ("grad_norm", "Gradient norm", True),
+    ("sample_fd", "Distance of one-step samples, coarse", True),
     ("tangent_norm/", "Norm of the tangent g by t", True),
     ("tangent_term1/", "First term of g by t", True),
     ("tangent_term2/", "Second term of g (with dF/dt) by t", True),
@@ -67,28 +68,26 @@ def _top(findings: Findings) -> str:
 
 
 def _table(findings: Findings) -> str:
-    head = ("Model", "Sampler", "NFE", "FD", "× teacher", "M params × NFE", "Accuracy", "Images/s")
-    cells = "".join(f'<th class="{"n" if index > 1 else ""}">{name}</th>' for index, name in enumerate(head))
+    head = "".join(f'<th class="{"n" if index > 1 else ""}">{name}</th>' for index, name in enumerate(HEAD))
     lines = []
     for row in findings.rows:
-        accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
-        texts = (row.name, row.sampler)
-        figures = (str(row.evaluations), number(row.distance), number(row.ratio), number(row.compute), accuracy)
         best = ' class="best"' if row == findings.headline_row else ""
+        words, figures = row_cells(row)[:2], row_cells(row)[2:]
         lines.append(
             f"<tr{best}>"
-            + "".join(f"<td>{escape(cell)}</td>" for cell in texts)
-            + "".join(f'<td class="n">{escape(cell)}</td>' for cell in (*figures, number(row.speed)))
+            + "".join(f"<td>{escape(cell)}</td>" for cell in words)
+            + "".join(f'<td class="n">{escape(cell)}</td>' for cell in figures)
             + "</tr>"
         )
     note = (
         f"Two halves of the real images, one against the other: FD {number(findings.floor)}. "
         f"The feature extractor's accuracy on held-out images: {findings.held_out_accuracy:.1%}. "
         "NFE: network evaluations a sample. FD: Fréchet distance on the extractor's features, smaller is better. "
-        "Accuracy: samples that the extractor gives the asked class."
+        "Precision: samples that lie among the real images' features; recall: real images that lie among the samples' "
+        "(k-th nearest neighbours, arXiv 1904.06991). Accuracy: samples that the extractor gives the asked class."
     )
     return (
-        f'<h2>Results</h2>\n<div class="card scroll"><table><thead><tr>{cells}</tr></thead>'
+        f'<h2>Results</h2>\n<div class="card scroll"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{"".join(lines)}</tbody></table></div>\n<p class="note">{escape(note)}</p>'
     )
 
@@ -122,6 +121,7 @@ def _health(findings: Findings) -> str:
     parts = [
         "<h2>Training health</h2>",
         '<p class="note">Figures by t have one line for each eighth of [0, π/2], from clean images to noise.</p>',
+        *(f"<p>{escape(line)}</p>" for line in health_lines(findings)),
         f'<div class="key"><span>t in radians:</span>{keys}</div>',
     ]
     for model in findings.models:

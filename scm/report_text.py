@@ -2,19 +2,14 @@
 
 from html import escape
 
-from scm.report import Findings, commit_of, display_name, duration, headline, number
-
-HEAD = ("Model", "Sampler", "NFE", "FD", "× teacher", "M params × NFE", "Accuracy", "Images/s")
+from scm.report import HEAD, Findings, commit_of, display_name, duration, headline, health_lines, number, row_cells
 
 
 def text(findings: Findings) -> str:
     """Returns the Markdown; pictures are links relative to results/."""
     lines = [f"# Few-step generation: {_cell(findings.preset)}", "", headline(findings), ""]
     lines += [_line(HEAD), _line(("---", "---", *["---:"] * (len(HEAD) - 2)))]
-    for row in findings.rows:
-        accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
-        figures = (number(row.distance), number(row.ratio), number(row.compute), accuracy, number(row.speed))
-        lines.append(_line((_cell(row.name), row.sampler, str(row.evaluations), *figures)))
+    lines += [_line([_cell(cell) for cell in row_cells(row)]) for row in findings.rows]
     floor, accuracy = number(findings.floor), f"{findings.held_out_accuracy:.1%}"
     halves = f"Two halves of the real images, one against the other: FD {floor}."
     lines += ["", f"{halves} The extractor's held-out accuracy: {accuracy}.", ""]
@@ -23,6 +18,9 @@ def text(findings: Findings) -> str:
         name = f"{_cell(row.name)}, {row.evaluations} NFE"
         source = f"samples/{row.model}/nfe-{row.evaluations}.png"
         lines += [f"**{name}**", "", f'<img src="{source}" alt="Samples of {escape(row.name)}" width="480">', ""]
+    health = health_lines(findings)
+    if health:
+        lines += ["## Training health", "", *(f"- {_cell(line)}" for line in health), ""]
     lines += ["## What was run", "", _line(("Stage", "Time", "Device", "Commit", "Params")), _line(["---"] * 5)]
     for run in findings.runs:
         stage = run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else "")

@@ -1,8 +1,10 @@
 """`scm sample`: pictures from a trained model of this project."""
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from scm.errors import UserError
 from scm.evaluation.generate import Sampler, generate
 from scm.evaluation.grids import save_grid, scale_for
 from scm.params import Params, load
+from scm.params.schema import TEACHER
 from scm.project import find_root
 
 BATCH = 256
@@ -34,17 +37,16 @@ def sample_command(args: argparse.Namespace) -> int:
     model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
     codec, chosen = Codec(header["codec"]), class_numbers(args.classes, header["classes"])
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(args.count)])
-    sampler = sampler_of(params, header["sigma_d"], header.get("t_mid"), args.steps)
+    sampler, scale = sampler_of(params, header, args.steps), scale_of(header, args.guidance)
     seeds = range(args.seed, args.seed + args.count)
-    samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device)
+    samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device, scale)
     columns = len(chosen) if len(chosen) > 1 else max(1, round(args.count**0.5))
     try:
         save_grid(args.output, codec.decode(samples), min(columns, args.count), scale_for(codec.header["shape"][1]))
     except OSError as error:
         raise UserError(f"-o {args.output}: cannot be written ({error.strerror}); choose another place") from None
-    print(
-        f"{args.output}: {args.count} images, {sampler.nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr
-    )
+    nfe = sampler.nfe * build.evaluations_of(header, scale)
+    print(f"{args.output}: {args.count} images, {nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr)
     return 0
 
 
@@ -68,13 +70,36 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
     return numbers
 
 
-def sampler_of(params: Params, sigma_d: float, t_mid: float | None, steps: int) -> Sampler:
-    """The teacher's Heun sampler, or a student's consistency sampler.
+def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
+    """The guidance scale: 1, or what was asked for, if the model can be guided with it."""
+    scale, trained = 1.0 if asked is None else asked, header.get("guidance")
+    if not math.isfinite(scale) or scale < 0:
+        raise UserError(f"--guidance {scale:g}: must be a number from 0 on, such as 1.5")
+    if trained and not trained[0] <= scale <= trained[1]:
+        low, high = trained
+        raise UserError(
+            f"--guidance {scale:g}: {header['model']} was trained for {low:g} to {high:g}; choose from there"
+        )
+    if scale != 1 and not trained and not header.get("label_dropout"):
+        raise UserError(f"--guidance {scale:g}: {header['model']} was not trained for guidance; leave the option out")
+    return scale
 
-    A student's second step is at the selected t_mid; further ones are spaced evenly between it and 0.
+
+def sampler_of(params: Params, header: Mapping[str, Any], steps: int) -> Sampler:
+    """The teacher's Heun sampler, or a student's own.
+
+    A student's second step is at the selected t_mid; further ones are spaced evenly between it and 0. One that knows
+    a single time, or segments, is sampled in as many steps as it was made for.
     """
-    settings = params.sampler
-    if t_mid is None:
+    settings, sigma_d, t_mid = params.sampler, header["sigma_d"], header.get("t_mid")
+    if header["model"] == TEACHER:
         return build.heun_sampler(steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
+    if t_mid is None:
+        (sampler,) = build.samplers(params, header, None)
+        if steps != sampler.nfe:
+            raise UserError(
+                f"--steps {steps}: {header['model']} is sampled in {sampler.nfe}; write --steps {sampler.nfe}"
+            )
+        return sampler
     further = [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
     return build.consistency_sampler([build.t_max_of(settings.sigma_max, sigma_d), *further], sigma_d)

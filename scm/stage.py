@@ -106,7 +106,8 @@ class Stage:
         for name in ("preset", "runtime", "mlflow", "student"):
             del plain[name]
         if self.item in self.params.student.methods:
-            plain["student"] = self.params.student.method(str(self.item)).model_dump()
+            start = {"start": self.params.student.methods[self.item]}  # type: ignore[index]
+            plain["student"] = self.params.student.method(str(self.item)).model_dump() | start
         teacher = run_path(self.root, "train_teacher")
         made_by = read_json(teacher)["params"] if teacher.exists() else {}
         if "imported.file" not in made_by:

@@ -22,6 +22,7 @@ from typing import Self
 
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.params import Params, load
+from scm.params.schema import TEACHER
 from scm.project import find_root
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -44,7 +45,7 @@ def run(arguments: Sequence[str], parallel: bool = False, root: Path | None = No
         print(f"scm run: --parallel {reason}; running one stage at a time", file=sys.stderr)
     with Sessions(root) as sessions:
         if len(shares) >= 2:
-            code = _students_in_parallel(sessions, params.student.methods, shares)
+            code = _students_in_parallel(sessions, _from_teacher(params), shares)
             if code:
                 return sessions.outcome(code)
         return sessions.outcome(sessions.wait([sessions.start(arguments)]))
@@ -67,9 +68,14 @@ def _shares(params: Params, gpus: Sequence[str]) -> list[list[str]]:
     """The GPUs in equal shares, one for each student that trains at the same time; none where the CPU is asked for."""
     if params.runtime.device == "cpu":
         return []
-    count = min(len(gpus) // params.runtime.processes, len(params.student.methods))
+    count = min(len(gpus) // params.runtime.processes, len(_from_teacher(params)))
     size = params.runtime.processes
     return [list(gpus[index * size : (index + 1) * size]) for index in range(count)]
+
+
+def _from_teacher(params: Params) -> list[str]:
+    """Students that need no other student."""
+    return [method for method, start in params.student.methods.items() if start == TEACHER]
 
 
 def _students_in_parallel(sessions: "Sessions", methods: Sequence[str], shares: Sequence[Sequence[str]]) -> int:

@@ -1,8 +1,17 @@
-"""Continuous-time consistency model, started from the teacher's selected average: sCD or sCT (alg. 1)."""
+"""A student by one method (sec. 4, alg. 1 and its variants), started from a model's selected average."""
 
-from scm.build import TrainingData, compiled, device_of, load_model, new_student, student_objective, training_settings
-from scm.errors import UserError
-from scm.files import sha256
+from scm.build import (
+    TrainingData,
+    compiled,
+    device_of,
+    fitting_teacher,
+    load_model,
+    new_student,
+    student_header,
+    student_objective,
+    student_probe,
+    training_settings,
+)
 from scm.stage import Stage, main
 from scm.training.distributed import Ranks
 from scm.training.loop import METRICS, Trainer
@@ -14,32 +23,31 @@ def run(stage: Stage) -> None:
     settings = params.student.method(method)
     ranks = Ranks.join(device_of(params.runtime))
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
-    path = stage.root / "models/teacher/model.safetensors"
-    teacher, inherited = load_model(path, ranks.device)
-    if inherited["codec"] != data.codec.header:
-        raise UserError(f"{path} was trained on another encoding than data/latents: run `dvc repro train_teacher`")
-    if len(inherited["classes"]) != len(data.loader.classes):
-        raise UserError(
-            f"{path} knows {len(inherited['classes'])} classes, data/latents has {len(data.loader.classes)}: "
-            "train a teacher on these data, or prepare those that it was trained on"
-        )
-    student = compiled(new_student(teacher, settings, params.seed).to(ranks.device), params.runtime, ranks.device)
-    compiled(teacher.requires_grad_(False), params.runtime, ranks.device)
-    header = {key: inherited[key] for key in ("classes", "codec", "sigma_d")}
-    header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(path)}
+    teacher, inherited = fitting_teacher(stage.root / "models/teacher/model.safetensors", data, settings)
+    name = params.student.methods[method]  # type: ignore[index]
+    start = stage.root / f"models/{name}/model.safetensors"
+    model = load_model(start)[0]
+    student = new_student(model, settings, params.seed, keep_weight=name != "teacher").to(ranks.device)
+    objective, auxiliary = student_objective(method, settings, params.sampler, teacher, params.seed)
+    for module in (student, teacher, *([auxiliary.module] if auxiliary else [])):
+        compiled(module.to(ranks.device), params.runtime, ranks.device)
+    header = student_header(method, settings, student, inherited, start)
     stage.extra["device"] = str(ranks.device)
     trainer = Trainer(
         student,
-        student_objective(method, settings, inherited["sigma_d"], teacher),
+        objective,
         data,
         training_settings(params, settings, f"student {method}", header),
         stage.work,
         ranks,
         stage.stopping,
         stage.progress,
+        auxiliary,
+        student_probe(params, settings, student, data),
     )
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
+    stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]
     curve = stage.root / f"results/curves/train-{method}.csv"
     export(stage.work, stage.root / f"models/{method}/snapshots", curve, ranks)
 

@@ -15,7 +15,7 @@ def run(stage: Stage) -> None:
     network = network_settings(params.network, len(classes), shape)
     model = compiled(new_model(network, settings, params.seed).to(ranks.device), params.runtime, ranks.device)
     header = {"model": "teacher", "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
-    header |= {"sigma_d": params.network.sigma_d}
+    header |= {"sigma_d": params.network.sigma_d, "label_dropout": settings.label_dropout}
     stage.extra["device"] = str(ranks.device)
     stage.progress(f"{sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}")
     trainer = Trainer(
@@ -30,6 +30,7 @@ def run(stage: Stage) -> None:
     )
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
+    stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]
     export(stage.work, stage.root / "models/teacher/snapshots", stage.root / "results/curves/train-teacher.csv", ranks)
 
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from PIL import Image
 
 MODELS = ["teacher", "scd", "sct"]
-FIGURES = {  # model -> evaluations -> (Frechet distance, accuracy, images a second)
-    "teacher": {35: (3.82, 0.982, 310.0), 2: (236.4, 0.131, 5400.0)},
-    "scd": {1: (7.61, 0.957, 9100.0), 2: (5.31, 0.969, 5450.0)},
-    "sct": {1: (22.7, 0.902, 9080.0), 2: (13.8, 0.931, 5440.0)},
+FIGURES = {  # model -> evaluations -> (Frechet distance, precision, recall, accuracy, images a second)
+    "teacher": {35: (3.82, 0.962, 0.951, 0.982, 310.0), 2: (236.4, 0.204, 0.003, 0.131, 5400.0)},
+    "scd": {1: (7.61, 0.928, 0.902, 0.957, 9100.0), 2: (5.31, 0.944, 0.917, 0.969, 5450.0)},
+    "sct": {1: (22.7, 0.871, 0.843, 0.902, 9080.0), 2: (13.8, 0.896, 0.872, 0.931, 5440.0)},
 }
 BINNED = ("tangent_norm", "tangent_term1", "tangent_term2", "output_norm", "log_weight", "loss")
 
@@ -42,8 +42,9 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
         metrics = {"sigma_rel": 0.1, "mparams": 0.0914}
         if model != "teacher":
             metrics["t_mid"] = 0.8
-        for evaluations, (distance, accuracy, speed) in FIGURES[model].items():
+        for evaluations, (distance, precision, recall, accuracy, speed) in FIGURES[model].items():
             metrics[f"fd@{evaluations}"] = distance * generator.uniform(0.95, 1.05)
+            metrics[f"precision@{evaluations}"], metrics[f"recall@{evaluations}"] = precision, recall
             metrics[f"accuracy@{evaluations}"] = accuracy
             metrics[f"images_per_second@{evaluations}"] = speed
             _grid(results / f"samples/{model}/nfe-{evaluations}.png", distance, generator)

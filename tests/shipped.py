@@ -3,11 +3,17 @@
 So tests depend neither on a user's edits nor on the tuning of the shipped values.
 """
 
+import functools
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from scm import presets
+from scm.params import Params, validate
 from scm.yaml_files import render
 
 ROOT = Path(__file__).parents[1]
@@ -34,21 +40,24 @@ teacher:
   lr: {max: 1.0e-2, warmup: 10Ki, decay: cosine, decay_from: 160Ki}
   label_dropout: 0.0
 student:
-  methods: [scd, sct]
+  methods: {scd: teacher, sct: teacher}
   common:
     batch: 128
     p_mean: -1.0
     lr: {max: 1.0e-3, warmup: 5Ki, decay: cosine, decay_from: 64Ki}
+    tangent: normalized
     tangent_warmup: 20Ki
+    adaptive_weighting: true
   scd: {images: 128Ki, dropout: 0.0}
   sct: {images: 128Ki, dropout: 0.0}
 ema: {profiles: [0.05, 0.10], snapshots: 16, halflife: null}
-sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18}
+sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18, guidance: {teacher: 1.0, student: 1.0}}
 select:
   sigma_rel: {teacher: [0.05], student: [0.05, 0.10]}
   t_mid: [0.6, 0.8, 1.1]
   samples: 1797
-evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2}
+  progress: 4
+evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2, neighbours: 3}
 runtime: {device: auto, threads: null, processes: 1, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
 mlflow: {enabled: true, uri: null, experiment: null}
 """
@@ -73,6 +82,26 @@ def make_project(folder: Path) -> Path:
         (presets_folder / f"{name}.yaml").unlink()
     (folder / "dvc.yaml").touch()
     return params_file
+
+
+def values_with(changes: dict[str, Any]) -> dict[str, Any]:
+    """The fixed values with some changed, named by dotted keys."""
+    values = YAML(typ="safe", pure=True).load(_text())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, values)[last] = value
+    return values
+
+
+@functools.cache
+def _text() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return make_project(Path(folder)).read_text(encoding="utf-8")
+
+
+def params_with(changes: dict[str, Any]) -> Params:
+    """The same, checked."""
+    return validate(values_with(changes), "params.yaml")
 
 
 def has_local_edits() -> bool:

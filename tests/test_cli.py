@@ -113,8 +113,10 @@ def test_params_show(project, capsys):
 def test_preset_commands(project, capsys):
     assert cli.main(["preset", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed[2:6]] == ["digits", "digits-smoke", "folder", "wide"]
-    assert listed[5].split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
+    names = [line[:16].strip() for line in listed[2:] if line[:16].strip()]
+    assert names[:5] == ["digits", "digits-methods", "digits-smoke", "folder", "wide"]
+    wide = next(line for line in listed if line.startswith("wide "))
+    assert wide.split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
     assert any(line.startswith("imagenet64-s ") and " 280.2M " in line for line in listed)
     changes = "preset: digits -> wide\nnetwork.width: 32 -> 64\n"
     assert cli.main(["preset", "diff", "wide"]) == 0
@@ -145,9 +147,11 @@ def test_run_passes_on_what_is_not_its_own_in_order(replace_module):
 def test_sample_arguments(replace_module):
     seen = []
     replace_module("scm.sampling", "sample_command", lambda options: seen.append(options))
-    command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 -o out/grid.png --device cpu"
+    command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 --guidance 1.5 -o out/grid.png --device cpu"
     assert cli.main(command.split()) == 0
-    (options,) = seen
+    assert cli.main(["sample"]) == 0
+    options, defaults = seen
+    assert (options.guidance, defaults.guidance, defaults.steps, defaults.model) == (1.5, None, 2, "scd")
     assert (options.model, options.steps, options.classes, options.count) == ("sct", 1, ["3", "7"], 64)
     assert (options.seed, options.output, options.device) == (5, Path("out/grid.png"), "cpu")
 
@@ -157,6 +161,7 @@ def test_sample_arguments(replace_module):
     [
         (["--steps", "0"], "argument --steps: must be at least 1, not 0"),
         (["--classes", "3,"], "argument --classes: must be names or numbers such as 3,7, not '3,'"),
+        (["--guidance", "much"], "argument --guidance: invalid float value: 'much'"),
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     ],
 )

@@ -15,16 +15,26 @@ stages:
     deps: ["${data.path}"]
     outs: [data/shards]
   train_student:
-    matrix: {method: "${student.methods}"}
-    cmd: x ${item.method}
-    params: [seed, "student.${item.method}"]
-    deps: [data/shards, code]
+    foreach: ${student.methods}
+    do:
+      cmd: x ${key}
+      params: [seed, "student.${key}"]
+      deps: [data/shards, code, "models/${item}"]
+  select:
+    matrix: {model: "${evaluate.models}"}
+    cmd: x ${item.model}
+    params: [seed]
+    deps: ["models/${item.model}", data/shards]
 """
 LOCK = "schema: '2.0'\nstages:\n  prepare:\n    cmd: x\n    outs:\n    - {path: data/shards, md5: abc.dir}\n"
 PARAMS = {
     "seed": 0,
     "data": {"path": "raw"},
-    "student": {"methods": ["scd", "sct"], "scd": {"images": "1Ki"}, "sct": {"images": "1Ki"}},
+    "student": {
+        "methods": {"scd": "teacher", "sct": "teacher"},
+        "scd": {"images": "1Ki"},
+        "sct": {"images": "1Ki"},
+    },
     "runtime": {"threads": 1},
 }
 
@@ -33,9 +43,9 @@ PARAMS = {
 def root(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC)
     (tmp_path / "dvc.lock").write_text(LOCK)
-    for name in ("raw", "code"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.py").write_text("1")
+    for name in ("raw", "code", "models/teacher", "models/scd"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.py").write_text(name if "models" in name else "1")
     return tmp_path
 
 
@@ -46,8 +56,30 @@ def key(root: Path, item: str = "scd", **changes: object) -> str:
 def test_inputs_are_those_of_dvc_yaml(root):
     inputs = inputs_of(root, "train_student", "scd", PARAMS)
     assert inputs.params == {"seed": 0, "student.scd.images": "1Ki"}
-    assert inputs.dependencies == {"data/shards": "abc.dir", "code": content_hash(root / "code")}
+    assert inputs.dependencies == {
+        "data/shards": "abc.dir",
+        "code": content_hash(root / "code"),
+        "models/teacher": content_hash(root / "models/teacher"),
+    }
     assert set(inputs_of(root, "prepare", None, PARAMS).dependencies) == {"raw"}
+
+
+def test_of_foreach_the_key_is_the_method_and_the_item_what_it_starts_from(root):
+    before, teacher = key(root, "sct"), key(root, "scd")
+    methods = {"scd": "teacher", "sct": "scd"}
+    student = {**PARAMS["student"], "methods": methods}
+    inputs = inputs_of(root, "train_student", "sct", {**PARAMS, "student": student})
+    assert inputs.params == {"seed": 0, "student.sct.images": "1Ki"}
+    assert set(inputs.dependencies) == {"data/shards", "code", "models/scd"}
+    assert inputs.dependencies["models/scd"] == content_hash(root / "models/scd") and inputs.key != before
+    assert key(root, "scd", student=student) == teacher
+    (root / "models/scd/a.py").write_text("trained once more")
+    assert key(root, "sct", student=student) != inputs.key and key(root, "sct") == before
+
+
+def test_of_a_matrix_the_item_is_its_only_name(root):
+    inputs = inputs_of(root, "select", "scd", PARAMS)
+    assert inputs.params == {"seed": 0} and set(inputs.dependencies) == {"models/scd", "data/shards"}
 
 
 def test_what_the_stage_reads_changes_the_key(root):
@@ -81,7 +113,7 @@ def test_names_count_as_well_as_contents(root):
 
 def test_what_is_missing_is_named(root):
     with pytest.raises(
-        UserError, match=r"dvc\.yaml has no stage report: restore it, or run one of prepare, train_student"
+        UserError, match=r"dvc\.yaml has no stage report: restore it, or run one of prepare, train_student, select"
     ):
         inputs_of(root, "report", None, PARAMS)
     with pytest.raises(UserError, match=r"nowhere is missing: run `dvc repro`, or correct the path in params\.yaml"):

@@ -15,11 +15,11 @@ STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding
 def outputs(cached: bool) -> list[str]:
     """Paths of all stages' outs, metrics and plots that DVC does (or does not) keep in its cache."""
     paths = []
-    for stage in STAGES.values():
+    for stage in (stage.get("do", stage) for stage in STAGES.values()):
         for entry in [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]:
             path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
             if (options.get("cache", True)) == cached:
-                paths.append(re.sub(r"\$\{item\.\w+\}", "scd", path))
+                paths.append(re.sub(r"\$\{(item\.\w+|key)\}", "scd", path))
     return paths
 
 
@@ -41,6 +41,26 @@ def test_git_ignores_what_dvc_caches_and_sees_the_rest():
         assert git("check-ignore", "-q", path).returncode == 0, f"{path} is not ignored"
     for path in [*outputs(cached=False), "results/.gitignore", "models/.gitignore", "data/README.md", "dvc.lock"]:
         assert git("check-ignore", "-q", path).returncode == 1, f"{path} is ignored"
+
+
+FRAME = {"build", "errors", "files", "stage", "weights"}
+"""Modules that stages are put together and written down with; what they compute is elsewhere."""
+REFUSES_ONLY = {("prepare", "data.codec")}
+"""Imports that end a stage early or do nothing."""
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("stages/[a-z]*.py")), ids=lambda path: path.stem)
+def test_what_a_stage_file_imports_is_among_the_stages_dependencies(path):
+    text = path.read_text(encoding="utf-8")
+    imported = set(re.findall(r"^from scm\.([\w.]+) import", text, flags=re.MULTILINE))
+    for names in re.findall(r"^from scm import (.+)", text, flags=re.MULTILINE):
+        imported |= set(names.split(", "))
+    stage = STAGES[path.stem]
+    listed = {entry for entry in stage.get("do", stage)["deps"] if isinstance(entry, str)}
+    for module in imported - FRAME:
+        parts = ("scm", *module.split("."))
+        places = {"/".join(parts[:length]) for length in range(2, len(parts) + 1)}
+        assert (path.stem, module) in REFUSES_ONLY or listed & (places | {f"{place}.py" for place in places}), module
 
 
 def test_every_dependency_is_pinned():

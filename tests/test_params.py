@@ -75,6 +75,21 @@ def test_method_settings_are_the_common_ones_overridden(tmp_path):
     assert (sct.p_mean, sct.images, sct.lr.max) == (-1.0, 128 << 10, 1e-3)
 
 
+def test_a_method_may_override_the_tangent_and_the_weighting(tmp_path):
+    path = tmp_path / "params.yaml"
+    own = "scd: {tangent: raw, adaptive_weighting: false, images:"
+    path.write_text(changed(("scd: {images:", own)), encoding="utf-8")
+    student = load(path).student
+    scd, sct = student.method("scd"), student.method("sct")
+    assert (scd.tangent, scd.adaptive_weighting) == ("raw", False)
+    assert (sct.tangent, sct.adaptive_weighting) == ("normalized", True)
+
+
+def test_a_method_named_twice_is_a_fault_of_the_file(tmp_path):
+    message = fault(tmp_path, changed((METHODS, "{scd: teacher, scd: sct}")))
+    assert 'is not valid YAML (found duplicate key "scd"' in message
+
+
 def test_params_are_frozen_and_survive_pickling(params_file):
     params = load(params_file)
     with pytest.raises(ValidationError, match="frozen"):
@@ -98,7 +113,11 @@ def test_flatten():
     assert flatten(nested) == {"a.b.c": 1, "a.d": "[0.9, x]", "e": None}
 
 
-GUIDED_SCT = ": student.sct.guidance = [1.0, 2.0]: unknown key; remove it (known here: batch, precision, p_mean, p_std, optimizer, lr, dropout_max_resolution, label_dropout, tangent_norm_c, tangent_warmup, images, dropout)"
+GUIDED_SCT = ": student.sct.guidance = [1.0, 2.0]: unknown key; remove it (known here: batch, precision, p_mean, p_std, optimizer, lr, dropout_max_resolution, label_dropout, tangent, tangent_norm_c, tangent_warmup, adaptive_weighting, images, dropout)"
+METHODS = "{scd: teacher, sct: teacher}"
+MAP_EACH = "must map each method to the model that it starts from; write"
+NAME_IT = "must name the model that it starts from; write teacher, or a method"
+UNKNOWN = "unknown method; the methods are scd, sct, discrete, multistep, scd_vsd, vsd"
 ONE_KEY = [
     (
         "teacher",
@@ -121,9 +140,9 @@ ONE_KEY = [
     ),
     (
         "student",
-        "scd:",
-        "ecd: {}\n  scd:",
-        ": student.ecd = {}: unknown method; the methods are scd, sct, multistep, scd_vsd, vsd",
+        "scd: {images",
+        "ecd: {}\n  scd: {images",
+        f": student.ecd = {{}}: {UNKNOWN}",
     ),
     ("student", "scd: {", "scd: {p_men: 1, ", ": student.scd.p_men = 1: unknown key; did you mean student.scd.p_mean?"),
     (
@@ -134,17 +153,70 @@ ONE_KEY = [
     ),
     (
         "student",
+        METHODS,
         "[scd, sct]",
-        "[scd, scd]",
-        ': student.methods = ["scd", "scd"]: must not name anything twice; correct the list',
+        f': student.methods = ["scd", "sct"]: {MAP_EACH} {{scd: teacher, sct: teacher}}',
     ),
-    ("student", "[scd, sct]", "[]", ": student.methods = []: has too few entries; add what is missing"),
+    ("student", METHODS, "[sct, ect]", f': student.methods = ["sct", "ect"]: {MAP_EACH} {{scd: teacher}}'),
+    ("student", METHODS, "[[sct]]", f': student.methods = [["sct"]]: {MAP_EACH} {{scd: teacher}}'),
+    ("student", METHODS, "[]", f": student.methods = []: {MAP_EACH} {{scd: teacher}}"),
+    ("student", METHODS, "{}", f": student.methods = {{}}: {MAP_EACH} {{scd: teacher}}"),
+    ("student", METHODS, "scd", f': student.methods = "scd": {MAP_EACH} {{scd: teacher}}'),
     (
         "student",
-        "[scd, sct]",
-        "[scd, ect]",
-        """: student.methods.1 = "ect": must be 'scd', 'sct', 'multistep', 'scd_vsd' or 'vsd'""",
+        METHODS,
+        "{scd: teacher, ect: teacher}",
+        f': student.methods = "ect": {UNKNOWN}',
     ),
+    ("student", METHODS, "{3: teacher}", f": student.methods = 3: {UNKNOWN}"),
+    ("student", METHODS, "{scd}", f": student.methods.scd = null: {NAME_IT}"),
+    ("student", METHODS, "{scd: ' '}", f': student.methods.scd = " ": {NAME_IT}'),
+    ("student", METHODS, "{scd: [teacher]}", f': student.methods.scd = ["teacher"]: {NAME_IT}'),
+    (
+        "student",
+        "tangent: normalized",
+        "tangent: clip",
+        """: student.common.tangent = "clip": must be 'normalized', 'clipped' or 'raw'""",
+    ),
+    (
+        "student",
+        "adaptive_weighting: true",
+        "adaptive_weighting: 1",
+        ": student.common.adaptive_weighting = 1: must be true or false",
+    ),
+    (
+        "student",
+        "scd: {",
+        "scd: {adaptive_weighting: null, ",
+        ": student.scd.adaptive_weighting = null: must be true or false",
+    ),
+    (
+        "student",
+        "scd: {",
+        "discrete: {images: 1Ki, dropout: 0.0}\n  scd: {",
+        ": student.discrete.points: missing; add it",
+    ),
+    (
+        "student",
+        "scd: {",
+        "discrete: {images: 1Ki, dropout: 0.0, points: 1}\n  scd: {",
+        ": student.discrete.points = 1: must be at least 2",
+    ),
+    (
+        "sampler",
+        "guidance: {teacher: 1.0, student: 1.0}",
+        "guidance: 1.0",
+        ": sampler.guidance = 1.0: must be a mapping; write its keys indented below it",
+    ),
+    (
+        "sampler",
+        "{teacher: 1.0, student: 1.0}",
+        "{teacher: 1.0}",
+        ": sampler.guidance.student: missing; add it (`scm preset show digits` prints a complete set)",
+    ),
+    ("sampler", "teacher: 1.0", "teacher: -0.5", ": sampler.guidance.teacher = -0.5: must be at least 0"),
+    ("select", "progress: 4", "progress: 0", ": select.progress = 0: must be at least 1"),
+    ("evaluate", "neighbours: 3", "neighbours: 0", ": evaluate.neighbours = 0: must be at least 1"),
     ("student", "sct: {", "sct: {guidance: [1.0, 2.0], ", GUIDED_SCT),
     (
         "student",

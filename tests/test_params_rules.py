@@ -1,23 +1,28 @@
 """What params.yaml may not say together: each refusal by its text, and that what is allowed can be built."""
 # ruff: noqa: E501 (the messages, whole)
 
-import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
-import shipped
 import torch
-from ruamel.yaml import YAML
+from shipped import values_with as with_values
 
 from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
 from scm.networks import Model, NetworkSettings
 from scm.params import dump, validate
 
-with tempfile.TemporaryDirectory() as _folder:
-    PARAMS = shipped.make_project(Path(_folder)).read_text(encoding="utf-8")
+FAKE_SCORE = {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1}
+VSD = {"images": "128Ki", "dropout": 0.0, "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0}, "fake_score": FAKE_SCORE}
+MULTISTEP = {"images": "128Ki", "dropout": 0.0, "segments": 2}
+GUIDED = {"teacher.label_dropout": 0.1, "student.scd.guidance": [1.2, 2.0]}
+
+
+def methods(**starts: str) -> dict[str, Any]:
+    """These methods switched on."""
+    return {"student.methods": starts, "evaluate.models": ["teacher", *starts]}
+
+
 LATENTS = {"data.source": "folder", "data.channels": 3, "codec.name": "sd_vae"}
 IMPOSSIBLE = [
     ({"data.channels": 3}, "data.channels = 3: the digits are grey; write 1, or data.source: folder"),
@@ -44,7 +49,33 @@ IMPOSSIBLE = [
     ),
     (
         {"student.scd.guidance": [1.0, 2.0]},
-        "student.scd.guidance = [1.0, 2.0]: guided distillation is not built yet; take it out, or scd out of student.methods",
+        "student.scd.guidance = [1.0, 2.0]: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or take guidance out",
+    ),
+    (
+        {"sampler.guidance.teacher": 1.5},
+        "sampler.guidance.teacher = 1.5: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or write 1.0",
+    ),
+    (
+        {"teacher.label_dropout": 0.1, "sampler.guidance.student": 1.5},
+        "sampler.guidance.student = 1.5: no student is told a guidance scale; write 1.0, or add guidance: [1.0, 2.0] to a method's block",
+    ),
+    (
+        {**GUIDED, "sampler.guidance.student": 2.5},
+        "sampler.guidance.student = 2.5: outside the guidance of the students; use 1.2 to 2",
+    ),
+    (
+        {
+            **methods(scd="teacher", vsd="teacher"),
+            "teacher.label_dropout": 0.1,
+            "student.scd.guidance": [1.0, 1.2],
+            "student.vsd": {**VSD, "guidance": [1.5, 2.0]},
+        },
+        "sampler.guidance.student = 1.0: outside the guidance of the students; let these overlap",
+    ),
+    ({**GUIDED}, "sampler.guidance.student = 1.0: outside the guidance of the students; use 1.2 to 2"),
+    (
+        {"select.progress": 17},
+        "select.progress = 17: more than the 16 snapshots of a run; use 16 or less, or raise ema.snapshots",
     ),
     ({"network.attention": [2]}, "network.attention = 2: not a resolution of the U-Net; choose from 8, 4"),
     (
@@ -126,23 +157,37 @@ IMPOSSIBLE = [
         "network.attention = 4: not a resolution of the U-Net; choose from 16, 8",
     ),
     (
+        methods(scd="sct", sct="scd"),
+        'student.methods.scd = "sct": starts from itself (scd -> sct -> scd); use teacher (and 1 more)',
+    ),
+    (methods(sct="sct"), 'student.methods.sct = "sct": not a model that sct can start from; use teacher'),
+    (
+        methods(scd="teacher", sct="ect"),
+        'student.methods.sct = "ect": not a model that sct can start from; use teacher or scd',
+    ),
+    (methods(sct="scd"), 'student.methods.sct = "scd": scd is not switched on; use teacher, or switch it on'),
+    (
+        {**methods(multistep="teacher"), "student.multistep": None},
+        "student.multistep: student.methods names multistep, but its block is missing; add it with images and dropout, or take it out of student.methods",
+    ),
+    (
+        {**methods(scd="multistep", multistep="teacher"), "student.multistep": MULTISTEP},
+        'student.methods.scd = "multistep": the network of multistep takes segments, that of scd does not; add student.scd.segments, or start from teacher',
+    ),
+    (
         {
-            "student.methods": ["scd", "multistep"],
-            "evaluate.models": ["teacher", "scd", "multistep"],
-            "student.multistep": {"images": "128Ki", "dropout": 0.0, "segments": 2},
+            **methods(scd="teacher", scd_vsd="scd"),
+            "student.scd_vsd": VSD,
+            "teacher.label_dropout": 0.1,
+            "student.scd.guidance": [1.0, 2.0],
         },
-        'student.methods = "multistep": not built yet; take it out of student.methods (today: scd, sct)',
+        'student.methods.scd_vsd = "scd": the network of scd takes guidance, that of scd_vsd does not; add student.scd_vsd.guidance, or start from teacher',
+    ),
+    (
+        {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**VSD["fake_score"], "updates": 1025}}},
+        "student.vsd.fake_score.updates = 1025: more than the 1024 steps of student.vsd (images / batch): the student would never learn; use less",
     ),
 ]
-
-
-def with_values(values: dict[str, Any]) -> dict[str, Any]:
-    """params.yaml's values with some changed, named by dotted keys."""
-    mapping = YAML(typ="safe", pure=True).load(PARAMS)
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        functools.reduce(dict.__getitem__, sections, mapping)[last] = value
-    return mapping
 
 
 @pytest.mark.parametrize(("values", "message"), IMPOSSIBLE)
@@ -178,7 +223,7 @@ def test_group_norms_are_refused_exactly_where_torch_refuses_them(multipliers, b
 
 
 def test_a_halflife_of_a_fifth_of_the_shortest_run_that_is_on_is_allowed():
-    values = {"student.methods": ["sct"], "evaluate.models": ["teacher", "sct"], "ema.halflife": 20000}
+    values = {**methods(sct="teacher"), "ema.halflife": 20000}
     budgets = {"student.sct.images": 100000, "student.scd.images": 99999}
     assert validate(with_values({**values, **budgets}), "params.yaml").ema.halflife == 20000
 
@@ -194,13 +239,11 @@ def test_profiles_are_refused_exactly_where_their_snapshots_would_share_a_file(p
         assert not shared
 
 
-def test_methods_that_are_not_built_may_stand_by():
+def test_methods_that_are_off_may_stand_by():
     """Their settings are read, and a method that is off is not held against the others."""
-    fake_score = {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1}
-    vsd = {"vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0}, "fake_score": fake_score}
+    vsd = {key: VSD[key] for key in ("vsd", "fake_score")}
     values = {
-        "student.methods": ["sct"],
-        "evaluate.models": ["teacher", "sct"],
+        **methods(sct="teacher"),
         "student.scd.guidance": [1.5, 1.5],
         "student.multistep": {"images": "8Mi", "dropout": 0.1, "segments": 4, "guidance": [1.0, 2.0]},
         "student.scd_vsd": {"images": "1Ki", "dropout": 0.0, **vsd},
@@ -222,5 +265,24 @@ def test_the_shape_follows_from_the_codec():
 
 
 def test_one_method_is_enough():
-    values = {"student.methods": ["sct"], "evaluate.models": ["teacher", "sct"]}
-    assert validate(with_values(values), "params.yaml").student.methods == ("sct",)
+    assert validate(with_values(methods(sct="teacher")), "params.yaml").student.methods == {"sct": "teacher"}
+
+
+def test_every_method_can_be_switched_on_and_guided_where_it_distils():
+    """One after the other along a chain too: what a start takes, its follower takes as well."""
+    chain = methods(scd="teacher", sct="teacher", discrete="scd", multistep="discrete", scd_vsd="scd", vsd="scd_vsd")
+    blocks = {"discrete": {"images": "128Ki", "dropout": 0.0, "points": 64}, "multistep": MULTISTEP}
+    blocks |= {"scd_vsd": VSD, "vsd": VSD, "scd": {"images": "128Ki", "dropout": 0.0}}
+    guided = {f"student.{name}": {**block, "guidance": [1.0, 2.0]} for name, block in blocks.items()}
+    values = {**chain, **guided, "teacher.label_dropout": 0.1, "sampler.guidance": {"teacher": 1.5, "student": 1.5}}
+    params = validate(with_values(values), "params.yaml")
+    assert params.student.methods == chain["student.methods"]
+    assert dump(params) == with_values(values)
+    assert all(params.student.method(name).guidance == (1.0, 2.0) for name in blocks)
+    discrete = params.student.method("discrete")
+    assert (discrete.points, discrete.segments, discrete.tangent, discrete.vsd) == (64, None, "normalized", None)
+
+
+def test_the_latest_update_at_which_a_student_still_learns():
+    values = {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**FAKE_SCORE, "updates": 1024}}}
+    assert validate(with_values(values), "params.yaml").student.method("vsd").fake_score is not None

@@ -23,7 +23,7 @@ def write_preset(project: Path, name: str, text: str) -> None:
 
 
 def test_ones_own_come_first_then_the_papers_by_data_and_size():
-    names = ["digits", "digits-smoke", "folder", "cifar10", "cifar10-ect"]
+    names = ["digits", "digits-methods", "digits-smoke", "folder", "cifar10", "cifar10-ect"]
     names += [f"imagenet64-{size}" for size in ("s", "m", "l", "xl")]
     assert list(LISTED) == [*names, *(f"imagenet512-{size}" for size in ("s", "m", "l", "xl", "xxl"))]
 
@@ -49,7 +49,8 @@ def test_figures_as_the_paper_prints_them():
 
 def test_data_size_parameters_and_what_is_switched_on():
     entry = LISTED["imagenet512-l"]
-    assert (entry.data, entry.size, entry.on) == ("imagenet512", "L", ("sct",))
+    on = ("scd", "sct", "multistep", "scd_vsd", "vsd")
+    assert (entry.data, entry.size, entry.on) == ("imagenet512", "L", on)
     assert entry.parameters == pytest.approx(777.6e6, rel=0.01)
     entry = LISTED["folder"]
     assert (entry.data, entry.size, entry.parameters, entry.on) == ("folder", "", None, ("scd", "sct"))
@@ -76,8 +77,10 @@ def test_the_lines(project):
         "preset", "digits", "a-wide", "cifar10", "imagenet512-m",
     ]  # fmt: skip
     assert lines[2].startswith("digits           digits                         scd *, sct *  scikit-learn's 1,797")
-    own = next(line for line in lines if line.startswith("a-wide "))
-    assert own.split()[1:8] == ["folder", "scd,", "sct", "*,", "multistep,", "scd_vsd,", "vsd"] and own.endswith(" ...")
+    assert [line[48:62].strip() for line in lines[3:7]] == ["scd *, sct *", "multistep *", "scd_vsd *", "vsd *"]
+    assert lines[3].split()[:2] == ["a-wide", "folder"] and lines[3][62:].startswith("Wide. And long. And")
+    assert not lines[4][:48].strip() and "And long." in lines[5][62:] and lines[6].endswith(" ...")
+    assert [line.startswith("cifar10 ") for line in lines].index(True) == 8
     header, first = lines[1], next(line for line in lines if line.startswith("imagenet512-m "))
     assert first.split() == [
         "imagenet512-m", "imagenet512", "M", "497.8M", "teacher", "2.00", "@126", "43.33", "@126",

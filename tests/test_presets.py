@@ -8,17 +8,17 @@ import shipped
 
 from scm import preset_table, presets
 from scm.errors import UserError
-from scm.params import dump, flatten, load
+from scm.params import METHODS, dump, flatten, load
 
 ROOT = Path(__file__).parents[1]
-OWN = ["digits", "digits-smoke", "folder"]
+OWN = ["digits", "digits-methods", "digits-smoke", "folder"]
 PAPER = [
     *("cifar10", "cifar10-ect"),
     *(f"imagenet512-{size}" for size in ("l", "m", "s", "xl", "xxl")),
     *(f"imagenet64-{size}" for size in ("l", "m", "s", "xl")),
 ]
 NAMES = sorted([*OWN, *PAPER])
-UNLIKE = ["digits", "folder", "cifar10-ect", "imagenet512-s", "imagenet64-l"]
+UNLIKE = ["digits", "digits-methods", "folder", "cifar10-ect", "imagenet512-s", "imagenet64-l"]
 """Presets that differ in what blocks they have."""
 
 
@@ -76,9 +76,48 @@ def test_a_preset_after_another_gives_the_same_values(project, first, then):
 def test_there_and_back_restores_the_file_to_the_letter(project):
     path = project / "params.yaml"
     original = path.read_text(encoding="utf-8")
-    for name in ("folder", "digits-smoke", "imagenet512-m", "cifar10-ect", "digits"):
+    for name in ("folder", "digits-smoke", "imagenet512-m", "cifar10-ect", "digits-methods", "digits"):
         presets.apply(path, project, name)
     assert path.read_text(encoding="utf-8") == original
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_does_what_diff_says_and_digits_restores_the_shipped_file(tmp_path, name):
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    presets.apply(path, ROOT, "digits")
+    original = path.read_text(encoding="utf-8")
+    told = presets.diff(path, ROOT, name)
+    assert presets.apply(path, ROOT, name) == told and presets.diff(path, ROOT, name) == []
+    resolved = presets.resolve(ROOT, name)["student"]["methods"]
+    assert list(load(path).student.methods.items()) == list(resolved.items())
+    presets.apply(path, ROOT, "digits")
+    assert path.read_text(encoding="utf-8") == original
+
+
+BLOCK = """  methods:
+    sct: scd   # from a finished sCD
+    scd: teacher
+  common:"""
+
+
+@pytest.mark.parametrize("written", ["{sct: scd, scd: teacher}   # on", BLOCK.partition("methods:")[2]])
+def test_methods_are_replaced_as_a_whole_and_in_their_order(project, written):
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8").replace("models: [teacher, scd, sct]", "models: [teacher, sct, scd]")
+    line = "methods: {scd: teacher, sct: teacher}\n"
+    assert line in text
+    path.write_text(text.replace(line, f"methods: {written.removesuffix('  common:')}\n"), encoding="utf-8")
+    told = ["student.methods.sct: scd -> teacher", "evaluate.models: [teacher, sct, scd] -> [teacher, scd, sct]"]
+    assert presets.apply(path, project, "digits") == told
+    student = load(path).student
+    assert list(student.methods) == ["scd", "sct"]
+    assert ("# on" if "# on" in written else "# from a finished sCD") in path.read_text(encoding="utf-8")
+    write_preset(
+        project, "one", "extends: digits\nstudent: {methods: {sct: teacher}}\nevaluate: {models: [teacher, sct]}\n"
+    )
+    told = ["preset: digits -> one", "student.methods.scd: teacher -> (absent)"]
+    assert presets.apply(path, project, "one") == [*told, "evaluate.models: [teacher, scd, sct] -> [teacher, sct]"]
 
 
 def test_comments_and_layout_stay_and_only_changed_lines_differ(project):
@@ -143,6 +182,7 @@ def test_small_numbers_are_written_with_a_dot(project):
 MAPPING = "must be a mapping; write its keys indented below it"
 PAPER_BLOCK = "must be a mapping; write some of dataset, size, comparison, parameters below it, or take it out"
 NAME = "must be a preset's name or a list of names; correct it or take it out"
+STARTS = "must map each method to the model that it starts from; write {scd: teacher}"
 ILL_FORMED = [
     ("paper: [1]", f"paper = [1]: {PAPER_BLOCK}"),
     ("paper: null", f"paper = null: {PAPER_BLOCK}"),
@@ -161,7 +201,12 @@ ILL_FORMED = [
     ),
     ("student: null", f"student = null: {MAPPING}"),
     ("student: []", f"student = []: {MAPPING}"),
-    ("student: {methods: 3}", "student.methods = 3: must be a list; write [a, b]"),
+    ("student: {methods: 3}", f"student.methods = 3: {STARTS}"),
+    ("student: {methods: [scd]}", f'student.methods = ["scd"]: {STARTS}'),
+    (
+        "student: {methods: {ect: teacher}}",
+        f'student.methods = "ect": unknown method; the methods are {", ".join(METHODS)}',
+    ),
     ("student: {multistep: 7}", f"student.multistep = 7: {MAPPING}"),
     (
         "student: {multistep: {segments: [2]}}",

@@ -62,9 +62,11 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     row = re.search(r'<tr class="best">(.*?)</tr>', page)
     assert row is not None
     assert re.findall(r"<td[^>]*>([^<]*)", row.group(1)) == [
-        *("sCD", "consistency", "2", "5.00", "1.25", "0.183", "–", "5,450")
+        *("sCD", "consistency", "2", "5.00", "1.25", "0.183", "0.944", "0.917", "–", "5,450")
     ]
     assert page.count("<tr><td>Teacher</td>") == 2
+    head = re.findall(r"<th(?: [^>]*)?>([^<]*)", page[: page.index("</thead>")])
+    assert head[6:8] == ["Precision", "Recall"] and len(head) == 10
     sentence = (
         "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, beside the teacher&#x27;s 4.00 in 35: "
         "1.25 × the distance with 17.5 × fewer evaluations."
@@ -72,7 +74,7 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     assert sentence in page
     assert "FD 1.42" in page and "98.6%" in page and "3f2a9c1e5b + changes" in page and "9b1c44d2e0f7" in page
     text = (root / "results/report.md").read_text()
-    assert "| sCD | consistency | 2 | 5.00 | 1.25 | 0.183 | – | 5,450 |" in text
+    assert "| sCD | consistency | 2 | 5.00 | 1.25 | 0.183 | 0.944 | 0.917 | – | 5,450 |" in text
     sources = re.findall(r'src="([^"]*)"', text)
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
 
@@ -93,6 +95,24 @@ def test_the_same_files_make_the_same_page(root: Path) -> None:
     first = html(root)
     build(root, fake_params())
     assert html(root) == first
+
+
+def test_what_the_trainings_found_wrong_is_told(root: Path) -> None:
+    build(root, fake_params())
+    assert "unusual" not in html(root) and "Training health" not in (root / "results/report.md").read_text()
+    for name in ("train_teacher", "train_student@scd", "train_student@sct"):
+        change(root / f"results/runs/{name}.json", health=[])
+    build(root, fake_params())
+    assert "<p>Nothing unusual was found in any training.</p>" in html(root)
+    change(root / "results/runs/train_student@scd.json", health=["the gradient's norm < rose"])
+    change(root / "results/runs/train_teacher.json", health=["9 steps skipped"])
+    build(root, fake_params())
+    assert "<p>Teacher: 9 steps skipped.</p>\n<p>sCD: the gradient&#x27;s norm &lt; rose.</p>" in html(root)
+    assert (
+        "- Teacher: 9 steps skipped.\n- sCD: the gradient's norm \\< rose.\n"
+        in (root / "results/report.md").read_text()
+    )
+    assert "unusual" not in html(root)
 
 
 def test_everything_is_escaped(root: Path) -> None:
@@ -151,9 +171,10 @@ def test_missing_and_empty_files_are_named(root: Path, missing: str) -> None:
 def test_missing_figures_are_named(root: Path) -> None:
     path = root / "results/metrics/evaluate-teacher.json"
     figures = metrics(root, "teacher")
-    path.write_text(json.dumps({key: value for key, value in figures.items() if key != "fd@35"}))
-    with pytest.raises(UserError, match=r"evaluate-teacher.json has no figure 'fd@35'"):
-        build(root, fake_params())
+    for missing in ("mparams", "precision@2", "recall@35"):
+        path.write_text(json.dumps({key: value for key, value in figures.items() if key != missing}))
+        with pytest.raises(UserError, match=rf"evaluate-teacher.json has no figure '{missing}'"):
+            build(root, fake_params())
     with pytest.raises(UserError, match="does not name the teacher"):
         build(root, fake_params(["scd"]))
 

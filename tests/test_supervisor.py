@@ -39,6 +39,14 @@ STARTS_CHILD = """
 child = subprocess.Popen([sys.executable, "child.py", "{kind}"])
 pathlib.Path("pid.txt").write_text(str(child.pid))
 """
+BLOCKS = """
+  discrete: {images: 128Ki, dropout: 0.0, points: 64}
+  vsd:
+    images: 128Ki
+    dropout: 0.0
+    vsd: {weight: 1.0, p_mean: 0.4, p_std: 2.0}
+    fake_score: {lr_max: 1.0e-4, dropout: 0.0, p_mean: -0.8, p_std: 1.6, updates: 1}
+"""
 WAITS_FOR_CHILD = STARTS_CHILD + "sys.exit(child.wait())"
 
 
@@ -212,6 +220,28 @@ if "-s" in sys.argv:
     assert last == "repro 4,GPU-b,6"
 
 
+def test_parallel_waves_hold_only_students_that_start_from_the_teacher(project, monkeypatch):
+    """What starts from another student, however it stands in the list, is left to the last, ordinary repro."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    for old, new in (
+        ("methods: {scd: teacher, sct: teacher}", "methods: {vsd: scd, scd: teacher, sct: teacher, discrete: teacher}"),
+        ("models: [teacher, scd, sct]", "models: [teacher, vsd, scd, sct, discrete]"),
+        ("\nema:", f"{BLOCKS}\nema:"),
+    ):
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text, encoding="utf-8")
+    fake_dvc(project, "")
+    assert supervisor.run([], parallel=True) == 0
+    first, *middle, last = calls(project)
+    assert (first, last) == ("repro select_ema@teacher 0,1", "repro 0,1")
+    trained = [call.split()[2:] for call in middle]
+    assert sorted(trained[:2]) == [["train_student@scd", "0"], ["train_student@sct", "1"]]
+    assert trained[2:] == [["train_student@discrete", "0"]]
+
+
 def test_a_failed_student_ends_the_run_after_the_other_one(project, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     fake_dvc(
@@ -227,6 +257,7 @@ def test_a_failed_student_ends_the_run_after_the_other_one(project, monkeypatch)
         ("0", ("", ""), [], "needs two students and a GPU for each"),
         ("0,1,2", ("processes: 1", "processes: 2"), [], "needs two students and a GPU for each"),
         ("0,1", ("device: auto", "device: cpu"), [], "needs two students and a GPU for each"),
+        ("0,1", ("sct: teacher}", "sct: scd}"), [], "needs two students and a GPU for each"),
         ("0,1", ("", ""), ["report"], "is for the whole pipeline"),
     ],
 )

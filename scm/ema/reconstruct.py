@@ -36,20 +36,27 @@ def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[s
         yield weights.load(folder / HALFLIFE_FILE)
 
 
-def reconstruct(folder: Path, sigma_rel: float) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The average of length sigma_rel over the whole run, as a sum of its snapshots.
+def snapshot_times(folder: Path) -> list[int]:
+    """Images seen at each snapshot, ascending."""
+    return sorted({weights.read_header(file)["images"] for file in _power_snapshots(folder)})
+
+
+def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The average of length sigma_rel over the run up to `until` images (None: its end), as a sum of snapshots.
 
     One snapshot is in memory at a time. The sum is taken in float64, since short averages have large coefficients of
     both signs; buffers, which no average changes, are taken from the last snapshot.
 
     Args:
         folder: snapshots of one run, each with `images` and `sigma_rel` in its header.
+        until: images at one of its snapshots.
 
     Returns:
         State of the model in float32, and the last snapshot's header with the new sigma_rel.
     """
-    files = _power_snapshots(folder)
-    headers = [weights.read_header(file) for file in files]
+    read = [(file, weights.read_header(file)) for file in _power_snapshots(folder)]
+    read = [(file, header) for file, header in read if until is None or header["images"] <= until]
+    files, headers = [file for file, _ in read], [header for _, header in read]
     last = max(range(len(files)), key=lambda index: headers[index]["images"])
     factors = coefficients(
         [header["images"] for header in headers],

@@ -1,1 +1,1 @@
-"""How good generated images are: Frechet distance, agreement with the asked class, and pictures to look at."""
+"""How good generated images are: Frechet distance, precision, recall, accuracy, and pictures to look at."""

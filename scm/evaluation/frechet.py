@@ -7,7 +7,8 @@ keeps sums over images rather than features, so that the real images' part is co
 
 Two traps of torchmetrics that this room closes: the result comes back in the features' type, so that a float32
 extractor would round a float64 metric; and float32 features would depend on how the images were put in batches.
-`set_dtype` turns the extractor itself to float64 as well, which settles both.
+A float64 extractor settles both. It runs here rather than in the metric, which is given the features, so that other
+figures of the same images need no second pass.
 """
 
 import torch
@@ -30,6 +31,17 @@ _STATES = {
 }
 
 
+class _Features(nn.Module):
+    """What the metric takes for its extractor: gives back the features that it is given."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.num_features = extractor.num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
 class FrechetDistance:
     """Compares sets of images with a set of real images, by the features of one extractor."""
 
@@ -39,14 +51,27 @@ class FrechetDistance:
         Args:
             extractor: Maps images [B, ...] to features [B, F] and has the attribute `num_features` = F.
         """
-        self._metric = FrechetInceptionDistance(feature=extractor, reset_real_features=False)
+        self._extractor = extractor.double()
+        self._metric = FrechetInceptionDistance(feature=_Features(extractor), reset_real_features=False)
         self._metric.set_dtype(torch.float64)
         weight = next(extractor.parameters(), None)
         self._metric.to(torch.device("cpu") if weight is None else weight.device)
 
+    @torch.no_grad()
+    def features(self, images: Tensor, batch: int = LARGEST_BATCH) -> Tensor:
+        """Features of images [N, ...], float64 [N, F] on the extractor's device.
+
+        Args:
+            images: Of the type that the extractor takes.
+            batch: Images in one forward pass; changes the rounding alone.
+        """
+        parts = images.split(min(batch, LARGEST_BATCH))
+        return torch.cat([self._extractor(part.to(self._metric.device)).double() for part in parts])
+
     def add_real(self, images: Tensor, batch: int = LARGEST_BATCH) -> None:
         """Adds images [N, ...] to the real ones."""
-        self._update(images, batch, real=True)
+        for some in images.split(min(batch, LARGEST_BATCH)):
+            self._metric.update(self.features(some), real=True)
 
     @property
     def real_statistics(self) -> dict[str, Tensor]:
@@ -59,24 +84,24 @@ class FrechetDistance:
             setattr(self._metric, state, statistics[name].to(self._metric.device, torch.float64, copy=True))
 
     def distance(self, images: Tensor, batch: int = LARGEST_BATCH) -> float:
-        """The distance between images [N, ...] and all real images so far, in squared units of a feature.
+        """The distance between images [N, ...] and all real images so far; see `features`, `distance_of`."""
+        return self.distance_of(self.features(images, batch))
 
-        Args:
-            images: The generated images, of the type that the extractor takes.
-            batch: Images in one forward pass; does not change the result.
+    def distance_of(self, features: Tensor) -> float:
+        """The distance between features [N, F] of generated images and those of all real images so far.
+
+        Returns:
+            The distance in squared units of a feature.
 
         Raises:
             UserError: Fewer than two images on either side.
         """
         real = int(self._metric.real_features_num_samples)
-        for kind, count in (("real", real), ("generated", len(images))):
+        for kind, count in (("real", real), ("generated", len(features))):
             if count < FEWEST_SAMPLES:
                 raise UserError(f"a Frechet distance needs at least {FEWEST_SAMPLES} {kind} images, not {count}")
         self._metric.reset()
-        self._update(images, batch, real=False)
+        for some in features.split(LARGEST_BATCH):
+            self._metric.update(some, real=False)
         # Rounding can leave a distance of 0 at -1e-9.
         return max(0.0, self._metric.compute().item())
-
-    def _update(self, images: Tensor, batch: int, *, real: bool) -> None:
-        for some in images.split(min(batch, LARGEST_BATCH)):
-            self._metric.update(some.to(self._metric.device), real=real)

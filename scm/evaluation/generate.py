@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scm.errors import UserError
-from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, heun
-from scm.samplers.ode import Function
+from scm.networks import Model
+from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, guided, heun, multistep
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Sampler:
 
     Attributes:
         nfe: network evaluations for one sample.
-        run: F and noise to samples [B, C, H, W].
+        run: F(x / sigma_d, t[, segment]) and noise to samples [B, C, H, W].
     """
 
     nfe: int
-    run: Callable[[Function, SampleNoise], Tensor]
+    run: Callable[[Callable[..., Tensor], SampleNoise], Tensor]
 
 
 def heun_sampler(steps: int, sigma_min: float, sigma_max: float, rho: float, sigma_d: float) -> Sampler:
@@ -43,6 +43,11 @@ def consistency_sampler(times: Sequence[float], sigma_d: float) -> Sampler:
     return Sampler(len(times), lambda function, noise: consistency(function, noise, times, sigma_d))
 
 
+def multistep_sampler(segments: int, t_max: float, sigma_d: float) -> Sampler:
+    """One jump for each of the segments of [0, t_max]."""
+    return Sampler(segments, lambda function, noise: multistep(function, noise, segments, t_max, sigma_d))
+
+
 def t_max_of(sigma_max: float, sigma_d: float) -> float:
     """Where consistency sampling starts: arctan(sigma_max / sigma_d), 1.5645 in the paper."""
     return math.atan(sigma_max / sigma_d)
@@ -57,14 +62,29 @@ def asked_labels(real: Tensor, count: int) -> Tensor:
     return real.sort().values[torch.arange(count) * len(real) // count]
 
 
+def conditioned(model: Model, labels: Tensor, guidance: float) -> Callable[..., Tensor]:
+    """F(x, t[, segment]) for these labels: a student that takes the guidance scale is told it, a teacher is guided."""
+    scale = torch.full(labels.shape, guidance, device=labels.device)
+
+    def function(x: Tensor, t: Tensor, segment: Tensor | None = None) -> Tensor:
+        if model.settings.guidance:
+            return model(x, t, labels, guidance=scale, segment=segment)
+        if guidance == 1:
+            return model(x, t, labels, segment=segment)
+        return guided(model, x, t, labels, scale)
+
+    return function
+
+
 def generate(
-    model: nn.Module,
+    model: Model,
     sampler: Sampler,
     seeds: Sequence[int],
     labels: Tensor,
     shape: Sequence[int],
     batch: int,
     device: torch.device | str,
+    guidance: float = 1.0,
 ) -> tuple[Tensor, float]:
     """Samples for the given seeds and labels; each depends on its own seed and label, not on the batch.
 
@@ -72,6 +92,7 @@ def generate(
         seeds: N of them.
         labels: int64 [N], -1 = no label.
         shape: of one sample, [C, H, W].
+        guidance: scale s (`conditioned`).
 
     Returns:
         Samples [N, C, H, W] on the CPU with standard deviation sigma_d, and the seconds that it took.
@@ -84,7 +105,7 @@ def generate(
     for start in range(0, len(seeds), batch):
         some = labels[start : start + batch].to(device)
         noise = SampleNoise(seeds[start : start + batch], shape, device)
-        parts.append(sampler.run(lambda x, t, some=some: model(x, t, some), noise).cpu())  # type: ignore[misc]
+        parts.append(sampler.run(conditioned(model, some, guidance), noise).cpu())
     samples, seconds = torch.cat(parts), time.perf_counter() - started
     bad = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
     if bad:

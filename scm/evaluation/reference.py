@@ -1,9 +1,9 @@
-"""What generated images are measured against: a trained extractor and the statistics of all real images.
+"""What generated images are measured against: a trained extractor and what it says of the real images.
 
 Built once by the stage `reference` and stored as three files, then read by selection, evaluation and report:
 
     extractor.safetensors    the classifier's weights, its settings in the header
-    statistics.safetensors   the real images' feature sums (float64) and labels
+    statistics.safetensors   the real images' feature sums (float64) and labels, and features of some of them (float32)
     header.json              classes, task, held-out accuracy, floor, and the hash of the two files above
 """
 
@@ -25,16 +25,16 @@ from scm.evaluation.features import (
     Classifier,
     ExtractorSettings,
     Task,
-    accuracy,
     load_classifier,
     save_classifier,
     train_classifier,
 )
 from scm.evaluation.frechet import FEWEST_SAMPLES, LARGEST_BATCH, FrechetDistance
+from scm.evaluation.precision_recall import MOST_IMAGES, precision_recall, spread
 from scm.files import read_json, replacing_folder, sha256, write_json
 from scm.randomness import generator
 
-FORMAT = 1
+FORMAT = 2
 EXTRACTOR, STATISTICS, HEADER = "extractor.safetensors", "statistics.safetensors", "header.json"
 
 
@@ -50,6 +50,8 @@ class Reference:
             samples is above 0 even for a perfect generator, roughly by a constant over their number; a half has half
             of that number, so that this is an upper bound for the bias of as many samples as there are real images.
         labels: int64 [N], the real images' labels in order: asking a model for these gives the real class distribution.
+        features: float32 [M, F], features of M real images chosen at random, 10,000 at most, for precision and recall.
+            Rounded, so that the last bits, which depend on the batch, do not tell features of equal images apart.
         extractor: The classifier, in float64.
     """
 
@@ -58,6 +60,7 @@ class Reference:
     held_out_accuracy: float
     floor: float
     labels: Tensor
+    features: Tensor
     extractor: Classifier
     frechet: FrechetDistance
 
@@ -71,22 +74,43 @@ class Reference:
         self._check(images)
         return self.frechet.distance(images, batch)
 
-    def agreement(self, images: Tensor, labels: Tensor) -> float | None:
-        """Fraction of generated images, uint8 [N, C, H, W], that the extractor takes for the asked class, int64 [N].
+    @torch.no_grad()
+    def measure(self, images: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
+        """All figures of generated images, whose features are computed once.
 
-        None for data without two classes, whose extractor knows no classes.
+        Precision and recall take as many generated images as there are real `features`, evenly from all of them.
+
+        Args:
+            images: uint8 [N, C, H, W].
+            labels: int64 [N], the classes that were asked for.
+            neighbours: k of `precision_recall`.
+
+        Returns:
+            "fd", "precision", "recall", and, where the extractor has learnt classes, "accuracy": the fraction of images
+            that it takes for the asked class.
+
+        Raises:
+            UserError: Fewer than two images, or not more than k.
+            ValueError: The images are not uint8 of the reference's channels and resolution.
         """
         self._check(images)
-        return accuracy(self.extractor, images, labels) if self.task == "class" else None
+        features = self.frechet.features(images)
+        figures = {"fd": self.frechet.distance_of(features)}
+        some, real = spread(features, len(self.features)).float(), self.features.to(features.device)
+        figures["precision"], figures["recall"] = precision_recall(real, some, neighbours)
+        if self.task == "class":
+            right = self.extractor.output(features).argmax(dim=1) == labels.to(features.device)
+            figures["accuracy"] = int(right.sum()) / len(right)
+        return figures
 
     @property
     def protocol(self) -> str:
-        """SHA-256 of all that defines the distance, the extractor's weights and the real images' statistics.
+        """SHA-256 of all that defines the figures: the extractor's weights, the real images' statistics and features.
 
-        Distances are comparable where this is equal.
+        Figures are comparable where this is equal.
         """
         digest = hashlib.sha256()
-        tensors = {**self.extractor.state_dict(), **self.frechet.real_statistics, "labels": self.labels}
+        tensors = {**self.extractor.state_dict(), **self._statistics}
         for name in sorted(tensors):
             value = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
@@ -97,7 +121,7 @@ class Reference:
         """Writes the three files; the folder takes its place whole or not at all."""
         with replacing_folder(folder) as temporary:
             save_classifier(self.extractor, temporary / EXTRACTOR)
-            save_file({**self.frechet.real_statistics, "labels": self.labels}, temporary / STATISTICS)
+            save_file(self._statistics, temporary / STATISTICS)
             header = {
                 "format": FORMAT,
                 "classes": list(self.classes),
@@ -110,6 +134,10 @@ class Reference:
                 "files": {name: sha256(temporary / name) for name in (EXTRACTOR, STATISTICS)},
             }
             write_json(temporary / HEADER, header)
+
+    @property
+    def _statistics(self) -> dict[str, Tensor]:
+        return {**self.frechet.real_statistics, "labels": self.labels, "features": self.features}
 
     def _check(self, images: Tensor) -> None:
         settings = self.extractor.settings
@@ -167,7 +195,9 @@ def build(
     frechet.add_real(images[order[:half]])
     floor = frechet.distance(images[order[half : 2 * half]])
     frechet.add_real(images[order[half:]])
-    return Reference(tuple(classes), task, reached, floor, labels.cpu(), extractor, frechet)
+    chosen = torch.randperm(len(images), generator=generator(seed, "precision and recall"))[:MOST_IMAGES]
+    features = frechet.features(images[chosen]).float().cpu()
+    return Reference(tuple(classes), task, reached, floor, labels.cpu(), features, extractor, frechet)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
@@ -188,7 +218,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
     extractor = load_classifier(folder / EXTRACTOR).to(device)
     try:
         tensors = load_file(folder / STATISTICS)
-        labels = tensors.pop("labels")
+        labels, features = tensors.pop("labels"), tensors.pop("features")
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{folder / STATISTICS} holds no statistics ({error}): {remedy}") from None
     frechet = FrechetDistance(extractor)
@@ -199,6 +229,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
         header["held_out_accuracy"],
         header["floor"],
         labels,
+        features,
         extractor,
         frechet,
     )

@@ -45,6 +45,7 @@ class Teacher:
         images: seen in training; 0 = not known.
         sigma_rel: length of the average; None = not known.
         notes: what was left out or assumed.
+        label_dropout: fraction of the samples that it was trained with unlabelled; 0 = it cannot be guided.
     """
 
     program: str
@@ -55,6 +56,7 @@ class Teacher:
     images: int
     sigma_rel: float | None
     notes: list[str]
+    label_dropout: float = 0.0
 
 
 def read_teacher(path: Path) -> Teacher:
@@ -94,13 +96,15 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
         program = values.get("imported", {}).get("program", OWN)
         codec, classes, images, sigma_rel = (values[key] for key in ("codec", "classes", "images", "sigma_rel"))
         good = program in (OWN, EDM.name, EDM2.name) and modules.is_codec_of(codec, settings)
+        dropped = values.get("label_dropout", 0.0)
+        good = good and isinstance(dropped, float) and 0 <= dropped < 1
         good = good and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
         if not good or type(images) is not int or not isinstance(sigma_rel, float | None):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Refused("its header is not that of a teacher of scm's") from None
     state = {name: _plain(name, value) for name, value in tensors.items()}
-    return Teacher(program, settings, state, codec, classes, images, sigma_rel, [])
+    return Teacher(program, settings, state, codec, classes, images, sigma_rel, [], dropped)
 
 
 def _from_pickle(path: Path) -> Teacher:

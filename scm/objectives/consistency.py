@@ -1,6 +1,8 @@
-"""Continuous-time consistency models: sCD and sCT (sec. 4, alg. 1)."""
+"""Continuous-time consistency models: sCD and sCT (sec. 4, alg. 1), and what their variants share with them."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,15 +11,22 @@ from scm import trigflow
 from scm.jvp import output_and_tangent
 from scm.objectives.diffusion import diffused, drop_labels
 from scm.objectives.protocol import Batch, Losses, Network, length_of_each, norm_of_each
+from scm.samplers.guidance import guided
+
+Limit = Literal["normalized", "clipped", "raw"]
+Function = Callable[[Tensor, Tensor], Tensor]
+"""F(x / sigma_d, t) with labels and further inputs filled in."""
+Inputs = Mapping[str, Tensor]
+"""What a student's network takes besides x, t and labels: guidance, segment; each [B]."""
 
 
 @dataclass(frozen=True)
 class Tangent:
-    """alg. 1's g before normalisation, and what it is made of; all without graph, [B, C, H, W] except r.
+    """alg. 1's g before it is limited, and what it is made of; all without graph, [B, C, H, W] except r.
 
     Attributes:
         output: F_theta(x_t / sigma_d, t) with its graph.
-        g: -cos^2 t (sigma_d F - dx/dt) - r cos t sin t (x_t + sigma_d dF/dt); equals cos t df/dt at r = 1.
+        g: -cos^2 a (sigma_d F - dx/dt) - r cos a sin a (x_t + sigma_d dF/dt); equals cos a df/dt at r = 1.
         first: the first term of g.
         second: the second term of g, which carries dF/dt and is the one that goes unstable.
     """
@@ -29,22 +38,23 @@ class Tangent:
 
 
 def consistency_tangent(
-    model: Network, x_t: Tensor, t: Tensor, labels: Tensor, dx_dt: Tensor, sigma_d: float, r: float
+    function: Function, x_t: Tensor, t: Tensor, angle: Tensor, dx_dt: Tensor, sigma_d: float, r: float
 ) -> Tangent:
     """Computes F_theta and g in one pass (alg. 1, rearranged as in sec. 5.1).
 
-    The network is differentiated along (cos t sin t dx/dt / sigma_d, cos t sin t), which yields cos t sin t dF/dt: the
-    factor keeps the tangent's numbers small where t approaches pi/2 and dx_t/dt is large compared with the signal.
+    f(x_t, t) = cos a x_t - sin a sigma_d F, where the angle a is t itself, or the time since the start of a segment
+    (multistep). The network is differentiated along (cos a sin a dx/dt / sigma_d, cos a sin a), which yields
+    cos a sin a dF/dt: the factor keeps the tangent's numbers small where t approaches pi/2 and dx_t/dt is large
+    compared with the signal.
 
     Args:
-        dx_dt: sigma_d F_teacher (sCD) or v_t (sCT), [B, C, H, W].
+        angle: a, [B], with da/dt = 1.
+        dx_dt: sigma_d F_teacher (distillation) or v_t (training), [B, C, H, W].
         r: tangent warm-up, 0 to 1.
     """
-    cos, sin = torch.cos(t), torch.sin(t)
+    cos, sin = torch.cos(angle), torch.sin(angle)
     along_x = trigflow.per_sample(cos * sin, x_t) * dx_dt / sigma_d
-    output, scaled = output_and_tangent(
-        lambda x, time: model(x, time, labels), (x_t / sigma_d, t), (along_x, cos * sin)
-    )
+    output, scaled = output_and_tangent(function, (x_t / sigma_d, t), (along_x, cos * sin))
     cos, sin = trigflow.per_sample(cos, x_t), trigflow.per_sample(sin, x_t)
     first = -(cos**2) * (sigma_d * output.detach() - dx_dt)
     second = -r * (cos * sin * x_t + sigma_d * scaled)
@@ -56,33 +66,46 @@ def normalized(g: Tensor, c: float) -> Tensor:
     return g / (trigflow.per_sample(length_of_each(g), g) + c)
 
 
-@dataclass(frozen=True)
+def limited(g: Tensor, limit: Limit, c: float) -> Tensor:
+    """The tangent as the loss uses it: normalised, clipped to [-1, 1], or raw (sec. 4.2, fig. 5a)."""
+    if limit == "normalized":
+        return normalized(g, c)
+    return g.clamp(-1, 1) if limit == "clipped" else g
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConsistencyTraining:
     """sCT: the ODE's direction is the sample's own velocity v_t, an unbiased estimate (alg. 1, consistency training).
 
     Attributes:
         p_mean: mean of tau in t = arctan(e^tau / sigma_d).
         p_std: its standard deviation.
+        tangent: how g is limited (fig. 5a); the paper normalises it.
         tangent_norm_c: c of the tangent normalisation.
         tangent_warmup: images over which r grows linearly from 0 to 1 (H of alg. 1, in images).
+        adaptive_weighting: the loss is weighted by exp(w_phi(t)), which is learned (fig. 5b); else by 1.
         label_dropout: fraction of samples trained without label.
     """
 
     sigma_d: float
     p_mean: float
     p_std: float
-    tangent_norm_c: float
-    tangent_warmup: int
+    tangent: Limit = "normalized"
+    tangent_norm_c: float = 0.1
+    tangent_warmup: int = 0
+    adaptive_weighting: bool = True
     label_dropout: float = 0.0
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
-        x_t, v_t, t = diffused(batch, self.p_mean, self.p_std, self.sigma_d)
+        t = self.times(batch)
+        x_t, v_t = diffused(batch, t, self.sigma_d)
         labels = drop_labels(batch, self.label_dropout)
-        direction = self.direction(x_t, t, labels, v_t)
+        inputs = self.inputs(batch, t)
+        direction = self.direction(x_t, t, labels, inputs, v_t)
         r = min(1.0, images_seen / self.tangent_warmup) if self.tangent_warmup else 1.0
-        tangent = consistency_tangent(model, x_t, t, labels, direction, self.sigma_d, r)
-        g = normalized(tangent.g, self.tangent_norm_c)
-        log_weight = model.log_weight(t)
+        tangent = self.tangent_of(lambda x, time: model(x, time, labels, **inputs), x_t, t, inputs, direction, r)
+        g = limited(tangent.g, self.tangent, self.tangent_norm_c)
+        log_weight = model.log_weight(t) if self.adaptive_weighting else torch.zeros_like(t)
         difference = tangent.output - tangent.output.detach() - g
         squared = difference.flatten(1).square().mean(dim=1)  # ||.||^2 / D
         figures = {
@@ -94,9 +117,23 @@ class ConsistencyTraining:
         }
         return Losses(log_weight.exp() * squared - log_weight, t, figures)
 
-    def direction(self, x_t: Tensor, t: Tensor, labels: Tensor, v_t: Tensor) -> Tensor:
+    def times(self, batch: Batch) -> Tensor:
+        """t of each sample, radians [B]."""
+        return trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, self.sigma_d)
+
+    def inputs(self, batch: Batch, t: Tensor) -> Inputs:
+        """Further inputs of the student's network."""
+        return {}
+
+    def direction(self, x_t: Tensor, t: Tensor, labels: Tensor, inputs: Inputs, v_t: Tensor) -> Tensor:
         """dx_t/dt of the trajectory that the student follows, [B, C, H, W]."""
         return v_t
+
+    def tangent_of(
+        self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
+    ) -> Tangent:
+        """F and g along that trajectory."""
+        return consistency_tangent(function, x_t, t, t, direction, self.sigma_d, r)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +142,31 @@ class ConsistencyDistillation(ConsistencyTraining):
 
     Attributes:
         teacher: the pretrained network with its averaged weights, in eval mode.
+        guidance: None, or (low, high): the teacher is guided with s ~ U[low, high], and the student is told s
+            (sec. 5.1).
     """
 
     teacher: Network
+    guidance: tuple[float, float] | None = None
 
-    def direction(self, x_t: Tensor, t: Tensor, labels: Tensor, v_t: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.sigma_d * self.teacher(x_t / self.sigma_d, t, labels)
+    def inputs(self, batch: Batch, t: Tensor) -> Inputs:
+        return guidance_inputs(batch, self.guidance)
+
+    def direction(self, x_t: Tensor, t: Tensor, labels: Tensor, inputs: Inputs, v_t: Tensor) -> Tensor:
+        return self.sigma_d * teacher_output(self.teacher, x_t / self.sigma_d, t, labels, inputs)
+
+
+def guidance_inputs(batch: Batch, guidance: tuple[float, float] | None) -> dict[str, Tensor]:
+    """s ~ U[low, high] for each sample, or nothing."""
+    if guidance is None:
+        return {}
+    low, high = guidance
+    return {"guidance": low + (high - low) * batch.uniform()}
+
+
+@torch.no_grad()
+def teacher_output(teacher: Network, x: Tensor, t: Tensor, labels: Tensor, inputs: Inputs) -> Tensor:
+    """F_teacher(x, t), guided with the scale among the student's inputs, if there is one. [B, C, H, W]."""
+    if "guidance" not in inputs:
+        return teacher(x, t, labels)
+    return guided(teacher, x, t, labels, inputs["guidance"])

@@ -25,7 +25,8 @@ class Diffusion:
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
         sigma_d = self.sigma_d
-        x_t, v_t, t = diffused(batch, self.p_mean, self.p_std, sigma_d)
+        t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
+        x_t, v_t = diffused(batch, t, sigma_d)
         output = model(x_t / sigma_d, t, drop_labels(batch, self.label_dropout))
         error = sigma_d * output - v_t
         log_weight = model.log_weight(t)
@@ -38,11 +39,10 @@ class Diffusion:
         return Losses(log_weight.exp() * squared - log_weight, t, figures)
 
 
-def diffused(batch: Batch, p_mean: float, p_std: float, sigma_d: float) -> tuple[torch.Tensor, ...]:
-    """Each sample at a proposed time: x_t and v_t, [B, C, H, W], and t [B]."""
-    t = trigflow.propose_times(batch.normal(), p_mean, p_std, sigma_d)
+def diffused(batch: Batch, t: torch.Tensor, sigma_d: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each sample with fresh noise at its time: x_t and v_t, [B, C, H, W]."""
     z = batch.normal(*batch.x_0.shape[1:]) * sigma_d
-    return trigflow.interpolate(batch.x_0, z, t), trigflow.velocity(batch.x_0, z, t), t
+    return trigflow.interpolate(batch.x_0, z, t), trigflow.velocity(batch.x_0, z, t)
 
 
 def drop_labels(batch: Batch, probability: float) -> torch.Tensor:

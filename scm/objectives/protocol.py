@@ -1,6 +1,6 @@
 """What the training loop and an objective know of each other."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,9 +9,20 @@ from torch import Tensor
 
 
 class Network(Protocol):
-    """What an objective needs of a model: F and w_phi (scm.networks.Model is one)."""
+    """What an objective needs of a model: F and w_phi (scm.networks.Model is one).
 
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor: ...
+    `guidance` and `segment` are given to a network that takes them, and to no other.
+    """
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None,
+        *,
+        guidance: Tensor | None = ...,
+        segment: Tensor | None = ...,
+    ) -> Tensor: ...
 
     def log_weight(self, t: Tensor) -> Tensor: ...
 
@@ -37,10 +48,20 @@ class Batch:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal draws for this rank's samples, [B, *shape]."""
+        return self._own(torch.randn, *shape)
+
+    def uniform(self) -> Tensor:
+        """Draws from U[0, 1) for this rank's samples, [B]."""
+        return self._own(torch.rand)
+
+    @property
+    def size(self) -> int:
+        """Samples of all ranks together."""
+        return self.x_0.shape[0] * self.world
+
+    def _own(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         count = self.x_0.shape[0]
-        draws = torch.randn(
-            count * self.world, *shape, generator=self.generator, device=self.generator.device, dtype=self.x_0.dtype
-        )
+        draws = draw(self.size, *shape, generator=self.generator, device=self.generator.device, dtype=self.x_0.dtype)
         return draws[self.rank * count : (self.rank + 1) * count].to(self.x_0.device)
 
 
@@ -52,11 +73,13 @@ class Losses:
         value: loss [B]; its mean over the global batch is what is minimised.
         t: radians [B], the time of each sample.
         figures: health figures by name, each [B], without graph; the loop averages them per bin of t.
+        parts: further terms that `value` contains, each with times and figures of its own, by name.
     """
 
     value: Tensor
     t: Tensor
     figures: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, "Losses"] = field(default_factory=dict)
 
 
 class Objective(Protocol):

@@ -14,6 +14,7 @@ from scm.params.schema import METHODS, Params, Student
 
 _NOT_IN_DIGITS = set(METHODS) - {"scd", "sct"}
 """Methods that the preset digits has no block of."""
+_STARTS = ("student", "methods")
 
 
 class Fault(NamedTuple):
@@ -52,9 +53,10 @@ def decimal(number: float) -> str:
 
 def explain(error: ErrorDetails) -> Fault:
     """A fault from one of pydantic's errors."""
-    location = tuple(error["loc"])
+    location, kind, value = error["loc"], error["type"], error["input"]
+    if location[:2] == _STARTS:
+        return _start_fault(location[2:], value)
     key = ".".join(str(part) for part in location)
-    kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
         return Fault(key, value, _unknown(location))
     if kind == "missing" and isinstance(location[-1], int):
@@ -64,6 +66,18 @@ def explain(error: ErrorDetails) -> Fault:
         return Fault(key, ABSENT, f"missing; add it{example}")
     rule = _RULES.get(kind)
     return Fault(key, value, rule(value, error.get("ctx", {})) if rule else error["msg"])
+
+
+def _start_fault(rest: tuple[int | str, ...], value: Any) -> Fault:
+    """A fault of `student.methods`: of the whole, of a method's name, or of the model that it starts from."""
+    key = ".".join(_STARTS)
+    if rest[1:]:  # pydantic's mark of a key follows it
+        return Fault(key, value, f"unknown method; the methods are {', '.join(METHODS)}")
+    if rest:
+        return Fault(f"{key}.{rest[0]}", value, "must name the model that it starts from; write teacher, or a method")
+    listed = value if isinstance(value, list) and value and all(name in METHODS for name in value) else ["scd"]
+    example = ", ".join(f"{name}: teacher" for name in dict.fromkeys(listed))
+    return Fault(key, value, f"must map each method to the model that it starts from; write {{{example}}}")
 
 
 def _unknown(location: tuple[int | str, ...]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import BUILT, LATENT_REDUCTION, Network, Params, StudentMethod, Teacher
+from scm.params.schema import LATENT_REDUCTION, METHODS, TEACHER, Network, Params, StudentMethod, Teacher
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -127,25 +127,55 @@ def _training(params: Params, key: str, settings: Teacher | StudentMethod) -> It
 
 def _methods(params: Params) -> Iterator[Fault]:
     student, models = params.student, params.evaluate.models
-    for method in student.methods:
+    for method, start in student.methods.items():
         key = f"student.{method}"
-        if method not in BUILT:
-            remedy = f"take it out of student.methods (today: {', '.join(BUILT)})"
-            yield Fault("student.methods", method, f"not built yet; {remedy}")
-        elif method not in student.declared:
+        if method not in student.declared:
             problem = f"student.methods names {method}, but its block is missing"
             remedy = "add it with images and dropout, or take it out of student.methods"
             yield Fault(key, ABSENT, f"{problem}; {remedy}")
-        else:
-            settings = student.method(method)
-            yield from _training(params, key, settings)
-            if settings.guidance:
-                remedy = f"take it out, or {method} out of student.methods"
-                yield Fault(f"{key}.guidance", settings.guidance, f"guided distillation is not built yet; {remedy}")
-    expected = ["teacher", *student.methods]
+            continue
+        settings = student.method(method)
+        yield from _training(params, key, settings)
+        yield from _start(params, method, start)
+        if settings.guidance and not params.teacher.label_dropout:
+            problem = "a teacher can be guided only if it was trained without labels as well"
+            remedy = "set teacher.label_dropout to 0.1, or take guidance out"
+            yield Fault(f"{key}.guidance", list(settings.guidance), f"{problem}; {remedy}")
+        if settings.fake_score and settings.fake_score.updates > settings.images // settings.batch:
+            steps = settings.images // settings.batch
+            problem = f"more than the {steps} steps of {key} (images / batch): the student would never learn"
+            yield Fault(f"{key}.fake_score.updates", settings.fake_score.updates, f"{problem}; use less")
+    expected = [TEACHER, *student.methods]
     if list(models) != expected:
         remedy = f"write [{', '.join(expected)}]"
         yield Fault("evaluate.models", list(models), f"must be teacher, then student.methods; {remedy}")
+
+
+def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
+    """A student starts from the teacher or from another student, whose inputs it takes as well."""
+    student, key = params.student, f"student.methods.{method}"
+    if start == TEACHER:
+        return
+    others = [TEACHER, *(other for other in student.methods if other != method)]
+    if start not in others:
+        off = start in METHODS and start != method
+        problem = f"{start} is not switched on" if off else f"not a model that {method} can start from"
+        yield Fault(key, start, f"{problem}; use {' or '.join(others)}{', or switch it on' if off else ''}")
+        return
+    chain = [method]
+    while start != TEACHER and start in student.methods:
+        if start in chain:
+            yield Fault(key, chain[1], f"starts from itself ({' -> '.join([*chain, start])}); use {TEACHER}")
+            return
+        chain.append(start)
+        start = student.methods[start]  # type: ignore[index]
+    first = chain[1]
+    if first not in student.declared:
+        return  # a fault of its own
+    for name in ("guidance", "segments"):
+        if getattr(student.method(first), name) and not getattr(student.method(method), name):
+            problem = f"the network of {first} takes {name}, that of {method} does not"
+            yield Fault(key, first, f"{problem}; add student.{method}.{name}, or start from {TEACHER}")
 
 
 def _profiles(params: Params) -> Iterator[Fault]:
@@ -165,10 +195,37 @@ def _sampling(params: Params) -> Iterator[Fault]:
         if t_mid >= t_max:
             problem = f"sampling starts at arctan(sampler.sigma_max / network.sigma_d) = {t_max:.4f}"
             yield Fault("select.t_mid", t_mid, f"{problem}; use less")
+    yield from _guidance(params)
     if evaluate.seed < select.samples:
         problem = "evaluation would draw the samples that chose the average"
         yield Fault("evaluate.seed", evaluate.seed, f"{problem}; use select.samples ({select.samples}) or more")
+    snapshots = params.ema.snapshots
+    if select.progress > snapshots:
+        remedy = f"use {snapshots} or less, or raise ema.snapshots"
+        yield Fault("select.progress", select.progress, f"more than the {snapshots} snapshots of a run; {remedy}")
+    if evaluate.neighbours >= evaluate.samples:
+        problem = f"takes more than {evaluate.neighbours} samples, not {evaluate.samples.written}"
+        yield Fault("evaluate.neighbours", evaluate.neighbours, f"{problem}; use less, or raise evaluate.samples")
     evaluations = 2 * sampler.teacher_steps - 1
     if evaluate.teacher_few_steps == evaluations:
         problem = f"the teacher's {sampler.teacher_steps} Heun steps take {evaluations} network evaluations as well"
         yield Fault("evaluate.teacher_few_steps", evaluations, f"{problem}; use another number")
+
+
+def _guidance(params: Params) -> Iterator[Fault]:
+    """Scales that a model was not trained for."""
+    scales = params.sampler.guidance
+    if scales.teacher != 1 and not params.teacher.label_dropout:
+        problem = "a teacher can be guided only if it was trained without labels as well"
+        remedy = "set teacher.label_dropout to 0.1, or write 1.0"
+        yield Fault("sampler.guidance.teacher", scales.teacher, f"{problem}; {remedy}")
+    methods = [params.student.method(name) for name in params.student.methods if name in params.student.declared]
+    ranges = [method.guidance for method in methods if method.guidance]
+    if scales.student != 1 and not ranges:
+        problem = "no student is told a guidance scale"
+        remedy = "write 1.0, or add guidance: [1.0, 2.0] to a method's block"
+        yield Fault("sampler.guidance.student", scales.student, f"{problem}; {remedy}")
+    elif any(not low <= scales.student <= high for low, high in ranges):
+        low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
+        remedy = f"use {low:g} to {high:g}" if low <= high else "let these overlap"
+        yield Fault("sampler.guidance.student", scales.student, f"outside the guidance of the students; {remedy}")

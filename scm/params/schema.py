@@ -12,10 +12,11 @@ from pydantic_core import PydanticCustomError
 
 from scm.params.count import Count
 
-Method = Literal["scd", "sct", "multistep", "scd_vsd", "vsd"]
+Method = Literal["scd", "sct", "discrete", "multistep", "scd_vsd", "vsd"]
 METHODS: tuple[str, ...] = get_args(Method)
-BUILT = ("scd", "sct")
-"""Methods that can be switched on; the others may be declared, as the presets of the paper's tables do."""
+TEACHER = "teacher"
+TWO_STEPS = ("scd", "sct", "discrete", "scd_vsd")
+"""Methods that are sampled in two steps as well as in one; vsd knows one time only, and multistep has its segments."""
 
 Whole = Annotated[int, Field(ge=1)]
 PositiveCount = Annotated[Count, Field(ge=1)]
@@ -140,8 +141,10 @@ class Teacher(Training):
 
 
 class StudentCommon(Training):
+    tangent: Literal["normalized", "clipped", "raw"]
     tangent_norm_c: Positive
     tangent_warmup: Count
+    adaptive_weighting: bool
 
 
 def _optional(model: type[Section]) -> dict[str, Any]:
@@ -168,6 +171,10 @@ class GuidedBlock(MethodBlock):
     """Of a method whose teacher may be guided with a scale s ~ U[low, high]; without `guidance` it is not."""
 
     guidance: Annotated[tuple[Scale, Scale], Field(strict=False), AfterValidator(_ascending)] | None = None
+
+
+class DiscreteBlock(GuidedBlock):
+    points: Annotated[int, Field(ge=2)]
 
 
 class MultistepBlock(GuidedBlock):
@@ -199,16 +206,18 @@ class StudentMethod(StudentCommon):
     images: PositiveCount
     dropout: Probability
     guidance: tuple[float, float] | None = None
+    points: int | None = None
     segments: int | None = None
     vsd: Vsd | None = None
     fake_score: FakeScore | None = None
 
 
 class Student(Section):
-    methods: Annotated[tuple[Method, ...], Items, Distinct]
+    methods: Annotated[dict[Method, Text], Field(min_length=1)]
     common: StudentCommon
     scd: GuidedBlock | None = None
     sct: MethodBlock | None = None
+    discrete: DiscreteBlock | None = None
     multistep: MultistepBlock | None = None
     scd_vsd: VsdBlock | None = None
     vsd: VsdBlock | None = None
@@ -231,11 +240,19 @@ class Ema(Section):
     halflife: PositiveCount | None
 
 
+class Scales(Section):
+    """Guidance scales, by the kind of model; 1 = without guidance."""
+
+    teacher: Scale
+    student: Scale
+
+
 class Sampler(Section):
     sigma_min: Positive
     sigma_max: Positive
     rho: Positive
     teacher_steps: Annotated[int, Field(ge=2)]
+    guidance: Scales
 
 
 class Lengths(Section):
@@ -249,6 +266,7 @@ class Select(Section):
     sigma_rel: Lengths
     t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
     samples: Annotated[Count, Field(ge=2)]
+    progress: Whole
 
 
 class Evaluate(Section):
@@ -258,6 +276,7 @@ class Evaluate(Section):
     seed: Seed
     teacher_few_steps: Whole
     teacher_few_spacing: Literal["edm", "uniform"]
+    neighbours: Whole
     grid_rows: Whole
     grid_classes: Whole
 

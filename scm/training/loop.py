@@ -10,12 +10,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scm import weights
 from scm.ema.profiles import relative_width
@@ -27,6 +27,7 @@ from scm.networks.magnitude import normalize_weights
 from scm.objectives import Batch, Objective
 from scm.randomness import generator, global_draws, seed_of
 from scm.training import checkpoint
+from scm.training.diagnosis import Context, Diagnosis
 from scm.training.distributed import Ranks
 from scm.training.health import HealthFigures
 from scm.training.loss_scale import LossScale
@@ -62,6 +63,7 @@ class Settings:
         header: goes into each snapshot's header.
         log_every: images between two lines of metrics.jsonl.
         checkpoint_every: images between two checkpoints; one is taken with the first line after them.
+        context: of the run, for what its diagnosis advises.
     """
 
     images: int
@@ -79,20 +81,39 @@ class Settings:
     header: Mapping[str, Any]
     log_every: int
     checkpoint_every: int
+    context: Context = field(default_factory=Context)
 
 
-def make_optimizer(model: Model, settings: Settings) -> torch.optim.Optimizer:
+@dataclass(frozen=True)
+class Auxiliary:
+    """What is trained beside the model, by the same steps and optimiser, and is neither averaged nor kept in the end.
+
+    Attributes:
+        module: e.g. the fake score of variational score distillation.
+        lr_scale: its learning rate, as a multiple of the model's.
+    """
+
+    module: nn.Module
+    lr_scale: float = 1.0
+
+
+def make_optimizer(model: Model, auxiliary: Auxiliary | None, settings: Settings) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[settings.optimizer]
-    return kind(model.parameters(), lr=settings.schedule.maximum, betas=settings.betas, eps=settings.eps)
+    groups = [{"params": list(model.parameters()), "lr_scale": 1.0}]
+    if auxiliary is not None:
+        groups.append({"params": list(auxiliary.module.parameters()), "lr_scale": auxiliary.lr_scale})
+    return kind(groups, lr=settings.schedule.maximum, betas=settings.betas, eps=settings.eps)
 
 
 class Trainer:
     """A run in a work folder, which holds its checkpoint, its snapshots and metrics.jsonl.
 
     Args:
+        auxiliary: what the objective trains beside the model.
         work: folder of this run; a checkpoint found there is resumed.
         stopping: asked after each step; true = save and raise Interrupted.
         say: prints a line of progress.
+        probe: the distance of the samples that the model draws with an average's weights; asked at each snapshot.
     """
 
     def __init__(
@@ -105,15 +126,21 @@ class Trainer:
         ranks: Ranks,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
+        auxiliary: Auxiliary | None = None,
+        probe: Callable[[Model, Mapping[str, Tensor]], float] | None = None,
     ) -> None:
         self.model, self.objective, self.data, self.settings = model, objective, data, settings
-        self.work, self.ranks, self.stopping, self.say = work, ranks, stopping, say
-        self.parameters = list(model.parameters())
-        self.optimizer = make_optimizer(model, settings)
+        self.work, self.ranks, self.stopping, self.say, self.probe = work, ranks, stopping, say, probe
+        self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
+        self.parameters = list(self.trained.parameters())
+        self.optimizer = make_optimizer(model, auxiliary, settings)
         self.averages = Averages(model, settings.profiles, settings.halflife)
         self.health = HealthFigures(ranks.device)
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
-        self.gradient_norm = 0.0
+        self.gradient_norm = self.gradient_norm_max = 0.0
+        self.sample_distance: float | None = None
+        self.started = (time.monotonic(), 0)
+        self.diagnosis = Diagnosis(settings.context)
         self.loss_scale = LossScale() if settings.half_precision else None
 
     def run(self) -> None:
@@ -125,16 +152,15 @@ class Trainer:
         """
         self._resume()
         total = self.settings.images
-        self.model.train()
-        started, started_images, last_line, last_checkpoint = time.monotonic(), self.images, self.images, self.images
+        self.trained.train()
+        self.started, last_line, last_checkpoint = (time.monotonic(), self.images), self.images, self.images
         while self.images < total:
             self._step()
             done = self.images >= total
             stop = not done and self.ranks.any(self.stopping())
             self._snapshot_if_due()
             if done or stop or self.images - last_line >= self.settings.log_every:
-                rate = (self.images - started_images) / (time.monotonic() - started)
-                self._write_line(rate)
+                self._write_line()
                 last_line = self.images
                 if done or stop or self.images - last_checkpoint >= self.settings.checkpoint_every:
                     self._save()
@@ -148,7 +174,7 @@ class Trainer:
         draws = generator(settings.seed, f"{settings.purpose} noise", seen, device=device)
         batch = Batch(x_0.to(device), labels.to(device), draws, self.ranks.rank, self.ranks.world)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.schedule.at(seen)
+            group["lr"] = settings.schedule.at(seen) * group["lr_scale"]
         self.optimizer.zero_grad(set_to_none=True)
         with global_draws(seed_of(settings.seed, f"{settings.purpose} dropout", seen, self.ranks.rank), device):
             losses = self.objective(self.model, batch, seen)
@@ -163,10 +189,12 @@ class Trainer:
         too_large = self.loss_scale is not None and self.loss_scale.after(finite)
         if finite:
             self.optimizer.step()
-            normalize_weights(self.model)
+            normalize_weights(self.trained)
             self.health.add(losses)
+            self.gradient_norm_max = max(self.gradient_norm_max, self.gradient_norm)
             self.skipped_in_a_row = 0
         else:
+            self.health.add_skipped(losses)
             self._skip(diverging=not too_large)
         self.step += 1
         self.images += settings.batch
@@ -176,9 +204,10 @@ class Trainer:
         self.skipped += 1
         self.skipped_in_a_row += diverging
         if self.skipped_in_a_row >= MAX_SKIPPED:
+            self._write_line()
             raise UserError(
                 f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} "
-                f"images: lower lr.max, lengthen the warm-up, or use precision fp32"
+                f"images: {self.diagnosis.summary()}"
             )
 
     def _snapshot_if_due(self) -> None:
@@ -193,38 +222,51 @@ class Trainer:
         for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=False):
             file = folder / snapshot_file(self.images, sigma_rel)
             weights.save(file, {**average, **buffers}, {**header, "sigma_rel": sigma_rel})
+        if self.probe is not None:
+            shortest = self.averages.averages[settings.profiles.index(min(settings.profiles))]
+            self.sample_distance = self.probe(self.model, shortest)
         if settings.halflife is not None and self.images >= settings.images:
             width = {"halflife": settings.halflife, "sigma_rel": relative_width(settings.halflife, self.images)}
             weights.save(folder / HALFLIFE_FILE, {**self.averages.averages[-1], **buffers}, {**header, **width})
 
-    def _write_line(self, rate: float) -> None:
-        """A line of figures into metrics.jsonl, a shorter one to the console."""
-        settings = self.settings
+    def _figures(self) -> dict[str, Any]:
+        """All figures since the last line; None = there is no such figure."""
         figures = self.health.read(self.ranks.total)
-        if self.ranks.rank:
-            return
         line = {
             "images": self.images,
             "time": time.time(),
             "step": self.step,
-            "lr": settings.schedule.at(self.images - settings.batch),
+            "lr": self.settings.schedule.at(max(self.images - self.settings.batch, 0)),
             "grad_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
-            "images_per_second": rate,
+            "grad_norm_max": self.gradient_norm_max or None,
             "skipped": self.skipped,
             "loss_scale": None if self.loss_scale is None else self.loss_scale.value,
+            "sample_fd": self.sample_distance,
             **figures,
         }
+        self.gradient_norm_max, self.sample_distance = 0.0, None
+        return line
+
+    def _write_line(self) -> None:
+        """A line of figures into metrics.jsonl, a shorter one and what is found in them to the console."""
+        settings, (moment, images) = self.settings, self.started
+        rate = (self.images - images) / (time.monotonic() - moment)
+        line = {**self._figures(), "images_per_second": rate}
+        if self.ranks.rank:
+            return
         with (self.work / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v for k, v in line.items() if v is not None}, allow_nan=True) + "\n")
             file.flush()
             os.fsync(file.fileno())  # before the checkpoint that counts on it
-        left = max(settings.images - self.images, 0) / rate
-        tangent = f"  tangent {figures['tangent_norm']:.3g}" if "tangent_norm" in figures else ""
+        left = max(settings.images - self.images, 0) / max(rate, 1e-9)
+        tangent = f"  tangent {line['tangent_norm']:.3g}" if "tangent_norm" in line else ""
         self.say(
             f"{self.images / settings.images:4.0%}  {self.images:,}/{settings.images:,} images  {rate:,.0f}/s  "
-            f"ETA {int(left // 60)}:{int(left % 60):02d}  loss {figures.get('loss', math.nan):.4f}  "
+            f"ETA {int(left // 60)}:{int(left % 60):02d}  loss {line.get('loss', math.nan):.4f}  "
             f"grad {self.gradient_norm:.3g}{tangent}" + (f"  skipped {self.skipped}" if self.skipped else "")
         )
+        for finding in self.diagnosis.add(line):
+            self.say(f"health: {finding}")
 
     def _save(self) -> None:
         if self.ranks.rank == 0:
@@ -232,12 +274,12 @@ class Trainer:
             counters["skipped_in_a_row"] = self.skipped_in_a_row
             counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
             counters["metrics_bytes"] = (self.work / METRICS).stat().st_size
-            checkpoint.save(self.work, self.model, self.optimizer, self.averages, counters)
+            checkpoint.save(self.work, self.trained, self.optimizer, self.averages, counters)
         self.ranks.wait()
 
     def _resume(self) -> None:
         """Takes up the last checkpoint and forgets what was written after it."""
-        header = checkpoint.restore(self.work, self.model, self.optimizer, self.averages, self.ranks.device)
+        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages, self.ranks.device)
         if header:
             self.images, self.step, self.skipped = header["images"], header["step"], header["skipped"]
             self.skipped_in_a_row = header["skipped_in_a_row"]
@@ -250,6 +292,8 @@ class Trainer:
             metrics.touch()
             with metrics.open("r+b") as file:
                 file.truncate(header["metrics_bytes"] if header else 0)
+            for line in metrics.read_text(encoding="utf-8").splitlines():
+                self.diagnosis.add(json.loads(line))
             for file in (self.work / SNAPSHOTS).glob("*.safetensors"):
                 if weights.read_header(file)["images"] > self.images:
                     file.unlink()

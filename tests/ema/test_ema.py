@@ -10,7 +10,7 @@ from torch import nn
 
 from scm import weights
 from scm.ema.profiles import coefficients, decay, exponent_of, inner_product, relative_width
-from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
+from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file, snapshot_times
 from scm.ema.reconstruct import averages as offered
 from scm.ema.tracker import Averages
 from scm.errors import UserError
@@ -57,20 +57,32 @@ def test_coefficients_are_edm2s():
         assert ours.sum() == pytest.approx(1)
 
 
-def train(folder: Path, steps: int = 400, snapshots: int = 16) -> list[torch.Tensor]:
-    """A random walk with tracked averages and snapshots; returns its weights after each step."""
+def train(
+    folder: Path, steps: int = 400, snapshots: int = 16, further: dict[float, torch.Tensor] | None = None
+) -> list[torch.Tensor]:
+    """A random walk with tracked averages and snapshots; returns its weights after each step.
+
+    Args:
+        further: gets the tracked average at the end for each sigma_rel among its keys; no snapshot holds these.
+    """
     draws, module = torch.Generator().manual_seed(0), nn.Linear(3, 2)
+    nn.init.constant_(module.weight, 0.5)
     module.register_buffer("constant", torch.tensor([5.0]))
     averages, path = Averages(module, [0.05, 0.10]), []
+    tracked = Averages(module, list(further or {}))
     for step in range(1, steps + 1):
         with torch.no_grad():
             module.weight += 0.1 * torch.randn(2, 3, generator=draws)
         averages.update(step, 1)
+        tracked.update(step, 1)
         path.append(module.weight.detach().clone())
         if step % (steps // snapshots) == 0:
             for sigma_rel, average in zip([0.05, 0.10], averages.averages, strict=True):
                 header = {"images": step, "sigma_rel": sigma_rel, "buffers": ["constant"]}
                 weights.save(folder / snapshot_file(step, sigma_rel), {**average, "constant": module.constant}, header)
+    for sigma_rel, average in zip(tracked.sigma_rels, tracked.averages, strict=True):
+        assert further is not None
+        further[sigma_rel] = average["weight"]
     return path
 
 
@@ -97,6 +109,37 @@ def test_a_reconstruction_is_the_average_that_was_not_tracked(tmp_path, sigma_re
     assert state["weight"].dtype == torch.float32
     assert torch.equal(state["constant"], torch.tensor([5.0]))
     assert header["sigma_rel"] == sigma_rel and header["images"] == 400
+
+
+@pytest.mark.parametrize("snapshots", [4, 9])
+def test_until_gives_the_average_of_a_run_that_ended_there(tmp_path, snapshots):
+    """Against a run of the same steps that stops at that snapshot, its averages tracked, also of other lengths."""
+    until = 25 * snapshots
+    ended = {0.05: torch.zeros(()), 0.10: torch.zeros(()), 0.075: torch.zeros(())}
+    train(tmp_path / "whole")
+    train(tmp_path / "ended", steps=until, snapshots=snapshots, further=ended)
+    for sigma_rel, tolerance in ((0.05, 1e-5), (0.10, 1e-5), (0.075, 0.02)):
+        state, header = reconstruct(tmp_path / "whole", sigma_rel, until=until)
+        assert (state["weight"] - ended[sigma_rel]).abs().max() < tolerance
+        assert torch.equal(state["weight"], reconstruct(tmp_path / "ended", sigma_rel)[0]["weight"])
+        assert (header["images"], header["sigma_rel"]) == (until, sigma_rel)
+    assert (reconstruct(tmp_path / "whole", 0.05)[0]["weight"] - ended[0.05]).abs().max() > 0.1
+
+
+def test_until_the_end_is_the_whole_run_and_between_two_snapshots_the_earlier_one_counts(tmp_path):
+    train(tmp_path)
+    assert torch.equal(reconstruct(tmp_path, 0.1, until=400)[0]["weight"], reconstruct(tmp_path, 0.1)[0]["weight"])
+    state, header = reconstruct(tmp_path, 0.1, until=249)
+    assert header["images"] == 225
+    assert torch.equal(state["weight"], reconstruct(tmp_path, 0.1, until=225)[0]["weight"])
+
+
+def test_snapshot_times_are_those_of_the_run_once_each(tmp_path):
+    train(tmp_path, steps=400, snapshots=4)
+    weights.save(tmp_path / HALFLIFE_FILE, {"weight": torch.ones(2, 3)}, {"images": 401, "sigma_rel": 0.004})
+    assert snapshot_times(tmp_path) == [100, 200, 300, 400]
+    with pytest.raises(UserError, match="holds no snapshots: run `dvc repro` to train the model"):
+        snapshot_times(tmp_path / "nowhere")
 
 
 def test_the_average_with_a_half_life_forgets_half_of_what_it_knew_in_it():

@@ -97,6 +97,21 @@ def test_does_not_depend_on_the_batches():
         assert measured(real, generated, extractor, batch=batch) == pytest.approx(whole, rel=1e-8)
 
 
+def test_features_serve_for_the_distance_without_a_second_pass():
+    random = torch.Generator().manual_seed(0)
+    real = torch.randint(256, (600, 1, 8, 8), generator=random, dtype=torch.uint8)
+    extractor = Squashed(64, 8)
+    frechet = FrechetDistance(extractor)
+    frechet.add_real(real)
+    features = frechet.features(255 - real)
+    assert features.dtype == torch.float64 and not features.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(features, extractor(255 - real), rtol=1e-12, atol=1e-15)
+    expected = frechet.distance(255 - real)
+    extractor.forward = lambda images: pytest.fail("the images were measured again")  # type: ignore[method-assign]
+    assert frechet.distance_of(features) == expected > 0
+
+
 def test_result_is_not_rounded_to_float32():
     random = torch.Generator().manual_seed(0)
     real = torch.randint(256, (300, 1, 8, 8), generator=random, dtype=torch.uint8)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import scm.evaluation.reference
 from scm.data.transforms import augment
 from scm.errors import UserError
-from scm.evaluation.features import ExtractorSettings
+from scm.evaluation.features import Classifier, ExtractorSettings, accuracy
+from scm.evaluation.precision_recall import precision_recall
 from scm.evaluation.reference import build, load
 
 SETTINGS = ExtractorSettings(width=8, features=16, epochs=3, batch=32, lr=5e-3, held_out=0.25)
@@ -48,12 +50,49 @@ def test_distance_does_not_depend_on_the_batch(reference, striped: tuple[Tensor,
         assert reference.distance(images, batch=batch) == pytest.approx(whole, rel=1e-8)
 
 
-def test_agreement_counts_asked_classes(reference, striped: tuple[Tensor, Tensor]):
+def test_accuracy_counts_asked_classes(reference, striped: tuple[Tensor, Tensor]):
     images, labels = striped
-    assert reference.agreement(images, labels) >= 0.95
-    assert reference.agreement(images, (labels + 1) % 3) <= 0.05
     mixed = torch.cat([labels[:120], (labels[120:] + 1) % 3])
-    assert reference.agreement(images, mixed) == pytest.approx(0.5, abs=0.05)
+    found = [reference.measure(images, asked, 3)["accuracy"] for asked in (labels, (labels + 1) % 3, mixed)]
+    assert found[0] >= 0.95 and found[1] <= 0.05
+    assert found[2] == pytest.approx(0.5, abs=0.05)
+    assert found[0] == accuracy(reference.extractor, images, labels), "as the extractor itself was measured"
+
+
+def test_all_figures_follow_from_one_pass(reference, striped: tuple[Tensor, Tensor], monkeypatch):
+    images, labels = (striped[0] * 0.9).to(torch.uint8)[:200], striped[1][:200]
+    seen = []
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, some: seen.append(len(some)) or forward(self, some))
+    figures = reference.measure(images, labels, 5)
+    assert sum(seen) == 200
+    assert list(figures) == ["fd", "precision", "recall", "accuracy"]
+    assert figures["fd"] == reference.distance(images)
+    features = reference.extractor(images).detach().float()
+    assert (figures["precision"], figures["recall"]) == precision_recall(reference.features, features, 5)
+    assert 0 < figures["recall"] < 1 and figures != reference.measure(images, labels, 3)
+
+
+def test_precision_and_recall_of_the_real_images_and_of_one_class(reference, striped: tuple[Tensor, Tensor]):
+    images, labels = striped
+    itself = reference.measure(images.flip(0), labels, 3)
+    assert (itself["precision"], itself["recall"]) == (1, 1)
+    stripes = reference.measure(images[labels != 2], labels[labels != 2], 3)
+    assert stripes["precision"] == 1 and stripes["recall"] == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_features_are_of_some_real_images_chosen_at_random(reference, striped: tuple[Tensor, Tensor], monkeypatch):
+    real = reference.extractor(striped[0]).detach().float()
+    assert torch.equal(reference.features.unique(dim=0), real.unique(dim=0)), "all of few images"
+    assert not torch.equal(reference.features, real), "in another order"
+    monkeypatch.setattr(scm.evaluation.reference, "MOST_IMAGES", 60)
+    fewer = build(*striped, CLASSES, SETTINGS, seed=0, augment=augment)
+    assert torch.equal(fewer.features, reference.features[:60])
+    nearest = torch.cdist(fewer.features, real).argmin(dim=1)
+    assert (striped[1][nearest].bincount() >= 10).all(), "of all classes"
+    assert fewer.protocol != reference.protocol
+    many = fewer.measure(striped[0], striped[1], 3)
+    assert many["recall"] == precision_recall(fewer.features, real[::4], 3)[1], "as many generated images"
 
 
 @pytest.mark.parametrize(("classes", "label"), [([], -1), (["all"], 0)])
@@ -62,8 +101,8 @@ def test_data_without_two_classes_learn_rotations(striped: tuple[Tensor, Tensor]
     reference = build(images, torch.full_like(labels, label), classes, SETTINGS, seed=0, augment=augment)
     assert reference.task == "rotation"
     assert reference.extractor.settings["outputs"] == 4
-    assert reference.agreement(images, labels) is None
-    assert reference.distance(images // 2) > 0
+    figures = reference.measure(images // 2, labels, 3)
+    assert list(figures) == ["fd", "precision", "recall"] and figures["fd"] > 0
 
 
 def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor, Tensor], tmp_path):
@@ -76,8 +115,8 @@ def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor
     ]
     loaded = load(tmp_path / "reference")
     assert loaded.distance(images // 2) == reference.distance(images // 2)
-    assert loaded.agreement(images, labels) == reference.agreement(images, labels)
-    assert torch.equal(loaded.labels, labels)
+    assert loaded.measure(images // 2, labels, 3) == reference.measure(images // 2, labels, 3)
+    assert torch.equal(loaded.labels, labels) and torch.equal(loaded.features, reference.features)
     for name in ("classes", "task", "held_out_accuracy", "floor", "protocol"):
         assert getattr(loaded, name) == getattr(reference, name)
 
@@ -100,8 +139,12 @@ def test_wrong_images_are_refused(reference, striped: tuple[Tensor, Tensor]):
     for images in (striped[0].float(), striped[0][:, :, :4], striped[0].expand(-1, 3, -1, -1)):
         with pytest.raises(ValueError, match=r"the reference measures uint8 \[N, \(1, 8, 8\)\], not "):
             reference.distance(images)
+        with pytest.raises(ValueError, match=r"the reference measures uint8 \[N, \(1, 8, 8\)\], not "):
+            reference.measure(images, striped[1], 3)
     with pytest.raises(UserError, match="needs at least 2 generated images, not 1"):
         reference.distance(striped[0][:1])
+    with pytest.raises(UserError, match=r"evaluate\.neighbours = 3 takes more than 3 .* 240 real and 3 generated"):
+        reference.measure(striped[0][:3], striped[1][:3], 3)
 
 
 def test_too_few_real_images(striped: tuple[Tensor, Tensor]):
@@ -126,5 +169,5 @@ def test_load_refuses_missing_changed_and_foreign_files(reference, tmp_path):
         load(folder)
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps({**header, "format": 9}))
-    with pytest.raises(UserError, match=r"header.json has format 9, not 1: run `dvc repro --force reference`$"):
+    with pytest.raises(UserError, match=r"header.json has format 9, not 2: run `dvc repro --force reference`$"):
         load(folder)

@@ -34,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
     params["codec"]["normalize"] = "none"
-    params["student"]["methods"], params["evaluate"]["models"] = ["scd"], ["teacher", "scd"]
+    params["student"]["methods"], params["evaluate"]["models"] = {"scd": "teacher"}, ["teacher", "scd"]
     params["student"]["scd"]["images"], params["student"]["common"]["lr"]["decay"] = 1024, "constant"
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:

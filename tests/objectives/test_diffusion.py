@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from scm import trigflow
 from scm.objectives import Batch, Diffusion
 from scm.objectives.diffusion import drop_labels
-from tests.helpers import Linear
+from tests.helpers import Linear, tiny_model
 
 SIGMA_D, SCALE = 0.5, 0.3
 
@@ -32,6 +33,33 @@ def test_the_exact_velocity_on_gaussian_data_is_the_minimum():
     slope = torch.autograd.grad(off.value.mean(), model.factor)[0].item()
     assert abs(gradient) < 0.02 * slope
     assert off.value.mean() > losses.value.mean()
+
+
+def test_the_loss_by_its_formula():
+    """exp(w) / D ||sigma_d F - v_t||^2 - w, with labels dropped after the noise is drawn; and its figures."""
+    model, batches = tiny_model(1).double(), []
+    for _ in range(2):
+        draws = torch.Generator().manual_seed(0)
+        x_0 = torch.randn(8, 1, 8, 8, generator=draws, dtype=torch.float64) * SIGMA_D
+        batches.append(Batch(x_0, torch.arange(8) % 3, draws))
+    losses = Diffusion(SIGMA_D, p_mean=-0.8, p_std=1.0, label_dropout=0.5)(model, batches[0], 0)
+    t = trigflow.propose_times(batches[1].normal(), -0.8, 1.0, SIGMA_D)
+    z, (cos, sin) = batches[1].normal(1, 8, 8) * SIGMA_D, (angle[:, None, None, None] for angle in (t.cos(), t.sin()))
+    labels = drop_labels(batches[1], 0.5)
+    assert (labels == -1).any() and (labels >= 0).any()
+    output = model((cos * x_0 + sin * z) / SIGMA_D, t, labels)
+    squared = (SIGMA_D * output - (cos * z - sin * x_0)).square().sum(dim=(1, 2, 3)) / 64
+    w = model.log_weight(t)
+    assert w.abs().min() > 1e-3 and torch.equal(losses.t, t)
+    assert torch.allclose(losses.value, w.exp() * squared - w, rtol=0, atol=1e-12)
+    figures = {
+        "squared_error": squared / SIGMA_D**2,
+        "output_norm": output.square().sum(dim=(1, 2, 3)).sqrt() / 8,
+        "log_weight": w,
+    }
+    assert losses.figures.keys() == figures.keys()
+    for name, values in figures.items():
+        assert torch.allclose(losses.figures[name], values, rtol=0, atol=1e-12), name
 
 
 def test_dropped_labels_are_the_wanted_fraction():

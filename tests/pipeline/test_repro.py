@@ -71,8 +71,9 @@ def test_the_figures_are_dvc_metrics(project, run):
     shown = json.loads(run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
     teacher = shown["results/metrics/evaluate-teacher.json"]["data"]
     student = shown["results/metrics/evaluate-scd.json"]["data"]
-    assert {"fd@2", "fd@35", "accuracy@2", "accuracy@35", "images_per_second@35", "sigma_rel"} <= teacher.keys()
-    assert {"fd@1", "fd@2", "accuracy@1", "accuracy@2", "images_per_second@2", "sigma_rel", "t_mid"} <= student.keys()
+    names = ("fd", "precision", "recall", "accuracy", "images_per_second")
+    assert {"sigma_rel", *(f"{name}@{nfe}" for name in names for nfe in (2, 35))} <= teacher.keys()
+    assert {"sigma_rel", "t_mid", *(f"{name}@{nfe}" for name in names for nfe in (1, 2))} <= student.keys()
     assert teacher["fd@35"] < teacher["fd@2"]
     choice = shown["results/metrics/select-scd.json"]["data"]
     curve = (project / "results/curves/select-scd.csv").read_text().splitlines()

@@ -15,6 +15,7 @@ from scm.ema.reconstruct import HALFLIFE_FILE
 from scm.errors import Interrupted, UserError
 from scm.objectives import Diffusion, Losses
 from scm.training import loop, loss_scale
+from scm.training.diagnosis import Context
 from scm.training.distributed import Ranks
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
@@ -86,6 +87,30 @@ def test_health_figures_are_means_per_bin_of_t():
     assert read == {"loss": 3, "loss/0": 2, f"loss/{BINS - 1}": 5, "size": 5, "size/0": 3, f"size/{BINS - 1}": 9}
     figures.add(Losses(torch.tensor([7.0]), torch.tensor([0.8]), {}))
     assert figures.read(lambda values: values) == {"loss": 7, "loss/4": 7}
+    assert figures.read(lambda values: values) == {}
+
+
+def test_health_figures_of_parts_have_names_and_times_of_their_own():
+    """A part, and a figure, that only some steps have counts in those alone."""
+    figures = HealthFigures(torch.device("cpu"))
+    early, late = torch.tensor([0.01]), torch.tensor([1.5])
+    part = Losses(torch.tensor([4.0]), late, {"size": torch.tensor([6.0])})
+    figures.add(Losses(torch.tensor([1.0]), early, {"size": torch.tensor([2.0])}, {"fake": part}))
+    figures.add(Losses(torch.tensor([3.0]), early))
+    assert figures.read(lambda values: values) == {
+        "loss": 2, "loss/0": 2, "size": 2, "size/0": 2,
+        "fake_loss": 4, "fake_loss/7": 4, "fake_size": 6, "fake_size/7": 6,
+    }  # fmt: skip
+
+
+def test_what_was_not_finite_is_counted_by_figure_and_bin():
+    figures = HealthFigures(torch.device("cpu"))
+    t, fine = torch.tensor([0.01, 1.5, 1.5]), torch.ones(3)
+    part = Losses(fine, t, {"size": torch.tensor([1.0, 1.0, -math.inf])})
+    figures.add_skipped(Losses(torch.tensor([math.nan, 1.0, math.inf]), t, {"size": fine}, {"fake": part}))
+    figures.add(Losses(torch.tensor([2.0]), torch.tensor([0.01])))
+    expected = {"loss": 2, "loss/0": 2, "nonfinite/loss/0": 1, "nonfinite/loss/7": 1, "nonfinite/fake_size/7": 1}
+    assert figures.read(lambda values: values) == expected
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
@@ -136,7 +161,7 @@ class Poisoned(Diffusion):
     def __call__(self, model, batch, images_seen):
         losses = super().__call__(model, batch, images_seen)
         bad = images_seen in self.bad and self.bad_rank in (None, batch.rank)
-        return Losses(losses.value * math.nan, losses.t) if bad else losses
+        return Losses(losses.value * math.nan, losses.t, losses.figures) if bad else losses
 
 
 def overflowing(rank: int | None = None) -> Poisoned:
@@ -160,10 +185,9 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
 def test_a_run_of_steps_that_are_not_finite_ends_with_a_clear_error(tmp_path):
     objective = Poisoned(0.5, -0.8, 1.6)
     object.__setattr__(objective, "bad", frozenset(range(0, 10_000, 16)))
-    with pytest.raises(
-        UserError, match="diverged: 20 steps in a row without a finite gradient, at 304 images: lower lr"
-    ):
-        trainer(tmp_path, objective=objective, images=3200).run()
+    diagnosis = r"2 steps skipped: the loss was not finite at t 0.00-1.57, from 32 images on: lower teacher.lr.max \("
+    with pytest.raises(UserError, match=f"diverged: 20 steps in a row .*, at 304 images: {diagnosis}it is 0.01"):
+        trainer(tmp_path, objective=objective, images=3200, context=Context("teacher", lr_max=0.01)).run()
 
 
 def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):

@@ -1,0 +1,73 @@
+"""Discrete-time consistency distillation (app. E): the tangent is a difference between two points of a grid."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scm import trigflow
+from scm.objectives.consistency import ConsistencyDistillation, Function, Inputs, Tangent
+from scm.objectives.protocol import Batch
+from scm.samplers.ode import edm_sigmas
+
+
+def time_grid(points: int, sigma_min: float, sigma_max: float, rho: float, sigma_d: float) -> tuple[float, ...]:
+    """0 = t_0 < t_1 < ... < t_N: EDM's N noise levels as times, radians (app. E)."""
+    sigmas = edm_sigmas(points, sigma_min, sigma_max, rho)
+    return tuple(trigflow.time_of_sigma(sigma, sigma_d) for sigma in reversed(sigmas))
+
+
+def discrete_tangent(
+    function: Function, x_t: Tensor, t: Tensor, earlier: Tensor, dx_dt: Tensor, sigma_d: float, r: float
+) -> Tangent:
+    """F_theta and cos t Delta, where Delta = (f(x_t, t) - f(x_t', t')) / sin(t - t') at r = 1 (app. E).
+
+    x_t' lies one DDIM step from x_t. Both evaluations of the network drop the same units.
+
+    Args:
+        earlier: t' < t, the previous point of the grid, [B].
+        dx_dt: sigma_d F_teacher, [B, C, H, W].
+    """
+    before = trigflow.per_sample(earlier, x_t)
+    step = trigflow.per_sample(t, x_t) - before
+    x_earlier = torch.cos(step) * x_t - torch.sin(step) * dx_dt
+    devices = [x_t.device] if x_t.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        output_earlier = function(x_earlier / sigma_d, earlier)
+    output = function(x_t / sigma_d, t)
+    now = output.detach()
+    slope = (torch.cos(step) * now - output_earlier) / torch.sin(step)
+    cos = torch.cos(trigflow.per_sample(t, x_t))
+    first = -cos * torch.cos(before) * (sigma_d * now - dx_dt)
+    second = -r * cos * torch.sin(before) * (x_t + sigma_d * slope)
+    return Tangent(output, first + second, first, second)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteDistillation(ConsistencyDistillation):
+    """sCD with the grid's differences in place of the derivative.
+
+    Attributes:
+        grid: `time_grid`; each proposed time is moved up to the grid's next point, so that a point's probability is
+            that of the interval below it.
+    """
+
+    grid: tuple[float, ...]
+
+    def times(self, batch: Batch) -> Tensor:
+        grid = self._grid(batch.x_0)
+        return grid[self._upper(super().times(batch), grid)]
+
+    def tangent_of(
+        self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
+    ) -> Tangent:
+        grid = self._grid(x_t)
+        earlier = grid[self._upper(t, grid) - 1]
+        return discrete_tangent(function, x_t, t, earlier, direction, self.sigma_d, r)
+
+    def _grid(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.grid, dtype=like.dtype, device=like.device)
+
+    def _upper(self, t: Tensor, grid: Tensor) -> Tensor:
+        """Index, from 1, of the first point of the grid that is not below t; of the last one beyond it."""
+        return torch.searchsorted(grid, t.contiguous()).clamp(1, len(grid) - 1)

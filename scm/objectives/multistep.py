@@ -1,0 +1,46 @@
+"""Multistep consistency distillation: M segments of the trajectory, each jumped in one step (results in table 6).
+
+The paper prints no formulas for it. Here the segments 0 = t_0 < ... < t_M = t_max have equal lengths in t, and for t in
+(t_k, t_{k+1}] the student f(x_t, t) = cos(t - t_k) x_t - sin(t - t_k) sigma_d F jumps to t_k (after Heek et al. 2024,
+arXiv 2403.06807, in TrigFlow's terms). M = 1 is sCD.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scm.objectives.consistency import (
+    ConsistencyDistillation,
+    Function,
+    Inputs,
+    Tangent,
+    consistency_tangent,
+)
+from scm.objectives.protocol import Batch
+
+
+def segment_start(t: Tensor, segments: int, t_max: float) -> Tensor:
+    """t_k of each t in (t_k, t_{k+1}]; times beyond t_max belong to the last segment. [B] -> [B]."""
+    length = t_max / segments
+    return ((t / length).ceil() - 1).clamp(0, segments - 1) * length
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultistepDistillation(ConsistencyDistillation):
+    """sCD on segments: alg. 1 with t - t_k for t in every sine and cosine, so that g = cos(t - t_k) df/dt.
+
+    Attributes:
+        segments: M.
+        t_max: radians, where sampling starts.
+    """
+
+    segments: int
+    t_max: float
+
+    def inputs(self, batch: Batch, t: Tensor) -> Inputs:
+        return {**super().inputs(batch, t), "segment": segment_start(t, self.segments, self.t_max)}
+
+    def tangent_of(
+        self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
+    ) -> Tangent:
+        return consistency_tangent(function, x_t, t, t - inputs["segment"], direction, self.sigma_d, r)

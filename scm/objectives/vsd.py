@@ -1,0 +1,138 @@
+"""Variational score distillation with adaptive weighting, alone or beside sCD (app. C, table 7).
+
+The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. It moves its samples along the
+difference between the teacher's score and that of its own samples, which a second network, the fake score F_psi, learns
+beside it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scm import trigflow
+from scm.networks import Model
+from scm.objectives.consistency import ConsistencyDistillation, Inputs, guidance_inputs, teacher_output
+from scm.objectives.diffusion import drop_labels
+from scm.objectives.protocol import Batch, Losses, Network, length_of_each, norm_of_each
+
+
+class FakeScore(nn.Module):
+    """What is trained beside the generator.
+
+    Args:
+        network: F_psi with its own w(t), started from the teacher.
+        log_weight_head: w of the generator's loss, a function of t.
+    """
+
+    def __init__(self, network: Model, log_weight_head: nn.Module) -> None:
+        super().__init__()
+        self.network, self.log_weight_head = network, log_weight_head
+
+
+def score_distillation_loss(output: Tensor, difference: Tensor, log_weight: Tensor, sigma_d: float) -> Tensor:
+    """exp(w) / D ||sigma_d F - sg[sigma_d F] + difference||^2 - w (app. C), [B].
+
+    Its gradient moves the generator's sample, -sigma_d F at t_max, along `difference`: towards what the teacher takes
+    for data, and away from what the generator makes.
+
+    Args:
+        output: F_theta(z, t_max) with its graph, [B, C, H, W].
+        difference: F_psi - F_teacher at the diffused sample, without graph.
+        log_weight: w(t), [B].
+    """
+    change = sigma_d * (output - output.detach()) + difference
+    return log_weight.exp() * change.flatten(1).square().mean(dim=1) - log_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreDistillation:
+    """L_sCM + weight L_VSD + the fake score's diffusion loss; the three share no gradients.
+
+    Attributes:
+        t_max: radians, the generator's time.
+        weight: lambda of L_VSD.
+        p_mean: of the times at which the scores are compared.
+        p_std: of the same.
+        fake: trained here, by the loop's optimiser.
+        fake_p_mean: of the times at which the fake score is trained.
+        fake_p_std: of the same.
+        updates: steps of the fake score for each of the generator.
+        consistency: sCD's part; None = VSD alone.
+    """
+
+    sigma_d: float
+    t_max: float
+    weight: float
+    p_mean: float
+    p_std: float
+    teacher: Network
+    fake: FakeScore
+    fake_p_mean: float
+    fake_p_std: float
+    updates: int = 1
+    guidance: tuple[float, float] | None = None
+    label_dropout: float = 0.0
+    adaptive_weighting: bool = True
+    consistency: ConsistencyDistillation | None = None
+
+    def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
+        learns = (images_seen // batch.size + 1) % self.updates == 0
+        parts: dict[str, Losses] = {}
+        if self.consistency is not None and learns:
+            parts["scm"] = self.consistency(model, batch, images_seen)
+        labels = drop_labels(batch, self.label_dropout)
+        inputs = guidance_inputs(batch, self.guidance)
+        z = batch.normal(*batch.x_0.shape[1:]) * self.sigma_d
+        t_max = torch.full_like(z[:, 0, 0, 0], self.t_max)
+        with torch.set_grad_enabled(learns):
+            output = model(z / self.sigma_d, t_max, labels, **inputs)
+        sample = trigflow.denoise(z, t_max, output, self.sigma_d).detach()
+        if learns:
+            parts["vsd"] = self.generator_loss(batch, output, sample, labels, inputs)
+        parts["fake"] = self.fake_loss(batch, sample, labels, inputs)
+        factors = {"scm": 1.0, "vsd": self.weight, "fake": 1.0}
+        value = torch.stack([factors[name] * part.value for name, part in parts.items()]).sum(dim=0)
+        main = parts.pop("scm", None)
+        if main is not None:
+            return Losses(value, main.t, main.figures, parts)
+        return Losses(value, t_max, {"output_norm": norm_of_each(output)}, parts)
+
+    def generator_loss(self, batch: Batch, output: Tensor, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
+        """L_VSD: the teacher's score and the fake one, compared at the generator's diffused sample."""
+        t, x_t, _ = self._diffused_sample(batch, sample, self.p_mean, self.p_std)
+        with evaluating(self.fake.network), torch.no_grad():
+            fake = self.fake.network(x_t / self.sigma_d, t, labels, **inputs)
+        difference = fake - teacher_output(self.teacher, x_t / self.sigma_d, t, labels, inputs)
+        log_weight = self.fake.log_weight_head(t) if self.adaptive_weighting else torch.zeros_like(t)
+        value = score_distillation_loss(output, difference, log_weight, self.sigma_d)
+        figures = {"difference": length_of_each(difference), "log_weight": log_weight.detach()}
+        return Losses(value, t, figures)
+
+    def fake_loss(self, batch: Batch, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
+        """TrigFlow's diffusion loss (eq. 4) of the fake score on the generator's samples."""
+        t, x_t, v_t = self._diffused_sample(batch, sample, self.fake_p_mean, self.fake_p_std)
+        network = self.fake.network
+        error = self.sigma_d * network(x_t / self.sigma_d, t, labels, **inputs) - v_t
+        squared, log_weight = error.flatten(1).square().mean(dim=1), network.log_weight(t)
+        figures = {"squared_error": squared.detach() / self.sigma_d**2, "log_weight": log_weight.detach()}
+        return Losses(log_weight.exp() * squared - log_weight, t, figures)
+
+    def _diffused_sample(self, batch: Batch, sample: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, ...]:
+        """t, x_t and v_t of the generator's sample with fresh noise."""
+        t = trigflow.propose_times(batch.normal(), p_mean, p_std, self.sigma_d)
+        z = batch.normal(*sample.shape[1:]) * self.sigma_d
+        return t, trigflow.interpolate(sample, z, t), trigflow.velocity(sample, z, t)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, without dropout, for the block."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

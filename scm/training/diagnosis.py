@@ -1,0 +1,285 @@
+"""What the figures of a run say is wrong with it, where, and what to try: a function of its lines of metrics alone.
+
+Four things are looked for: a gradient far above its recent size, a tangent that jumps or is out of all proportion at
+some t (and which of its two terms carries it, as in fig. 4), samples that move away from the data, and steps that were
+not finite. Each is reported once, at the line that shows it first. The limits leave healthy runs alone: on the digits
+their gradients stay at their recent size and their tangents below 0.8 times a sample's length, while runs that fall
+apart reach 3 to 7 times it, and Fourier features of scale 16 make the second term 3 to 4.5 times as long.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from scm.training.health import BINS, NONFINITE
+
+WINDOW, FEWEST = 16, 4
+"""Lines before the present one that its figures are compared with, and how many there must be."""
+GRADIENT_SPIKE = 5.0
+"""Largest gradient norm since the last line, as a multiple of the median of such maxima before it."""
+TANGENT_SPIKE = 5.0
+"""Norm of the tangent in a bin, as a multiple of its median after the warm-up; it must be longer than a sample, too."""
+TANGENT_LARGE = 2.0
+"""Norm of the tangent in a bin, as a multiple of a sample's length sigma_d sqrt(D). Healthy ones stay below 1."""
+RISEN, RISEN_OF_FIRST = 2.0, 0.1
+"""Distance of samples, as a multiple of the best so far, and above that by this fraction of the first one."""
+RISEN_PROBES = 2
+"""Probes in a row that say so."""
+SMALL_SCALE = 16.0
+"""Loss scale below which float16 loses small gradients."""
+MOST_REMEDIES = 3
+
+FIGURES = {
+    "output_norm": "the network's output",
+    "tangent_term1": "the tangent's first term",
+    "tangent_term2": "the tangent's second term, which carries dF/dt,",
+    "tangent_norm": "the tangent",
+    "log_weight": "the adaptive weight",
+    "loss": "the loss",
+}
+"""In the order in which one follows from another, so that the first that is not finite is where it began."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The settings that remedies depend on; None = not known, or not of this kind of run.
+
+    Attributes:
+        block: where the run's settings stand in params.yaml: teacher, student.common.
+        tangent: normalized, clipped or raw.
+        tangent_warmup: images.
+        data_norm: length of a sample, sigma_d sqrt(D).
+    """
+
+    block: str = "student.common"
+    tangent: str | None = None
+    tangent_norm_c: float | None = None
+    tangent_warmup: int | None = None
+    lr_max: float | None = None
+    embedding: str | None = None
+    fourier_scale: float | None = None
+    c_noise: str | None = None
+    precision: str | None = None
+    data_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: gradient, tangent, samples, nonfinite or scale.
+        images: since when.
+        what: what the figures show, in words.
+        remedies: what to try, likeliest first.
+        figure: the figure that shows it.
+        bins: of t, eighths of [0, pi/2]; empty = not one of certain times.
+    """
+
+    kind: str
+    images: int
+    what: str
+    remedies: tuple[str, ...]
+    figure: str
+    bins: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.what}, from {self.images:,} images on: {', or '.join(self.remedies)}"
+
+
+def diagnose(lines: Iterable[Mapping[str, Any]], context: Context) -> list[Finding]:
+    """All findings of a run, in the order in which they showed.
+
+    Args:
+        lines: of metrics.jsonl.
+    """
+    diagnosis = Diagnosis(context)
+    for line in lines:
+        diagnosis.add(line)
+    return diagnosis.findings
+
+
+class Diagnosis:
+    """The same, line by line; the work for a line does not grow with the run.
+
+    Attributes:
+        findings: so far.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.findings: list[Finding] = []
+        self._known: set[tuple[str, str, int]] = set()
+        self._recent: dict[str, deque[float]] = {}
+        self._skipped = 0
+        self._first_distance = self._best_distance = math.inf
+        self._risen = 0
+
+    def add(self, line: Mapping[str, Any]) -> list[Finding]:
+        """Takes in the next line; returns what it is the first to show."""
+        found = [*self._nonfinite(line), *self._tangent(line), *self._gradient(line), *self._samples(line)]
+        self.findings += found
+        return found
+
+    def summary(self) -> str:
+        """The findings in one line, those of non-finite steps first; what to try where there are none."""
+        ordered = sorted(self.findings, key=lambda finding: finding.kind != "nonfinite")
+        if not ordered:
+            return f"lower {self._name('lr.max')}, lengthen the warm-up, or use precision fp32"
+        return "; ".join(map(str, ordered))
+
+    def _nonfinite(self, line: Mapping[str, Any]) -> list[Finding]:
+        """Skipped steps, unless they only showed that the loss scale was too large, as it is at first."""
+        skipped, self._skipped = line.get("skipped", 0) - self._skipped, line.get("skipped", 0)
+        broken: dict[str, list[int]] = {}
+        for key in line:
+            if key.startswith(f"{NONFINITE}/"):
+                _, figure, k = key.split("/")
+                broken.setdefault(figure, []).append(int(k))
+        scale = line.get("loss_scale")
+        found = []
+        if broken:
+            figure = min(broken, key=_order)
+            bins = self._new("nonfinite", figure, sorted(broken[figure]))
+            what = f"{_steps(skipped)} skipped: {_named(figure)} was not finite at {_times(bins)}"
+            remedies = self._remedies(figure, bins, overflow=True)
+            found += [Finding("nonfinite", line["images"], what, remedies, figure, bins)] if bins else []
+        elif skipped and (scale is None or scale <= 1) and self._new("nonfinite", "grad_norm", [-1]):
+            what = f"{_steps(skipped)} skipped: the gradient was not finite, though the loss was"
+            found.append(
+                Finding("nonfinite", line["images"], what, self._remedies(None, (), overflow=True), "grad_norm")
+            )
+        if scale is not None and scale < SMALL_SCALE and self._new("scale", "loss_scale", [-1]):
+            what = f"the loss scale fell to {scale:g}, so that float16 loses small gradients"
+            remedies = (f"set {self._name('precision')}: bf16 or fp32",)
+            found.append(Finding("scale", line["images"], what, remedies, "loss_scale"))
+        return found
+
+    def _tangent(self, line: Mapping[str, Any]) -> list[Finding]:
+        """Bins in which the tangent is out of proportion, or jumped; one finding for each term that carries it."""
+        length = self.context.data_norm or math.inf
+        large: dict[tuple[str, str], dict[int, float]] = {}
+        for k in range(BINS):
+            value = line.get(f"tangent_norm/{k}")
+            if value is None:
+                continue
+            usual = self._usual(f"tangent_norm/{k}", value, line["images"] > (self.context.tangent_warmup or 0))
+            terms = [f"tangent_term{number}" for number in (1, 2)]
+            term = max(terms, key=lambda name: line.get(f"{name}/{k}", 0.0))
+            if value > TANGENT_LARGE * length:
+                large.setdefault((term, "level"), {})[k] = value / length
+            elif usual is not None and value > max(TANGENT_SPIKE * usual, length):
+                large.setdefault((term, "spike"), {})[k] = value / usual
+        found = []
+        for (term, kind), ratios in large.items():
+            bins = self._new("tangent", term, sorted(ratios))
+            if bins:
+                most = max(ratios[k] for k in bins)
+                than = "a sample" if kind == "level" else "it was before"
+                what = f"{_named(term)} is up to {most:.3g} times as long as {than} at {_times(bins)}"
+                found.append(Finding("tangent", line["images"], what, self._remedies(term, bins), term, bins))
+        return found
+
+    def _gradient(self, line: Mapping[str, Any]) -> list[Finding]:
+        value = line.get("grad_norm_max")
+        usual = None if value is None else self._usual("grad_norm_max", value)
+        if value is None or usual is None or value <= GRADIENT_SPIKE * usual:
+            return []
+        if not self._new("gradient", "grad_norm_max", [-1]):
+            return []
+        what = f"the gradient's norm rose to {value:.3g}, {value / usual:.3g} times what it was before"
+        return [Finding("gradient", line["images"], what, self._remedies(None, (), overflow=True), "grad_norm_max")]
+
+    def _samples(self, line: Mapping[str, Any]) -> list[Finding]:
+        """Samples that move away from the data, several probes in a row."""
+        value = line.get("sample_fd")
+        if value is None:
+            return []
+        if math.isinf(self._first_distance):
+            self._first_distance = value
+        limit = max(RISEN * self._best_distance, self._best_distance + RISEN_OF_FIRST * self._first_distance)
+        self._risen = self._risen + 1 if value > limit else 0
+        self._best_distance = min(self._best_distance, value)
+        if self._risen < RISEN_PROBES or not self._new("samples", "sample_fd", [-1]):
+            return []
+        what = f"samples move away from the data: their distance is {value:.3g} and was {self._best_distance:.3g}"
+        return [Finding("samples", line["images"], what, self._remedies(None, (), overflow=True), "sample_fd")]
+
+    def _usual(self, name: str, value: float, counts: bool = True) -> float | None:
+        """Median of a figure before; None while there are too few. The value joins them if it counts."""
+        recent = self._recent.setdefault(name, deque(maxlen=WINDOW))
+        usual = median(recent) if len(recent) >= FEWEST else None
+        if counts:
+            recent.append(value)
+        return usual
+
+    def _new(self, kind: str, figure: str, bins: Sequence[int]) -> tuple[int, ...]:
+        """Those of the bins of which this has not been said yet; now it has."""
+        new = tuple(k for k in bins if (kind, figure, k) not in self._known)
+        self._known |= {(kind, figure, k) for k in new}
+        return new
+
+    def _remedies(self, figure: str | None, bins: Sequence[int], *, overflow: bool = False) -> tuple[str, ...]:
+        """What to try, likeliest first.
+
+        Args:
+            figure: the figure that began it; None = not known.
+            bins: of t.
+            overflow: numbers too large for the type may be the cause.
+        """
+        context, remedies = self.context, []
+        if figure in ("tangent_term2", "tangent_norm"):
+            if context.embedding == "fourier":
+                scale = "" if context.fourier_scale is None else f" (fourier_scale is {context.fourier_scale:g})"
+                remedies.append(f"set network.embedding: positional{scale}")
+            if context.c_noise == "log_sigma":
+                remedies.append("set network.c_noise: t")
+        if context.precision == "fp16" and overflow:
+            remedies.append(f"set {self._name('precision')}: bf16 or fp32")
+        if context.tangent in ("raw", "clipped"):
+            remedies.append(f"set {self._name('tangent')}: normalized")
+        if bins and set(bins) <= {0, BINS - 1} and not remedies:
+            change = {0: "raise", BINS - 1: "lower"}[bins[0]] + " {}.p_mean" if len(bins) == 1 else "lower {}.p_std"
+            remedies.append(change.format(context.block))
+        remedies.append(self._change("lower", "lr.max", context.lr_max))
+        if context.tangent_warmup is not None and figure != "tangent_term1":
+            remedies.append(self._change("lengthen", "tangent_warmup", context.tangent_warmup))
+        if context.tangent == "normalized":
+            remedies.append(self._change("raise", "tangent_norm_c", context.tangent_norm_c))
+        remedies.append(f"lengthen {self._name('lr.warmup')}")
+        return tuple(remedies[:MOST_REMEDIES])
+
+    def _change(self, verb: str, setting: str, value: float | None) -> str:
+        return f"{verb} {self._name(setting)}" + ("" if value is None else f" (it is {value:,g})")
+
+    def _name(self, setting: str) -> str:
+        return f"{self.context.block}.{setting}"
+
+
+def _order(figure: str) -> tuple[int, str]:
+    """Place of a figure in the order of causes; those of a part of the loss come after the main one's."""
+    names = list(FIGURES)
+    return (names.index(figure) if figure in FIGURES else len(names), figure)
+
+
+def _named(figure: str) -> str:
+    return FIGURES.get(figure, figure)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
+def _times(bins: Sequence[int]) -> str:
+    """Bins as ranges of t: "t 0.00-0.20 and 1.18-1.57"."""
+    ranges: list[list[int]] = []
+    for k in sorted(bins):
+        if ranges and ranges[-1][1] == k:
+            ranges[-1][1] = k + 1
+        else:
+            ranges.append([k, k + 1])
+    width = math.pi / 2 / BINS
+    return "t " + " and ".join(f"{first * width:.2f}-{last * width:.2f}" for first, last in ranges)

@@ -1,0 +1,117 @@
+"""How far a student's samples are from the data while it trains, without the extractor: a coarse, cheap figure.
+
+A student's loss says nothing of its samples. So at each snapshot a fixed set of noise is turned into samples, and their
+Frechet distance to training data is taken in the space that the network works in, averaged down to a few pixels. It
+sees a run fall apart, not which of two good models is better. Its draws have names of their own and it works on the
+averaged weights, so that training is the same bit for bit with it and without.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from scm.networks import Model
+from scm.objectives.vsd import evaluating
+from scm.randomness import seed_of
+from scm.samplers import SampleNoise, consistency, multistep
+from scm.training.loop import Data
+
+SAMPLES = 256
+REAL_SAMPLES = 2048
+"""Training samples that the others are compared with; a smaller data set gives some of them twice."""
+SIDE = 4
+"""Samples are averaged down to at most this many pixels on a side."""
+BATCH = 64
+"""Samples in one pass of the network."""
+
+
+class Probe:
+    """The figure for one run.
+
+    Args:
+        data: the run's; its first samples are what is compared with, their labels the proportions to ask for.
+        batch: images between two of its positions.
+        seed: names the noise.
+        t_max: radians, where sampling starts.
+        sigma_d: standard deviation of the data.
+        segments: jumps of a multistep student; None = one step from t_max.
+        guidance: scale that the student is told, for one that takes it.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        batch: int,
+        seed: int,
+        t_max: float,
+        sigma_d: float,
+        segments: int | None = None,
+        guidance: float | None = None,
+    ) -> None:
+        self.t_max, self.sigma_d, self.segments, self.guidance = t_max, sigma_d, segments, guidance
+        x_0, labels = data.batch_at(0)
+        self._shape, features, position = x_0.shape[1:], pooled(x_0), batch
+        while len(features) < REAL_SAMPLES:
+            x_0, more = data.batch_at(position)
+            features, labels, position = torch.cat([features, pooled(x_0)]), torch.cat([labels, more]), position + batch
+        self._real = statistics(features[:REAL_SAMPLES])
+        self._labels = labels.sort().values[torch.arange(SAMPLES) * len(labels) // SAMPLES]
+        self._seeds = [seed_of(seed, "probe", index) for index in range(SAMPLES)]
+
+    @torch.no_grad()
+    def __call__(self, model: Model, weights: Mapping[str, Tensor]) -> float:
+        """The distance of the samples that the model draws with these weights; inf if one of them is not finite.
+
+        Args:
+            model: its own weights and mode are as before when this returns.
+            weights: an average, by the names of the model's parameters.
+        """
+        device = next(iter(weights.values())).device
+        with evaluating(model), torch.compiler.set_stance("force_eager"):
+            starts = range(0, SAMPLES, BATCH)
+            parts = [pooled(self._draw(model, weights, slice(start, start + BATCH), device)) for start in starts]
+        samples = torch.cat(parts)
+        if not samples.isfinite().all():
+            return float("inf")
+        return frechet(self._real, statistics(samples))
+
+    def _draw(self, model: Model, weights: Mapping[str, Tensor], part: slice, device: torch.device) -> Tensor:
+        labels, noise = self._labels[part].to(device), SampleNoise(self._seeds[part], self._shape, device)
+        inputs: dict[str, Any] = {}
+        if self.guidance is not None:
+            inputs["guidance"] = torch.full(labels.shape, self.guidance, device=device)
+
+        def function(x: Tensor, t: Tensor, segment: Tensor | None = None) -> Tensor:
+            return functional_call(model, dict(weights), (x, t, labels), {**inputs, "segment": segment})
+
+        if self.segments is not None:
+            return multistep(function, noise, self.segments, self.t_max, self.sigma_d)
+        return consistency(function, noise, [self.t_max], self.sigma_d)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Each channel averaged down to at most SIDE x SIDE pixels. [B, C, H, W] -> float64 [B, features] on the CPU."""
+    sides = (min(x.shape[2], SIDE), min(x.shape[3], SIDE))
+    return torch.nn.functional.adaptive_avg_pool2d(x.cpu().double(), sides).flatten(1)
+
+
+def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [F] and unbiased covariance [F, F] of features [N, F]."""
+    return features.mean(0), torch.cov(features.T).reshape(features.shape[1], features.shape[1])
+
+
+def frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of means and covariances (arXiv 1706.08500), at least 0."""
+    (mean, covariance), (other_mean, other_covariance) = one, other
+    root = _root(covariance)
+    mixed = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
+    distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * mixed
+    return max(0.0, float(distance))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T

@@ -1,0 +1,169 @@
+"""`scm sample`: which sampler and guidance scale a model is drawn with, and every refusal by its text."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shipped
+import torch
+from PIL import Image
+
+from scm import sampling, weights
+from scm.data.codec import plain_header
+from scm.errors import UserError
+from tests.helpers import tiny_model
+
+HEADER = {"model": "scd", "sigma_d": 0.5, "network": {"guidance": False}}
+GUIDED = {"model": "scd", "sigma_d": 0.5, "network": {"guidance": True}, "guidance": [1.2, 2.0]}
+TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    shipped.make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
+    net = tiny_model(seed, guidance="guidance" in changes)
+    header = {
+        "model": name, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5,
+        "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
+    }  # fmt: skip
+    weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
+
+
+def options(**changes: Any) -> argparse.Namespace:
+    values = {
+        "model": "scd", "steps": 2, "classes": None, "count": 6, "seed": 0, "guidance": None,
+        "output": Path("grid.png"), "device": "cpu",
+    }  # fmt: skip
+    return argparse.Namespace(**{**values, **changes})
+
+
+def times_of(sampler: Any) -> list[float]:
+    """Times at which a sampler asks for F."""
+    seen: list[float] = []
+
+    def function(x: torch.Tensor, t: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        seen.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    sampler.run(function, argparse.Namespace(draw=lambda: torch.zeros(1, 1, 2, 2)))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("header", "asked", "scale"),
+    [
+        (HEADER, None, 1.0),
+        (HEADER, 1.0, 1.0),
+        (TEACHER, None, 1.0),
+        ({**TEACHER, "label_dropout": 0.1}, 0.0, 0.0),
+        ({**TEACHER, "label_dropout": 0.1}, 2.5, 2.5),
+        (GUIDED, 1.2, 1.2),
+        (GUIDED, 2.0, 2.0),
+        ({**GUIDED, "guidance": [1.0, 2.0]}, None, 1.0),
+    ],
+)
+def test_the_scale_is_1_or_what_was_asked_for(header, asked, scale):
+    assert sampling.scale_of(header, asked) == scale
+
+
+@pytest.mark.parametrize(
+    ("header", "asked", "message"),
+    [
+        (HEADER, 1.5, "--guidance 1.5: scd was not trained for guidance; leave the option out"),
+        (TEACHER, 1.5, "--guidance 1.5: teacher was not trained for guidance; leave the option out"),
+        (
+            {**TEACHER, "label_dropout": 0.0}, 0.0,
+            "--guidance 0: teacher was not trained for guidance; leave the option out",
+        ),
+        (GUIDED, 2.1, "--guidance 2.1: scd was trained for 1.2 to 2; choose from there"),
+        (GUIDED, None, "--guidance 1: scd was trained for 1.2 to 2; choose from there"),
+        ({**TEACHER, "label_dropout": 0.1}, -0.5, "--guidance -0.5: must be a number from 0 on, such as 1.5"),
+        (GUIDED, math.nan, "--guidance nan: must be a number from 0 on, such as 1.5"),
+        ({**TEACHER, "label_dropout": 0.1}, math.inf, "--guidance inf: must be a number from 0 on, such as 1.5"),
+    ],
+)  # fmt: skip
+def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
+    with pytest.raises(UserError) as caught:
+        sampling.scale_of(header, asked)
+    assert str(caught.value) == message
+
+
+def test_samplers_by_model_and_steps():
+    params = shipped.params_with({})
+    t_max = math.atan(80.0 / 0.5)
+    teacher = sampling.sampler_of(params, TEACHER, 4)
+    assert teacher.nfe == 7 == len(times_of(teacher))
+    student = {**HEADER, "t_mid": 0.9}
+    expected = {1: [t_max], 2: [t_max, 0.9], 4: [t_max, 0.9, 0.6, 0.3]}
+    for steps, times in expected.items():
+        sampler = sampling.sampler_of(params, student, steps)
+        assert sampler.nfe == steps and times_of(sampler) == pytest.approx(times)
+    vsd = sampling.sampler_of(params, {**HEADER, "model": "vsd"}, 1)
+    assert vsd.nfe == 1 and times_of(vsd) == pytest.approx([t_max])
+    jumps = sampling.sampler_of(params, {**HEADER, "model": "multistep", "segments": 3}, 3)
+    assert jumps.nfe == 3 and times_of(jumps) == pytest.approx([t_max, t_max * 2 / 3, t_max / 3])
+
+
+@pytest.mark.parametrize(
+    ("header", "steps", "message"),
+    [
+        ({**HEADER, "model": "vsd"}, 2, "--steps 2: vsd is sampled in 1; write --steps 1"),
+        ({**HEADER, "model": "multistep", "segments": 4}, 2, "--steps 2: multistep is sampled in 4; write --steps 4"),
+    ],
+)
+def test_steps_that_the_model_was_not_made_for_are_refused(header, steps, message):
+    with pytest.raises(UserError) as caught:
+        sampling.sampler_of(shipped.params_with({}), header, steps)
+    assert str(caught.value) == message
+
+
+def test_pictures_are_drawn_and_guidance_counts(project, capsys):
+    """A guided teacher is evaluated twice for each step, and what it draws is something else."""
+    save_model(project, "teacher", label_dropout=0.1)
+    save_model(project, "scd", t_mid=0.9)
+    save_model(project, "sct", t_mid=0.9, guidance=[1.0, 2.0])
+    pictures = {}
+    cases = [
+        ("teacher", None, 3, "5"), ("teacher", 1.0, 3, "5"), ("teacher", 2.0, 3, "10"), ("scd", None, 2, "2"),
+        ("sct", None, 2, "2"), ("sct", 1.0, 2, "2"), ("sct", 2.0, 2, "2"),
+    ]  # fmt: skip
+    for model, guidance, steps, evaluations in cases:
+        assert sampling.sample_command(options(model=model, guidance=guidance, steps=steps)) == 0
+        assert capsys.readouterr().err.startswith(f"grid.png: 6 images, {evaluations} network evaluations each, ")
+        with Image.open("grid.png") as picture:
+            pictures[model, guidance] = picture.tobytes()
+    assert pictures["teacher", None] == pictures["teacher", 1.0] != pictures["teacher", 2.0]
+    assert pictures["sct", None] == pictures["sct", 1.0] and len(pictures) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "vsd"}, "--model vsd: params.yaml has teacher, scd, sct; use one of them"),
+        ({"output": Path("a.jpg")}, "-o a.jpg: pictures are written as PNG; give a name that ends in .png"),
+        ({"seed": -1}, "--seed -1: must be between 0 and 2^63 - 1 less the number of images"),
+        ({"classes": ["four"]}, "--classes four: no such class; this model has zero, one, two (or numbers 0 to 2)"),
+        ({"classes": ["3"]}, "--classes 3: no such class; this model has zero, one, two (or numbers 0 to 2)"),
+        ({"guidance": 1.5}, "--guidance 1.5: scd was not trained for guidance; leave the option out"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_nothing_written(project, changes, message):
+    save_model(project, "scd", t_mid=0.9)
+    with pytest.raises(UserError) as caught:
+        sampling.sample_command(options(**changes))
+    assert str(caught.value) == message and not list(project.glob("*.png"))
+
+
+def test_classes_by_name_or_number():
+    names = ["zero", "1", "two"]
+    assert sampling.class_numbers(["two", "1", "0"], names) == [2, 1, 0]
+    assert (sampling.class_numbers(None, names), sampling.class_numbers(None, [])) == ([0, 1, 2], [-1])
+    with pytest.raises(UserError, match=r"^--classes: this model was trained without classes; leave the option out$"):
+        sampling.class_numbers(["0"], [])

@@ -1,0 +1,184 @@
+"""Which average is kept, and the figures along a run: sampling and the reference are stand-ins that know the answer."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from shipped import params_with
+
+from scm import selection, weights
+from scm.data.codec import plain_header
+from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
+from scm.errors import UserError
+from scm.selection import Selection
+from tests.helpers import tiny_model
+
+TIMES = (100, 200, 300, 400, 500)
+PROFILES = (0.05, 0.10)
+BIAS = "log_weight_head.linear.bias"
+T_MAX = math.atan(80.0 / 0.5)
+VSD = {
+    "images": "128Ki", "dropout": 0.0, "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
+    "fake_score": {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
+}  # fmt: skip
+
+
+def run_of(folder: Path, model: str, times: tuple[int, ...] = TIMES, **changes: Any) -> Path:
+    """Snapshots in which one weight says which they are."""
+    net = tiny_model(guidance="guidance" in changes, segments="segments" in changes)
+    buffers = [name for name in net.state_dict() if name.endswith((".freqs", ".phases"))]
+    header = {
+        "model": model, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "buffers": buffers,
+        "classes": ["0", "1", "2"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
+    }  # fmt: skip
+    for images in times:
+        for sigma_rel in PROFILES:
+            state = {**net.state_dict(), BIAS: torch.tensor([images * (1 + sigma_rel)])}
+            weights.save(
+                folder / snapshot_file(images, sigma_rel), state, {"images": images, "sigma_rel": sigma_rel, **header}
+            )
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[SimpleNamespace]:
+    """What was sampled: the weight that names the model, the sampler's times, labels, seeds, guidance."""
+    calls: list[SimpleNamespace] = []
+
+    def generate(model, sampler, seeds, labels, shape, batch, device, guidance):
+        times: list[float] = []
+
+        def function(x, t, *_):
+            times.append(float(t[0]))
+            return torch.zeros_like(x)
+
+        sampler.run(function, SimpleNamespace(draw=lambda: torch.zeros(1, *shape)))
+        weight = float(model.state_dict()[BIAS])
+        calls.append(
+            SimpleNamespace(times=times, weight=weight, labels=labels.tolist(), seeds=seeds, guidance=guidance)
+        )
+        return torch.zeros(len(seeds), *shape), 0.0
+
+    monkeypatch.setattr(selection, "generate", generate)
+    return calls
+
+
+def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float], **changes: Any) -> Selection:
+    """A selection whose distance is `figure` of what was sampled last."""
+    params = params_with({"select.samples": 6, "select.progress": 4, "select.t_mid": [0.6, 0.8], **changes})
+    reference: Any = SimpleNamespace(labels=torch.tensor([2, 0, 1]), distance=lambda images: figure(drawn[-1]))
+    return Selection(params, reference, folder, "cpu", lambda line: None)
+
+
+def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn):
+    figures = {0.03: 3.0, 0.05: 1.0, 0.2: 2.0}
+    folder = run_of(tmp_path, "teacher")
+    weight = {sigma_rel: float(reconstruct(folder, sigma_rel)[0][BIAS]) for sigma_rel in figures}
+    chosen = selection_of(folder, drawn, lambda call: next(f for s, f in figures.items() if weight[s] == call.weight))
+    state, header, rows = chosen.best(tuple(figures))
+    assert rows == [{"sigma_rel": sigma_rel, "fd": fd} for sigma_rel, fd in figures.items()]
+    assert header["sigma_rel"] == 0.05 and "t_mid" not in header and state[BIAS] == weight[0.05]
+    for call in drawn:
+        assert (len(call.times), call.seeds, call.guidance) == (35, range(6), 1.0)
+        assert call.labels == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("model", ["scd", "sct", "discrete", "scd_vsd"])
+def test_of_a_student_the_second_step_is_chosen_as_well(tmp_path, drawn, model):
+    folder = run_of(tmp_path, model)
+    weight = float(reconstruct(folder, 0.1)[0][BIAS])
+
+    def figure(call: Any) -> float:
+        worse = 0.0 if call.weight == weight else 4.0
+        return worse + (7.0 if len(call.times) == 1 else 2.0 - call.times[1])
+
+    state, header, rows = selection_of(folder, drawn, figure).best((0.05, 0.1))
+    assert rows == [
+        {"sigma_rel": 0.05, "t_mid": 0.6, "fd": pytest.approx(5.4), "fd_1step": 11.0},
+        {"sigma_rel": 0.05, "t_mid": 0.8, "fd": pytest.approx(5.2), "fd_1step": 11.0},
+        {"sigma_rel": 0.1, "t_mid": 0.6, "fd": pytest.approx(1.4), "fd_1step": 7.0},
+        {"sigma_rel": 0.1, "t_mid": 0.8, "fd": pytest.approx(1.2), "fd_1step": 7.0},
+    ]
+    assert (header["sigma_rel"], header["t_mid"], state[BIAS]) == (0.1, 0.8, weight)
+    assert {tuple(round(t, 4) for t in call.times) for call in drawn} == {
+        (round(T_MAX, 4),), (round(T_MAX, 4), 0.6), (round(T_MAX, 4), 0.8),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "steps"), [("vsd", 1), ("multistep", 3)])
+def test_what_is_sampled_in_one_way_only_has_no_second_step_to_choose(tmp_path, drawn, model, steps):
+    folder = run_of(tmp_path, model, **({"segments": 3} if model == "multistep" else {}))
+    chosen = selection_of(folder, drawn, lambda call: 1.0 + len(drawn))
+    state, header, rows = chosen.best((0.05, 0.1))
+    assert rows == [{"sigma_rel": 0.05, "fd": 2.0}, {"sigma_rel": 0.1, "fd": 3.0}]
+    assert header["sigma_rel"] == 0.05 and "t_mid" not in header
+    assert all(call.times == pytest.approx([T_MAX * k / steps for k in range(steps, 0, -1)]) for call in drawn)
+    points = list(chosen.progress(state, header))
+    assert [set(point) for point in points] == [{"images", "fd"}] * 4
+
+
+def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
+    changes = {
+        "teacher.label_dropout": 0.1, "sampler.guidance": {"teacher": 1.4, "student": 1.6},
+        "student.methods": {"vsd": "teacher"}, "evaluate.models": ["teacher", "vsd"],
+        "student.vsd": {**VSD, "guidance": [1.0, 2.0]},
+    }  # fmt: skip
+    for model, header, scale in (("teacher", {"label_dropout": 0.1}, 1.4), ("vsd", {"guidance": [1.0, 2.0]}, 1.6), ("sct", {}, 1.0)):
+        drawn.clear()
+        folder = run_of(tmp_path / model, model, **header)
+        selection_of(folder, drawn, lambda call: 1.0, **changes).best((0.05,))
+        assert {call.guidance for call in drawn} == {scale}, model
+
+
+@pytest.mark.parametrize(
+    ("number", "images"), [(4, [100, 200, 300, 500]), (5, list(TIMES)), (2, [200, 500]), (1, [500])]
+)
+def test_progress_measures_the_choice_along_the_run(tmp_path, drawn, number, images):
+    """The last point is the choice itself: not reconstructed once more, as its weights are the ones that are kept."""
+    folder = run_of(tmp_path, "scd")
+    chosen = selection_of(folder, drawn, lambda call: call.weight + len(call.times), **{"select.progress": number})
+    state, header = reconstruct(folder, 0.08)
+    state[BIAS] = torch.tensor([-1000.0])
+    points = list(chosen.progress(state, {**header, "t_mid": 0.8}))
+    expected = [float(reconstruct(folder, 0.08, until=seen)[0][BIAS]) for seen in images[:-1]] + [-1000.0]
+    assert [point["images"] for point in points] == images
+    assert [point["fd"] for point in points] == pytest.approx([weight + 2 for weight in expected])
+    assert [point["fd_1step"] for point in points] == pytest.approx([weight + 1 for weight in expected])
+    assert {round(call.times[1], 4) for call in drawn if len(call.times) == 2} == {0.8}
+    assert expected[:-1] == sorted(expected[:-1])
+
+
+def test_the_average_with_a_half_life_takes_part_and_has_one_point(tmp_path, drawn):
+    """Nothing can be reconstructed of it from before the end."""
+    folder = run_of(tmp_path, "scd")
+    state, header = weights.load(folder / snapshot_file(500, 0.05))
+    weights.save(
+        folder / HALFLIFE_FILE, {**state, BIAS: torch.tensor([7.0])}, {**header, "sigma_rel": 0.004, "halflife": 9}
+    )
+    chosen = selection_of(folder, drawn, lambda call: abs(call.weight - 7.0))
+    state, header, rows = chosen.best((0.05,))
+    assert [row["sigma_rel"] for row in rows] == [0.05, 0.05, 0.004, 0.004]
+    assert (header["sigma_rel"], header["t_mid"], rows[-1]["fd"]) == (0.004, 0.6, 0.0)
+    assert list(chosen.progress(state, header)) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
+
+
+@pytest.mark.parametrize("sigma_rel", [None, 0.075])
+def test_an_imported_teacher_is_measured_as_it_is(tmp_path, drawn, sigma_rel):
+    """One snapshot, whose length is not known for every file: one row, one point."""
+    folder = run_of(tmp_path, "teacher", times=(500,), sigma_rel=sigma_rel)
+    (folder / snapshot_file(500, 0.10)).unlink()
+    chosen = selection_of(folder, drawn, lambda call: 1.5)
+    state, header, rows = chosen.best((0.03, 0.05))
+    assert rows == [{"fd": 1.5} if sigma_rel is None else {"sigma_rel": 0.075, "fd": 1.5}]
+    assert list(chosen.progress(state, header)) == [{"images": 500, "fd": 1.5}]
+
+
+def test_without_any_finite_distance_nothing_is_chosen(tmp_path, drawn):
+    folder = run_of(tmp_path / "scd/snapshots", "scd")
+    with pytest.raises(UserError) as caught:
+        selection_of(folder, drawn, lambda call: math.inf).best((0.05, 0.1))
+    assert str(caught.value) == "scd: no average has a finite Frechet distance; see the curves of its training"
