@@ -1,7 +1,7 @@
 """Which average of a model's weights is kept, and in which steps it is best sampled (sec. 6, EDM2 sec. 3)."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from scm.errors import UserError
 from scm.evaluation.generate import Sampler, asked_labels, generate
 from scm.evaluation.reference import Reference
 from scm.params import Params
+from scm.params.schema import TEACHER
 
 State = dict[str, Tensor]
 Header = dict[str, Any]
 Figures = dict[str, float]
+DISTANCES = ("fd", "fd_1step")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Selection:
         rows: list[Figures] = []
         chosen: tuple[State, Header] = ({}, {})
         for state, header in averages(self.snapshots, sigma_rels):
-            for figures in self._candidates(state, header):
+            for figures in self._candidates(state, header, build.two_step_times(self.params, header)):
                 if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
                     chosen = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
                 known = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
@@ -56,27 +58,30 @@ class Selection:
             raise UserError(f"{name}: no average has a finite Frechet distance; see the curves of its training")
         return *chosen, rows
 
-    def progress(self, state: State, header: Header) -> Iterator[Figures]:
-        """The figures of the chosen length and t_mid along the run; the last ones are those of the choice."""
-        times = snapshot_times(self.snapshots)
-        points = min(self.params.select.progress, len(times)) if "halflife" not in header else 1
-        for point in range(1, points + 1):
+    def progress(self, header: Header, choice: Figures) -> Iterator[Figures]:
+        """The chosen length and t_mid along the run; of a teacher, whose loss says how it goes on, at the end alone.
+
+        Args:
+            choice: the row of the chosen average.
+        """
+        times, figures = snapshot_times(self.snapshots), {key: choice[key] for key in DISTANCES if key in choice}
+        alone = header["model"] == TEACHER or "halflife" in header
+        points = 1 if alone else min(self.params.select.progress, len(times))
+        for point in range(1, points):
             images = times[len(times) * point // points - 1]
-            if point < points:
-                state_then, _ = reconstruct(self.snapshots, header["sigma_rel"], until=images)
-            else:
-                state_then = state
-            yield {"images": images, **self._figures(state_then, header, header.get("t_mid"))}
+            state, _ = reconstruct(self.snapshots, header["sigma_rel"], until=images)
+            (row,) = self._candidates(state, header, [header["t_mid"]] if "t_mid" in header else [])
+            yield {"images": images, **{key: row[key] for key in figures}}
+        yield {"images": times[-1], **figures}
 
-    def _candidates(self, state: State, header: Header) -> Iterator[Figures]:
-        for t_mid in build.two_step_times(self.params, header) or (None,):
-            yield {**({} if t_mid is None else {"t_mid": t_mid}), **self._figures(state, header, t_mid)}
-
-    def _figures(self, state: State, header: Header, t_mid: float | None) -> Figures:
-        """fd of the best sampler and, where it takes two steps, fd_1step."""
-        samplers = build.samplers(self.params, header, t_mid)
-        figures = {"fd": self._distance(state, header, samplers[-1])}
-        return figures if t_mid is None else {**figures, "fd_1step": self._distance(state, header, samplers[0])}
+    def _candidates(self, state: State, header: Header, t_mids: Sequence[float]) -> list[Figures]:
+        """fd of the sampler with the most steps or, for a student in two, of each t_mid, with fd_1step beside it."""
+        if not t_mids:
+            return [{"fd": self._distance(state, header, build.samplers(self.params, header, None)[-1])}]
+        one, *_ = build.samplers(self.params, header, None)
+        in_one = self._distance(state, header, one)
+        pairs = [(t_mid, build.samplers(self.params, header, t_mid)[-1]) for t_mid in t_mids]
+        return [{"t_mid": t_mid, "fd": self._distance(state, header, two), "fd_1step": in_one} for t_mid, two in pairs]
 
     def _distance(self, state: State, header: Header, sampler: Sampler) -> float:
         params, codec = self.params, Codec(header["codec"])

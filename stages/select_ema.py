@@ -20,8 +20,9 @@ def run(stage: Stage) -> None:
     weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
     curves = stage.root / "results/curves"
     write(curves / f"select-{model}.csv", rows)
-    write(curves / f"progress-{model}.csv", list(selection.progress(state, header)))
-    stage.metrics(f"select-{model}", min(rows, key=lambda row: row["fd"]))
+    choice = min(rows, key=lambda row: row["fd"])
+    write(curves / f"progress-{model}.csv", list(selection.progress(header, choice)))
+    stage.metrics(f"select-{model}", choice)
 
 
 def write(path: Path, rows: list[Figures]) -> None:

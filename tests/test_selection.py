@@ -113,12 +113,12 @@ def test_of_a_student_the_second_step_is_chosen_as_well(tmp_path, drawn, model):
 def test_what_is_sampled_in_one_way_only_has_no_second_step_to_choose(tmp_path, drawn, model, steps):
     folder = run_of(tmp_path, model, **({"segments": 3} if model == "multistep" else {}))
     chosen = selection_of(folder, drawn, lambda call: 1.0 + len(drawn))
-    state, header, rows = chosen.best((0.05, 0.1))
+    _state, header, rows = chosen.best((0.05, 0.1))
     assert rows == [{"sigma_rel": 0.05, "fd": 2.0}, {"sigma_rel": 0.1, "fd": 3.0}]
     assert header["sigma_rel"] == 0.05 and "t_mid" not in header
     assert all(call.times == pytest.approx([T_MAX * k / steps for k in range(steps, 0, -1)]) for call in drawn)
-    points = list(chosen.progress(state, header))
-    assert [set(point) for point in points] == [{"images", "fd"}] * 4
+    points = list(chosen.progress(header, rows[0]))
+    assert [set(point) for point in points] == [{"images", "fd"}] * 4 and points[-1]["fd"] == 2.0
 
 
 def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
@@ -127,7 +127,8 @@ def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
         "student.methods": {"vsd": "teacher"}, "evaluate.models": ["teacher", "vsd"],
         "student.vsd": {**VSD, "guidance": [1.0, 2.0]},
     }  # fmt: skip
-    for model, header, scale in (("teacher", {"label_dropout": 0.1}, 1.4), ("vsd", {"guidance": [1.0, 2.0]}, 1.6), ("sct", {}, 1.0)):
+    kinds = (("teacher", {"label_dropout": 0.1}, 1.4), ("vsd", {"guidance": [1.0, 2.0]}, 1.6), ("sct", {}, 1.0))
+    for model, header, scale in kinds:
         drawn.clear()
         folder = run_of(tmp_path / model, model, **header)
         selection_of(folder, drawn, lambda call: 1.0, **changes).best((0.05,))
@@ -138,17 +139,18 @@ def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
     ("number", "images"), [(4, [100, 200, 300, 500]), (5, list(TIMES)), (2, [200, 500]), (1, [500])]
 )
 def test_progress_measures_the_choice_along_the_run(tmp_path, drawn, number, images):
-    """The last point is the choice itself: not reconstructed once more, as its weights are the ones that are kept."""
+    """The last point is the choice's own figures: it is not measured once more."""
     folder = run_of(tmp_path, "scd")
     chosen = selection_of(folder, drawn, lambda call: call.weight + len(call.times), **{"select.progress": number})
-    state, header = reconstruct(folder, 0.08)
-    state[BIAS] = torch.tensor([-1000.0])
-    points = list(chosen.progress(state, {**header, "t_mid": 0.8}))
-    expected = [float(reconstruct(folder, 0.08, until=seen)[0][BIAS]) for seen in images[:-1]] + [-1000.0]
+    _, header = reconstruct(folder, 0.08)
+    choice = {"sigma_rel": 0.08, "t_mid": 0.8, "fd": 1002.0, "fd_1step": 1001.0}
+    points = list(chosen.progress({**header, "t_mid": 0.8}, choice))
+    expected = [float(reconstruct(folder, 0.08, until=seen)[0][BIAS]) for seen in images[:-1]] + [1000.0]
     assert [point["images"] for point in points] == images
     assert [point["fd"] for point in points] == pytest.approx([weight + 2 for weight in expected])
     assert [point["fd_1step"] for point in points] == pytest.approx([weight + 1 for weight in expected])
-    assert {round(call.times[1], 4) for call in drawn if len(call.times) == 2} == {0.8}
+    assert {round(call.times[1], 4) for call in drawn if len(call.times) == 2} == ({0.8} if number > 1 else set())
+    assert len(drawn) == 2 * (len(images) - 1)
     assert expected[:-1] == sorted(expected[:-1])
 
 
@@ -163,7 +165,7 @@ def test_the_average_with_a_half_life_takes_part_and_has_one_point(tmp_path, dra
     state, header, rows = chosen.best((0.05,))
     assert [row["sigma_rel"] for row in rows] == [0.05, 0.05, 0.004, 0.004]
     assert (header["sigma_rel"], header["t_mid"], rows[-1]["fd"]) == (0.004, 0.6, 0.0)
-    assert list(chosen.progress(state, header)) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
+    assert list(chosen.progress(header, rows[2])) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
 
 
 @pytest.mark.parametrize("sigma_rel", [None, 0.075])
@@ -172,9 +174,16 @@ def test_an_imported_teacher_is_measured_as_it_is(tmp_path, drawn, sigma_rel):
     folder = run_of(tmp_path, "teacher", times=(500,), sigma_rel=sigma_rel)
     (folder / snapshot_file(500, 0.10)).unlink()
     chosen = selection_of(folder, drawn, lambda call: 1.5)
-    state, header, rows = chosen.best((0.03, 0.05))
+    _state, header, rows = chosen.best((0.03, 0.05))
     assert rows == [{"fd": 1.5} if sigma_rel is None else {"sigma_rel": 0.075, "fd": 1.5}]
-    assert list(chosen.progress(state, header)) == [{"images": 500, "fd": 1.5}]
+    assert list(chosen.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}]
+
+
+def test_a_teachers_progress_is_its_end(tmp_path, drawn):
+    chosen = selection_of(run_of(tmp_path, "teacher"), drawn, lambda call: 1.5)
+    _, header, rows = chosen.best((0.05,))
+    drawn.clear()
+    assert list(chosen.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}] and not drawn
 
 
 def test_without_any_finite_distance_nothing_is_chosen(tmp_path, drawn):

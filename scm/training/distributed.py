@@ -41,15 +41,15 @@ class Ranks:
         return cls(dist.get_rank(), world, place)
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replaces each gradient by its mean over the processes, in one message."""
-        if self.world == 1:
+        """Replaces each gradient by its mean over the processes, in one message; all have the same ones or none."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.world == 1 or not gradients:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.world
-        for parameter, values in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = values.reshape(parameter.shape)
+        for gradient, values in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(values.reshape(gradient.shape))
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of `values` over the processes."""

@@ -52,8 +52,8 @@ def gradients(ranks: Ranks, *, wrap: bool) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def score_distillation(ranks: Ranks) -> dict[str, Tensor]:
-    """Losses, parts and gradients of a guided sCD + VSD step over a batch of 8."""
+def score_distillation(ranks: Ranks, updates: int) -> dict[str, Tensor]:
+    """Losses, parts and gradients of a guided sCD + VSD step over a batch of 8; of 2 updates, one without the student."""
     model, teacher = tiny_model(1, guidance=True), tiny_model(2).requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(4)
@@ -61,7 +61,7 @@ def score_distillation(ranks: Ranks) -> dict[str, Tensor]:
     common = {"sigma_d": 0.5, "teacher": teacher, "guidance": (1.0, 2.0), "label_dropout": 0.2}
     objective = ScoreDistillation(
         **common, t_max=1.56, weight=0.5, p_mean=0.4, p_std=2.0, fake=fake, fake_p_mean=-0.8, fake_p_std=1.6,
-        consistency=ConsistencyDistillation(**common, p_mean=-1.0, p_std=1.4),
+        updates=updates, consistency=ConsistencyDistillation(**common, p_mean=-1.0, p_std=1.4),
     )  # fmt: skip
     losses = objective(model, part(ranks), 1)
     losses.value.mean().backward()
@@ -83,19 +83,26 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     done = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     alone = Ranks(0, 1, torch.device("cpu"))
-    scd, vsd = gradients(alone, wrap=False), score_distillation(alone)
-    for name, expected, tolerance in (("loop", scd, 1e-6), ("ddp", scd, 1e-6), ("vsd", vsd, 1e-5)):
+    scd = gradients(alone, wrap=False)
+    both, fake = (score_distillation(alone, updates) for updates in (1, 2))
+    assert any(key.startswith("model.") for key in both) and not any(key.startswith("model.") for key in fake)
+    for name, expected, tolerance in (
+        ("loop", scd, 1e-6),
+        ("ddp", scd, 1e-6),
+        ("vsd1", both, 1e-5),
+        ("vsd2", fake, 1e-5),
+    ):
         found, _ = weights.load(tmp_path / name)
-        assert found.keys() >= expected.keys()
+        assert found.keys() == expected.keys()
         for key, value in found.items():
-            wanted = expected.get(key, torch.zeros_like(value))
-            assert torch.allclose(value, wanted, rtol=tolerance, atol=tolerance), (name, key)
+            assert torch.allclose(value, expected[key], rtol=tolerance, atol=tolerance), (name, key)
 
 
 if __name__ == "__main__":
     group = Ranks.join("cpu")
-    for file in ("loop", "ddp", "vsd"):
-        computed = score_distillation(group) if file == "vsd" else gradients(group, wrap=file == "ddp")
+    for file in ("loop", "ddp", "vsd1", "vsd2"):
+        vsd = file.startswith("vsd")
+        computed = score_distillation(group, int(file[-1])) if vsd else gradients(group, wrap=file == "ddp")
         if group.rank == 0:
             weights.save(Path(sys.argv[1]) / file, computed, {})
     group.wait()
