@@ -53,7 +53,7 @@ def gradients(ranks: Ranks, *, wrap: bool) -> dict[str, Tensor]:
 
 
 def score_distillation(ranks: Ranks, updates: int) -> dict[str, Tensor]:
-    """Losses, parts and gradients of a guided sCD + VSD step over a batch of 8; of 2 updates, one without the student."""
+    """Losses, parts and gradients of a guided sCD + VSD step over a batch of 8; with 2 updates without the student."""
     model, teacher = tiny_model(1, guidance=True), tiny_model(2).requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(4)
