@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sample(commands)
     _add_import_teacher(commands)
+    _add_study(commands)
     _add_sync(commands)
     return parser
 
@@ -139,6 +140,15 @@ def _add_import_teacher(commands: argparse._SubParsersAction) -> None:
         "--sigma-rel", type=float, help="length of the average, where neither file nor its name says it"
     )
     command.set_defaults(handler=_import_teacher)
+
+
+def _add_study(commands: argparse._SubParsersAction) -> None:
+    summary = "run one of the paper's ablations over params.yaml as DVC experiments, and draw it"
+    study = _add(commands, "study", summary, "scm study", "scm study fig5a", "scm study fig5a --draw")
+    study.add_argument("name", nargs="?", help="of a file in pipelines/studies (default: list them)")
+    study.add_argument("--list", action="store_true", help="list the studies")
+    study.add_argument("--draw", action="store_true", help="draw what has been run, run nothing")
+    study.set_defaults(handler=_study)
 
 
 def _add_sync(commands: argparse._SubParsersAction) -> None:
@@ -242,6 +252,12 @@ def _import_teacher(options: argparse.Namespace) -> int:
     from scm.importing import import_command
 
     return import_command(options)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from scm.study_command import study_command
+
+    return study_command(options)
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -1,0 +1,187 @@
+"""DVC experiments that leave the user's files alone: made in a copy of the project, then handed over to its git.
+
+`dvc exp run --temp` puts uncommitted changes into git's stash and detaches HEAD for a moment at its start: killed in
+that second, it leaves the project without them, and a stage or an editor that reads a file then finds the committed
+one. Here the project is cloned to .work/studies (objects shared, files as they are in the working tree), plain
+`dvc repro` runs in the clone, on the project's cache, and `dvc exp save` makes the commit that git then fetches. The
+clone is made anew each time: whatever happens to it, nothing is lost. Trainings resume from the project's .work.
+"""
+
+import fcntl
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scm.errors import UserError
+from scm.files import link_or_copy, write_text
+from scm.yaml_files import parse_mapping, read_text
+
+WANTED = ("evaluate",)
+"""Stages that an experiment runs, with all that they need; it has no report."""
+CODE = ("scm", "stages")
+"""Folders whose new files an experiment takes along, as it takes all that git tracks."""
+RESULTS = ("results/metrics", "results/curves")
+_IDENTITY = {"user.name": "scm", "user.email": "scm@localhost"}
+_FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""What DVC's stages and git's hooks set: it would lead git and DVC to another project."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A finished experiment.
+
+    Attributes:
+        name: as `dvc exp show` has it.
+        revision: its commit.
+        time: of the commit, unix s.
+    """
+
+    name: str
+    revision: str
+    time: float
+
+
+def finished(root: Path) -> dict[str, list[Experiment]]:
+    """All experiments of the project by name; those of one name, over different commits, newest first."""
+    form = "--format=%(refname) %(objectname) %(committerdate:unix)"
+    found: dict[str, list[Experiment]] = {}
+    for line in _git(root, "for-each-ref", "--sort=-committerdate", form, "refs/exps").splitlines():
+        ref, revision, moment = line.split()
+        if not ref.startswith("refs/exps/exec/"):
+            name = ref.rpartition("/")[2]
+            found.setdefault(name, []).append(Experiment(name, revision, float(moment)))
+    return found
+
+
+def has_this_code(root: Path, experiment: Experiment) -> bool:
+    """Whether the code that the stages depend on is the experiment's, edits that are not committed included."""
+    stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
+    paths = {path for stage in stages.values() for path in stage.get("do", stage).get("deps", ())}
+    code = sorted(path for path in paths if path.startswith(tuple(f"{folder}/" for folder in CODE)))
+    done = _run(root, "git", "diff", "--quiet", experiment.revision, "--", *code, check=False)
+    return done.returncode == 0
+
+
+@contextmanager
+def unpacked(root: Path, experiment: Experiment) -> Iterator[Path]:
+    """A temporary folder with the experiment's results/metrics and results/curves."""
+    archive = _run(root, "git", "archive", experiment.revision, *RESULTS).stdout
+    with tempfile.TemporaryDirectory(prefix="scm-study-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(folder, filter="data")
+        yield Path(folder)
+
+
+class Clone:
+    """A copy of the project in which experiments are made, one after the other.
+
+    Attributes:
+        root: the project.
+        folder: the copy.
+    """
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root, self.folder = root, folder
+
+    def prepare(self, params: str) -> None:
+        """Writes params.yaml, and brings outputs that DVC knows back from its cache."""
+        write_text(self.folder / "params.yaml", params)
+        _dvc(self.folder, "checkout", "--force", "--allow-missing", "--quiet")
+
+    def save(self, name: str) -> None:
+        """Makes an experiment of what the clone holds and hands it to the project, in place of an older one."""
+        _git(self.folder, "add", "--all", "--", *CODE, *RESULTS)
+        _dvc(self.folder, "exp", "save", "--force", "--name", name, *WANTED)
+        base = _git(self.folder, "rev-parse", "HEAD")
+        ref = f"refs/exps/{base[:2]}/{base[2:]}/{name}"
+        _git(self.root, "fetch", "--quiet", "--no-write-fetch-head", str(self.folder), f"+{ref}:{ref}")
+
+
+@contextmanager
+def clone(root: Path, data: str) -> Iterator[Clone]:
+    """A fresh copy of the project, which no other study uses at the same time.
+
+    Args:
+        root: the project.
+        data: `data.path`, which git need not know.
+
+    Raises:
+        UserError: outside git, without a commit, while another study runs, or for a path that leads out of the project.
+    """
+    check(root, data)
+    place = root / ".work" / "studies"
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another study is running in {root}: wait for it or end it") from None
+        made = Clone(root, place / "clone")
+        shutil.rmtree(made.folder, ignore_errors=True)
+        try:
+            _fill(made, data)
+            yield made
+        finally:
+            shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def check(root: Path, data: str) -> None:
+    """Raises UserError where experiments cannot be made."""
+    if _run(root, "git", "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
+        raise UserError(f"{root} has no commit, but experiments are commits: `git init && git add . && git commit`")
+    if not Path(data).is_absolute() and not (root / data).resolve().is_relative_to(root.resolve()):
+        raise UserError(f"params.yaml: data.path = {data}: leads out of the project; write an absolute path")
+
+
+def _fill(made: Clone, data: str) -> None:
+    root, folder = made.root, made.folder
+    _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder))
+    _git(folder, "reset", "--quiet")
+    tracked = _git(root, "ls-files", "-z", "--cached").split("\0")
+    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE, "dvc.lock", *RESULTS).split("\0")
+    for name in filter(None, [*tracked, *new, ".dvc/config.local"]):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    if (root / data).is_dir() and not Path(data).is_absolute():
+        for path in (root / data).rglob("*"):
+            target = folder / path.relative_to(root)
+            if path.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(path, target)
+    _dvc(folder, "config", "--local", "cache.dir", _dvc(root, "cache", "dir"))
+    _dvc(folder, "config", "--local", "core.autostage", "true")
+    for key, fallback in _IDENTITY.items():
+        known = _run(root, "git", "config", key, check=False).stdout.decode().strip()
+        _git(folder, "config", key, known or fallback)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return _run(folder, "git", *arguments).stdout.decode().strip()
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    return _run(folder, sys.executable, "-m", "dvc", *arguments).stdout.decode().strip()
+
+
+def _run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    """A short command, out of the reach of the terminal's Ctrl-C: the step is finished, then the study stops."""
+    environment = {key: value for key, value in os.environ.items() if key not in _FOREIGN}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, check=False, start_new_session=True
+        )
+    except FileNotFoundError:
+        raise UserError(f"{command[0]} is missing: install it") from None
+    if check and done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise UserError(f"`{' '.join(command[:4])} ...` in {folder} failed ({lines[-1]}): run it there yourself")
+    return done
