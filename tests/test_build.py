@@ -355,8 +355,8 @@ def test_a_teacher_that_never_went_without_labels_is_not_guided():
     with pytest.raises(UserError) as caught:
         build.guidance_of(params, header("teacher"))
     assert str(caught.value) == (
-        "params.yaml: sampler.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be guided; "
-        "write 1.0"
+        "params.yaml: sampler.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be "
+        "guided; write 1.0"
     )
 
 

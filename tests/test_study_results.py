@@ -90,8 +90,8 @@ def test_guidance_has_a_panel_for_each_figure_and_a_line_for_each_model(project)
 def test_a_guided_teacher_is_one_line_although_it_takes_twice_the_evaluations(project):
     study, found = all_of(project, "fig7")
     for each in found[1:]:
-        metrics = each.metrics["teacher"]
-        each.metrics["teacher"] = {key.replace("@35", "@70").replace("@2", "@4"): value for key, value in metrics.items()}
+        doubled = {key.replace("@35", "@70").replace("@2", "@4"): y for key, y in each.metrics["teacher"].items()}
+        each.metrics["teacher"] = doubled
     distance = panels(study, found)[2]
     assert [line.label for line in distance.lines].count("teacher") == 0  # named in the first panel alone
     assert len(distance.lines) == 4 and len(distance.lines[0].x) == 6
