@@ -125,7 +125,12 @@ def new_student(start: Model, method: StudentMethod, seed: int, *, keep_weight: 
 
 
 def student_header(
-    method: str, settings: StudentMethod, student: Model, teacher: Mapping[str, Any], start: Path
+    method: str,
+    settings: StudentMethod,
+    sampler: SamplerSettings,
+    student: Model,
+    teacher: Mapping[str, Any],
+    start: Path,
 ) -> dict[str, Any]:
     """What a student's snapshots say of it: whatever its sampling depends on, and what it was made from.
 
@@ -135,6 +140,7 @@ def student_header(
     """
     header = {key: teacher[key] for key in ("classes", "codec", "sigma_d")}
     header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(start)}
+    header["t_max"] = t_max_of(sampler.sigma_max, teacher["sigma_d"])
     further = {"segments": settings.segments, "guidance": settings.guidance}
     return header | {key: value for key, value in further.items() if value is not None}
 
@@ -308,12 +314,12 @@ def samplers(params: Params, header: Mapping[str, Any], t_mid: float | None) -> 
         header: of the model's file, or of one of its snapshots.
     """
     settings, sigma_d = params.sampler, header["sigma_d"]
-    t_max = t_max_of(settings.sigma_max, sigma_d)
     if header["model"] == TEACHER:
         few = ddim_sampler(few_step_times(params, sigma_d), sigma_d)
         full = heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
         evaluations = evaluations_of(header, guidance_of(params, header))
         return [replace(each, nfe=each.nfe * evaluations) for each in (few, full)]
+    t_max = header["t_max"]
     if "segments" in header:
         return [multistep_sampler(header["segments"], t_max, sigma_d)]
     one_step = consistency_sampler([t_max], sigma_d)

@@ -37,7 +37,7 @@ def sample_command(args: argparse.Namespace) -> int:
     model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
     codec, chosen = Codec(header["codec"]), class_numbers(args.classes, header["classes"])
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(args.count)])
-    sampler, scale = sampler_of(params, header, args.steps), scale_of(header, args.guidance)
+    sampler, scale = sampler_of(params, header, args.steps), scale_of(params, header, args.guidance)
     seeds = range(args.seed, args.seed + args.count)
     samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device, scale)
     columns = len(chosen) if len(chosen) > 1 else max(1, round(args.count**0.5))
@@ -70,9 +70,11 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
     return numbers
 
 
-def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
-    """The guidance scale: 1, or what was asked for, if the model can be guided with it."""
-    scale, trained = 1.0 if asked is None else asked, header.get("guidance")
+def scale_of(params: Params, header: Mapping[str, Any], asked: float | None) -> float:
+    """The guidance scale: that of params.yaml, or what was asked for, if the model can be guided with it."""
+    if asked is None:
+        return build.guidance_of(params, header)
+    scale, trained = asked, header.get("guidance")
     if not math.isfinite(scale) or scale < 0:
         raise UserError(f"--guidance {scale:g}: must be a number from 0 on, such as 1.5")
     if trained and not trained[0] <= scale <= trained[1]:
@@ -102,4 +104,4 @@ def sampler_of(params: Params, header: Mapping[str, Any], steps: int) -> Sampler
             )
         return sampler
     further = [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
-    return build.consistency_sampler([build.t_max_of(settings.sigma_max, sigma_d), *further], sigma_d)
+    return build.consistency_sampler([header["t_max"], *further], sigma_d)

@@ -106,8 +106,7 @@ class Stage:
         for name in ("preset", "runtime", "mlflow", "student"):
             del plain[name]
         if self.item in self.params.student.methods:
-            start = {"start": self.params.student.methods[self.item]}  # type: ignore[index]
-            plain["student"] = self.params.student.method(str(self.item)).model_dump() | start
+            plain["student"] = self.params.student.lineage(str(self.item))
         teacher = run_path(self.root, "train_teacher")
         made_by = read_json(teacher)["params"] if teacher.exists() else {}
         if "imported.file" not in made_by:

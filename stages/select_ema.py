@@ -16,7 +16,6 @@ def run(stage: Stage) -> None:
     selection = Selection(params, reference, stage.root / f"models/{model}/snapshots", device, stage.progress)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
-    header["sigma_max"] = params.sampler.sigma_max
     weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
     curves = stage.root / "results/curves"
     write(curves / f"select-{model}.csv", rows)

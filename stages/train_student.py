@@ -31,7 +31,7 @@ def run(stage: Stage) -> None:
     objective, auxiliary = student_objective(method, settings, params.sampler, teacher, params.seed)
     for module in (student, teacher, *([auxiliary.module] if auxiliary else [])):
         compiled(module.to(ranks.device), params.runtime, ranks.device)
-    header = student_header(method, settings, student, inherited, start)
+    header = student_header(method, settings, params.sampler, student, inherited, start)
     stage.extra["device"] = str(ranks.device)
     trainer = Trainer(
         student,

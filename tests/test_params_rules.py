@@ -13,8 +13,15 @@ from scm.networks import Model, NetworkSettings
 from scm.params import dump, validate
 
 FAKE_SCORE = {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1}
-VSD = {"images": "128Ki", "dropout": 0.0, "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0}, "fake_score": FAKE_SCORE}
-MULTISTEP = {"images": "128Ki", "dropout": 0.0, "segments": 2}
+DISCRETE = {"images": "128Ki", "dropout": 0.0, "points": 64}
+VSD = {
+    "images": "128Ki",
+    "dropout": 0.0,
+    "tangent_warmup": 0,
+    "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
+    "fake_score": FAKE_SCORE,
+}
+MULTISTEP = {"images": "128Ki", "dropout": 0.0, "tangent_warmup": 0, "segments": 2}
 GUIDED = {"teacher.label_dropout": 0.1, "student.scd.guidance": [1.2, 2.0]}
 
 
@@ -134,7 +141,17 @@ IMPOSSIBLE = [
     ),
     (
         {"evaluate.teacher_few_steps": 35},
-        "evaluate.teacher_few_steps = 35: the teacher's 18 Heun steps take 35 network evaluations as well; use another number",
+        "evaluate.teacher_few_steps = 35: not fewer than the 35 network evaluations of the teacher's 18 Heun steps; use less",
+    ),
+    (
+        {**methods(discrete="teacher"), "student.discrete": {**DISCRETE, "precision": "bf16"}},
+        'student.discrete.precision = "bf16": differences between neighbouring points drown in its rounding; '
+        "write precision: fp32 in student.discrete",
+    ),
+    (
+        {**methods(scd="teacher", scd_vsd="scd"), "student.scd_vsd": {**VSD, "tangent_warmup": "1Ki"}},
+        'student.scd_vsd.tangent_warmup = "1Ki": scd, which it starts from, has finished its own warm-up; '
+        "write tangent_warmup: 0 in student.scd_vsd",
     ),
     (
         {"network.architecture": "ddpmpp", "network.modulation": "gain"},
@@ -271,7 +288,7 @@ def test_one_method_is_enough():
 def test_every_method_can_be_switched_on_and_guided_where_it_distils():
     """One after the other along a chain too: what a start takes, its follower takes as well."""
     chain = methods(scd="teacher", sct="teacher", discrete="scd", multistep="discrete", scd_vsd="scd", vsd="scd_vsd")
-    blocks = {"discrete": {"images": "128Ki", "dropout": 0.0, "points": 64}, "multistep": MULTISTEP}
+    blocks = {"discrete": {**DISCRETE, "tangent_warmup": 0}, "multistep": MULTISTEP}
     blocks |= {"scd_vsd": VSD, "vsd": VSD, "scd": {"images": "128Ki", "dropout": 0.0}}
     guided = {f"student.{name}": {**block, "guidance": [1.0, 2.0]} for name, block in blocks.items()}
     values = {**chain, **guided, "teacher.label_dropout": 0.1, "sampler.guidance": {"teacher": 1.5, "student": 1.5}}

@@ -15,8 +15,9 @@ from scm.data.codec import plain_header
 from scm.errors import UserError
 from tests.helpers import tiny_model
 
-HEADER = {"model": "scd", "sigma_d": 0.5, "network": {"guidance": False}}
-GUIDED = {"model": "scd", "sigma_d": 0.5, "network": {"guidance": True}, "guidance": [1.2, 2.0]}
+T_MAX = math.atan(80.0 / 0.5)
+HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}}
+GUIDED = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": True}, "guidance": [1.2, 2.0]}
 TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}}
 
 
@@ -30,7 +31,7 @@ def project(tmp_path, monkeypatch):
 def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
     net = tiny_model(seed, guidance="guidance" in changes)
     header = {
-        "model": name, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5,
+        "model": name, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "t_max": T_MAX,
         "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
@@ -61,16 +62,18 @@ def times_of(sampler: Any) -> list[float]:
     [
         (HEADER, None, 1.0),
         (HEADER, 1.0, 1.0),
-        (TEACHER, None, 1.0),
+        ({**TEACHER, "label_dropout": 0.1}, None, 1.3),
         ({**TEACHER, "label_dropout": 0.1}, 0.0, 0.0),
         ({**TEACHER, "label_dropout": 0.1}, 2.5, 2.5),
         (GUIDED, 1.2, 1.2),
         (GUIDED, 2.0, 2.0),
-        ({**GUIDED, "guidance": [1.0, 2.0]}, None, 1.0),
+        (GUIDED, None, 1.6),
     ],
 )
-def test_the_scale_is_1_or_what_was_asked_for(header, asked, scale):
-    assert sampling.scale_of(header, asked) == scale
+def test_the_scale_is_that_of_params_or_what_was_asked_for(header, asked, scale):
+    guided = {"student.scd": {"images": "128Ki", "dropout": 0.0, "guidance": [1.2, 2.0]}, "teacher.label_dropout": 0.1}
+    params = shipped.params_with({**guided, "sampler.guidance": {"teacher": 1.3, "student": 1.6}})
+    assert sampling.scale_of(params, header, asked) == scale
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,6 @@ def test_the_scale_is_1_or_what_was_asked_for(header, asked, scale):
             "--guidance 0: teacher was not trained for guidance; leave the option out",
         ),
         (GUIDED, 2.1, "--guidance 2.1: scd was trained for 1.2 to 2; choose from there"),
-        (GUIDED, None, "--guidance 1: scd was trained for 1.2 to 2; choose from there"),
         ({**TEACHER, "label_dropout": 0.1}, -0.5, "--guidance -0.5: must be a number from 0 on, such as 1.5"),
         (GUIDED, math.nan, "--guidance nan: must be a number from 0 on, such as 1.5"),
         ({**TEACHER, "label_dropout": 0.1}, math.inf, "--guidance inf: must be a number from 0 on, such as 1.5"),
@@ -91,13 +93,13 @@ def test_the_scale_is_1_or_what_was_asked_for(header, asked, scale):
 )  # fmt: skip
 def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
     with pytest.raises(UserError) as caught:
-        sampling.scale_of(header, asked)
+        sampling.scale_of(shipped.params_with({}), header, asked)
     assert str(caught.value) == message
 
 
 def test_samplers_by_model_and_steps():
     params = shipped.params_with({})
-    t_max = math.atan(80.0 / 0.5)
+    t_max = T_MAX
     teacher = sampling.sampler_of(params, TEACHER, 4)
     assert teacher.nfe == 7 == len(times_of(teacher))
     student = {**HEADER, "t_mid": 0.9}

@@ -32,8 +32,8 @@ def run_of(folder: Path, model: str, times: tuple[int, ...] = TIMES, **changes: 
     net = tiny_model(guidance="guidance" in changes, segments="segments" in changes)
     buffers = [name for name in net.state_dict() if name.endswith((".freqs", ".phases"))]
     header = {
-        "model": model, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "buffers": buffers,
-        "classes": ["0", "1", "2"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
+        "model": model, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "t_max": T_MAX,
+        "buffers": buffers, "classes": ["0", "1", "2"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     for images in times:
         for sigma_rel in PROFILES:

@@ -78,7 +78,8 @@ class Reference:
     def measure(self, images: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
         """All figures of generated images, whose features are computed once.
 
-        Precision and recall take as many generated images as there are real `features`, evenly from all of them.
+        Precision and recall take as many images on either side, as both depend on their number: of the generated ones
+        evenly, of the real `features` the first, whose order is random.
 
         Args:
             images: uint8 [N, C, H, W].
@@ -96,7 +97,8 @@ class Reference:
         self._check(images)
         features = self.frechet.features(images)
         figures = {"fd": self.frechet.distance_of(features)}
-        some, real = spread(features, len(self.features)).float(), self.features.to(features.device)
+        count = min(len(self.features), len(features))
+        some, real = spread(features, count).float(), self.features[:count].to(features.device)
         figures["precision"], figures["recall"] = precision_recall(real, some, neighbours)
         if self.task == "class":
             right = self.extractor.output(features).argmax(dim=1) == labels.to(features.device)

@@ -31,9 +31,10 @@ def discrete_tangent(
     before = trigflow.per_sample(earlier, x_t)
     step = trigflow.per_sample(t, x_t) - before
     x_earlier = torch.cos(step) * x_t - torch.sin(step) * dx_dt
+    asked = torch.where(earlier > 0, earlier, t)  # sin t' = 0 takes the answer out; ln tan 0 would be infinite
     devices = [x_t.device] if x_t.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
-        output_earlier = function(x_earlier / sigma_d, earlier)
+        output_earlier = function(x_earlier / sigma_d, asked)
     output = function(x_t / sigma_d, t)
     now = output.detach()
     slope = (torch.cos(step) * now - output_earlier) / torch.sin(step)

@@ -1,7 +1,7 @@
 """Variational score distillation with adaptive weighting, alone or beside sCD (app. C, table 7).
 
 The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. It moves its samples along the
-difference between the teacher's score and that of its own samples, which a second network, the fake score F_psi, learns
+difference between the teacher's score and that of its own samples, which a second network, the fake score F_phi, learns
 beside it.
 """
 
@@ -23,7 +23,7 @@ class FakeScore(nn.Module):
     """What is trained beside the generator.
 
     Args:
-        network: F_psi with its own w(t), started from the teacher.
+        network: F_phi with its own w(t), started from the teacher.
         log_weight_head: w of the generator's loss, a function of t.
     """
 
@@ -40,7 +40,7 @@ def score_distillation_loss(output: Tensor, difference: Tensor, log_weight: Tens
 
     Args:
         output: F_theta(z, t_max) with its graph, [B, C, H, W].
-        difference: F_psi - F_teacher at the diffused sample, without graph.
+        difference: F_phi - F_teacher at the diffused sample, without graph.
         log_weight: w(t), [B].
     """
     change = sigma_d * (output - output.detach()) + difference
@@ -49,7 +49,9 @@ def score_distillation_loss(output: Tensor, difference: Tensor, log_weight: Tens
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreDistillation:
-    """L_sCM + weight L_VSD + the fake score's diffusion loss; the three share no gradients.
+    """L_sCM + weight L_VSD + the fake score's diffusion loss.
+
+    No gradient of the student's two losses reaches the fake score, and none of the fake score's reaches the student.
 
     Attributes:
         t_max: radians, the generator's time.

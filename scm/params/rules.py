@@ -141,6 +141,9 @@ def _methods(params: Params) -> Iterator[Fault]:
             problem = "a teacher can be guided only if it was trained without labels as well"
             remedy = "set teacher.label_dropout to 0.1, or take guidance out"
             yield Fault(f"{key}.guidance", list(settings.guidance), f"{problem}; {remedy}")
+        if method == "discrete" and settings.precision != "fp32":
+            problem = "differences between neighbouring points drown in its rounding"
+            yield Fault(f"{key}.precision", settings.precision, f"{problem}; write precision: fp32 in {key}")
         if settings.fake_score and settings.fake_score.updates > settings.images // settings.batch:
             steps = settings.images // settings.batch
             problem = f"more than the {steps} steps of {key} (images / batch): the student would never learn"
@@ -176,6 +179,13 @@ def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
         if getattr(student.method(first), name) and not getattr(student.method(method), name):
             problem = f"the network of {first} takes {name}, that of {method} does not"
             yield Fault(key, first, f"{problem}; add student.{method}.{name}, or start from {TEACHER}")
+            return
+    if "vsd" not in (method, first) and student.method(method).tangent_warmup:
+        warmup = student.method(method).tangent_warmup.written
+        problem = f"{first}, which it starts from, has finished its own warm-up"
+        yield Fault(
+            f"student.{method}.tangent_warmup", warmup, f"{problem}; write tangent_warmup: 0 in student.{method}"
+        )
 
 
 def _profiles(params: Params) -> Iterator[Fault]:
@@ -207,9 +217,11 @@ def _sampling(params: Params) -> Iterator[Fault]:
         problem = f"takes more than {evaluate.neighbours} samples, not {evaluate.samples.written}"
         yield Fault("evaluate.neighbours", evaluate.neighbours, f"{problem}; use less, or raise evaluate.samples")
     evaluations = 2 * sampler.teacher_steps - 1
-    if evaluate.teacher_few_steps == evaluations:
-        problem = f"the teacher's {sampler.teacher_steps} Heun steps take {evaluations} network evaluations as well"
-        yield Fault("evaluate.teacher_few_steps", evaluations, f"{problem}; use another number")
+    if evaluate.teacher_few_steps >= evaluations:
+        problem = (
+            f"not fewer than the {evaluations} network evaluations of the teacher's {sampler.teacher_steps} Heun steps"
+        )
+        yield Fault("evaluate.teacher_few_steps", evaluate.teacher_few_steps, f"{problem}; use less")
 
 
 def _guidance(params: Params) -> Iterator[Fault]:

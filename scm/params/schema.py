@@ -233,6 +233,12 @@ class Student(Section):
         overrides = {key: getattr(block, key) for key in block.model_fields_set}
         return StudentMethod.model_validate({**dict(self.common), **overrides})
 
+    def lineage(self, name: str) -> dict[str, Any]:
+        """A student's settings, `start`, and under its name those of the student that it starts from."""
+        start = self.methods[name]  # type: ignore[index]
+        own = {**self.method(name).model_dump(), "start": start}
+        return own if start == TEACHER else {**own, start: self.lineage(start)}
+
 
 class Ema(Section):
     profiles: Annotated[tuple[SigmaRel, SigmaRel], Field(strict=False), Distinct]

@@ -161,7 +161,19 @@ def test_t_prime_is_the_point_before_t():
 
     t = torch.tensor(grid[1:], dtype=torch.float64)
     objective.tangent_of(function, gaussian().at(t), t, {}, gaussian().at(t), 1.0)
-    assert asked[0].tolist() == list(grid[:-1]) and asked[1].tolist() == list(grid[1:])
+    first, *others = grid[1:]  # at t' = 0 nothing is asked for there
+    assert asked[0].tolist() == [first, first, *others[:-1]] and asked[1].tolist() == [first, *others]
+
+
+def test_the_end_of_the_grid_is_finite_for_a_network_that_is_told_ln_sigma():
+    """ln tan 0 is infinite; what the network would answer there is multiplied by sin 0."""
+    x_t, t = images()[:1], torch.tensor([0.1], dtype=torch.float64)
+    direction = 0.3 * x_t
+    student = tiny_model(1, c_noise="log_sigma", dropout=0.0).double().train()
+    found = discrete_tangent(lambda x, time: student(x, time, LABELS[:1]), x_t, t, 0 * t, direction, SIGMA_D, 1.0)
+    assert found.g.isfinite().all() and not found.second.any()
+    expected = -math.cos(0.1) * (SIGMA_D * found.output.detach() - direction)
+    assert torch.allclose(found.g, expected, atol=1e-14)
 
 
 def test_the_loss_is_made_of_the_grids_tangent():

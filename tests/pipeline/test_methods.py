@@ -21,7 +21,7 @@ METHODS = {
     "scd": ("teacher", {**SHORT, **GUIDED}),
     "discrete": ("teacher", {**SHORT, "points": 64}),
     "multistep": ("teacher", {**SHORT, "segments": 3}),
-    "scd_vsd": ("scd", {**SHORT, **VSD, **GUIDED}),
+    "scd_vsd": ("scd", {**SHORT, "tangent_warmup": 0, **VSD, **GUIDED}),
     "vsd": ("teacher", {**SHORT, **VSD}),
 }
 EVALUATIONS = {
@@ -80,6 +80,7 @@ def test_every_method_is_in_the_report_and_in_mlflow(project, run):
     assert "0 new" in run("scm", "sync").stdout
     chain = json.loads((project / "results/runs/evaluate@scd_vsd.json").read_text())["chain"]
     assert chain["student.start"] == "scd" and chain["student.vsd.weight"] == 1.0
+    assert (chain["student.scd.start"], chain["student.scd.tangent_warmup"]) == ("teacher", 256)
 
 
 def test_a_student_that_another_starts_from_takes_it_along(project, run):
