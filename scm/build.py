@@ -219,20 +219,36 @@ def training_settings(
         header={**header, "precision": training.precision, "preset": params.preset},
         log_every=params.runtime.log_every,
         checkpoint_every=params.runtime.checkpoint_every,
-        context=health_context(training, header["network"]),
+        context=health_context(params, training, header),
     )
 
 
-def health_context(training: Teacher | StudentMethod, network: Mapping[str, Any]) -> Context:
-    """The settings that a run's diagnosis gives advice by; `network`: the NetworkSettings of its header."""
-    students = ("tangent", "tangent_norm_c", "tangent_warmup") if isinstance(training, StudentMethod) else ()
+def health_context(params: Params, training: Teacher | StudentMethod, header: Mapping[str, Any]) -> Context:
+    """The settings that a run's diagnosis gives advice by, and where they stand.
+
+    Args:
+        header: of the run's snapshots.
+    """
+    network, method = header["network"], header["model"]
+    values: dict[str, Any] = {name: network[name] for name in ("embedding", "fourier_scale", "c_noise")}
+    places: dict[str, str | None] = {}
+    if isinstance(training, StudentMethod):
+        places |= {key: f"student.{method}.{key}" for key in getattr(params.student, method).model_fields_set}
+        if method == "vsd":  # knows neither tangents nor times but its block's
+            places |= dict.fromkeys(("p_mean", "p_std"))
+        else:
+            values |= {name: getattr(training, name) for name in ("tangent", "tangent_norm_c", "tangent_warmup")}
+        if not training.tangent_warmup and params.student.methods.get(method) != TEACHER:
+            places["tangent_warmup"] = None  # what it starts from has finished with that
+    if isinstance(training, StudentMethod) and training.vsd and training.fake_score:
+        values |= {"vsd_weight": training.vsd.weight, "fake_lr_max": training.fake_score.lr_max}
     return Context(
-        block="student.common" if students else "teacher",
-        **{name: getattr(training, name) for name in students},
-        **{name: network[name] for name in ("embedding", "fourier_scale", "c_noise")},
+        block="student.common" if isinstance(training, StudentMethod) else TEACHER,
+        places=places,
         lr_max=training.lr.max,
         precision=training.precision,
         data_norm=network["sigma_d"] * math.sqrt(network["channels"]) * network["resolution"],
+        **values,
     )
 
 

@@ -19,9 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scm.errors import UserError
 from scm.files import link_or_copy, write_text
+from scm.fingerprint import content_hash
 from scm.yaml_files import parse_mapping, read_text
 
 WANTED = ("evaluate",)
@@ -29,6 +31,8 @@ WANTED = ("evaluate",)
 CODE = ("scm", "stages")
 """Folders whose new files an experiment takes along, as it takes all that git tracks."""
 RESULTS = ("results/metrics", "results/curves")
+SNAPSHOTS = "models/teacher/snapshots"
+"""What `scm import-teacher` fills."""
 _IDENTITY = {"user.name": "scm", "user.email": "scm@localhost"}
 _FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 """What DVC's stages and git's hooks set: it would lead git and DVC to another project."""
@@ -62,12 +66,29 @@ def finished(root: Path) -> dict[str, list[Experiment]]:
 
 
 def has_this_code(root: Path, experiment: Experiment) -> bool:
-    """Whether the code that the stages depend on is the experiment's, edits that are not committed included."""
-    stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
-    paths = {path for stage in stages.values() for path in stage.get("do", stage).get("deps", ())}
-    code = sorted(path for path in paths if path.startswith(tuple(f"{folder}/" for folder in CODE)))
-    done = _run(root, "git", "diff", "--quiet", experiment.revision, "--", *code, check=False)
-    return done.returncode == 0
+    """Whether the code that the stages depend on is the experiment's; edits and new files that git lacks count."""
+    used = [stage.get("do", stage) for name, stage in _stages(root).items() if name != "report"]
+    paths = {path for stage in used for path in stage.get("deps", ())}
+    code = sorted(path for path in paths if path.partition("/")[0] in CODE)
+    then = _lines(_git(root, "ls-tree", "-r", "-z", experiment.revision, "--", *code))
+    files = [name for name in _listed(root, "--cached", "--others", "--", *code) if (root / name).is_file()]
+    now = zip(files, _git(root, "hash-object", "--", *files).split(), strict=True)
+    return {name: entry.split()[2] for entry, name in (line.split("\t", 1) for line in then)} == dict(now)
+
+
+def sources(root: Path, data: str) -> list[str | None]:
+    """Hashes of what results follow from beside parameters and code: the images, and a teacher trained elsewhere."""
+    images = content_hash(root / data) if (root / data).exists() else None
+    if not _stages(root).get("train_teacher", {}).get("frozen"):
+        return [images, None]
+    lock = parse_mapping(read_text(root / "dvc.lock", "import the teacher again"), "dvc.lock")
+    made = lock.get("stages", {}).get("train_teacher", {}).get("outs", ())
+    return [images, *(out["md5"] for out in made if out["path"] == SNAPSHOTS)]
+
+
+def _stages(root: Path) -> dict[str, Any]:
+    text = read_text(root / "dvc.yaml", "run from the project's folder")
+    return parse_mapping(text, "dvc.yaml").get("stages", {})
 
 
 @contextmanager
@@ -135,6 +156,9 @@ def clone(root: Path, data: str) -> Iterator[Clone]:
 
 def check(root: Path, data: str) -> None:
     """Raises UserError where experiments cannot be made."""
+    if _run(root, "git", "rev-parse", "--show-prefix", check=False).stdout.strip():
+        remedy = "make it a repository of its own"
+        raise UserError(f"{root} is only a folder of a git repository, but experiments are copies of one: {remedy}")
     if _run(root, "git", "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
         raise UserError(f"{root} has no commit, but experiments are commits: `git init && git add . && git commit`")
     if not Path(data).is_absolute() and not (root / data).resolve().is_relative_to(root.resolve()):
@@ -145,14 +169,13 @@ def _fill(made: Clone, data: str) -> None:
     root, folder = made.root, made.folder
     _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder))
     _git(folder, "reset", "--quiet")
-    tracked = _git(root, "ls-files", "-z", "--cached").split("\0")
-    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE, "dvc.lock", *RESULTS).split("\0")
-    for name in filter(None, [*tracked, *new, ".dvc/config.local"]):
+    new = _listed(root, "--others", "--", *CODE, "dvc.lock", *RESULTS)
+    for name in [*_listed(root, "--cached"), *new, ".dvc/config.local"]:
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
-    if (root / data).is_dir() and not Path(data).is_absolute():
-        for path in (root / data).rglob("*"):
+    if not Path(data).is_absolute():
+        for path in [root / data, *(root / data).rglob("*")]:
             target = folder / path.relative_to(root)
             if path.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +185,16 @@ def _fill(made: Clone, data: str) -> None:
     for key, fallback in _IDENTITY.items():
         known = _run(root, "git", "config", key, check=False).stdout.decode().strip()
         _git(folder, "config", key, known or fallback)
+
+
+def _listed(root: Path, *which: str) -> list[str]:
+    """Files of the working tree, without those that git ignores."""
+    return _lines(_git(root, "ls-files", "-z", "--exclude-standard", *which))
+
+
+def _lines(text: str) -> list[str]:
+    """What git wrote with -z."""
+    return [line for line in text.split("\0") if line]
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -14,10 +14,11 @@ runs the variants.
 
 import copy
 import difflib
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,18 +26,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from scm.errors import UserError
+from scm.experiments import sources
 from scm.params import flatten, validate
 from scm.params.count import SUFFIXES, Count
 from scm.params.faults import shown
 from scm.params.schema import TEACHER, Method, Section, Text
 from scm.presets import USERS_SECTIONS, WHOLE
-from scm.yaml_files import parse_for_editing, parse_mapping, read_text, render
+from scm.yaml_files import parse_mapping, read_text, render
 
 BY = "by"
 """Key of a mapping that stands for one of its values, chosen by another parameter."""
 _RELATIVE = re.compile(r"(?:=(?P<key>\w+(?:\.\w+)*))?(?:(?:^| )x(?P<factor>\d+(?:\.\d+)?))?")
 _VARIANT = re.compile(r"[A-Za-z0-9]+(?:[._=-][A-Za-z0-9]+)*")
 _RESTORE = "restore it with git"
+_FOLLOWS = "evaluate.models"
 
 
 def _named(variants: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +85,7 @@ class _File(Section):
 
     title: Text
     paper: Text
-    methods: dict[Method, Text] | None = None
+    methods: Annotated[dict[Method, Text], Field(min_length=1)] | None = None
     blocks: dict[Method, dict[str, Any]] = Field({})
     params: dict[str, Any] = Field({})
     variants: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1), AfterValidator(_named)]
@@ -156,18 +159,20 @@ def read(root: Path, name: str) -> Study:
     validate(current, str(params_file))
     try:
         base = _base(current, study)
-        variants = [_variant(name, key, overlay or {}, base) for key, overlay in study.variants.items()]
+        made_from = functools.cache(functools.partial(sources, root))
+        variants = [_variant(name, key, overlay or {}, base, made_from) for key, overlay in study.variants.items()]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     _check_figure(path, study.figure, variants)
     return Study(name, study.title, study.paper, study.figure, variants)
 
 
-def write(text: str, source: str, values: Mapping[str, Any]) -> str:
-    """The text of a parameter file, comments and layout kept, with other values."""
-    tree = parse_for_editing(text, source)
-    _edit(tree, values)
-    return render(tree)
+def write(values: Mapping[str, Any]) -> str:
+    """The text of a parameter file with these values, without comments."""
+    plain = json.dumps(values)
+    text = render(json.loads(plain))  # no two keys share a list, which YAML would write with an anchor
+    assert json.dumps(parse_mapping(text, "params.yaml")) == plain
+    return text
 
 
 def _folder(root: Path) -> Path:
@@ -195,7 +200,10 @@ def _base(current: dict[str, Any], study: _File) -> dict[str, Any]:
     return base
 
 
-def _variant(study: str, name: str, overlay: dict[str, Any], base: dict[str, Any]) -> Variant:
+def _variant(
+    study: str, name: str, overlay: dict[str, Any], base: dict[str, Any], made_from: Callable[[str], list[str | None]]
+) -> Variant:
+    """`made_from` gives the hashes of what lies at a `data.path`, and of what else results follow from."""
     try:
         values, own = _laid_over(base, overlay, base), _laid_over({}, overlay, base)
     except UserError as error:
@@ -203,7 +211,8 @@ def _variant(study: str, name: str, overlay: dict[str, Any], base: dict[str, Any
     values["evaluate"]["models"] = [TEACHER, *values["student"]["methods"]]
     validate(values, f"variants.{name} over params.yaml")
     decisive = {key: value for key, value in values.items() if key not in ("preset", *USERS_SECTIONS)}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    inputs = [decisive, made_from(values["data"]["path"])]
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
     return Variant(name, values, flatten(own), f"{study}-{name}-{digest}")
 
 
@@ -243,11 +252,16 @@ def _laid_over(values: Mapping[str, Any], overlay: Mapping[str, Any], base: Mapp
     """`values` under `overlay`, whose relative values follow from `base`; neither is changed."""
 
     def merge(old: Any, new: Any, key: str) -> Any:
+        if key == _FOLLOWS:
+            raise UserError(f"{key} = {shown(new)}: it follows from the methods; take it out")
         if isinstance(new, Mapping) and BY not in new:
             kept = copy.deepcopy(dict(old)) if isinstance(old, Mapping) and key.split(".")[-1] not in WHOLE else {}
             inner = {name: merge(kept.get(name), value, f"{key}.{name}".lstrip(".")) for name, value in new.items()}
             return {**kept, **inner}
-        return _absolute(new, key, base)
+        value = _absolute(new, key, base)
+        if isinstance(_at(base, key), Mapping) and not isinstance(value, Mapping):
+            raise UserError(f"{key} = {shown(new)}: must be a mapping; write its keys indented below it")
+        return value
 
     return merge(values, overlay, "")
 
@@ -293,14 +307,3 @@ def _at(values: Any, key: str) -> Any:
         else:
             values = values.get(part) if isinstance(values, Mapping) else None
     return values
-
-
-def _edit(node: Any, values: Mapping[str, Any]) -> None:
-    for key in [key for key in node if key not in values]:
-        del node[key]
-    for key, value in values.items():
-        old = node.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and key not in WHOLE:
-            _edit(old, value)
-        elif key not in node or json.dumps(old) != json.dumps(value):  # tells 1 from true, and sees the order of keys
-            node[key] = value

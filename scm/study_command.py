@@ -16,7 +16,6 @@ from scm.records import RunRecord, Settings
 from scm.studies import Study, Variant
 from scm.study_results import Outcome, outcomes, page, panels
 from scm.supervisor import Sessions
-from scm.yaml_files import read_text
 
 ENDED_BADLY = 1
 
@@ -37,7 +36,8 @@ def study_command(options: argparse.Namespace) -> int:
     results = outcomes(root, study)
     missing = [variant.name for variant in study.variants if variant not in [outcome.variant for outcome in results]]
     if not results:
-        raise UserError(f"study {study.name}: no variant has finished with these parameters; run it without --draw")
+        remedy = "run it without --draw" if options.draw else "see above why they failed, then run it again"
+        raise UserError(f"study {study.name}: no variant has finished with these parameters; {remedy}")
     for path in write_figures(root, study, results, missing):
         print(path.relative_to(root))
     if missing:
@@ -63,12 +63,10 @@ def run(root: Path, study: Study) -> int:
         print(f"scm study: {study.name}, {name}: done before", flush=True)
     failed = []
     if left:
-        params_file = root / "params.yaml"
-        text = read_text(params_file, "restore it with git")
         with experiments.clone(root, data) as copy, Sessions(copy.folder) as sessions:
             for variant in left:
                 print(f"scm study: {study.name}, {variant.name}: {_shown(variant)}", flush=True)
-                copy.prepare(studies.write(text, str(params_file), variant.values))
+                copy.prepare(studies.write(variant.values))
                 process = sessions.start(experiments.WANTED, {"DVC_ROOT": str(root)})
                 code = sessions.outcome(sessions.wait([process]))
                 if code == EXIT_INTERRUPTED:
@@ -111,8 +109,7 @@ def _record(study: Study, outcome: Outcome, model: str, params: Params) -> RunRe
     values = {key: value for key, value in variant.values.items() if key not in ("preset", "runtime", "mlflow")}
     del values["student"]
     if model in params.student.methods:
-        start = params.student.methods[model]  # type: ignore[index]
-        values["student"] = params.student.method(model).model_dump() | {"start": start}
+        values["student"] = params.student.lineage(model)
     name = f"{variant.name} · {model}"
     return RunRecord(
         key=hashlib.sha256(f"{experiment.revision} {name}".encode()).hexdigest(),

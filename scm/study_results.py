@@ -10,12 +10,10 @@ from scm.experiments import Experiment
 from scm.figures import IMAGES, Line
 from scm.figures_panels import Bars, Level, Panel, colour
 from scm.params.schema import TEACHER
+from scm.report import display_name
 from scm.results import curve_path, evaluations_of, metrics_path, read_curve, read_numbers
 from scm.studies import Figure, Study, Variant, number
 
-BINS = 8
-"""Bins of t over [0, pi/2] in the training curves."""
-NAMES = {"teacher": "teacher", "scd": "sCD", "sct": "sCT", "scd_vsd": "sCD + VSD", "vsd": "VSD"}
 LABELS = {"fd": "Fréchet distance", "precision": "precision", "recall": "recall"}
 Rows = list[dict[str, float]]
 
@@ -90,11 +88,13 @@ def _terms(study: Study, results: Sequence[Outcome]) -> Iterator[Panel]:
                 points = dict(_binned(rows, f"tangent_term{term}/"))
                 label = outcome.variant.name if term == 1 else ""
                 lines.append(Line(list(points), list(points.values()), _colour_of(study, outcome), label, points=True))
-            yield Panel(f"{_name(model)}: {meaning}", "t, radians", "norm", lines, logarithmic=True)
+            yield Panel(f"{display_name(model)}: {meaning}", "t, radians", "norm", lines, logarithmic=True)
 
 
 def _binned(rows: Rows, prefix: str) -> Iterator[tuple[float, float]]:
     """Centre of a bin of t, and the mean of its figures over the last half."""
+    from scm.training.health import BINS  # it brings torch
+
     last = [row for row in rows if row["images"] > rows[-1]["images"] / 2]
     for index in range(BINS):
         figures = [row[f"{prefix}{index}"] for row in last if f"{prefix}{index}" in row]
@@ -118,7 +118,7 @@ def _progress(study: Study, results: Sequence[Outcome]) -> Iterator[Panel]:
                     lines.append(Line(x, y, _colour_of(study, outcome), "" if name in shown else name, points=True))
                     shown.add(name)
             if lines:
-                title = f"{_name(model)}, {steps}" if steps else _name(model)
+                title = f"{display_name(model)}, {steps}" if steps else display_name(model)
                 yield Panel(title, IMAGES, LABELS["fd"], lines, logarithmic=True)
 
 
@@ -152,7 +152,7 @@ def _series(
     for model in figure.models:
         found = [(x, outcome.metrics[model]) for x, outcome in placed if model in outcome.metrics]
         if model == TEACHER and found:  # guided, it takes twice as many
-            yield _name(model), [(x, figures[f"{name}@{evaluations_of(figures)[-1]}"]) for x, figures in found]
+            yield display_name(model), [(x, figures[f"{name}@{evaluations_of(figures)[-1]}"]) for x, figures in found]
             continue
         for evaluations in _drawn(figure, [figures for _, figures in found]):
             key = f"{name}@{evaluations}"
@@ -170,7 +170,7 @@ def _bars(study: Study, results: Sequence[Outcome]) -> Iterator[Panel]:
     yield Panel(study.title, "", LABELS["fd"], bars=bars, groups=[outcome.variant.name for outcome in results])
 
 
-def _drawn(figure: Figure, metrics: "Sequence[dict[str, float]] | Iterator[dict[str, float]]", most_only: bool = False):
+def _drawn(figure: Figure, metrics: Sequence[dict[str, float]], most_only: bool = False) -> list[int]:
     """Numbers of network evaluations that are drawn, fewest first."""
     counts = sorted({count for figures in metrics for count in evaluations_of(figures)})
     if most_only:
@@ -178,16 +178,12 @@ def _drawn(figure: Figure, metrics: "Sequence[dict[str, float]] | Iterator[dict[
     return [count for count in counts if figure.evaluations is None or count in figure.evaluations]
 
 
-def _name(model: str) -> str:
-    return NAMES.get(model, model)
-
-
 def _steps(evaluations: int) -> str:
     return f"{evaluations} evaluation{'s' if evaluations > 1 else ''}"
 
 
 def _of_steps(model: str, evaluations: int) -> str:
-    return f"{_name(model)}, {_steps(evaluations)}"
+    return f"{display_name(model)}, {_steps(evaluations)}"
 
 
 def page(study: Study, results: Sequence[Outcome], missing: Sequence[str]) -> str:
@@ -214,4 +210,4 @@ def _table(study: Study, results: Sequence[Outcome]) -> Iterator[list[str]]:
             for count in evaluations_of(metrics):
                 figures = [metrics.get(f"{name}@{count}") for name in LABELS]
                 cells = ["" if figure is None else f"{figure:.3f}" for figure in figures]
-                yield [outcome.variant.name, _name(model), str(count), *cells]
+                yield [outcome.variant.name, display_name(model), str(count), *cells]

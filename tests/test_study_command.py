@@ -25,14 +25,14 @@ stages:
       model: ${evaluate.models}
     cmd: python -m stages.evaluate ${item.model}
     params: [student.common, student.methods]
-    deps: ["${data.path}", stages/evaluate.py, scm/helper.py]
+    deps: ["${data.path}", stages/evaluate.py, scm]
     metrics: ["results/metrics/evaluate-${item.model}.json": {cache: false}]
     plots:
     - results/curves/progress-${item.model}.csv: {cache: false}
     - results/curves/train-${item.model}.csv: {cache: false}
   report:
     cmd: "false"
-    deps: [results/metrics]
+    deps: [results/metrics, stages/report.py]
     outs: [results/report.html]
 """
 STAGE = """
@@ -94,10 +94,12 @@ def project(tmp_path, monkeypatch):
     for package in ("scm", "stages"):
         (folder / package / "__init__.py").touch()  # else Python would take the real ones
     (folder / "scm" / "helper.py").write_text("FACTOR = 8.0\n")
+    (folder / "stages" / "report.py").touch()
     (folder / "data" / "raw" / "image.txt").write_text("data")
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / ".gitignore").write_text("/.work/\n/data/\n/calls.txt\n/.dvc/cache\n/.dvc/tmp\n/results/studies\n")
+    ignored = ("__pycache__/", "/.work/", "/data/", "/images.zip", "/calls.txt", "/.dvc/cache", "/.dvc/tmp")
+    (folder / ".gitignore").write_text("\n".join([*ignored, "/results/studies", ""]))
     (folder / "pipelines" / "studies" / "mine.yaml").write_text(STUDY)
     git(folder, "init", "-q")
     git(folder, "add", ".")
@@ -166,8 +168,12 @@ def test_each_variant_becomes_an_experiment_and_is_not_run_again(project):
     assert "Missing" not in text and "other code" not in text
     assert "results/studies/mine.png" in output
     assert [path.name for path in (project / ".work" / "studies").iterdir()] == ["lock"]
+    (project / "stages" / "report.py").write_text("# which no experiment runs\n")
     assert "second: done before" in scm_study(project, "mine")
     assert len(calls(project)) == 4
+    (project / "scm" / "new.py").write_text("FACTOR = 4.0\n")
+    assert "done before" not in scm_study(project, "mine")
+    assert "| first | sCD | 2 | 2.000 |" in (project / "results" / "studies" / "mine.md").read_text()
 
 
 def test_changed_code_is_run_again_and_drawing_says_so(project):
@@ -192,6 +198,24 @@ def test_a_variant_that_fails_is_named_and_the_others_run(project):
     scm_study(project, "mine")
     assert calls(project)[-2:] == ["teacher normalized", "scd normalized"]
     assert calls(project).count("scd raw") == 1
+
+
+def test_if_all_variants_fail_the_remedy_is_to_correct_them(project):
+    for tangent in ("normalized", "raw"):
+        (project / f"fail-{tangent}").touch()
+    last = scm_study(project, "mine", code=1).splitlines()[-1]
+    assert "no variant has finished" in last and "see above why they failed" in last
+
+
+def test_images_in_an_archive_that_git_ignores_are_taken_along(project):
+    (project / "images.zip").write_bytes(b"images")
+    params_file = project / "params.yaml"
+    params_file.write_text(params_file.read_text().replace("path: data/raw", "path: images.zip"))
+    scm_study(project, "mine")
+    assert len(calls(project)) == 4
+    (project / "images.zip").write_bytes(b"others")
+    assert "other code" not in scm_study(project, "mine")
+    assert len(calls(project)) == 8
 
 
 def test_an_interrupted_study_goes_on_after_what_is_finished(project):
@@ -253,6 +277,13 @@ def test_without_a_commit_there_is_one_clear_line(project):
     git(project, "init", "-q")
     output = scm_study(project, "mine", code=1)
     assert "has no commit, but experiments are commits" in output and len(output.strip().splitlines()) == 1
+
+
+def test_a_folder_of_a_repository_is_refused_in_one_line(project):
+    shutil.rmtree(project / ".git")
+    git(project.parent, "init", "-q")
+    output = scm_study(project, "mine", code=1)
+    assert "is only a folder of a git repository" in output and len(output.strip().splitlines()) == 1
 
 
 def test_data_outside_the_project_need_an_absolute_path(project):

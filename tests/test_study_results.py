@@ -17,6 +17,7 @@ BINS = range(8)
 @pytest.fixture
 def project(tmp_path):
     shipped.make_project(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     return tmp_path
 
 
@@ -76,13 +77,14 @@ def test_discrete_time_is_drawn_against_continuous_time(project):
         (0.02, "continuous, 2 evaluations"),
     ]
     assert isinstance(panel.levels[0], Level)
+    assert [line.label for line in panel.lines] == ["Discrete sCD, 1 evaluation", "Discrete sCD, 2 evaluations"]
 
 
 def test_guidance_has_a_panel_for_each_figure_and_a_line_for_each_model(project):
     precision, recall, distance = panels(*all_of(project, "fig7"))
     assert [panel.title for panel in (precision, recall, distance)] == ["precision", "recall", "Fréchet distance"]
     students = [f"{name}, 1 evaluation" for name in ("sCD", "VSD", "sCD + VSD")]
-    assert [line.label for line in precision.lines] == ["teacher", *students]
+    assert [line.label for line in precision.lines] == ["Teacher", *students]
     assert all(list(line.x) == [1.0, 1.2, 1.4, 1.6, 1.8, 2.0] for line in recall.lines)
     assert list(distance.lines[0].y) == [index + 0.35 for index in range(6)]  # the teacher's full sampler
 
@@ -93,13 +95,13 @@ def test_a_guided_teacher_is_one_line_although_it_takes_twice_the_evaluations(pr
         doubled = {key.replace("@35", "@70").replace("@2", "@4"): y for key, y in each.metrics["teacher"].items()}
         each.metrics["teacher"] = doubled
     distance = panels(study, found)[2]
-    assert [line.label for line in distance.lines].count("teacher") == 0  # named in the first panel alone
+    assert [line.label for line in distance.lines].count("Teacher") == 0  # named in the first panel alone
     assert len(distance.lines) == 4 and len(distance.lines[0].x) == 6
 
 
 def test_parts_have_a_bar_for_the_teacher_and_each_step_of_the_student(project):
     (panel,) = panels(*all_of(project, "parts"))
-    assert [bars.label for bars in panel.bars] == ["teacher, 35 evaluations", "sCD, 1 evaluation", "sCD, 2 evaluations"]
+    assert [bars.label for bars in panel.bars] == ["Teacher, 35 evaluations", "sCD, 1 evaluation", "sCD, 2 evaluations"]
     assert list(panel.bars[0].heights) == [0.35, 1.35, 2.35, 3.35]
     assert len(panel.groups) == 4
 
@@ -142,6 +144,17 @@ def test_mlflow_gets_one_run_for_each_variant_and_model_once(project, monkeypatc
     assert run.data.params["student.adaptive_weighting"] == "false"
     assert run.data.params["variant"] == "none"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "fd")] == [1024, 2048]
+
+
+def test_mlflow_shows_what_the_student_was_that_a_student_starts_from(project, monkeypatch):
+    records = {}
+    monkeypatch.setattr(tracking, "publish", lambda record, settings: records.setdefault(record.item, record))
+    study, found = all_of(project, "fig7")
+    study_command.show(project, study, found[:1])
+    assert {records[name].params["student.start"] for name in ("scd", "vsd")} == {"teacher"}
+    params = records["scd_vsd"].params
+    assert (params["student.start"], params["student.scd.start"]) == ("scd", "teacher")
+    assert params["student.scd.images"] == records["scd"].params["student.images"] != params["student.images"]
 
 
 def test_a_dead_server_is_asked_once(project, monkeypatch):

@@ -1,5 +1,8 @@
 """The network F(x_t / sigma_d, c_noise(t), conditions) and the learned weight w_phi(t) of the loss (sec. 4.2)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -116,3 +119,14 @@ class Model(nn.Module):
         classes = torch.arange(self.settings.classes, device=t.device)
         labels = torch.full(t.shape, -1, device=t.device) if labels is None else labels
         return (labels[:, None] == classes).to(self.log_weight_head.linear.weight.dtype)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, without dropout, for the block."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

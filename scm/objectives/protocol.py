@@ -74,12 +74,14 @@ class Losses:
         t: radians [B], the time of each sample.
         figures: health figures by name, each [B], without graph; the loop averages them per bin of t.
         parts: further terms that `value` contains, each with times and figures of its own, by name.
+        recorded: `value` is a health figure as well; false = in this step its parts alone are.
     """
 
     value: Tensor
     t: Tensor
     figures: Mapping[str, Tensor] = field(default_factory=dict)
     parts: Mapping[str, "Losses"] = field(default_factory=dict)
+    recorded: bool = True
 
 
 class Objective(Protocol):

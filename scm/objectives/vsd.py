@@ -5,8 +5,6 @@ difference between the teacher's score and that of its own samples, which a seco
 beside it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from scm import trigflow
 from scm.networks import Model
+from scm.networks.model import evaluating
 from scm.objectives.consistency import ConsistencyDistillation, Inputs, guidance_inputs, teacher_output
 from scm.objectives.diffusion import drop_labels
 from scm.objectives.protocol import Batch, Losses, Network, length_of_each, norm_of_each
@@ -52,6 +51,8 @@ class ScoreDistillation:
     """L_sCM + weight L_VSD + the fake score's diffusion loss.
 
     No gradient of the student's two losses reaches the fake score, and none of the fake score's reaches the student.
+    In a step in which the student rests the sum is the fake score's loss alone, which is recorded as that part only:
+    `loss` is the sum of all parts, at the times of the first.
 
     Attributes:
         t_max: radians, the generator's time.
@@ -100,7 +101,8 @@ class ScoreDistillation:
         main = parts.pop("scm", None)
         if main is not None:
             return Losses(value, main.t, main.figures, parts)
-        return Losses(value, t_max, {"output_norm": norm_of_each(output)}, parts)
+        figures = {} if self.consistency is not None else {"output_norm": norm_of_each(output)}
+        return Losses(value, t_max, figures, parts, recorded=learns)
 
     def generator_loss(self, batch: Batch, output: Tensor, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
         """L_VSD: the teacher's score and the fake one, compared at the generator's diffused sample."""
@@ -120,6 +122,7 @@ class ScoreDistillation:
         error = self.sigma_d * network(x_t / self.sigma_d, t, labels, **inputs) - v_t
         squared, log_weight = error.flatten(1).square().mean(dim=1), network.log_weight(t)
         figures = {"squared_error": squared.detach() / self.sigma_d**2, "log_weight": log_weight.detach()}
+        figures["sample_norm"] = norm_of_each(sample)
         return Losses(log_weight.exp() * squared - log_weight, t, figures)
 
     def _diffused_sample(self, batch: Batch, sample: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, ...]:
@@ -127,14 +130,3 @@ class ScoreDistillation:
         t = trigflow.propose_times(batch.normal(), p_mean, p_std, self.sigma_d)
         z = batch.normal(*sample.shape[1:]) * self.sigma_d
         return t, trigflow.interpolate(sample, z, t), trigflow.velocity(sample, z, t)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, without dropout, for the block."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

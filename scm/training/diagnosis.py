@@ -10,7 +10,7 @@ apart reach 3 to 7 times it, and Fourier features of scale 16 make the second te
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -32,15 +32,22 @@ SMALL_SCALE = 16.0
 """Loss scale below which float16 loses small gradients."""
 MOST_REMEDIES = 3
 
+GENERATOR = "fake_sample_norm"
+"""The figure of a part that is not of its times: the generator's sample, before the part adds noise to it."""
 FIGURES = {
     "output_norm": "the network's output",
+    GENERATOR: "the generator's sample",
     "tangent_term1": "the tangent's first term",
     "tangent_term2": "the tangent's second term, which carries dF/dt,",
     "tangent_norm": "the tangent",
+    "squared_error": "the squared error",
+    "difference": "the difference between the two scores",
     "log_weight": "the adaptive weight",
     "loss": "the loss",
 }
 """In the order in which one follows from another, so that the first that is not finite is where it began."""
+PARTS = {"": "sCM", "fake": "the fake score", "vsd": "VSD"}
+"""Of score distillation, in the same order: the prefix of their figures and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,23 @@ class Context:
 
     Attributes:
         block: where the run's settings stand in params.yaml: teacher, student.common.
+        places: full names of those that stand elsewhere, by their name in the block, a mapping's for all that is in
+            it; None = it has no effect on this run.
         tangent: normalized, clipped or raw.
         tangent_warmup: images.
+        fake_lr_max: of the fake score, whose settings `places` has as `fake_score` and score distillation's as `vsd`.
+        vsd_weight: lambda of L_VSD.
         data_norm: length of a sample, sigma_d sqrt(D).
     """
 
     block: str = "student.common"
+    places: Mapping[str, str | None] = field(default_factory=dict)
     tangent: str | None = None
     tangent_norm_c: float | None = None
     tangent_warmup: int | None = None
     lr_max: float | None = None
+    fake_lr_max: float | None = None
+    vsd_weight: float | None = None
     embedding: str | None = None
     fourier_scale: float | None = None
     c_noise: str | None = None
@@ -128,7 +142,7 @@ class Diagnosis:
         """The findings in one line, those of non-finite steps first; what to try where there are none."""
         ordered = sorted(self.findings, key=lambda finding: finding.kind != "nonfinite")
         if not ordered:
-            return f"lower {self._name('lr.max')}, lengthen the warm-up, or use precision fp32"
+            return ", or ".join(self._remedies(None, (), overflow=True))
         return "; ".join(map(str, ordered))
 
     def _nonfinite(self, line: Mapping[str, Any]) -> list[Finding]:
@@ -143,10 +157,12 @@ class Diagnosis:
         found = []
         if broken:
             figure = min(broken, key=_order)
-            bins = self._new("nonfinite", figure, sorted(broken[figure]))
-            what = f"{_steps(skipped)} skipped: {_named(figure)} was not finite at {_times(bins)}"
+            new = self._new("nonfinite", figure, [-1] if figure == GENERATOR else sorted(broken[figure]))
+            bins = tuple(k for k in new if k >= 0)
+            what = f"{_steps(skipped)} skipped: {self._named(figure)} was not finite"
+            what += f" at {_times(bins)}" if bins else ""
             remedies = self._remedies(figure, bins, overflow=True)
-            found += [Finding("nonfinite", line["images"], what, remedies, figure, bins)] if bins else []
+            found += [Finding("nonfinite", line["images"], what, remedies, figure, bins)] if new else []
         elif skipped and (scale is None or scale <= 1) and self._new("nonfinite", "grad_norm", [-1]):
             what = f"{_steps(skipped)} skipped: the gradient was not finite, though the loss was"
             found.append(
@@ -154,8 +170,8 @@ class Diagnosis:
             )
         if scale is not None and scale < SMALL_SCALE and self._new("scale", "loss_scale", [-1]):
             what = f"the loss scale fell to {scale:g}, so that float16 loses small gradients"
-            remedies = (f"set {self._name('precision')}: bf16 or fp32",)
-            found.append(Finding("scale", line["images"], what, remedies, "loss_scale"))
+            remedies = self._change("set", "precision", to="bf16 or fp32")
+            found.append(Finding("scale", line["images"], what, tuple(remedies), "loss_scale"))
         return found
 
     def _tangent(self, line: Mapping[str, Any]) -> list[Finding]:
@@ -179,7 +195,7 @@ class Diagnosis:
             if bins:
                 most = max(ratios[k] for k in bins)
                 than = "a sample" if kind == "level" else "it was before"
-                what = f"{_named(term)} is up to {most:.3g} times as long as {than} at {_times(bins)}"
+                what = f"{self._named(term)} is up to {most:.3g} times as long as {than} at {_times(bins)}"
                 found.append(Finding("tangent", line["images"], what, self._remedies(term, bins), term, bins))
         return found
 
@@ -194,25 +210,29 @@ class Diagnosis:
         return [Finding("gradient", line["images"], what, self._remedies(None, (), overflow=True), "grad_norm_max")]
 
     def _samples(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Samples that move away from the data, several probes in a row."""
+        """Samples that move away from the data, several probes in a row; what is not finite is farther than any."""
         value = line.get("sample_fd")
         if value is None:
             return []
-        if math.isinf(self._first_distance):
+        finite = math.isfinite(value)
+        if finite and math.isinf(self._first_distance):
             self._first_distance = value
         limit = max(RISEN * self._best_distance, self._best_distance + RISEN_OF_FIRST * self._first_distance)
-        self._risen = self._risen + 1 if value > limit else 0
-        self._best_distance = min(self._best_distance, value)
+        self._risen = self._risen + 1 if value > limit or not finite else 0
+        if finite:
+            self._best_distance = min(self._best_distance, value)
         if self._risen < RISEN_PROBES or not self._new("samples", "sample_fd", [-1]):
             return []
         what = f"samples move away from the data: their distance is {value:.3g} and was {self._best_distance:.3g}"
+        if math.isinf(self._best_distance):
+            what = f"samples are not finite: their distance from the data is {value:.3g}"
         return [Finding("samples", line["images"], what, self._remedies(None, (), overflow=True), "sample_fd")]
 
     def _usual(self, name: str, value: float, counts: bool = True) -> float | None:
         """Median of a figure before; None while there are too few. The value joins them if it counts."""
         recent = self._recent.setdefault(name, deque(maxlen=WINDOW))
         usual = median(recent) if len(recent) >= FEWEST else None
-        if counts:
+        if counts and math.isfinite(value):
             recent.append(value)
         return usual
 
@@ -231,6 +251,7 @@ class Diagnosis:
             overflow: numbers too large for the type may be the cause.
         """
         context, remedies = self.context, []
+        part = _split(figure or "")[0]
         if figure in ("tangent_term2", "tangent_norm"):
             if context.embedding == "fourier":
                 scale = "" if context.fourier_scale is None else f" (fourier_scale is {context.fourier_scale:g})"
@@ -238,35 +259,63 @@ class Diagnosis:
             if context.c_noise == "log_sigma":
                 remedies.append("set network.c_noise: t")
         if context.precision == "fp16" and overflow:
-            remedies.append(f"set {self._name('precision')}: bf16 or fp32")
-        if context.tangent in ("raw", "clipped"):
-            remedies.append(f"set {self._name('tangent')}: normalized")
+            remedies += self._change("set", "precision", to="bf16 or fp32")
+        if not part and context.tangent in ("raw", "clipped"):
+            remedies += self._change("set", "tangent", to="normalized")
         if bins and set(bins) <= {0, BINS - 1} and not remedies:
-            change = {0: "raise", BINS - 1: "lower"}[bins[0]] + " {}.p_mean" if len(bins) == 1 else "lower {}.p_std"
-            remedies.append(change.format(context.block))
-        remedies.append(self._change("lower", "lr.max", context.lr_max))
-        if context.tangent_warmup is not None and figure != "tangent_term1":
-            remedies.append(self._change("lengthen", "tangent_warmup", context.tangent_warmup))
-        if context.tangent == "normalized":
-            remedies.append(self._change("raise", "tangent_norm_c", context.tangent_norm_c))
-        remedies.append(f"lengthen {self._name('lr.warmup')}")
-        return tuple(remedies[:MOST_REMEDIES])
+            verb, name = ({0: "raise", BINS - 1: "lower"}[bins[0]], "p_mean") if len(bins) == 1 else ("lower", "p_std")
+            remedies += self._change(verb, {"": "", "fake": "fake_score.", "vsd": "vsd."}[part] + name)
+        return tuple([*remedies, *self._slower(figure, part)][:MOST_REMEDIES])
 
-    def _change(self, verb: str, setting: str, value: float | None) -> str:
-        return f"{verb} {self._name(setting)}" + ("" if value is None else f" (it is {value:,g})")
+    def _slower(self, figure: str | None, part: str) -> list[str]:
+        """What helps against anything: smaller and later changes, to what the part of the loss trains."""
+        context, remedies = self.context, []
+        if part == "vsd":
+            remedies += self._change("lower", "vsd.weight", context.vsd_weight)
+        if part != "fake":
+            remedies += self._change("lower", "lr.max", context.lr_max)
+        if part == "fake" or (figure is None and context.fake_lr_max is not None):
+            remedies += self._change("lower", "fake_score.lr_max", context.fake_lr_max)
+        if not part and context.tangent_warmup is not None and figure != "tangent_term1":
+            remedies += self._change("lengthen", "tangent_warmup", context.tangent_warmup)
+        if not part and context.tangent == "normalized":
+            remedies += self._change("raise", "tangent_norm_c", context.tangent_norm_c)
+        return remedies + self._change("lengthen", "lr.warmup")
 
-    def _name(self, setting: str) -> str:
-        return f"{self.context.block}.{setting}"
+    def _change(self, verb: str, setting: str, value: float | None = None, *, to: str | None = None) -> list[str]:
+        """The advice to change a setting; none if it has no effect.
+
+        Args:
+            setting: name below the run's block, or below the place that stands for its first part.
+            value: what it is.
+            to: what to write.
+        """
+        first, *rest = setting.split(".")
+        place = self.context.places.get(first, f"{self.context.block}.{first}")
+        if place is None:
+            return []
+        ending = "" if value is None else f" (it is {value:,g})"
+        return [f"{verb} {'.'.join([place, *rest])}{'' if to is None else f': {to}'}{ending}"]
+
+    def _named(self, figure: str) -> str:
+        """A figure in words; where there are several losses, with the one that it is of."""
+        part, name = _split(figure)
+        context = self.context
+        several = None not in (context.fake_lr_max, context.tangent) and name in ("loss", "log_weight")
+        return FIGURES.get(name, name) + (f" of {PARTS[part]}" if part or several else "")
 
 
-def _order(figure: str) -> tuple[int, str]:
-    """Place of a figure in the order of causes; those of a part of the loss come after the main one's."""
-    names = list(FIGURES)
-    return (names.index(figure) if figure in FIGURES else len(names), figure)
+def _split(figure: str) -> tuple[str, str]:
+    """A figure's part and its name in it; the loss's own have no part."""
+    part, _, name = figure.partition("_")
+    return (part, name) if part in PARTS and figure not in FIGURES else ("", figure)
 
 
-def _named(figure: str) -> str:
-    return FIGURES.get(figure, figure)
+def _order(figure: str) -> tuple[bool, int, int, str]:
+    """Place of a figure in the order of causes; last comes the sum of all parts, which is finite only if they are."""
+    (part, name), parts, names = _split(figure), list(PARTS), list(FIGURES)
+    place = names.index(name) if name in FIGURES else len(names)
+    return (figure == "loss", parts.index("fake" if figure == GENERATOR else part), place, figure)
 
 
 def _steps(count: int) -> str:

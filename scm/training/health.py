@@ -71,7 +71,8 @@ def _figures_of(losses: Losses, prefix: str = "") -> Iterator[tuple[str, Tensor,
     """(name, values float64 [B], where each lies as rows of 0 and 1 [B, BINS]) of the loss, the figures, the parts."""
     bins = (losses.t / (math.pi / 2) * BINS).long().clamp(0, BINS - 1)
     where = torch.nn.functional.one_hot(bins, BINS).to(torch.float64)
-    for name, values in {"loss": losses.value.detach(), **losses.figures}.items():
+    own = {"loss": losses.value.detach()} if losses.recorded else {}
+    for name, values in {**own, **losses.figures}.items():
         yield prefix + name, values.to(torch.float64), where
     for part, inner in losses.parts.items():
         yield from _figures_of(inner, f"{prefix}{part}_")

@@ -205,6 +205,8 @@ class Trainer:
         self.skipped_in_a_row += diverging
         if self.skipped_in_a_row >= MAX_SKIPPED:
             self._write_line()
+            if self.ranks.rank:  # the first alone knows the figures, and says it once for all
+                raise UserError(f"rank {self.ranks.rank} ends: the training diverged, as rank 0 explains")
             raise UserError(
                 f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} "
                 f"images: {self.diagnosis.summary()}"

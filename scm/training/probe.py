@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from scm.networks import Model
-from scm.objectives.vsd import evaluating
+from scm.networks.model import evaluating
 from scm.randomness import seed_of
 from scm.samplers import SampleNoise, consistency, multistep
 from scm.training.loop import Data
@@ -104,12 +104,12 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of means and covariances (arXiv 1706.08500), at least 0."""
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of means and covariances (arXiv 1706.08500), at least 0, or NaN."""
     (mean, covariance), (other_mean, other_covariance) = one, other
     root = _root(covariance)
     mixed = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
     distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * mixed
-    return max(0.0, float(distance))
+    return max(float(distance), 0.0)  # in this order what is no number stays none
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from scm import trigflow
-from scm.networks.model import LogWeight
+from scm.networks.model import LogWeight, evaluating
 from scm.objectives import Batch, ConsistencyDistillation, FakeScore, ScoreDistillation
 from scm.objectives.diffusion import drop_labels
-from scm.objectives.vsd import evaluating
 from tests.helpers import tiny_model
 
 SIGMA_D, T_MAX = 0.5, 1.5
@@ -94,6 +93,7 @@ def test_each_part_by_its_formula(scm):
     assert torch.equal(losses.parts["fake"].t, t)
     assert torch.allclose(losses.parts["fake"].figures["squared_error"], error.detach() / sigma**2, atol=1e-12)
     assert torch.equal(losses.parts["fake"].figures["log_weight"], w.detach())
+    assert torch.equal(losses.parts["fake"].figures["sample_norm"], sample.square().mean(dim=(1, 2, 3)).sqrt())
 
     total = total + 0.7 * vsd + w.exp() * error - w
     assert torch.allclose(losses.value, total, rtol=0, atol=1e-11)
@@ -146,6 +146,8 @@ def test_the_generator_learns_every_so_many_steps(updates, scm, world):
         assert recorded == [learns] * (2 if learns and scm else 1)  # no graph where nothing is learned
         assert set(losses.parts) == ({"vsd", "fake"} if learns else {"fake"})
         assert ("tangent_norm" in losses.figures) == (learns and scm)
+        assert ("output_norm" in losses.figures) == (learns or not scm)  # of a time, or of the times, of its own
+        assert losses.recorded == learns
         weights = list(parts.student.parameters())
         gradients = torch.autograd.grad(losses.value.sum(), weights, allow_unused=True, retain_graph=True)
         assert any(gradient is not None for gradient in gradients) == learns

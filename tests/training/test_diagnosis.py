@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +13,15 @@ import pytest
 import torch
 
 from scm.errors import Interrupted, UserError
-from scm.objectives import ConsistencyDistillation, ConsistencyTraining, Losses
+from scm.objectives import ConsistencyDistillation, ConsistencyTraining, Losses, ScoreDistillation
 from scm.training import loop
 from scm.training.diagnosis import BINS, Context, Finding, diagnose
+from scm.training.distributed import Ranks
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 from tests.helpers import tiny_model
-from tests.training.test_loop import ALONE, Digits, settings
+from tests.training.test_auxiliary import objective as score_distillation
+from tests.training.test_loop import ALONE, ROOT, Digits, settings
 
 CONTEXT = Context(
     tangent="normalized", tangent_norm_c=0.1, tangent_warmup=400, lr_max=1e-3, embedding="positional", c_noise="t",
@@ -103,6 +108,69 @@ def test_samples_that_move_away_are_reported_at_the_second_probe():
         "set student.common.tangent: normalized",
     )
     assert "their distance is inf and was 0.2" in finding.what
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN"])
+def test_samples_that_are_never_finite_are_reported(value: str):
+    """As metrics.jsonl holds them."""
+
+    def run(*values: str) -> list[dict[str, float]]:
+        return [json.loads(f'{{"images": {100 * n}, "sample_fd": {each}}}') for n, each in enumerate(values, 1)]
+
+    finding = only(diagnose(run(value, value, value), CONTEXT))
+    assert (finding.kind, finding.images) == ("samples", 200)
+    assert finding.what == f"samples are not finite: their distance from the data is {float(value):g}"
+    assert diagnose(run(value, "1.0", value, "0.9", "0.8"), CONTEXT) == []  # those that were finite count as before
+    finding = only(diagnose(run(value, "1.0", "0.2", "0.5", value), CONTEXT))
+    assert (finding.images, finding.what[-11:]) == (500, "and was 0.2")
+
+
+def test_a_figure_that_is_no_number_hides_no_later_one():
+    run = lines(30, grad_norm_max=24.0)
+    for line in run[3:-1:2]:
+        line["grad_norm_max"] = math.nan
+    assert only(diagnose(run, CONTEXT)).what.startswith("the gradient's norm rose to 24, 12 times")
+
+
+VSD = replace(
+    CONTEXT, places={name: f"student.scd_vsd.{name}" for name in ("fake_score", "vsd")}, fake_lr_max=2e-4, vsd_weight=0.5
+)  # fmt: skip
+
+
+def skipped(*figures: str) -> Finding:
+    broken = {f"nonfinite/{figure}": 1.0 for figure in figures}
+    return only(diagnose(lines(skipped=1, **broken), VSD))
+
+
+def test_of_several_losses_the_one_that_was_not_finite_is_named():
+    """Their sum, binned by sCM's times, is not finite whenever one of them is not."""
+    finding = skipped("loss/2", "vsd_loss/3", "vsd_difference/3", "fake_loss/5", "fake_squared_error/5")
+    assert str(finding) == (
+        "1 step skipped: the squared error of the fake score was not finite at t 0.98-1.18, from 2,000 images on: lower "
+        "student.scd_vsd.fake_score.lr_max (it is 0.0002), or lengthen student.common.lr.warmup"
+    )
+    finding = skipped("loss/2", "vsd_loss/3", "vsd_log_weight/3")
+    assert "the adaptive weight of VSD was not finite at t 0.59-0.79" in finding.what
+    assert finding.remedies[0] == "lower student.scd_vsd.vsd.weight (it is 0.5)"
+    assert skipped("loss/2", "vsd_loss/7").remedies[0] == "lower student.scd_vsd.vsd.p_mean"
+    finding = skipped("loss/2")
+    assert "the loss of sCM was not finite at t 0.39-0.59" in finding.what
+    assert finding.remedies[0] == "lower student.common.lr.max (it is 0.001)"
+    finding = skipped("loss/2", "tangent_term1/2", "fake_loss/5", "vsd_loss/3")
+    assert finding.figure == "tangent_term1" and not any("fake" in remedy for remedy in finding.remedies)
+
+
+def test_a_generator_that_is_not_finite_is_not_the_fake_scores_fault():
+    finding = skipped("fake_loss/5", "fake_sample_norm/5", "fake_squared_error/5", "vsd_loss/2")
+    assert finding.what == "1 step skipped: the generator's sample was not finite"
+    assert finding.remedies[0] == "lower student.common.lr.max (it is 0.001)"
+
+
+def test_a_gradient_of_two_networks_may_be_of_either():
+    assert only(diagnose(lines(grad_norm_max=24.0), VSD)).remedies[:2] == (
+        "lower student.common.lr.max (it is 0.001)",
+        "lower student.scd_vsd.fake_score.lr_max (it is 0.0002)",
+    )
 
 
 def test_steps_that_are_not_finite_are_told_by_the_first_figure_that_was_not():
@@ -223,3 +291,81 @@ def test_a_resumed_run_knows_what_was_said_before(tmp_path):
     found = trainers[1].diagnosis.findings
     assert before and found[:before] == trainers[0].diagnosis.findings
     assert [line for line in said if line.startswith("health")] == [f"health: {finding}" for finding in found]
+
+
+def spoiled_score(updates: int) -> tuple[ScoreDistillation, loop.Auxiliary]:
+    """sCD + VSD whose fake score answers NaN at t of the bin 0.98-1.18."""
+    method = score_distillation(updates)
+
+    def spoil(module, arguments, keywords, output):
+        t = arguments[1]
+        return torch.where(((t > 0.99) & (t < 1.17))[:, None, None, None], math.nan, 1.0) * output
+
+    method.fake.network.register_forward_hook(spoil, with_kwargs=True)
+    return method, loop.Auxiliary(method.fake)
+
+
+def vsd_run(work: Path, objective: ScoreDistillation, auxiliary: loop.Auxiliary, **changes) -> list[dict]:
+    options = settings(**{"images": 480, "context": VSD, **changes})
+    arguments = (tiny_model(), objective, Digits(16), options, work, ALONE, lambda: False, lambda text: None, auxiliary)
+    try:
+        loop.Trainer(*arguments).run()
+    finally:
+        read = [json.loads(line) for line in (work / loop.METRICS).read_text().splitlines()]
+    return read
+
+
+@pytest.mark.parametrize("updates", [1, 5])
+def test_a_fake_score_that_is_not_finite_is_named_by_the_error(tmp_path, updates):
+    named = r"the squared error of the fake score was not finite at t 0.98-1.18, from \d+ images on: lower "
+    with pytest.raises(UserError, match=rf"{named}student.scd_vsd.fake_score.lr_max \(it is 0.0002\)"):
+        vsd_run(tmp_path, *spoiled_score(updates), images=3200)
+
+
+def test_the_loss_of_steps_in_which_the_student_rests_stands_under_its_part_alone(tmp_path):
+    """A line for each step; in the last of each four the student learns."""
+    method = score_distillation(updates=4)
+    read = vsd_run(tmp_path, method, loop.Auxiliary(method.fake), images=128, log_every=16, context=Context())
+    for number, line in enumerate(read, 1):
+        assert ("loss" in line) == ("vsd_loss" in line) == ("output_norm" in line) == (number % 4 == 0)
+        assert "fake_loss" in line and "fake_sample_norm" in line
+    assert len(read) == 8
+
+
+class NotFinite(ConsistencyTraining):
+    """On no rank is a step finite."""
+
+    def __call__(self, model, batch, images_seen):
+        losses = super().__call__(model, batch, images_seen)
+        return Losses(losses.value * math.nan, losses.t, losses.figures)
+
+
+def diverging(work: Path, ranks: Ranks) -> loop.Trainer:
+    objective = NotFinite(sigma_d=0.5, p_mean=-1.0, p_std=1.4)
+    data, options = Digits(16, ranks), settings(images=3200, context=CONTEXT)
+    return loop.Trainer(tiny_model(), objective, data, options, work, ranks, lambda: False, print)
+
+
+def test_the_other_ranks_leave_the_diagnosis_to_the_first(tmp_path):
+    other = diverging(tmp_path, Ranks(1, 1, torch.device("cpu")))
+    other.skipped_in_a_row = loop.MAX_SKIPPED - 1
+    with pytest.raises(UserError, match="^rank 1 ends: the training diverged, as rank 0 explains$"):
+        other._skip(diverging=True)
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_diverge_one_says_why_and_both_fail(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert sorted(line[:12] for line in errors) == ["error: rank ", "error: train"]
+    assert sum("the loss was not finite at t" in line for line in errors) == 1
+
+
+if __name__ == "__main__":
+    try:
+        diverging(Path(sys.argv[1]), Ranks.join("cpu")).run()
+    except UserError as error:
+        sys.exit(f"error: {error}")

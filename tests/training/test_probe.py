@@ -37,6 +37,7 @@ def test_the_distance_of_normal_distributions():
     distance = frechet((mean, turned(deviation)), (zero, turned(2 * deviation)))
     assert distance == pytest.approx(1 + 4 + 0.25 + 9)
     assert frechet((mean, turned(deviation)), (mean, turned(deviation))) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(frechet((mean * math.nan, turned(deviation)), (zero, turned(deviation))))
 
 
 def test_features_are_means_of_squares_of_pixels():
