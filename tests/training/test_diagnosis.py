@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -126,15 +127,14 @@ def test_samples_that_are_never_finite_are_reported(value: str):
 
 
 def test_a_figure_that_is_no_number_hides_no_later_one():
-    run = lines(30, grad_norm_max=24.0)
-    for line in run[3:-1:2]:
-        line["grad_norm_max"] = math.nan
-    assert only(diagnose(run, CONTEXT)).what.startswith("the gradient's norm rose to 24, 12 times")
+    run = lines(**{"tangent_norm/3": 7.8})
+    for line in run[8:-1]:
+        line["tangent_norm/3"] = math.nan
+    assert "up to 5.2 times as long as it was before" in only(diagnose(run, CONTEXT)).what
 
 
-VSD = replace(
-    CONTEXT, places={name: f"student.scd_vsd.{name}" for name in ("fake_score", "vsd")}, fake_lr_max=2e-4, vsd_weight=0.5
-)  # fmt: skip
+PLACES = {name: f"student.scd_vsd.{name}" for name in ("fake_score", "vsd")}
+VSD = replace(CONTEXT, places=PLACES, fake_lr_max=2e-4, vsd_weight=0.5)
 
 
 def skipped(*figures: str) -> Finding:
@@ -146,8 +146,8 @@ def test_of_several_losses_the_one_that_was_not_finite_is_named():
     """Their sum, binned by sCM's times, is not finite whenever one of them is not."""
     finding = skipped("loss/2", "vsd_loss/3", "vsd_difference/3", "fake_loss/5", "fake_squared_error/5")
     assert str(finding) == (
-        "1 step skipped: the squared error of the fake score was not finite at t 0.98-1.18, from 2,000 images on: lower "
-        "student.scd_vsd.fake_score.lr_max (it is 0.0002), or lengthen student.common.lr.warmup"
+        "1 step skipped: the squared error of the fake score was not finite at t 0.98-1.18, from 2,000 images on: "
+        "lower student.scd_vsd.fake_score.lr_max (it is 0.0002), or lengthen student.common.lr.warmup"
     )
     finding = skipped("loss/2", "vsd_loss/3", "vsd_log_weight/3")
     assert "the adaptive weight of VSD was not finite at t 0.59-0.79" in finding.what
@@ -294,12 +294,12 @@ def test_a_resumed_run_knows_what_was_said_before(tmp_path):
 
 
 def spoiled_score(updates: int) -> tuple[ScoreDistillation, loop.Auxiliary]:
-    """sCD + VSD whose fake score answers NaN at t of the bin 0.98-1.18."""
+    """sCD + VSD whose fake score answers NaN at t 0.39-1.18."""
     method = score_distillation(updates)
 
     def spoil(module, arguments, keywords, output):
         t = arguments[1]
-        return torch.where(((t > 0.99) & (t < 1.17))[:, None, None, None], math.nan, 1.0) * output
+        return torch.where(((t > 0.4) & (t < 1.17))[:, None, None, None], math.nan, 1.0) * output
 
     method.fake.network.register_forward_hook(spoil, with_kwargs=True)
     return method, loop.Auxiliary(method.fake)
@@ -317,7 +317,7 @@ def vsd_run(work: Path, objective: ScoreDistillation, auxiliary: loop.Auxiliary,
 
 @pytest.mark.parametrize("updates", [1, 5])
 def test_a_fake_score_that_is_not_finite_is_named_by_the_error(tmp_path, updates):
-    named = r"the squared error of the fake score was not finite at t 0.98-1.18, from \d+ images on: lower "
+    named = r"the squared error of the fake score was not finite at t [01][.\d and-]+, from \d+ images on: lower "
     with pytest.raises(UserError, match=rf"{named}student.scd_vsd.fake_score.lr_max \(it is 0.0002\)"):
         vsd_run(tmp_path, *spoiled_score(updates), images=3200)
 
@@ -349,7 +349,7 @@ def diverging(work: Path, ranks: Ranks) -> loop.Trainer:
 def test_the_other_ranks_leave_the_diagnosis_to_the_first(tmp_path):
     other = diverging(tmp_path, Ranks(1, 1, torch.device("cpu")))
     other.skipped_in_a_row = loop.MAX_SKIPPED - 1
-    with pytest.raises(UserError, match="^rank 1 ends: the training diverged, as rank 0 explains$"):
+    with pytest.raises(UserError, match=r"^rank 1 ends: the training diverged, as rank 0 explains$"):
         other._skip(diverging=True)
 
 
@@ -365,6 +365,7 @@ def test_of_two_processes_that_diverge_one_says_why_and_both_fail(tmp_path):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a stage, too, goes on when torchrun asks it to end
     try:
         diverging(Path(sys.argv[1]), Ranks.join("cpu")).run()
     except UserError as error:
