@@ -163,6 +163,7 @@ def test_of_several_losses_the_one_that_was_not_finite_is_named():
 def test_a_generator_that_is_not_finite_is_not_the_fake_scores_fault():
     finding = skipped("fake_loss/5", "fake_sample_norm/5", "fake_squared_error/5", "vsd_loss/2")
     assert finding.what == "1 step skipped: the generator's sample was not finite"
+    assert skipped("fake_sample_norm/5", "tangent_term1/2").figure == "tangent_term1"
     assert finding.remedies[0] == "lower student.common.lr.max (it is 0.001)"
 
 
