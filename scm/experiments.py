@@ -13,8 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,10 +94,10 @@ def _stages(root: Path) -> dict[str, Any]:
 @contextmanager
 def unpacked(root: Path, experiment: Experiment) -> Iterator[Path]:
     """A temporary folder with the experiment's results/metrics and results/curves."""
-    archive = _run(root, "git", "archive", experiment.revision, *RESULTS).stdout
+    archive = _run(root, "git", "archive", "--format=zip", experiment.revision, *RESULTS).stdout
     with tempfile.TemporaryDirectory(prefix="scm-study-") as folder:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(archive)) as file:
+            file.extractall(folder)
         yield Path(folder)
 
 
