@@ -105,7 +105,7 @@ def svg(drawing: Drawing) -> str:
             )
         axes.set_xlabel(drawing.x_label)
         axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-        _ticks(axes, drawing.logarithmic and positive)
+        readable_ticks(axes)
         if any(line.label for line in drawing.lines):
             axes.legend(frameon=False, fontsize=8)
         text = io.StringIO()
@@ -123,7 +123,7 @@ def image_count(value: float, position: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _ticks(axes: "Axes", logarithmic: bool) -> None:
+def readable_ticks(axes: "Axes") -> None:
     """Counts of images at multiples of a power of two, and plain numbers instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -132,7 +132,7 @@ def _ticks(axes: "Axes", logarithmic: bool) -> None:
         step = 2 ** round(math.log2(top / 4))
         axes.set_xticks([step * index for index in range(int(top / step) + 1)])
         axes.xaxis.set_major_formatter(FuncFormatter(image_count))
-    if logarithmic:
+    if axes.get_yscale() == "log":
         low, high = axes.get_ylim()
         if high / low < 100:  # less than two decades: name points between the powers of ten
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scm.figures import IMAGES, Line, image_count
+from scm.figures import IMAGES, Line, image_count, readable_ticks
 from scm.files import replacing
 
 if TYPE_CHECKING:
@@ -139,16 +139,13 @@ def _panel(axes: "Axes", panel: Panel) -> None:
 
 
 def _ticks(axes: "Axes", panel: Panel) -> None:
-    """Plain numbers instead of powers of ten; counts of images as params.yaml writes them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+    """A logarithmic axis where values are far apart, and readable ticks; those of the panel, where it has some."""
+    from matplotlib.ticker import NullLocator
 
     values = [*(y for line in panel.lines for y in line.y), *(level.y for level in panel.levels)]
     if panel.logarithmic and values and min(values) > 0 and max(values) / min(values) > 5:
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    readable_ticks(axes)
     if panel.groups:
         axes.set_xticks(range(len(panel.groups)), panel.groups)
     if panel.ticks:
@@ -157,8 +154,3 @@ def _ticks(axes: "Axes", panel: Panel) -> None:
             axes.xaxis.set_minor_locator(NullLocator())
         of_images = panel.x_label == IMAGES
         axes.set_xticks(panel.ticks, [image_count(tick) if of_images else f"{tick:g}" for tick in panel.ticks])
-    elif panel.x_label == IMAGES:
-        top = max(axes.get_xlim()[1], 4.0)
-        step = 2 ** round(math.log2(top / 4))
-        axes.set_xticks([step * index for index in range(int(top / step) + 1)])
-        axes.xaxis.set_major_formatter(FuncFormatter(image_count))

@@ -50,6 +50,11 @@ def curve_path(root: Path, stage: str, item: str | None) -> Path | None:
     return folder / f"{prefix}-{item}.csv" if prefix else None
 
 
+def progress_path(root: Path, model: str) -> Path:
+    """Curve (CSV) of a model's Frechet distance over its training, which select_ema writes."""
+    return root / "results" / "curves" / f"progress-{model}.csv"
+
+
 def sample_path(root: Path, model: str, evaluations: int) -> Path:
     """Sample grid of `model` with this number of network evaluations (NFE)."""
     return root / "results" / "samples" / model / f"nfe-{evaluations}.png"

@@ -14,6 +14,7 @@ from scm.ema.reconstruct import averages, reconstruct, snapshot_times
 from scm.errors import UserError
 from scm.evaluation.generate import Sampler, asked_labels, generate
 from scm.evaluation.reference import Reference
+from scm.networks import Model
 from scm.params import Params
 from scm.params.schema import TEACHER
 
@@ -76,17 +77,19 @@ class Selection:
 
     def _candidates(self, state: State, header: Header, t_mids: Sequence[float]) -> list[Figures]:
         """fd of the sampler with the most steps or, for a student in two, of each t_mid, with fd_1step beside it."""
-        if not t_mids:
-            return [{"fd": self._distance(state, header, build.samplers(self.params, header, None)[-1])}]
-        one, *_ = build.samplers(self.params, header, None)
-        in_one = self._distance(state, header, one)
-        pairs = [(t_mid, build.samplers(self.params, header, t_mid)[-1]) for t_mid in t_mids]
-        return [{"t_mid": t_mid, "fd": self._distance(state, header, two), "fd_1step": in_one} for t_mid, two in pairs]
+        model = build.model_of(state, header, self.device)
 
-    def _distance(self, state: State, header: Header, sampler: Sampler) -> float:
+        def distance(t_mid: float | None, which: int) -> float:
+            return self._distance(model, header, build.samplers(self.params, header, t_mid)[which])
+
+        if not t_mids:
+            return [{"fd": distance(None, -1)}]
+        in_one = distance(None, 0)
+        return [{"t_mid": t_mid, "fd": distance(t_mid, -1), "fd_1step": in_one} for t_mid in t_mids]
+
+    def _distance(self, model: Model, header: Header, sampler: Sampler) -> float:
         params, codec = self.params, Codec(header["codec"])
-        model, count = build.model_of(state, header, self.device), params.select.samples
-        labels, shape = asked_labels(self.reference.labels, count), codec.header["shape"]
-        scale = build.guidance_of(params, header)
+        count, shape = params.select.samples, codec.header["shape"]
+        labels, scale = asked_labels(self.reference.labels, count), build.guidance_of(params, header)
         samples, _ = generate(model, sampler, range(count), labels, shape, params.evaluate.batch, self.device, scale)
         return self.reference.distance(codec.decode(samples))

@@ -11,7 +11,7 @@ from scm.figures import IMAGES, Line
 from scm.figures_panels import Bars, Level, Panel, colour
 from scm.params.schema import TEACHER
 from scm.report import display_name
-from scm.results import curve_path, evaluations_of, metrics_path, read_curve, read_numbers
+from scm.results import curve_path, evaluations_of, metrics_path, progress_path, read_curve, read_numbers
 from scm.studies import Figure, Study, Variant, number
 
 LABELS = {"fd": "Fréchet distance", "precision": "precision", "recall": "recall"}
@@ -56,8 +56,8 @@ def _read(root: Path, variant: Variant, experiment: Experiment, current: bool) -
         metrics, progress, training = {}, {}, {}
         for model in variant.models:
             metrics[model] = read_numbers(_existing(metrics_path(folder, "evaluate", model)))
-            progress[model] = read_curve(folder / "results" / "curves" / f"progress-{model}.csv")
-            if model != "teacher":
+            progress[model] = read_curve(progress_path(folder, model))
+            if model != TEACHER:
                 training[model] = read_curve(_existing(curve_path(folder, "train_student", model)))
         return Outcome(variant, experiment, metrics, progress, training, current)
 
@@ -164,7 +164,7 @@ def _bars(study: Study, results: Sequence[Outcome]) -> Iterator[Panel]:
     bars: list[Bars] = []
     for model in study.figure.models:
         all_metrics = [outcome.metrics.get(model, {}) for outcome in results]
-        for evaluations in _drawn(study.figure, all_metrics, most_only=model == "teacher"):
+        for evaluations in _drawn(study.figure, all_metrics, most_only=model == TEACHER):
             heights = [metrics.get(f"fd@{evaluations}", math.nan) for metrics in all_metrics]
             bars.append(Bars(heights, colour(len(bars)), _of_steps(model, evaluations)))
     yield Panel(study.title, "", LABELS["fd"], bars=bars, groups=[outcome.variant.name for outcome in results])

@@ -6,6 +6,7 @@ from pathlib import Path
 from scm import build, weights
 from scm.evaluation.reference import load
 from scm.files import replacing
+from scm.results import progress_path
 from scm.selection import Figures, Selection
 from scm.stage import Stage, main
 
@@ -17,10 +18,9 @@ def run(stage: Stage) -> None:
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
     weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
-    curves = stage.root / "results/curves"
-    write(curves / f"select-{model}.csv", rows)
+    write(stage.root / f"results/curves/select-{model}.csv", rows)
     choice = min(rows, key=lambda row: row["fd"])
-    write(curves / f"progress-{model}.csv", list(selection.progress(header, choice)))
+    write(progress_path(stage.root, model), list(selection.progress(header, choice)))
     stage.metrics(f"select-{model}", choice)
 
 

@@ -43,7 +43,7 @@ def test_git_ignores_what_dvc_caches_and_sees_the_rest():
         assert git("check-ignore", "-q", path).returncode == 1, f"{path} is ignored"
 
 
-FRAME = {"build", "errors", "files", "stage", "weights"}
+FRAME = {"build", "errors", "files", "results", "stage", "weights"}
 """Modules that stages are put together and written down with; what they compute is elsewhere."""
 REFUSES_ONLY = {("prepare", "data.codec")}
 """Imports that end a stage early or do nothing."""

@@ -28,15 +28,25 @@ class Diffusion:
         t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
         x_t, v_t = diffused(batch, t, sigma_d)
         output = model(x_t / sigma_d, t, drop_labels(batch, self.label_dropout))
-        error = sigma_d * output - v_t
-        log_weight = model.log_weight(t)
-        squared = error.flatten(1).square().mean(dim=1)
-        figures = {
-            "squared_error": squared.detach() / sigma_d**2,
-            "output_norm": norm_of_each(output),
-            "log_weight": log_weight.detach(),
-        }
-        return Losses(log_weight.exp() * squared - log_weight, t, figures)
+        return velocity_loss(output, v_t, t, model.log_weight(t), sigma_d)
+
+
+def velocity_loss(
+    output: torch.Tensor, v_t: torch.Tensor, t: torch.Tensor, log_weight: torch.Tensor, sigma_d: float
+) -> Losses:
+    """exp(w) / D ||sigma_d F - v_t||^2 - w of each sample (eq. 4, weighted as in sec. 4.2), with its figures.
+
+    Args:
+        output: F(x_t / sigma_d, t) with its graph, [B, C, H, W].
+        log_weight: w(t), [B].
+    """
+    squared = (sigma_d * output - v_t).flatten(1).square().mean(dim=1)
+    figures = {
+        "squared_error": squared.detach() / sigma_d**2,
+        "output_norm": norm_of_each(output),
+        "log_weight": log_weight.detach(),
+    }
+    return Losses(log_weight.exp() * squared - log_weight, t, figures)
 
 
 def diffused(batch: Batch, t: torch.Tensor, sigma_d: float) -> tuple[torch.Tensor, torch.Tensor]:

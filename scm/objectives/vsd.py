@@ -5,7 +5,7 @@ difference between the teacher's score and that of its own samples, which a seco
 beside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from scm import trigflow
 from scm.networks import Model
 from scm.networks.model import evaluating
 from scm.objectives.consistency import ConsistencyDistillation, Inputs, guidance_inputs, teacher_output
-from scm.objectives.diffusion import drop_labels
+from scm.objectives.diffusion import diffused, drop_labels, velocity_loss
 from scm.objectives.protocol import Batch, Losses, Network, length_of_each, norm_of_each
 
 
@@ -119,14 +119,11 @@ class ScoreDistillation:
         """TrigFlow's diffusion loss (eq. 4) of the fake score on the generator's samples."""
         t, x_t, v_t = self._diffused_sample(batch, sample, self.fake_p_mean, self.fake_p_std)
         network = self.fake.network
-        error = self.sigma_d * network(x_t / self.sigma_d, t, labels, **inputs) - v_t
-        squared, log_weight = error.flatten(1).square().mean(dim=1), network.log_weight(t)
-        figures = {"squared_error": squared.detach() / self.sigma_d**2, "log_weight": log_weight.detach()}
-        figures["sample_norm"] = norm_of_each(sample)
-        return Losses(log_weight.exp() * squared - log_weight, t, figures)
+        output = network(x_t / self.sigma_d, t, labels, **inputs)
+        losses = velocity_loss(output, v_t, t, network.log_weight(t), self.sigma_d)
+        return replace(losses, figures={**losses.figures, "sample_norm": norm_of_each(sample)})
 
     def _diffused_sample(self, batch: Batch, sample: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, ...]:
         """t, x_t and v_t of the generator's sample with fresh noise."""
         t = trigflow.propose_times(batch.normal(), p_mean, p_std, self.sigma_d)
-        z = batch.normal(*sample.shape[1:]) * self.sigma_d
-        return t, trigflow.interpolate(sample, z, t), trigflow.velocity(sample, z, t)
+        return t, *diffused(replace(batch, x_0=sample), t, self.sigma_d)

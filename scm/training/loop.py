@@ -109,10 +109,10 @@ class Trainer:
     """A run in a work folder, which holds its checkpoint, its snapshots and metrics.jsonl.
 
     Args:
-        auxiliary: what the objective trains beside the model.
         work: folder of this run; a checkpoint found there is resumed.
         stopping: asked after each step; true = save and raise Interrupted.
         say: prints a line of progress.
+        auxiliary: what the objective trains beside the model.
         probe: the distance of the samples that the model draws with an average's weights; asked at each snapshot.
     """
 
@@ -261,10 +261,11 @@ class Trainer:
             file.flush()
             os.fsync(file.fileno())  # before the checkpoint that counts on it
         left = max(settings.images - self.images, 0) / max(rate, 1e-9)
+        loss = f"  loss {line['loss']:.4f}" if "loss" in line else ""  # none where the student only rested
         tangent = f"  tangent {line['tangent_norm']:.3g}" if "tangent_norm" in line else ""
         self.say(
             f"{self.images / settings.images:4.0%}  {self.images:,}/{settings.images:,} images  {rate:,.0f}/s  "
-            f"ETA {int(left // 60)}:{int(left % 60):02d}  loss {line.get('loss', math.nan):.4f}  "
+            f"ETA {int(left // 60)}:{int(left % 60):02d}{loss}  "
             f"grad {self.gradient_norm:.3g}{tangent}" + (f"  skipped {self.skipped}" if self.skipped else "")
         )
         for finding in self.diagnosis.add(line):

@@ -318,7 +318,7 @@ def vsd_run(work: Path, objective: ScoreDistillation, auxiliary: loop.Auxiliary,
 
 @pytest.mark.parametrize("updates", [1, 5])
 def test_a_fake_score_that_is_not_finite_is_named_by_the_error(tmp_path, updates):
-    named = r"the squared error of the fake score was not finite at t [01][.\d and-]+, from \d+ images on: lower "
+    named = r"the network's output of the fake score was not finite at t [01][.\d and-]+, from \d+ images on: lower "
     with pytest.raises(UserError, match=rf"{named}student.scd_vsd.fake_score.lr_max \(it is 0.0002\)"):
         vsd_run(tmp_path, *spoiled_score(updates), images=3200)
 
