@@ -1,6 +1,6 @@
 """`scm study` over the whole pipeline: killed in the middle of a training, gone on with, drawn."""
 
-import signal
+import fcntl
 import subprocess
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ methods: {scd: teacher}
 params:
   reference: {epochs: 1}
   teacher: {images: 512, lr: {warmup: 64, decay_from: 256}}
-  student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 2Ki}}
+  student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 8Ki}}
   sampler: {teacher_steps: 4}
   select: {progress: 2}
 variants:
@@ -37,16 +37,20 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed_while_training(project: Path) -> None:
-    """Starts the study and kills it, and it alone, once the student has a checkpoint."""
+    """Starts the study, kills it, and it alone, once the student has a checkpoint, and waits for the trainer's end."""
     process = subprocess.Popen(
         ["scm", "study", "mine"], cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 600
-    while not list((project / ".work").glob("train_student@scd/*/checkpoint*")):
+    work, deadline = project / ".work", time.monotonic() + 600
+    while not list(work.glob("train_student@scd/*/checkpoint*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
+    lock = next(work.glob("train_student@scd/*/lock"), None)
+    assert lock is not None, "the trainer had finished: give it more images"
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # which the trainer holds until it has saved its state
 
 
 def test_a_study_killed_while_training_goes_on_there(fresh: Path):
@@ -55,7 +59,6 @@ def test_a_study_killed_while_training_goes_on_there(fresh: Path):
     killed_while_training(fresh)
     assert (fresh / "params.yaml").read_text() == params
     assert run("git", "status", "--porcelain").stdout == status
-    time.sleep(5)  # until the orphaned trainer has saved its state
     output = run("scm", "study", "mine").stdout
     assert "Stage 'train_teacher' is cached" in output
     assert "resum" in output.lower()
