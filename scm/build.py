@@ -43,9 +43,10 @@ from scm.params.schema import TEACHER, TWO_STEPS, Network, Runtime, StudentMetho
 from scm.params.schema import Sampler as SamplerSettings
 from scm.randomness import generator, global_draws, seed_of
 from scm.samplers import edm_sigmas
+from scm.training.ahead import Data
 from scm.training.diagnosis import Context
 from scm.training.distributed import Ranks
-from scm.training.loop import Auxiliary, Data, Settings
+from scm.training.loop import Auxiliary, Settings
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 from scm.trigflow import time_of_sigma

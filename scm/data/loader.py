@@ -55,7 +55,7 @@ class LatentLoader:
             _Shard(folder / shard["file"], offsets[start : start + shard["count"]], index["shape"], index["dtype"])
             for shard, start in zip(index["shards"], self._starts, strict=False)
         ]
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._order: tuple[int, np.ndarray] = -1, np.empty(0, dtype=np.int64)
 
     def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This process's part of the batch that begins after `images_seen` images.
@@ -73,10 +73,11 @@ class LatentLoader:
         return torch.from_numpy(self._gather(samples)), torch.from_numpy(self._labels[samples])
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            self._order = torch.randperm(self.count, generator=generator(self._seed, "order", epoch)).numpy()
-            self._epoch = epoch
-        return self._order
+        known, order = self._order  # together, as two threads may ask
+        if epoch != known:
+            order = torch.randperm(self.count, generator=generator(self._seed, "order", epoch)).numpy()
+            self._order = epoch, order
+        return order
 
     def _gather(self, samples: np.ndarray) -> np.ndarray:
         if len(self._shards) == 1:

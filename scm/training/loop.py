@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from scm.networks.magnitude import normalize_weights
 from scm.objectives import Batch, Objective
 from scm.randomness import generator, global_draws, seed_of
 from scm.training import checkpoint
+from scm.training.ahead import Ahead, Data
 from scm.training.diagnosis import Context, Diagnosis
 from scm.training.distributed import Ranks
 from scm.training.health import HealthFigures
@@ -37,14 +38,6 @@ METRICS = "metrics.jsonl"
 SNAPSHOTS = "snapshots"
 MAX_SKIPPED = 20
 """Steps with a non-finite gradient, one after the other, that end a run."""
-
-
-class Data(Protocol):
-    """Where batches come from."""
-
-    def batch_at(self, images_seen: int) -> tuple[Tensor, Tensor]:
-        """This rank's x_0 [B, C, H, W] and labels [B] of the step after `images_seen` images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,8 @@ class Trainer:
         auxiliary: Auxiliary | None = None,
         probe: Callable[[Model, Mapping[str, Tensor]], float] | None = None,
     ) -> None:
-        self.model, self.objective, self.data, self.settings = model, objective, data, settings
+        self.model, self.objective, self.settings = model, objective, settings
+        self.data = Ahead(data, settings.batch)
         self.work, self.ranks, self.stopping, self.say, self.probe = work, ranks, stopping, say, probe
         self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
         self.parameters = list(self.trained.parameters())
@@ -252,8 +246,9 @@ class Trainer:
     def _write_line(self) -> None:
         """A line of figures into metrics.jsonl, a shorter one and what is found in them to the console."""
         settings, (moment, images) = self.settings, self.started
-        rate = (self.images - images) / (time.monotonic() - moment)
-        line = {**self._figures(), "images_per_second": rate}
+        seconds = time.monotonic() - moment
+        rate = (self.images - images) / seconds
+        line = {**self._figures(), "images_per_second": rate, "data_wait": self.data.waited / seconds}
         if self.ranks.rank:
             return
         with (self.work / METRICS).open("a", encoding="utf-8") as file:

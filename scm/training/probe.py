@@ -17,7 +17,7 @@ from scm.networks import Model
 from scm.networks.model import evaluating
 from scm.randomness import seed_of
 from scm.samplers import SampleNoise, consistency, multistep
-from scm.training.loop import Data
+from scm.training.ahead import Data
 
 SAMPLES = 256
 REAL_SAMPLES = 2048

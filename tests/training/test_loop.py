@@ -198,6 +198,7 @@ def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
     assert lines[-1]["squared_error"] < 0.9 * lines[0]["squared_error"]
     assert {"lr", "grad_norm", "images_per_second", "skipped", "output_norm/0", "log_weight/3"} <= lines[-1].keys()
+    assert 0 <= lines[-1]["data_wait"] < 1
 
 
 def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_two_thousand_good_steps():

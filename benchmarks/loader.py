@@ -1,0 +1,123 @@
+"""How fast training data are read, beside two usual ways: `python benchmarks/loader.py [--folder .]`.
+
+The same random samples in the same shards, in batches of 256, in random order:
+
+- scm: `LatentLoader`, each batch at an exact position of an exact permutation of all samples;
+- webdataset: its pipeline over these shards, their order and a buffer of 1,000 samples shuffled;
+- DataLoader: torch's, over a data set that reads one sample at a time at its place in the shard, random order over all.
+
+Rates are images/s over whole epochs, files in the page cache, the best of three epochs of each, taken in turns. How
+long a training waits for its data is the column data_wait of results/curves/train-*.csv, a fraction of its time.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from webdataset import __version__ as webdataset_version
+from webdataset.compat import WebDataset
+
+from scm.data.loader import LatentLoader
+from scm.data.shards import OFFSETS, read_index, write_latents
+from scm.machine import machine_name
+
+BATCH = 256
+KINDS = {
+    "pixels, 32x32x3, uint8": ((3, 32, 32), np.uint8, 20_480, 4096),
+    "pixels, 64x64x3, uint8": ((3, 64, 64), np.uint8, 10_240, 2048),
+    "moments, 2x4x64x64, float16": ((8, 64, 64), np.float16, 4_096, 1024),
+}
+"""Name to shape and type of a sample, their number, and samples in one shard."""
+ROUNDS = 3
+
+
+class OneByOne(Dataset[tuple[torch.Tensor, int]]):
+    """The samples of latent shards, each read by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        index = read_index(folder)
+        self.shape, self.dtype = index["shape"], np.dtype(index["dtype"])
+        self.offsets = np.load(folder / OFFSETS)
+        self.maps = [np.memmap(folder / shard["file"], np.uint8, "r") for shard in index["shards"]]
+        self.starts = np.cumsum([0, *(shard["count"] for shard in index["shards"])])
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        owner = int(np.searchsorted(self.starts, number, side="right")) - 1
+        start, size = int(self.offsets[number]), int(np.prod(self.shape)) * self.dtype.itemsize
+        numbers = np.frombuffer(self.maps[owner][start : start + size].tobytes(), self.dtype).reshape(self.shape)
+        return torch.from_numpy(numbers.copy()), number
+
+
+def ours(folder: Path) -> Iterator[torch.Tensor]:
+    """One epoch by the project's loader."""
+    loader = LatentLoader(folder, seed=0, batch=BATCH)
+    for seen in range(0, loader.count, BATCH):
+        yield loader.batch_at(seen)[0]
+
+
+def plain_webdataset(folder: Path, workers: int) -> Iterable[torch.Tensor]:
+    """One epoch by webdataset."""
+    files = sorted(str(path) for path in folder.glob("*.tar"))
+    pipeline = WebDataset(files, shardshuffle=len(files)).shuffle(1000).decode().to_tuple("npy", "cls")
+    batched: Any = pipeline.batched(BATCH)  # an IterableDataset, which its annotations do not say
+    return (torch.from_numpy(np.asarray(numbers)) for numbers, _ in DataLoader(batched, None, num_workers=workers))
+
+
+def map_style(folder: Path, workers: int) -> Iterable[torch.Tensor]:
+    """One epoch by torch's DataLoader."""
+    return (numbers for numbers, _ in DataLoader(OneByOne(folder), BATCH, shuffle=True, num_workers=workers))
+
+
+READERS: dict[str, Callable[[Path], Iterable[torch.Tensor]]] = {
+    "scm": ours,
+    "webdataset": lambda folder: plain_webdataset(folder, 0),
+    "webdataset, 2 workers": lambda folder: plain_webdataset(folder, 2),
+    "DataLoader": lambda folder: map_style(folder, 0),
+    "DataLoader, 2 workers": lambda folder: map_style(folder, 2),
+}
+
+
+def rates(folder: Path, count: int) -> dict[str, float]:
+    """Images/s of each reader, the best of ROUNDS epochs."""
+    best = dict.fromkeys(READERS, 0.0)
+    for _ in range(ROUNDS):
+        for name, reader in READERS.items():
+            started, seen, total = time.perf_counter(), 0, 0.0
+            for numbers in reader(folder):
+                seen, total = seen + len(numbers), total + float(numbers.flatten()[0])
+            if seen != count:
+                raise RuntimeError(f"{name} gave {seen} samples instead of {count}")
+            best[name] = max(best[name], count / (time.perf_counter() - started))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where to put the samples, 0.5 GB (default: the temporary folder)")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning, module="webdataset")
+    print(f"{machine_name()}; torch {torch.__version__}, webdataset {webdataset_version}\n")
+    print(f"| samples | {' | '.join(READERS)} |\n|---|{'---:|' * len(READERS)}")
+    draws = np.random.default_rng(0)
+    for kind, (shape, dtype, count, shard) in KINDS.items():
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            sample = draws.integers(0, 100, (64, *shape)).astype(dtype)
+            samples = ((f"{number:08d}", sample[number % 64], 0) for number in range(count))
+            write_latents(samples, Path(folder) / "latents", shard, {"classes": ["all"], "codec": {}})
+            found = rates(Path(folder) / "latents", count)
+        cells = [f"{rate:,.0f} ({rate / found['scm']:.2f} x)" for rate in found.values()]
+        print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
