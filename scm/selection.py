@@ -1,6 +1,12 @@
-"""Which average of a model's weights is kept, and in which steps it is best sampled (sec. 6, EDM2 sec. 3)."""
+"""Which average of a model's weights is kept, and in which steps it is best sampled (sec. 6, EDM2 sec. 3).
 
+The candidates of params.yaml are measured first; each round of `select.refine` then adds those halfway between the best
+one and its neighbours. All are measured on the same seeds, so that their differences are less noisy than the figures.
+"""
+
+import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +30,31 @@ Figures = dict[str, float]
 DISTANCES = ("fd", "fd_1step")
 
 
+class Measured:
+    """Distances that were measured, kept in a file of JSON lines, so that an interrupted search goes on."""
+
+    def __init__(self, file: Path) -> None:
+        """Reads what an interrupted run has left; its last line may be half written."""
+        self._file, self._known = file, dict[str, float]()
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        for line in whole:
+            name, distance = json.loads(line)
+            self._known[name] = distance
+        if len(whole) < len(lines):
+            file.write_bytes(b"".join(whole))
+
+    def of(self, name: str, measure: Callable[[], float]) -> float:
+        """The distance of what `name` names, measured where it is not known."""
+        if name not in self._known:
+            self._known[name] = measure()
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([name, self._known[name]]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return self._known[name]
+
+
 @dataclass(frozen=True)
 class Selection:
     """Measures averages of one model on the same seeds.
@@ -31,6 +62,7 @@ class Selection:
     Attributes:
         snapshots: folder of the model's snapshots.
         say: prints a line of progress.
+        measured: distances of these snapshots, measured before under the same parameters.
     """
 
     params: Params
@@ -38,6 +70,7 @@ class Selection:
     snapshots: Path
     device: str
     say: Callable[[str], None]
+    measured: Measured
 
     def best(self, sigma_rels: tuple[float, ...]) -> tuple[State, Header, list[Figures]]:
         """The best average, and the figures of all: of each length, and for students in two steps of each t_mid.
@@ -46,18 +79,26 @@ class Selection:
             Its state; its header, with the t_mid; rows of sigma_rel, t_mid, fd and, for students, fd_1step.
         """
         rows: list[Figures] = []
-        chosen: tuple[State, Header] = ({}, {})
-        for state, header in averages(self.snapshots, sigma_rels):
-            for figures in self._candidates(state, header, build.two_step_times(self.params, header)):
+        best: tuple[State, Header] = ({}, {})
+
+        def add(state: State, header: Header, t_mids: Sequence[float]) -> None:
+            nonlocal best
+            for figures in self._candidates(state, header, t_mids):
                 if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
-                    chosen = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
+                    best = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
                 known = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
                 rows.append({**known, **figures})
                 self.say("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
-        if not chosen[0]:
+
+        for state, header in averages(self.snapshots, sigma_rels):
+            add(state, header, build.two_step_times(self.params, header))
+        if not best[0]:
             name = self.snapshots.parent.name
             raise UserError(f"{name}: no average has a finite Frechet distance; see the curves of its training")
-        return *chosen, rows
+        for _ in range(self.params.select.refine):
+            for sigma_rel, t_mids in finer(rows, best[1]):
+                add(*reconstruct(self.snapshots, sigma_rel), t_mids)
+        return *best, rows
 
     def progress(self, header: Header, choice: Figures) -> Iterator[Figures]:
         """The chosen length and t_mid along the run; of a teacher, whose loss says how it goes on, at the end alone.
@@ -70,8 +111,8 @@ class Selection:
         points = 1 if alone else min(self.params.select.progress, len(times))
         for point in range(1, points):
             images = times[len(times) * point // points - 1]
-            state, _ = reconstruct(self.snapshots, header["sigma_rel"], until=images)
-            (row,) = self._candidates(state, header, [header["t_mid"]] if "t_mid" in header else [])
+            state, then = reconstruct(self.snapshots, header["sigma_rel"], until=images)
+            (row,) = self._candidates(state, then, [header["t_mid"]] if "t_mid" in header else [])
             yield {"images": images, **{key: row[key] for key in figures}}
         yield {"images": times[-1], **figures}
 
@@ -80,7 +121,11 @@ class Selection:
         model = build.model_of(state, header, self.device)
 
         def distance(t_mid: float | None, which: int) -> float:
-            return self._distance(model, header, build.samplers(self.params, header, t_mid)[which])
+            sampler = build.samplers(self.params, header, t_mid)[which]
+            length = f"halflife {header['halflife']}" if "halflife" in header else f"sigma_rel {header['sigma_rel']}"
+            name = f"{header['images']} images, {length}, {sampler.nfe} evaluations"
+            name += f", t_mid {t_mid}" if t_mid is not None and which else ""
+            return self.measured.of(name, lambda: self._distance(model, header, sampler))
 
         if not t_mids:
             return [{"fd": distance(None, -1)}]
@@ -93,3 +138,30 @@ class Selection:
         labels, scale = asked_labels(self.reference.labels, count), build.guidance_of(params, header)
         samples, _ = generate(model, sampler, range(count), labels, shape, params.evaluate.batch, self.device, scale)
         return self.reference.distance(codec.decode(samples))
+
+
+def finer(rows: Sequence[Figures], best: Header) -> list[tuple[float, list[float]]]:
+    """The next candidates: halfway to the best one's neighbours in length (geometric mean) and in t_mid (mean).
+
+    Args:
+        rows: what was measured, as `Selection.best` returns it.
+        best: header of the best average. The one with a half-life, and an imported one, have no neighbours in length.
+
+    Returns:
+        Lengths, each with the t_mid that it is to be measured at; the best length comes with new t_mid.
+    """
+    if "halflife" in best or best["sigma_rel"] is None:
+        return []
+    lengths = between([row["sigma_rel"] for row in rows], best["sigma_rel"], lambda a, b: math.sqrt(a * b), 4)
+    if "t_mid" not in best:
+        return [(length, []) for length in lengths]
+    times = between([row["t_mid"] for row in rows], best["t_mid"], lambda a, b: (a + b) / 2, 3)
+    return [(length, [best["t_mid"]]) for length in lengths] + ([(best["sigma_rel"], times)] if times else [])
+
+
+def between(tried: Sequence[float], best: float, middle: Callable[[float, float], float], digits: int) -> list[float]:
+    """Values between the best one and its next smaller and next larger one, rounded; none that was tried before."""
+    smaller, larger = [value for value in tried if value < best], [value for value in tried if value > best]
+    neighbours = sorted(smaller)[-1:] + sorted(larger)[:1]
+    found = [round(middle(value, best), digits) for value in neighbours]
+    return [value for value in found if value not in tried]

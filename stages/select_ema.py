@@ -7,14 +7,15 @@ from scm import build, weights
 from scm.evaluation.reference import load
 from scm.files import replacing
 from scm.results import progress_path
-from scm.selection import Figures, Selection
+from scm.selection import Figures, Measured, Selection
 from scm.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
     params, model, device = stage.params, str(stage.item), build.device_of(stage.params.runtime)
     reference = load(stage.root / "data/reference", device)
-    selection = Selection(params, reference, stage.root / f"models/{model}/snapshots", device, stage.progress)
+    snapshots, known = stage.root / f"models/{model}/snapshots", Measured(stage.work / "measured.jsonl")
+    selection = Selection(params, reference, snapshots, device, stage.progress, known)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
     weights.save(stage.root / f"models/{model}/model.safetensors", state, header)

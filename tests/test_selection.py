@@ -14,7 +14,7 @@ from scm import selection, weights
 from scm.data.codec import plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
-from scm.selection import Selection
+from scm.selection import Measured, Selection, between, finer
 from tests.helpers import tiny_model
 
 TIMES = (100, 200, 300, 400, 500)
@@ -71,7 +71,7 @@ def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float],
     """A selection whose distance is `figure` of what was sampled last."""
     params = params_with({"select.samples": 6, "select.progress": 4, "select.t_mid": [0.6, 0.8], **changes})
     reference: Any = SimpleNamespace(labels=torch.tensor([2, 0, 1]), distance=lambda images: figure(drawn[-1]))
-    return Selection(params, reference, folder, "cpu", lambda line: None)
+    return Selection(params, reference, folder, "cpu", lambda line: None, Measured(folder / "measured.jsonl"))
 
 
 def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn):
@@ -191,3 +191,54 @@ def test_without_any_finite_distance_nothing_is_chosen(tmp_path, drawn):
     with pytest.raises(UserError) as caught:
         selection_of(folder, drawn, lambda call: math.inf).best((0.05, 0.1))
     assert str(caught.value) == "scd: no average has a finite Frechet distance; see the curves of its training"
+
+
+def test_a_finer_search_closes_in_on_the_best_length_and_second_step(tmp_path, drawn, monkeypatch):
+    """Of a distance that is lowest at length 0.08 and t_mid 0.7."""
+    folder, model_of, lengths = run_of(tmp_path, "scd"), selection.build.model_of, list[float]()
+
+    def noted(state, header, device):
+        lengths.append(header["sigma_rel"])
+        return model_of(state, header, device)
+
+    def figure(call: Any) -> float:
+        return 1 + abs(math.log(lengths[-1] / 0.08)) + (abs(call.times[1] - 0.7) if len(call.times) > 1 else 5.0)
+
+    monkeypatch.setattr(selection.build, "model_of", noted)
+    changes, given = {"select.t_mid": [0.4, 0.6, 0.9]}, (0.03, 0.05, 0.1, 0.2)
+    coarse = selection_of(folder, drawn, figure, **changes).best(given)
+    fine = selection_of(folder, drawn, figure, **changes, **{"select.refine": 4}).best(given)
+    assert (coarse[1]["sigma_rel"], coarse[1]["t_mid"]) == (0.1, 0.6)
+    assert fine[1]["sigma_rel"] == pytest.approx(0.08, rel=0.03) and fine[1]["t_mid"] == pytest.approx(0.7, abs=0.03)
+    assert fine[2][:12] == coarse[2] and len(fine[2]) <= 12 + 4 * 4
+    assert torch.equal(fine[0][BIAS], reconstruct(folder, fine[1]["sigma_rel"])[0][BIAS])
+
+
+def test_the_next_candidates_lie_halfway_to_the_neighbours():
+    rows = [{"sigma_rel": s, "t_mid": t} for s in (0.05, 0.1, 0.2) for t in (0.4, 0.8)]
+    found = finer(rows, {"sigma_rel": 0.1, "t_mid": 0.4})
+    assert found == [(0.0707, [0.4]), (0.1414, [0.4]), (0.1, [0.6])]
+    assert finer([{"sigma_rel": 0.05}, {"sigma_rel": 0.1}], {"sigma_rel": 0.1}) == [(0.0707, [])]
+    assert finer(rows, {"sigma_rel": 0.1, "t_mid": 0.4, "halflife": 9}) == []
+    assert finer([{}], {"sigma_rel": None}) == []
+    assert between([0.1, 0.1001], 0.1, lambda a, b: (a + b) / 2, 4) == []
+
+
+def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
+    """The file ends in half a line, as kill -9 may leave it."""
+    folder = run_of(tmp_path, "scd")
+
+    def figure(call: Any) -> float:
+        return call.weight + sum(call.times)
+
+    whole = selection_of(folder, drawn, figure)
+    _, header, rows = whole.best((0.05, 0.1))
+    points = list(whole.progress(header, rows[0]))
+    number, file = len(drawn), folder / "measured.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == number == len(set(lines))
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:-4])
+    drawn.clear()
+    again = selection_of(folder, drawn, figure)
+    assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, rows[0])) == points
+    assert len(drawn) == number - 3 and file.read_bytes() == b"".join(lines)

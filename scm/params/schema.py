@@ -271,6 +271,7 @@ class Lengths(Section):
 class Select(Section):
     sigma_rel: Lengths
     t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
+    refine: Annotated[int, Field(ge=0)]
     samples: Annotated[Count, Field(ge=2)]
     progress: Whole
 
