@@ -31,7 +31,19 @@ NAMES = {
     "scd_vsd": "sCD + VSD",
     "vsd": "VSD",
 }
-HEAD = ("Model", "Sampler", "NFE", "FD", "× teacher", "M params × NFE", "Precision", "Recall", "Accuracy", "Images/s")
+HEAD = (
+    "Model",
+    "Sampler",
+    "NFE",
+    "FD",
+    "× teacher",
+    "KID",
+    "M params × NFE",
+    "Precision",
+    "Recall",
+    "Accuracy",
+    "Images/s",
+)
 """Columns of the table, see `row_cells`."""
 
 
@@ -45,6 +57,7 @@ class Row:
         evaluations: network evaluations a sample (NFE).
         distance: Frechet distance to the real images.
         ratio: `distance` over the teacher's best.
+        kernel_distance: KID to the real images; the unbiased estimate may be below 0.
         compute: parameters in millions times `evaluations`.
         precision: fraction of samples within the real images' manifold.
         recall: fraction of real images within the samples' manifold.
@@ -57,6 +70,7 @@ class Row:
     evaluations: int
     distance: float
     ratio: float
+    kernel_distance: float
     compute: float
     precision: float
     recall: float
@@ -169,7 +183,7 @@ def row_cells(row: Row) -> tuple[str, ...]:
     """A row of the table as text, a cell for each of `HEAD`; the first two are words, the others figures."""
     accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
     shares = (f"{row.precision:.3f}", f"{row.recall:.3f}", accuracy)
-    sizes = (number(row.distance), number(row.ratio), number(row.compute))
+    sizes = (number(row.distance), number(row.ratio), number(row.kernel_distance), number(row.compute))
     return (row.name, row.sampler, str(row.evaluations), *sizes, *shares, number(row.speed))
 
 
@@ -224,6 +238,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     evaluations=evaluations,
                     distance=distance,
                     ratio=distance / best,
+                    kernel_distance=_figure(figures, f"kid@{evaluations}", path),
                     compute=size * evaluations,
                     precision=_figure(figures, f"precision@{evaluations}", path),
                     recall=_figure(figures, f"recall@{evaluations}", path),

@@ -83,6 +83,8 @@ def _table(findings: Findings) -> str:
         f"Two halves of the real images, one against the other: FD {number(findings.floor)}. "
         f"The feature extractor's accuracy on held-out images: {findings.held_out_accuracy:.1%}. "
         "NFE: network evaluations a sample. FD: Fréchet distance on the extractor's features, smaller is better. "
+        "KID: kernel distance on them (arXiv 1801.01401), smaller is better, below 0 by chance or where samples repeat "
+        "real images. "
         "Precision: samples that lie among the real images' features; recall: real images that lie among the samples' "
         "(k-th nearest neighbours, arXiv 1904.06991). Accuracy: samples that the extractor gives the asked class."
     )

@@ -1,4 +1,4 @@
-"""Frechet distance, precision, recall, agreement with the asked class, speed and sample grids of one model."""
+"""Frechet and kernel distance, precision, recall, agreement with the asked class, speed and grids of one model."""
 
 import hashlib
 import json

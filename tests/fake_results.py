@@ -44,6 +44,7 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
             metrics["t_mid"] = 0.8
         for evaluations, (distance, precision, recall, accuracy, speed) in FIGURES[model].items():
             metrics[f"fd@{evaluations}"] = distance * generator.uniform(0.95, 1.05)
+            metrics[f"kid@{evaluations}"] = distance / 100
             metrics[f"precision@{evaluations}"], metrics[f"recall@{evaluations}"] = precision, recall
             metrics[f"accuracy@{evaluations}"] = accuracy
             metrics[f"images_per_second@{evaluations}"] = speed

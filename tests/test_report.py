@@ -62,11 +62,11 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     row = re.search(r'<tr class="best">(.*?)</tr>', page)
     assert row is not None
     assert re.findall(r"<td[^>]*>([^<]*)", row.group(1)) == [
-        *("sCD", "consistency", "2", "5.00", "1.25", "0.183", "0.944", "0.917", "–", "5,450")
+        *("sCD", "consistency", "2", "5.00", "1.25", "0.0531", "0.183", "0.944", "0.917", "–", "5,450")
     ]
     assert page.count("<tr><td>Teacher</td>") == 2
     head = re.findall(r"<th(?: [^>]*)?>([^<]*)", page[: page.index("</thead>")])
-    assert head[6:8] == ["Precision", "Recall"] and len(head) == 10
+    assert head[5:9] == ["KID", "M params × NFE", "Precision", "Recall"] and len(head) == 11
     sentence = (
         "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, beside the teacher&#x27;s 4.00 in 35: "
         "1.25 × the distance with 17.5 × fewer evaluations."
@@ -74,7 +74,7 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     assert sentence in page
     assert "FD 1.42" in page and "98.6%" in page and "3f2a9c1e5b + changes" in page and "9b1c44d2e0f7" in page
     text = (root / "results/report.md").read_text()
-    assert "| sCD | consistency | 2 | 5.00 | 1.25 | 0.183 | 0.944 | 0.917 | – | 5,450 |" in text
+    assert "| sCD | consistency | 2 | 5.00 | 1.25 | 0.0531 | 0.183 | 0.944 | 0.917 | – | 5,450 |" in text
     sources = re.findall(r'src="([^"]*)"', text)
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
 
@@ -171,7 +171,7 @@ def test_missing_and_empty_files_are_named(root: Path, missing: str) -> None:
 def test_missing_figures_are_named(root: Path) -> None:
     path = root / "results/metrics/evaluate-teacher.json"
     figures = metrics(root, "teacher")
-    for missing in ("mparams", "precision@2", "recall@35"):
+    for missing in ("mparams", "kid@2", "precision@2", "recall@35"):
         path.write_text(json.dumps({key: value for key, value in figures.items() if key != missing}))
         with pytest.raises(UserError, match=rf"evaluate-teacher.json has no figure '{missing}'"):
             build(root, fake_params())

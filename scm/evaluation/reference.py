@@ -30,6 +30,7 @@ from scm.evaluation.features import (
     train_classifier,
 )
 from scm.evaluation.frechet import FEWEST_SAMPLES, LARGEST_BATCH, FrechetDistance
+from scm.evaluation.kernel import kernel_distance
 from scm.evaluation.precision_recall import MOST_IMAGES, precision_recall, spread
 from scm.files import read_json, replacing_folder, sha256, write_json
 from scm.randomness import generator
@@ -50,7 +51,7 @@ class Reference:
             samples is above 0 even for a perfect generator, roughly by a constant over their number; a half has half
             of that number, so that this is an upper bound for the bias of as many samples as there are real images.
         labels: int64 [N], the real images' labels in order: asking a model for these gives the real class distribution.
-        features: float32 [M, F], features of M real images chosen at random, 10,000 at most, for precision and recall.
+        features: float32 [M, F], features of M real images chosen at random, 10,000 at most, for all figures but FD.
             Rounded, so that the last bits, which depend on the batch, do not tell features of equal images apart.
         extractor: The classifier, in float64.
     """
@@ -79,7 +80,7 @@ class Reference:
         """All figures of generated images, whose features are computed once.
 
         Precision and recall take as many images on either side, as both depend on their number: of the generated ones
-        evenly, of the real `features` the first, whose order is random.
+        evenly, of the real `features` the first, whose order is random. So does the kernel distance, to bound its time.
 
         Args:
             images: uint8 [N, C, H, W].
@@ -87,8 +88,8 @@ class Reference:
             neighbours: k of `precision_recall`.
 
         Returns:
-            "fd", "precision", "recall", and, where the extractor has learnt classes, "accuracy": the fraction of images
-            that it takes for the asked class.
+            "fd", "kid", "precision", "recall", and, where the extractor has learnt classes, "accuracy": the fraction of
+            images that it takes for the asked class.
 
         Raises:
             UserError: Fewer than two images, or not more than k.
@@ -99,6 +100,7 @@ class Reference:
         figures = {"fd": self.frechet.distance_of(features)}
         count = min(len(self.features), len(features))
         some, real = spread(features, count).float(), self.features[:count].to(features.device)
+        figures["kid"] = kernel_distance(real, some)
         figures["precision"], figures["recall"] = precision_recall(real, some, neighbours)
         if self.task == "class":
             right = self.extractor.output(features).argmax(dim=1) == labels.to(features.device)

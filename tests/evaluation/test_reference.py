@@ -9,6 +9,7 @@ import scm.evaluation.reference
 from scm.data.transforms import augment
 from scm.errors import UserError
 from scm.evaluation.features import Classifier, ExtractorSettings, accuracy
+from scm.evaluation.kernel import kernel_distance
 from scm.evaluation.precision_recall import precision_recall
 from scm.evaluation.reference import build, load
 
@@ -66,10 +67,11 @@ def test_all_figures_follow_from_one_pass(reference, striped: tuple[Tensor, Tens
     monkeypatch.setattr(Classifier, "forward", lambda self, some: seen.append(len(some)) or forward(self, some))
     figures = reference.measure(images, labels, 5)
     assert sum(seen) == 200
-    assert list(figures) == ["fd", "precision", "recall", "accuracy"]
+    assert list(figures) == ["fd", "kid", "precision", "recall", "accuracy"]
     assert figures["fd"] == reference.distance(images)
     features = reference.extractor(images).detach().float()
     assert (figures["precision"], figures["recall"]) == precision_recall(reference.features[:200], features, 5)
+    assert figures["kid"] == kernel_distance(reference.features[:200], features)
     assert 0 < figures["recall"] < 1 and figures != reference.measure(images, labels, 3)
 
 
@@ -102,7 +104,7 @@ def test_data_without_two_classes_learn_rotations(striped: tuple[Tensor, Tensor]
     assert reference.task == "rotation"
     assert reference.extractor.settings["outputs"] == 4
     figures = reference.measure(images // 2, labels, 3)
-    assert list(figures) == ["fd", "precision", "recall"] and figures["fd"] > 0
+    assert list(figures) == ["fd", "kid", "precision", "recall"] and figures["fd"] > 0
 
 
 def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor, Tensor], tmp_path):

@@ -64,7 +64,7 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
     assert json.loads(run("dvc", "status", "--json").stdout) == {}
     for model, evaluations in EVALUATIONS.items():
         figures = metrics(project, model)
-        for name in ("fd", "precision", "recall", "accuracy", "images_per_second"):
+        for name in ("fd", "kid", "precision", "recall", "accuracy", "images_per_second"):
             assert {int(key.partition("@")[2]) for key in figures if key.startswith(f"{name}@")} == evaluations, model
         assert figures.get("guidance") == (1.5 if model in ("teacher", "scd", "scd_vsd") else None)
         assert ("t_mid" in figures) == (evaluations == {1, 2})

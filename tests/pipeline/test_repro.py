@@ -71,7 +71,7 @@ def test_the_figures_are_dvc_metrics(project, run):
     shown = json.loads(run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
     teacher = shown["results/metrics/evaluate-teacher.json"]["data"]
     student = shown["results/metrics/evaluate-scd.json"]["data"]
-    names = ("fd", "precision", "recall", "accuracy", "images_per_second")
+    names = ("fd", "kid", "precision", "recall", "accuracy", "images_per_second")
     assert {"sigma_rel", *(f"{name}@{nfe}" for name in names for nfe in (2, 35))} <= teacher.keys()
     assert {"sigma_rel", "t_mid", *(f"{name}@{nfe}" for name in names for nfe in (1, 2))} <= student.keys()
     assert teacher["fd@35"] < teacher["fd@2"]
