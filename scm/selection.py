@@ -80,25 +80,28 @@ class Selection:
         """
         rows: list[Figures] = []
         best: tuple[State, Header] = ({}, {})
-
-        def add(state: State, header: Header, t_mids: Sequence[float]) -> None:
-            nonlocal best
-            for figures in self._candidates(state, header, t_mids):
-                if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
-                    best = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
-                known = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
-                rows.append({**known, **figures})
-                self.say("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
-
-        for state, header in averages(self.snapshots, sigma_rels):
-            add(state, header, build.two_step_times(self.params, header))
-        if not best[0]:
-            name = self.snapshots.parent.name
-            raise UserError(f"{name}: no average has a finite Frechet distance; see the curves of its training")
-        for _ in range(self.params.select.refine):
-            for sigma_rel, t_mids in finer(rows, best[1]):
-                add(*reconstruct(self.snapshots, sigma_rel), t_mids)
+        for turn in range(1 + self.params.select.refine):
+            for state, header, t_mids in self._finer(rows, best[1]) if turn else self._given(sigma_rels):
+                for figures in self._candidates(state, header, t_mids):
+                    if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
+                        best = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
+                    known = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
+                    rows.append({**known, **figures})
+                    self.say("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
+            if not best[0]:
+                name = self.snapshots.parent.name
+                raise UserError(f"{name}: no average has a finite Frechet distance; see the curves of its training")
         return *best, rows
+
+    def _given(self, sigma_rels: Sequence[float]) -> Iterator[tuple[State, Header, Sequence[float]]]:
+        """The averages of params.yaml, each with the t_mid that it is measured at."""
+        for state, header in averages(self.snapshots, sigma_rels):
+            yield state, header, build.two_step_times(self.params, header)
+
+    def _finer(self, rows: Sequence[Figures], best: Header) -> Iterator[tuple[State, Header, Sequence[float]]]:
+        """Those of the next round."""
+        for sigma_rel, t_mids in finer(rows, best):
+            yield *reconstruct(self.snapshots, sigma_rel), t_mids
 
     def progress(self, header: Header, choice: Figures) -> Iterator[Figures]:
         """The chosen length and t_mid along the run; of a teacher, whose loss says how it goes on, at the end alone.

@@ -103,5 +103,5 @@ class FrechetDistance:
         self._metric.reset()
         for some in features.split(LARGEST_BATCH):
             self._metric.update(some, real=False)
-        # Rounding can leave a distance of 0 at -1e-9.
-        return max(0.0, self._metric.compute().item())
+        # Rounding can leave a distance of 0 at -1e-9. The order matters: max(0.0, nan) would be a perfect 0.
+        return max(self._metric.compute().item(), 0.0)

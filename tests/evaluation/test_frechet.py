@@ -1,3 +1,5 @@
+import math
+
 import numpy
 import pytest
 import scipy.linalg
@@ -84,6 +86,12 @@ def test_fewer_samples_than_features():
 def test_of_a_set_to_itself_is_zero_and_never_negative():
     real = drawn(500, 16, 3)
     assert 0 <= measured(real, real) < 1e-6 * real.var(0).sum()
+
+
+def test_what_is_not_finite_is_no_perfect_score():
+    real, generated = drawn(500, 16, 3), drawn(500, 16, 4)
+    generated[0, 0] = math.inf
+    assert math.isnan(measured(real, generated))
 
 
 def test_does_not_depend_on_the_batches():
