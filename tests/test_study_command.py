@@ -23,7 +23,7 @@ stages:
   evaluate:
     matrix:
       model: ${evaluate.models}
-    cmd: python -m stages.evaluate ${item.model}
+    cmd: exec python -m stages.evaluate ${item.model}
     params: [student.common, student.methods]
     deps: ["${data.path}", stages/evaluate.py, scm]
     metrics: ["results/metrics/evaluate-${item.model}.json": {cache: false}]

@@ -14,8 +14,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment() -> dict[str, str]:
-    """This test's environment with the interpreter's folder first and nobody's MLflow or work folder."""
-    foreign = ("MLFLOW", "SCM_", "DVC_", "GIT_")
+    """This test's environment with the interpreter's folder first and nobody's MLflow or work folder.
+
+    Without SHELL, as under cron and many a CI: DVC then takes /bin/sh, which may stay between it and a stage.
+    """
+    foreign = ("MLFLOW", "SCM_", "DVC_", "GIT_", "SHELL")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "OMP_NUM_THREADS": "1"}
 

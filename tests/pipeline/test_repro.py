@@ -177,8 +177,10 @@ class Trainer:
     def __init__(self, project: Path, work: Path, *, parent: bool = False) -> None:
         command = [sys.executable, "-m", "stages.train_teacher"]
         extra = {"SCM_WORK": str(work)}
-        if parent:  # as under dvc: a parent that may die
-            command = [sys.executable, "-c", f"import subprocess; subprocess.run({command})"]
+        if parent:  # as under dvc: a parent that may die, and its shell, which is not to stay in between
+            stages = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+            shell = ["/bin/sh", "-c", stages["train_teacher"]["cmd"]]
+            command = [sys.executable, "-c", f"import subprocess; subprocess.run({shell})"]
             extra["DVC_ROOT"] = str(project)
         self.process = subprocess.Popen(
             command,

@@ -16,7 +16,7 @@ methods: {scd: teacher}
 params:
   reference: {epochs: 1}
   teacher: {images: 512, lr: {warmup: 64, decay_from: 256}}
-  student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 8Ki}}
+  student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 2Ki}}
   sampler: {teacher_steps: 4}
   select: {progress: 2}
 variants:
