@@ -172,9 +172,7 @@ def main(
     sys.exit(_main(run, name, matrix, training, parallel, recorded))
 
 
-def _main(
-    run: Callable[[Stage], None], name: str, matrix: bool, training: bool, parallel: bool, recorded: bool
-) -> int:
+def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool, parallel: bool, recorded: bool) -> int:
     try:
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
