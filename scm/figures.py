@@ -55,6 +55,7 @@ class Drawing:
         lines: the lines.
         logarithmic: logarithmic vertical axis, where all values are positive.
         mark: a chosen point (x, y), drawn with a ring.
+        logarithmic_x: logarithmic horizontal axis.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Drawing:
     lines: list[Line] = field(default_factory=list)
     logarithmic: bool = False
     mark: tuple[float, float] | None = None
+    logarithmic_x: bool = False
 
 
 def svg(drawing: Drawing) -> str:
@@ -87,6 +89,8 @@ def svg(drawing: Drawing) -> str:
         positive = all(value > 0 for line in drawing.lines for value in line.y)
         if drawing.logarithmic and positive:
             axes.set_yscale("log")
+        if drawing.logarithmic_x:
+            axes.set_xscale("log")
         for line in drawing.lines:
             x, y = _thinned(line.x, line.y)
             axes.plot(
@@ -106,8 +110,8 @@ def svg(drawing: Drawing) -> str:
         axes.set_xlabel(drawing.x_label)
         axes.grid(color=INK, alpha=0.12, linewidth=0.6)
         readable_ticks(axes)
-        if any(line.label for line in drawing.lines):
-            axes.legend(frameon=False, fontsize=8)
+        if any(line.label for line in drawing.lines):  # below the axes, where it covers no line
+            figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         text = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
@@ -132,12 +136,15 @@ def readable_ticks(axes: "Axes") -> None:
         step = 2 ** round(math.log2(top / 4))
         axes.set_xticks([step * index for index in range(int(top / step) + 1)])
         axes.xaxis.set_major_formatter(FuncFormatter(image_count))
-    if axes.get_yscale() == "log":
-        low, high = axes.get_ylim()
-        if high / low < 100:  # less than two decades: name points between the powers of ten
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    for axis, scale, (low, high) in (
+        (axes.xaxis, axes.get_xscale(), axes.get_xlim()),
+        (axes.yaxis, axes.get_yscale(), axes.get_ylim()),
+    ):
+        if scale == "log":
+            if high / low < 100:  # less than two decades: name points between the powers of ten
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ The page iterates over the models that params.yaml names, never over the files t
 list of methods leaves old files behind. It needs nothing but itself: pictures and curves stand in the file.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class Row:
         model: its key, e.g. "scd".
         sampler: how it was sampled.
         evaluations: network evaluations a sample (NFE).
-        distance: Frechet distance to the real images.
+        distance: Frechet distance to the real images; the smallest of `ranges`.
+        ranges: the distance of each range of seeds, where there are several.
         ratio: `distance` over the teacher's best.
         kernel_distance: KID to the real images; the unbiased estimate may be below 0.
         compute: parameters in millions times `evaluations`.
@@ -69,6 +71,7 @@ class Row:
     sampler: str
     evaluations: int
     distance: float
+    ranges: tuple[float, ...]
     ratio: float
     kernel_distance: float
     compute: float
@@ -183,7 +186,8 @@ def row_cells(row: Row) -> tuple[str, ...]:
     """A row of the table as text, a cell for each of `HEAD`; the first two are words, the others figures."""
     accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
     shares = (f"{row.precision:.3f}", f"{row.recall:.3f}", accuracy)
-    sizes = (number(row.distance), number(row.ratio), number(row.kernel_distance), number(row.compute))
+    each = f" ({', '.join(map(number, row.ranges))})" if row.ranges else ""
+    sizes = (number(row.distance) + each, number(row.ratio), number(row.kernel_distance), number(row.compute))
     return (row.name, row.sampler, str(row.evaluations), *sizes, *shares, number(row.speed))
 
 
@@ -237,6 +241,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     sampler=_sampler(model, evaluations == most, figures.get("guidance")),
                     evaluations=evaluations,
                     distance=distance,
+                    ranges=_ranges(figures, evaluations),
                     ratio=distance / best,
                     kernel_distance=_figure(figures, f"kid@{evaluations}", path),
                     compute=size * evaluations,
@@ -258,6 +263,12 @@ def _sampler(model: str, full: bool, guidance: float | None) -> str:
     else:
         name = "multistep" if model == "multistep" else "consistency"
     return name if guidance is None else f"{name}, guidance {guidance:g}"
+
+
+def _ranges(figures: dict[str, Any], evaluations: int) -> tuple[float, ...]:
+    """The distance of each range of seeds, as evaluate.repeats > 1 leaves them."""
+    keys = (f"fd_{index}@{evaluations}" for index in itertools.count())
+    return tuple(float(figures[key]) for key in itertools.takewhile(figures.__contains__, keys))
 
 
 def _figure(metrics: dict[str, Any], key: str, path: Path) -> float:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
+from scm import report_paper
 from scm.errors import UserError
 from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, svg
 from scm.report import HEAD, Findings, Row, commit_of, display_name, duration, headline, health_lines, number, row_cells
@@ -23,6 +24,7 @@ HEALTH = (
     ("log_weight/", "Adaptive log weight by t", False),
 )
 """Column, heading and logarithmic axis of each drawing; a column that ends in "/" has one line for each bin of t."""
+PAPER = ("× teacher over sampling compute", "× teacher over size")
 LINES = ("#228be6", "#12b886", "#e8a200", "#f76707", "#be4bdb")
 
 
@@ -32,6 +34,7 @@ def page(findings: Findings) -> str:
     body = [
         _top(findings),
         _table(findings),
+        _beside_the_paper(findings),
         _samples(findings),
         _health(findings),
         _selection(findings),
@@ -79,10 +82,12 @@ def _table(findings: Findings) -> str:
             + "".join(f'<td class="n">{escape(cell)}</td>' for cell in figures)
             + "</tr>"
         )
+    several = any(row.ranges for row in findings.rows)
     note = (
         f"Two halves of the real images, one against the other: FD {number(findings.floor)}. "
         f"The feature extractor's accuracy on held-out images: {findings.held_out_accuracy:.1%}. "
-        "NFE: network evaluations a sample. FD: Fréchet distance on the extractor's features, smaller is better. "
+        "NFE: network evaluations a sample. FD: Fréchet distance on the extractor's features, smaller is better"
+        f"{', in brackets that of each range of seeds, of which the smallest is quoted' if several else ''}. "
         "KID: kernel distance on them (arXiv 1801.01401), smaller is better, below 0 by chance or where samples repeat "
         "real images. "
         "Precision: samples that lie among the real images' features; recall: real images that lie among the samples' "
@@ -91,6 +96,19 @@ def _table(findings: Findings) -> str:
     return (
         f'<h2>Results</h2>\n<div class="card scroll"><table><thead><tr>{head}</tr></thead>'
         f'<tbody>{"".join(lines)}</tbody></table></div>\n<p class="note">{escape(note)}</p>'
+    )
+
+
+def _beside_the_paper(findings: Findings) -> str:
+    drawings = report_paper.drawings(findings, LINES)
+    if not drawings:
+        return ""
+    plots = "".join(_plot(drawing, title) for drawing, title in zip(drawings, PAPER, strict=True))
+    return (
+        '<h2>Beside the paper</h2>\n<p class="note">Distances as multiples of the teacher\'s: as in figures 1 and 6 of '
+        "arXiv 2410.11081, whose published ratios of FID (of its largest networks, and over the size) are grey. Data, "
+        "features and numbers of samples are not the paper's unless the preset says so.</p>\n"
+        f'<div class="plots">{plots}</div>'
     )
 
 

@@ -18,11 +18,13 @@ from scm import build
 from scm.data.codec import Codec
 from scm.ema.reconstruct import averages, reconstruct, snapshot_times
 from scm.errors import UserError
-from scm.evaluation.generate import Sampler, asked_labels, generate
+from scm.evaluation.figures import sampled_features
+from scm.evaluation.generate import Sampler, asked_labels, batches
 from scm.evaluation.reference import Reference
 from scm.networks import Model
 from scm.params import Params
 from scm.params.schema import TEACHER
+from scm.training.distributed import Ranks
 
 State = dict[str, Tensor]
 Header = dict[str, Any]
@@ -31,11 +33,16 @@ DISTANCES = ("fd", "fd_1step")
 
 
 class Measured:
-    """Distances that were measured, kept in a file of JSON lines, so that an interrupted search goes on."""
+    """Distances that were measured, kept in a file of JSON lines, so that an interrupted search goes on.
 
-    def __init__(self, file: Path) -> None:
+    The first of several processes has the file, and says what it knows; all measure what it does not know.
+    """
+
+    def __init__(self, file: Path, ranks: Ranks) -> None:
         """Reads what an interrupted run has left; its last line may be half written."""
-        self._file, self._known = file, dict[str, float]()
+        self._file, self._ranks, self._known = file, ranks, dict[str, float]()
+        if ranks.rank:
+            return
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         for line in whole:
@@ -46,13 +53,16 @@ class Measured:
 
     def of(self, name: str, measure: Callable[[], float]) -> float:
         """The distance of what `name` names, measured where it is not known."""
-        if name not in self._known:
-            self._known[name] = measure()
+        if self._ranks.any(name in self._known):
+            return self._ranks.of_first(self._known.get(name, 0.0))
+        distance = self._ranks.of_first(measure())
+        if self._ranks.rank == 0:
+            self._known[name] = distance
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([name, self._known[name]]) + "\n")
+                file.write(json.dumps([name, distance]) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        return self._known[name]
+        return distance
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Selection:
 
     Attributes:
         snapshots: folder of the model's snapshots.
+        ranks: this process and the others, among which the samples are divided.
         say: prints a line of progress.
         measured: distances of these snapshots, measured before under the same parameters.
     """
@@ -68,7 +79,7 @@ class Selection:
     params: Params
     reference: Reference
     snapshots: Path
-    device: str
+    ranks: Ranks
     say: Callable[[str], None]
     measured: Measured
 
@@ -121,7 +132,7 @@ class Selection:
 
     def _candidates(self, state: State, header: Header, t_mids: Sequence[float]) -> list[Figures]:
         """fd of the sampler with the most steps or, for a student in two, of each t_mid, with fd_1step beside it."""
-        model = build.model_of(state, header, self.device)
+        model = build.model_of(state, header, self.ranks.device)
 
         def distance(t_mid: float | None, which: int) -> float:
             sampler = build.samplers(self.params, header, t_mid)[which]
@@ -136,11 +147,14 @@ class Selection:
         return [{"t_mid": t_mid, "fd": distance(t_mid, -1), "fd_1step": in_one} for t_mid in t_mids]
 
     def _distance(self, model: Model, header: Header, sampler: Sampler) -> float:
-        params, codec = self.params, Codec(header["codec"])
+        """The first process measures the features of all; what the others return is not read."""
+        params, ranks, codec = self.params, self.ranks, Codec(header["codec"])
         count, shape = params.select.samples, codec.header["shape"]
         labels, scale = asked_labels(self.reference.labels, count), build.guidance_of(params, header)
-        samples, _ = generate(model, sampler, range(count), labels, shape, params.evaluate.batch, self.device, scale)
-        return self.reference.distance(codec.decode(samples))
+        place = params.evaluate.batch, ranks.device, scale, ranks.rank, ranks.world
+        drawn = batches(model, sampler, range(count), labels, shape, *place)
+        features, _ = sampled_features(drawn, count, codec.decode, self.reference, ranks)
+        return self.reference.frechet.distance_of(features) if ranks.rank == 0 else 0.0
 
 
 def finer(rows: Sequence[Figures], best: Header) -> list[tuple[float, list[float]]]:

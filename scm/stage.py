@@ -67,7 +67,9 @@ class Stage:
         return self.name if self.item is None else f"{self.name}@{self.item}"
 
     def progress(self, text: str) -> None:
-        print(f"[{self.full_name}] {text}", flush=True)
+        """Prints a line; of several processes the first one does."""
+        if _is_first():
+            print(f"[{self.full_name}] {text}", flush=True)
 
     def stopping(self) -> bool:
         """True once the stage was asked to end by a signal."""
@@ -151,26 +153,33 @@ def params_hash(params: Params) -> str:
 
 
 def main(
-    run: Callable[[Stage], None], name: str, *, matrix: bool = False, training: bool = False, recorded: bool = True
+    run: Callable[[Stage], None],
+    name: str,
+    *,
+    matrix: bool = False,
+    training: bool = False,
+    parallel: bool = False,
+    recorded: bool = True,
 ) -> None:
     """Entry point of stages/<name>.py: runs `run(stage)` and ends the process with the right exit code.
 
     Args:
         matrix: the stage takes its matrix item as the only argument.
         training: the stage is started as `runtime.processes` processes with settings that make training fast.
+        parallel: the stage is started as `runtime.processes` processes where these are several.
         recorded: the stage leaves a run file and shows in MLflow; the report, which reads the run files, does not.
     """
-    sys.exit(_main(run, name, matrix, training, recorded))
+    sys.exit(_main(run, name, matrix, training, parallel, recorded))
 
 
-def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool, recorded: bool) -> int:
+def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool, parallel: bool, recorded: bool) -> int:
     try:
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
         _die_with_parent()
         root = find_root()
         params = load(root / "params.yaml")
-        if training:
+        if training or (parallel and params.runtime.processes > 1):
             _start_processes(name, params.runtime.processes)
         stage = _open(root, name, sys.argv[1] if matrix else None, params)
         with _locked(stage):

@@ -2,49 +2,77 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from scm import build
 from scm.data.codec import Codec
-from scm.evaluation.generate import asked_labels, generate
+from scm.evaluation.figures import figures_of, sampled_features
+from scm.evaluation.generate import Sampler, asked_labels, batches, generate
 from scm.evaluation.grids import save_grid, scale_for
 from scm.evaluation.reference import load
 from scm.files import replacing_folder
 from scm.stage import Stage, main
+from scm.training.distributed import Ranks
 
 
 def run(stage: Stage) -> None:
     params, settings, model_name = stage.params, stage.params.evaluate, str(stage.item)
     device = build.device_of(params.runtime)
-    reference = load(stage.root / "data/reference", device)
-    model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", device)
+    ranks = Ranks.join(device)
+    reference = load(stage.root / "data/reference", ranks.device)
+    model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", ranks.device)
     codec, scale = Codec(header["codec"]), build.guidance_of(params, header)
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
-    seeds = range(settings.seed, settings.seed + count)
+    ranges = [
+        range(settings.seed + each * count, settings.seed + (each + 1) * count) for each in range(settings.repeats)
+    ]
     columns = min(settings.grid_classes, len(header["classes"])) or settings.grid_classes
     grid_labels = torch.arange(columns).repeat(settings.grid_rows) if header["classes"] else None
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     figures: dict[str, float] = {"mparams": parameters}
     figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
     figures |= {"guidance": scale} if build.is_guided(params, header) else {}
+    grids: dict[int, Tensor] = {}
+
+    def drawn(sampler: Sampler, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
+        place = settings.batch, ranks.device, scale, ranks.rank, ranks.world
+        return batches(model, sampler, seeds, labels, shape, *place)
+
+    def features_of(sampler: Sampler, seeds: range) -> tuple[Tensor, float]:
+        return sampled_features(drawn(sampler, seeds), count, codec.decode, reference, ranks)
+
+    samplers = build.samplers(params, header, header.get("t_mid"))
+    next(drawn(samplers[0], ranges[0]), None)  # a first batch is slow, and not to count in images_per_second
+    for sampler in samplers:
+        sets, nfe = map(partial(features_of, sampler), ranges), sampler.nfe
+        if ranks.rank:  # the others draw their part of the samples, and the first process does all else
+            for _ in sets:
+                pass
+            continue
+        measured = figures_of(sets, labels, reference, settings.neighbours)
+        figures |= {f"{name}@{nfe}": value for name, value in measured.items()}
+        number = columns * settings.grid_rows
+        asked = torch.full((number,), -1) if grid_labels is None else grid_labels
+        shown, _ = generate(model, sampler, range(number), asked, shape, settings.batch, ranks.device, scale)
+        grids[nfe] = codec.decode(shown)
+        stage.progress(f"{nfe} network evaluations: Frechet distance {figures[f'fd@{nfe}']:.3f}")
+    ranks.wait()
+    ranks.leave()
+    if ranks.rank:
+        return
     with replacing_folder(stage.root / f"results/samples/{model_name}") as folder:
-        for sampler in build.samplers(params, header, header.get("t_mid")):
-            images, seconds = generate(model, sampler, seeds, labels, shape, settings.batch, device, scale)
-            images, nfe = codec.decode(images), sampler.nfe
-            measured = reference.measure(images, labels, settings.neighbours)
-            figures |= {f"{name}@{nfe}": value for name, value in measured.items()}
-            figures[f"images_per_second@{nfe}"] = count / seconds
-            number = columns * settings.grid_rows
-            asked = torch.full((number,), -1) if grid_labels is None else grid_labels
-            shown, _ = generate(model, sampler, range(number), asked, shape, settings.batch, device, scale)
-            save_grid(folder / f"nfe-{nfe}.png", codec.decode(shown), columns, scale_for(shape[1]))
-            stage.progress(f"{nfe} network evaluations: Frechet distance {figures[f'fd@{nfe}']:.3f}")
+        for nfe, images in grids.items():
+            save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(shape[1]))
     protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, params.sampler.model_dump()]
+    protocol.append(settings.repeats)
     stage.extra |= {"device": device, "protocol": hashlib.sha256(json.dumps(protocol).encode()).hexdigest()}
     stage.metrics(f"evaluate-{model_name}", figures)
 
 
 if __name__ == "__main__":
-    main(run, "evaluate", matrix=True)
+    main(run, "evaluate", matrix=True, parallel=True)

@@ -9,20 +9,24 @@ from scm.files import replacing
 from scm.results import progress_path
 from scm.selection import Figures, Measured, Selection
 from scm.stage import Stage, main
+from scm.training.distributed import Ranks
 
 
 def run(stage: Stage) -> None:
-    params, model, device = stage.params, str(stage.item), build.device_of(stage.params.runtime)
-    reference = load(stage.root / "data/reference", device)
-    snapshots, known = stage.root / f"models/{model}/snapshots", Measured(stage.work / "measured.jsonl")
-    selection = Selection(params, reference, snapshots, device, stage.progress, known)
+    params, model, ranks = stage.params, str(stage.item), Ranks.join(build.device_of(stage.params.runtime))
+    reference = load(stage.root / "data/reference", ranks.device)
+    snapshots, known = stage.root / f"models/{model}/snapshots", Measured(stage.work / "measured.jsonl", ranks)
+    selection = Selection(params, reference, snapshots, ranks, stage.progress, known)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
-    weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
-    write(stage.root / f"results/curves/select-{model}.csv", rows)
     choice = min(rows, key=lambda row: row["fd"])
-    write(progress_path(stage.root, model), list(selection.progress(header, choice)))
-    stage.metrics(f"select-{model}", choice)
+    progress = list(selection.progress(header, choice))
+    if ranks.rank == 0:
+        weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
+        write(stage.root / f"results/curves/select-{model}.csv", rows)
+        write(progress_path(stage.root, model), progress)
+        stage.metrics(f"select-{model}", choice)
+    ranks.leave()
 
 
 def write(path: Path, rows: list[Figures]) -> None:
@@ -34,4 +38,4 @@ def write(path: Path, rows: list[Figures]) -> None:
 
 
 if __name__ == "__main__":
-    main(run, "select_ema", matrix=True)
+    main(run, "select_ema", matrix=True, parallel=True)

@@ -5,11 +5,13 @@ import hashlib
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 from PIL import Image
 
+TABLES = Path(__file__).parents[1] / "pipelines/paper_tables.yaml"
 MODELS = ["teacher", "scd", "sct"]
 FIGURES = {  # model -> evaluations -> (Frechet distance, precision, recall, accuracy, images a second)
     "teacher": {35: (3.82, 0.962, 0.951, 0.982, 310.0), 2: (236.4, 0.204, 0.003, 0.131, 5400.0)},
@@ -33,6 +35,8 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
     """Writes results/ under `root` as a pipeline with `seed` would, and returns `root`."""
     generator = random.Random(seed)
     results = root / "results"
+    (root / "pipelines").mkdir(exist_ok=True)
+    shutil.copy(TABLES, root / "pipelines")
     _json(results / "metrics/prepare.json", {"images": 1797, "classes": 10, "skipped": 0})
     _json(results / "metrics/encode.json", {"images": 1797, "mean_0": -0.39, "std_0": 0.75})
     _json(results / "metrics/reference.json", {"held_out_accuracy": 0.9861, "fd_floor": 1.42})

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from fake_results import fake_params, write_fake_results
 
+from scm import report_paper
 from scm.errors import UserError
 from scm.figures import IMAGES, Drawing, Line, image_count, svg
-from scm.report import build, duration, number
+from scm.report import build, collect, duration, number
 
 
 @pytest.fixture
@@ -79,12 +80,44 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
 
 
+def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
+    build(root, fake_params())
+    assert "range of seeds" not in html(root)
+    several = {"fd@2": 5.0, "fd_0@2": 5.3, "fd_1@2": 5.0, "fd_2@2": 5.12, "fd_mean@2": 5.14, "fd_std@2": 0.15}
+    change(root / "results/metrics/evaluate-scd.json", **several)
+    build(root, fake_params())
+    assert '<td class="n">5.00 (5.30, 5.00, 5.12)</td>' in html(root) and "of each range of seeds" in html(root)
+    assert "| sCD | consistency | 2 | 5.00 (5.30, 5.00, 5.12) |" in (root / "results/report.md").read_text()
+
+
+def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:
+    change(root / "results/metrics/evaluate-teacher.json", **{"fd@35": 4.0, "mparams": 0.2})
+    change(root / "results/metrics/evaluate-scd.json", **{"fd@1": 7.0, "fd@2": 5.0, "mparams": 0.2})
+    compute, size = report_paper.drawings(collect(root, fake_params()), ("red", "blue"))
+    assert compute.lines[0] == Line([100 / 35, 200 / 35], [1.75, 1.25], "red", "sCD", points=True)
+    assert size.lines[0] == Line([0.2], [1.25], "red", "sCD, 2 NFE", points=True)
+    assert [line.label for line in compute.lines[1:]] == [
+        "sCT", "paper, sCD, CIFAR-10", "paper, sCD, ImageNet 64", "paper, sCD, ImageNet 512"
+    ]  # fmt: skip
+    cifar10, _, largest = compute.lines[2:]
+    assert cifar10.x == pytest.approx((100 / 35, 200 / 35)) and cifar10.y == pytest.approx((3.66 / 2.15, 2.52 / 2.15))
+    assert largest.x == pytest.approx((100 / 126, 200 / 126)) and largest.y == pytest.approx((2.28 / 1.73, 1.88 / 1.73))
+    sized = size.lines[-1]
+    assert sized.x == (280.2, 497.8, 777.6, 1119.4, 1523.4) and sized.y[0] == pytest.approx(2.50 / 2.29)
+    assert size.logarithmic_x and len(size.lines) == 4, "of CIFAR-10 the paper has one size"
+    build(root, fake_params(["teacher"]))
+    assert "Beside the paper" not in html(root)
+    (root / "pipelines/paper_tables.yaml").write_text("results: {cifar10: 3}\nsizes: {}\n")
+    with pytest.raises(UserError, match=r"pipelines/paper_tables\.yaml: .* restore it"):
+        build(root, fake_params())
+
+
 def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
     build(root, fake_params())
     tags = Tags(html(root))
     assert tags.open == []
     assert tags.counts["img"] == 6
-    assert tags.counts["svg"] == 5 + 8 + 8 + 3, "the teacher has no tangents"
+    assert tags.counts["svg"] == 2 + 5 + 8 + 8 + 3, "the teacher has no tangents"
     assert "script" not in tags.counts and "link" not in tags.counts
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in tags.links)
     assert not re.search(r"url\((?!#)|@import|https?://", html(root))

@@ -15,6 +15,7 @@ from scm.data.codec import plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
 from scm.selection import Measured, Selection, between, finer
+from scm.training.distributed import Ranks
 from tests.helpers import tiny_model
 
 TIMES = (100, 200, 300, 400, 500)
@@ -49,7 +50,7 @@ def drawn(monkeypatch) -> list[SimpleNamespace]:
     """What was sampled: the weight that names the model, the sampler's times, labels, seeds, guidance."""
     calls: list[SimpleNamespace] = []
 
-    def generate(model, sampler, seeds, labels, shape, batch, device, guidance):
+    def batches(model, sampler, seeds, labels, shape, batch, device, guidance, rank, world):
         times: list[float] = []
 
         def function(x, t, *_):
@@ -61,17 +62,23 @@ def drawn(monkeypatch) -> list[SimpleNamespace]:
         calls.append(
             SimpleNamespace(times=times, weight=weight, labels=labels.tolist(), seeds=seeds, guidance=guidance)
         )
-        return torch.zeros(len(seeds), *shape), 0.0
+        yield slice(0, len(seeds)), torch.zeros(len(seeds), *shape), 0.0
 
-    monkeypatch.setattr(selection, "generate", generate)
+    monkeypatch.setattr(selection, "batches", batches)
     return calls
 
 
 def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float], **changes: Any) -> Selection:
     """A selection whose distance is `figure` of what was sampled last."""
     params = params_with({"select.samples": 6, "select.progress": 4, "select.t_mid": [0.6, 0.8], **changes})
-    reference: Any = SimpleNamespace(labels=torch.tensor([2, 0, 1]), distance=lambda images: figure(drawn[-1]))
-    return Selection(params, reference, folder, "cpu", lambda line: None, Measured(folder / "measured.jsonl"))
+    reference: Any = SimpleNamespace(
+        labels=torch.tensor([2, 0, 1]),
+        extractor=SimpleNamespace(num_features=64),
+        features_of=lambda images: images.flatten(1).double(),
+        frechet=SimpleNamespace(distance_of=lambda features: figure(drawn[-1])),
+    )
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    return Selection(params, reference, folder, ranks, lambda line: None, Measured(folder / "measured.jsonl", ranks))
 
 
 def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn):

@@ -52,7 +52,10 @@ class FrechetDistance:
             extractor: Maps images [B, ...] to features [B, F] and has the attribute `num_features` = F.
         """
         self._extractor = extractor.double()
-        self._metric = FrechetInceptionDistance(feature=_Features(extractor), reset_real_features=False)
+        # In a group of processes the metric would add up everybody's states, the real images' as well.
+        self._metric = FrechetInceptionDistance(
+            feature=_Features(extractor), reset_real_features=False, sync_on_compute=False
+        )
         self._metric.set_dtype(torch.float64)
         weight = next(extractor.parameters(), None)
         self._metric.to(torch.device("cpu") if weight is None else weight.device)

@@ -75,29 +75,40 @@ class Reference:
         self._check(images)
         return self.frechet.distance(images, batch)
 
-    @torch.no_grad()
+    def features_of(self, images: Tensor) -> Tensor:
+        """Features [N, F] of images, uint8 [N, C, H, W], float64 on the extractor's device.
+
+        Raises:
+            ValueError: The images are not uint8 of the reference's channels and resolution.
+        """
+        self._check(images)
+        return self.frechet.features(images)
+
     def measure(self, images: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
-        """All figures of generated images, whose features are computed once.
+        """The distance "fd" and `further` of generated images, uint8 [N, C, H, W], seen by the extractor once."""
+        features = self.features_of(images)
+        return {"fd": self.frechet.distance_of(features), **self.further(features, labels, neighbours)}
+
+    @torch.no_grad()
+    def further(self, features: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
+        """All figures of generated images but the Frechet distance.
 
         Precision and recall take as many images on either side, as both depend on their number: of the generated ones
         evenly, of the real `features` the first, whose order is random. So does the kernel distance, to bound its time.
 
         Args:
-            images: uint8 [N, C, H, W].
+            features: Of the generated images, [N, F], as `features_of` returns them.
             labels: int64 [N], the classes that were asked for.
             neighbours: k of `precision_recall`.
 
         Returns:
-            "fd", "kid", "precision", "recall", and, where the extractor has learnt classes, "accuracy": the fraction of
+            "kid", "precision", "recall", and, where the extractor has learnt classes, "accuracy": the fraction of
             images that it takes for the asked class.
 
         Raises:
             UserError: Fewer than two images, or not more than k.
-            ValueError: The images are not uint8 of the reference's channels and resolution.
         """
-        self._check(images)
-        features = self.frechet.features(images)
-        figures = {"fd": self.frechet.distance_of(features)}
+        figures: dict[str, float] = {}
         count = min(len(self.features), len(features))
         some, real = spread(features, count).float(), self.features[:count].to(features.device)
         figures["kid"] = kernel_distance(real, some)

@@ -279,6 +279,7 @@ class Select(Section):
 class Evaluate(Section):
     models: Annotated[tuple[Text, ...], Items]
     samples: Annotated[Count, Field(ge=2)]
+    repeats: Whole
     batch: Whole
     seed: Seed
     teacher_few_steps: Whole

@@ -57,6 +57,13 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def of_first(self, value: float) -> float:
+        """The first process's value, on all of them; exact, as the others add 0."""
+        if self.world == 1:
+            return value
+        own = value if self.rank == 0 else 0.0
+        return float(self.total(torch.tensor(own, dtype=torch.float64, device=self.device)))
+
     def any(self, flag: bool) -> bool:
         """True on every process if `flag` is true on one."""
         if self.world == 1:

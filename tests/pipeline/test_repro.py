@@ -264,3 +264,25 @@ def test_a_trainer_dies_with_its_parent(fine, tmp_path):
             return
         time.sleep(0.1)
     pytest.fail(f"process {child} outlived its parent")
+
+
+def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_path, project):
+    """The first range of seeds is that of a single one; selection measures what it measured alone."""
+    folder = make_project(tmp_path / "copy")
+    for name in ("data/latents", "data/reference", "models", "dvc.lock"):
+        runner(folder)("cp", "-rLT", str(project / name), str(folder / name))
+    edit(folder, "runtime.processes", 2)
+    edit(folder, "evaluate.repeats", 2)
+    edit(folder, "mlflow.enabled", False)
+    (folder / "models/scd/model.safetensors").unlink()
+    for stage in ("select_ema", "evaluate"):
+        lines = runner(folder)("python", "-m", f"stages.{stage}", "scd").stdout.splitlines()
+        assert lines and len(lines) == len(set(lines)), "each is said once"
+    same = "models/scd/model.safetensors"
+    assert (folder / same).read_bytes() == (project / same).read_bytes()
+    found, before = (json.loads((root / "results/metrics/evaluate-scd.json").read_text()) for root in (folder, project))
+    assert found["fd_0@2"] == pytest.approx(before["fd@2"], rel=1e-9) and found["fd_1@2"] != found["fd_0@2"]
+    assert found["fd@2"] == min(found["fd_0@2"], found["fd_1@2"])
+    for name in ("nfe-1.png", "nfe-2.png"):
+        path = f"results/samples/scd/{name}"
+        assert (folder / path).read_bytes() == (project / path).read_bytes()
