@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +17,12 @@ from scm.evaluation.grids import save_grid, scale_for
 from scm.params import Params, load
 from scm.params.schema import TEACHER
 from scm.project import find_root
+from scm.results import read_run, run_path
+from scm.stage import chain
 
 BATCH = 256
+MEASURING = ("evaluate.", "reference.", "sampler.")
+"""Parameters that say how a model is sampled and measured, not how it was made."""
 
 
 def sample_command(args: argparse.Namespace) -> int:
@@ -35,6 +40,8 @@ def sample_command(args: argparse.Namespace) -> int:
         raise UserError(f"--seed {args.seed}: must be between 0 and 2^63 - 1 less the number of images")
     device = build.device_of(params.runtime.model_copy(update={"device": args.device}))
     model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
+    for line in differences(root, params, args.model):
+        print(f"scm sample: {line}", file=sys.stderr)
     codec, chosen = Codec(header["codec"]), class_numbers(args.classes, header["classes"])
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(args.count)])
     sampler, scale = sampler_of(params, header, args.steps), scale_of(params, header, args.guidance)
@@ -48,6 +55,21 @@ def sample_command(args: argparse.Namespace) -> int:
     nfe = sampler.nfe * build.evaluations_of(header, scale)
     print(f"{args.output}: {args.count} images, {nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr)
     return 0
+
+
+def differences(root: Path, params: Params, model: str) -> list[str]:
+    """One line where params.yaml asks for another model than the one that is there; none where nobody knows."""
+    path = run_path(root, f"select_ema@{model}")
+    if not path.exists():
+        return []
+    then, now = read_run(path)["chain"], chain(root, params, model)
+    keys = [key for key in then.keys() & now.keys() if then[key] != now[key]]
+    keys = sorted(key for key in keys if not key.startswith(MEASURING))
+    if not keys:
+        return []
+    rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    which = f"{keys[0]}: {then[keys[0]]} (params.yaml: {now[keys[0]]}){rest}"
+    return [f"models/{model} was made with {which}; `scm run` makes it as params.yaml says"]
 
 
 def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:

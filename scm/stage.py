@@ -102,20 +102,6 @@ class Stage:
         own = {"stage": self.name} | ({} if self.item is None else {"model": self.item})
         return {**self.inputs.params, **own}
 
-    def chain(self) -> dict[str, Any]:
-        """Flat parameters of this stage and of everything upstream; a student's are its effective settings."""
-        plain = dump(self.params)
-        for name in ("preset", "runtime", "mlflow", "student"):
-            del plain[name]
-        if self.item in self.params.student.methods:
-            plain["student"] = self.params.student.lineage(str(self.item))
-        teacher = run_path(self.root, "train_teacher")
-        made_by = read_json(teacher)["params"] if teacher.exists() else {}
-        if "imported.file" not in made_by:
-            return flatten(plain)
-        del plain["teacher"], plain["network"]  # the teacher was not trained here
-        return {**flatten(plain), **made_by}
-
     def finish(self) -> None:
         """Writes the run file and shows the finished run in MLflow."""
         from scm.sync import record_of
@@ -139,11 +125,26 @@ class Stage:
             "params_hash": params_hash(self.params),
             "params": self.inputs.params,
             "deps": self.inputs.dependencies,
-            "chain": self.chain(),
+            "chain": chain(self.root, self.params, self.item),
             **self.extra,
         }
         write_json(path, run)
         publish(record_of(self.root, path), Settings.of(self.params, self.root))
+
+
+def chain(root: Path, params: Params, item: str | None) -> dict[str, Any]:
+    """Flat parameters of a stage and of everything upstream; those of a student `item` are its effective settings."""
+    plain = dump(params)
+    for name in ("preset", "runtime", "mlflow", "student"):
+        del plain[name]
+    if item in params.student.methods:
+        plain["student"] = params.student.lineage(str(item))
+    teacher = run_path(root, "train_teacher")
+    made_by = read_json(teacher)["params"] if teacher.exists() else {}
+    if "imported.file" not in made_by:
+        return flatten(plain)
+    del plain["teacher"], plain["network"]  # the teacher was not trained here
+    return {**flatten(plain), **made_by}
 
 
 def params_hash(params: Params) -> str:
@@ -194,6 +195,9 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         return 1
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:  # of a stage that does not train: what it has kept is in its work folder
+        print("interrupted: run the same command to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -168,7 +168,7 @@ class Sessions:
         for process in self._processes:
             _send(process.pid, signal.SIGKILL if second else number)
         if not second:
-            print("scm run: stopping; the same command goes on later (once more to kill)", file=sys.stderr)
+            print("stopping; the same command goes on later (once more to kill)", file=sys.stderr)
 
 
 def _send(group: int, number: int) -> bool:

@@ -13,6 +13,11 @@ from PIL import Image
 from scm import sampling, weights
 from scm.data.codec import plain_header
 from scm.errors import UserError
+from scm.files import write_json
+from scm.params import load
+from scm.results import RUN_FIELDS
+from scm.stage import chain
+from scm.yaml_files import render
 from tests.helpers import tiny_model
 
 T_MAX = math.atan(80.0 / 0.5)
@@ -169,3 +174,25 @@ def test_classes_by_name_or_number():
     assert (sampling.class_numbers(None, names), sampling.class_numbers(None, [])) == ([0, 1, 2], [-1])
     with pytest.raises(UserError, match=r"^--classes: this model was trained without classes; leave the option out$"):
         sampling.class_numbers(["0"], [])
+
+
+def test_a_model_that_params_no_longer_ask_for_is_drawn_with_a_word(project, capsys):
+    save_model(project, "scd", t_mid=0.8)
+    made_with = chain(project, load(project / "params.yaml"), "scd")
+    write_json(project / "results/runs/select_ema@scd.json", {**dict.fromkeys(RUN_FIELDS, ""), "chain": made_with})
+
+    def said(changes: dict[str, Any]) -> str:
+        (project / "params.yaml").write_text(render(shipped.values_with(changes)))
+        assert sampling.sample_command(options()) == 0
+        return "".join(line for line in capsys.readouterr().err.splitlines() if "made with" in line)
+
+    assert (
+        said({})
+        == said({"evaluate.seed": 2_000_000, "sampler.rho": 5.0, "teacher.images": made_with["teacher.images"]})
+        == ""
+    )
+    which = "network.width: 32 (params.yaml: 64)"
+    assert said({"network.width": 64}) == (
+        f"scm sample: models/scd was made with {which}; `scm run` makes it as params.yaml says"
+    )
+    assert f"{which} and 1 more; " in said({"network.width": 64, "teacher.batch": 64})

@@ -140,7 +140,7 @@ def test_a_signal_reaches_the_stage_and_its_end_is_awaited(project, number):
     assert process.returncode == 75
     assert (project / "saved.txt").read_text() == number.name
     assert not alive(project)
-    assert errors.decode().startswith("scm run: stopping; the same command goes on later (once more to kill)\n")
+    assert errors.decode().startswith("stopping; the same command goes on later (once more to kill)\n")
 
 
 def test_an_interrupted_run_that_was_complete_is_complete(project):
