@@ -29,12 +29,14 @@ class Selection:
     """Measures averages of one model on the same seeds.
 
     Attributes:
+        codec: that of data/codec, which the model must have been trained with.
         snapshots: folder of the model's snapshots.
         say: prints a line of progress.
     """
 
     params: Params
     reference: Reference
+    codec: Codec
     snapshots: Path
     device: str
     say: Callable[[str], None]
@@ -88,7 +90,8 @@ class Selection:
         return [{"t_mid": t_mid, "fd": distance(t_mid, -1), "fd_1step": in_one} for t_mid in t_mids]
 
     def _distance(self, model: Model, header: Header, sampler: Sampler) -> float:
-        params, codec = self.params, Codec(header["codec"])
+        params, codec = self.params, self.codec
+        codec.check(header["codec"], str(self.snapshots))
         count, shape = params.select.samples, codec.header["shape"]
         labels, scale = asked_labels(self.reference.labels, count), build.guidance_of(params, header)
         samples, _ = generate(model, sampler, range(count), labels, shape, params.evaluate.batch, self.device, scale)

@@ -6,7 +6,7 @@ import json
 import torch
 
 from scm import build
-from scm.data.codec import Codec
+from scm.data.autoencoders import load_codec
 from scm.evaluation.generate import asked_labels, generate
 from scm.evaluation.grids import save_grid, scale_for
 from scm.evaluation.reference import load
@@ -19,7 +19,8 @@ def run(stage: Stage) -> None:
     device = build.device_of(params.runtime)
     reference = load(stage.root / "data/reference", device)
     model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", device)
-    codec, scale = Codec(header["codec"]), build.guidance_of(params, header)
+    codec, scale = load_codec(stage.root / "data/codec", device), build.guidance_of(params, header)
+    codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
     seeds = range(settings.seed, settings.seed + count)
@@ -39,7 +40,8 @@ def run(stage: Stage) -> None:
             number = columns * settings.grid_rows
             asked = torch.full((number,), -1) if grid_labels is None else grid_labels
             shown, _ = generate(model, sampler, range(number), asked, shape, settings.batch, device, scale)
-            save_grid(folder / f"nfe-{nfe}.png", codec.decode(shown), columns, scale_for(shape[1]))
+            shown = codec.decode(shown)
+            save_grid(folder / f"nfe-{nfe}.png", shown, columns, scale_for(shown.shape[-1]))
             stage.progress(f"{nfe} network evaluations: Frechet distance {figures[f'fd@{nfe}']:.3f}")
     protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, params.sampler.model_dump()]
     stage.extra |= {"device": device, "protocol": hashlib.sha256(json.dumps(protocol).encode()).hexdigest()}

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from scm import build, weights
+from scm.data.autoencoders import load_codec
 from scm.evaluation.reference import load
 from scm.files import replacing
 from scm.results import progress_path
@@ -14,7 +15,8 @@ from scm.stage import Stage, main
 def run(stage: Stage) -> None:
     params, model, device = stage.params, str(stage.item), build.device_of(stage.params.runtime)
     reference = load(stage.root / "data/reference", device)
-    selection = Selection(params, reference, stage.root / f"models/{model}/snapshots", device, stage.progress)
+    codec, snapshots = load_codec(stage.root / "data/codec", device), stage.root / f"models/{model}/snapshots"
+    selection = Selection(params, reference, codec, snapshots, device, stage.progress)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
     weights.save(stage.root / f"models/{model}/model.safetensors", state, header)

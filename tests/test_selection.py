@@ -11,7 +11,7 @@ import torch
 from shipped import params_with
 
 from scm import selection, weights
-from scm.data.codec import plain_header
+from scm.data.codec import Codec, plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
 from scm.selection import Selection
@@ -25,6 +25,9 @@ VSD = {
     "images": "128Ki", "dropout": 0.0, "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
 }  # fmt: skip
+
+
+CODEC = Codec(plain_header("identity", 0.5, [1, 8, 8]))
 
 
 def run_of(folder: Path, model: str, times: tuple[int, ...] = TIMES, **changes: Any) -> Path:
@@ -71,7 +74,7 @@ def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float],
     """A selection whose distance is `figure` of what was sampled last."""
     params = params_with({"select.samples": 6, "select.progress": 4, "select.t_mid": [0.6, 0.8], **changes})
     reference: Any = SimpleNamespace(labels=torch.tensor([2, 0, 1]), distance=lambda images: figure(drawn[-1]))
-    return Selection(params, reference, folder, "cpu", lambda line: None)
+    return Selection(params, reference, CODEC, folder, "cpu", lambda line: None)
 
 
 def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn):
