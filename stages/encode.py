@@ -3,8 +3,9 @@
 import os
 
 from scm.build import device_of
-from scm.data import autoencoders, encoding
+from scm.data.autoencoders import Pretrained, check_fits, description, located, read, save_codec
 from scm.data.codec import Codec, normalized, plain_header
+from scm.data.encoding import encode_shards, join, measured, wait_for
 from scm.data.shards import read_index
 from scm.stage import Stage, main
 
@@ -17,23 +18,23 @@ def run(stage: Stage) -> None:
     index, content, autoencoder, about = read_index(shards), None, None, None
     shape = [index["channels"], index["resolution"], index["resolution"]]
     if settings.name != "identity":
-        path = autoencoders.located(settings.path, stage.root)
-        content = autoencoders.read(settings.name, path, settings.sha256)
-        autoencoder = autoencoders.Pretrained(settings.name, content, settings.precision, device)
-        autoencoders.check_fits(autoencoder, settings.channels, str(path))
-        about = autoencoders.description(content, settings.precision)
+        path = located(settings.path, stage.root)
+        content = read(settings.name, path, settings.sha256)
+        autoencoder = Pretrained(settings.name, content, settings.precision, device)
+        check_fits(autoencoder, settings.channels, str(path))
+        about = description(content, settings.precision)
         shape = stage.params.shape
     plain = plain_header(settings.name, stage.params.network.sigma_d, shape, about)
     stage.work.mkdir(parents=True, exist_ok=True)
     say = stage.progress if rank == 0 else lambda text: None
-    encoding.encode_shards(shards, stage.work, Codec(plain, autoencoder), settings.stored, rank, world, say)
+    encode_shards(shards, stage.work, Codec(plain, autoencoder), settings.stored, rank, world, say)
     if rank:
         return
-    encoding.wait_for(stage.work, shards)
-    statistics, psnr = encoding.measured(stage.work, shards)
+    wait_for(stage.work, shards)
+    statistics, psnr = measured(stage.work, shards)
     header = normalized(plain, settings.normalize, statistics)
-    written = encoding.join(stage.work, shards, stage.root / "data/latents", header)
-    autoencoders.save_codec(stage.root / "data/codec", header, content)
+    written = join(stage.work, shards, stage.root / "data/latents", header)
+    save_codec(stage.root / "data/codec", header, content)
     stage.progress(f"{written['count']} images encoded by the codec {settings.name}")
     figures: dict[str, float] = {"images": written["count"]}
     for channel, (mean, std) in enumerate(zip(statistics.mean.tolist(), statistics.std, strict=True)):
