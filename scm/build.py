@@ -162,8 +162,8 @@ class TrainingData:
 
     def batch_at(self, images_seen: int) -> tuple[Tensor, Tensor]:
         stored, labels = self.loader.batch_at(images_seen)
-        draws = generator(self._seed, "latents", images_seen, self._ranks.rank)
-        return self.codec.serve(stored, draws), labels
+        first = images_seen + self._ranks.rank * len(stored)
+        return self.codec.serve(stored, lambda place: generator(self._seed, "latents", first + place)), labels
 
 
 def fitting_teacher(path: Path, data: TrainingData, settings: StudentMethod) -> tuple[Model, dict[str, Any]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scm import weights
-from scm.data.codec import AUTOENCODERS
+from scm.data.codec import LATENT_REDUCTION, NAMES
 from scm.data.shards import INDEX, read_index
 from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
@@ -55,7 +55,9 @@ def import_command(args: argparse.Namespace) -> int:
     teacher = read_teacher(args.file)
     if args.sigma_rel is not None:
         teacher = replace(teacher, sigma_rel=args.sigma_rel)
-    header = header_of(teacher, args.file, fitting_classes(root, params, teacher, args.file), params)
+    classes = fitting_classes(root, params, teacher, args.file)
+    teacher = replace(teacher, codec=read_index(root / "data/latents")["codec"])  # it says which weights encode
+    header = header_of(teacher, args.file, classes, params)
     snapshot, run_file = SNAPSHOTS / name_of(teacher), run_path(root, STAGE)
     with undone_on_failure(root, [SNAPSHOTS, CURVE, run_file.relative_to(root), Path("dvc.yaml"), Path("dvc.lock")]):
         with replacing_folder(root / SNAPSHOTS) as folder:
@@ -76,7 +78,7 @@ def fitting_classes(root: Path, params: Params, teacher: Teacher, file: Path) ->
     if not (folder / INDEX).exists():
         raise UserError(f"{folder} is missing, and the teacher must fit the data: run `scm run encode` first")
     index = read_index(folder)
-    if index["codec"] != teacher.codec:
+    if not _same_codec(index["codec"], teacher):
         raise UserError(f"{file} was trained on another encoding than {folder} holds: {_remedy(params, teacher)}")
     names, wanted = index["classes"], teacher.settings.classes
     if len(names) != wanted:
@@ -87,18 +89,26 @@ def fitting_classes(root: Path, params: Params, teacher: Teacher, file: Path) ->
     return names
 
 
+def _same_codec(codec: dict[str, Any], teacher: Teacher) -> bool:
+    """Whether the teacher was trained on what this codec makes; an EDM2 pickle does not say which weights encoded."""
+    silent = teacher.program != OWN and teacher.codec["autoencoder"] is None
+    return codec == (teacher.codec | {"autoencoder": codec.get("autoencoder")} if silent else teacher.codec)
+
+
 def _remedy(params: Params, teacher: Teacher) -> str:
     """What to write into params.yaml so that the data fit the teacher."""
     codec, (channels, resolution, _) = teacher.codec, teacher.codec["shape"]
-    if codec["name"] not in AUTOENCODERS:
-        return f"it needs the codec {codec['name']}, which is not built yet"
-    wanted = {"data.resolution": resolution, "data.channels": channels, "codec.name": codec["name"]}
+    if codec["name"] not in NAMES:
+        return f"it needs the codec {codec['name']}, which scm does not have"
+    pixels = codec["name"] == "identity"
+    wanted = {"data.resolution": resolution if pixels else resolution * LATENT_REDUCTION, "codec.name": codec["name"]}
+    wanted |= {"data.channels": channels} if pixels else {"data.channels": 3, "codec.channels": channels}
     wanted |= {"codec.normalize": codec["normalize"], "network.sigma_d": codec["sigma_d"]}
     values = flatten(dump(params))
     different = ", ".join(f"{key}: {value}" for key, value in wanted.items() if values[key] != value)
     if different:
         return f"write {different} into params.yaml and run `scm run encode`"
-    if codec["normalize"] == "measured":
+    if codec["normalize"] != "none":
         return "it was normalised by the figures of other images: use the images that it was trained on"
     return "run `scm run encode`"
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from scm import build
-from scm.data.codec import Codec
+from scm.data.autoencoders import load_codec
 from scm.errors import UserError
 from scm.evaluation.generate import Sampler, generate
 from scm.evaluation.grids import save_grid, scale_for
@@ -42,14 +42,16 @@ def sample_command(args: argparse.Namespace) -> int:
     model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
     for line in differences(root, params, args.model):
         print(f"scm sample: {line}", file=sys.stderr)
-    codec, chosen = Codec(header["codec"]), class_numbers(args.classes, header["classes"])
+    codec, chosen = load_codec(root / "data/codec", device), class_numbers(args.classes, header["classes"])
+    codec.check(header["codec"], f"models/{args.model}")
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(args.count)])
     sampler, scale = sampler_of(params, header, args.steps), scale_of(params, header, args.guidance)
     seeds = range(args.seed, args.seed + args.count)
     samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device, scale)
+    images = codec.decode(samples)
     columns = len(chosen) if len(chosen) > 1 else max(1, round(args.count**0.5))
     try:
-        save_grid(args.output, codec.decode(samples), min(columns, args.count), scale_for(codec.header["shape"][1]))
+        save_grid(args.output, images, min(columns, args.count), scale_for(images.shape[-1]))
     except OSError as error:
         raise UserError(f"-o {args.output}: cannot be written ({error.strerror}); choose another place") from None
     nfe = sampler.nfe * build.evaluations_of(header, scale)

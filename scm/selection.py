@@ -70,6 +70,7 @@ class Selection:
     """Measures averages of one model on the same seeds.
 
     Attributes:
+        codec: that of data/codec, which the model must have been trained with.
         snapshots: folder of the model's snapshots.
         ranks: this process and the others, among which the samples are divided.
         say: prints a line of progress.
@@ -78,6 +79,7 @@ class Selection:
 
     params: Params
     reference: Reference
+    codec: Codec
     snapshots: Path
     ranks: Ranks
     say: Callable[[str], None]
@@ -148,7 +150,8 @@ class Selection:
 
     def _distance(self, model: Model, header: Header, sampler: Sampler) -> float:
         """The first process measures the features of all; what the others return is not read."""
-        params, ranks, codec = self.params, self.ranks, Codec(header["codec"])
+        params, ranks, codec = self.params, self.ranks, self.codec
+        codec.check(header["codec"], str(self.snapshots))
         count, shape = params.select.samples, codec.header["shape"]
         labels, scale = asked_labels(self.reference.labels, count), build.guidance_of(params, header)
         place = params.evaluate.batch, ranks.device, scale, ranks.rank, ranks.world

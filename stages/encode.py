@@ -1,41 +1,49 @@
-"""Image shards to latent shards: what the networks are trained on, encoded once."""
+"""Image shards to latent shards: what the networks are trained on, encoded once, and the codec that decodes it."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import os
 
-import numpy as np
-
-from scm.data.codec import Codec, measured_header, plain_header, require_built
-from scm.data.shards import iterate_batches, read_index, write_latents
+from scm.build import device_of
+from scm.data.autoencoders import Pretrained, check_fits, description, located, read, save_codec
+from scm.data.codec import Codec, normalized, plain_header
+from scm.data.encoding import encode_shards, join, measured, wait_for
+from scm.data.shards import read_index
 from scm.stage import Stage, main
-
-BATCH = 256
-"""Images encoded at a time; changes no result."""
 
 
 def run(stage: Stage) -> None:
     settings, shards = stage.params.codec, stage.root / "data/shards"
-    require_built(settings.name)
-    index = read_index(shards)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = device_of(stage.params.runtime)
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+    index, content, autoencoder, about = read_index(shards), None, None, None
     shape = [index["channels"], index["resolution"], index["resolution"]]
-    header = plain_header(settings.name, stage.params.network.sigma_d, shape)
-    if settings.normalize == "measured":
-        header = measured_header(header, (images for _, images, _ in iterate_batches(shards, BATCH)))
-    codec = Codec(header)
-    shard_images = max(shard["count"] for shard in index["shards"])
-    entries = {"classes": index["classes"], "codec": codec.header}
-    written = write_latents(encoded(shards, codec), stage.root / "data/latents", shard_images, entries)
+    if settings.name != "identity":
+        path = located(settings.path, stage.root)
+        content = read(settings.name, path, settings.sha256)
+        autoencoder = Pretrained(settings.name, content, settings.precision, device)
+        check_fits(autoencoder, settings.channels, str(path))
+        about = description(content, settings.precision)
+        shape = stage.params.shape
+    plain = plain_header(settings.name, stage.params.network.sigma_d, shape, about)
+    stage.work.mkdir(parents=True, exist_ok=True)
+    say = stage.progress if rank == 0 else lambda text: None
+    encode_shards(shards, stage.work, Codec(plain, autoencoder), settings.stored, rank, world, say)
+    if rank:
+        return
+    wait_for(stage.work, shards)
+    statistics, psnr = measured(stage.work, shards)
+    header = normalized(plain, settings.normalize, statistics)
+    written = join(stage.work, shards, stage.root / "data/latents", header)
+    save_codec(stage.root / "data/codec", header, content)
     stage.progress(f"{written['count']} images encoded by the codec {settings.name}")
     figures: dict[str, float] = {"images": written["count"]}
-    for channel, (mean, std) in enumerate(zip(header["mean"], header["std"], strict=True)):
+    for channel, (mean, std) in enumerate(zip(statistics.mean.tolist(), statistics.std, strict=True)):
         figures |= {f"mean_{channel}": mean, f"std_{channel}": std}
+    if psnr:
+        figures["psnr"] = sum(psnr) / len(psnr)
+    stage.extra["device"] = device.split(":")[0]
     stage.metrics("encode", figures)
 
 
-def encoded(shards: Path, codec: Codec) -> Iterator[tuple[str, np.ndarray, int]]:
-    for keys, images, labels in iterate_batches(shards, BATCH):
-        yield from zip(keys, codec.encode(images).numpy(), labels, strict=True)
-
-
 if __name__ == "__main__":
-    main(run, "encode")
+    main(run, "encode", training=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scm import build
-from scm.data.codec import Codec
+from scm.data.autoencoders import load_codec
 from scm.evaluation.figures import figures_of, sampled_features
 from scm.evaluation.generate import Sampler, asked_labels, batches, generate
 from scm.evaluation.grids import save_grid, scale_for
@@ -25,7 +25,8 @@ def run(stage: Stage) -> None:
     ranks = Ranks.join(device)
     reference = load(stage.root / "data/reference", ranks.device)
     model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", ranks.device)
-    codec, scale = Codec(header["codec"]), build.guidance_of(params, header)
+    codec, scale = load_codec(stage.root / "data/codec", ranks.device), build.guidance_of(params, header)
+    codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
     ranges = [
@@ -67,7 +68,7 @@ def run(stage: Stage) -> None:
         return
     with replacing_folder(stage.root / f"results/samples/{model_name}") as folder:
         for nfe, images in grids.items():
-            save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(shape[1]))
+            save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(images.shape[-1]))
     protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, params.sampler.model_dump()]
     protocol.append(settings.repeats)
     stage.extra |= {"device": device, "protocol": hashlib.sha256(json.dumps(protocol).encode()).hexdigest()}

@@ -1,14 +1,15 @@
 """Images to WebDataset shards: every image cropped to one square size, with an index of counts, labels and hashes."""
 
-from scm.data.codec import require_built
+from scm.data.autoencoders import located, weight_files
 from scm.data.shards import write_shards
 from scm.data.sources import open_source, usable
 from scm.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    data = stage.params.data
-    require_built(stage.params.codec.name)  # before hours of work that `encode` would refuse
+    data, codec = stage.params.data, stage.params.codec
+    if codec.name != "identity":  # before hours of work that `encode` would refuse
+        weight_files(codec.name, located(codec.path, stage.root))
     skipped: list[dict[str, str]] = []
     with open_source(data.source, stage.root / data.path, data.labels, data.max_pixels) as source:
         stage.progress(f"{len(source)} images in {source.name}, {len(source.classes)} classes")

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from scm import build, weights
+from scm.data.autoencoders import load_codec
 from scm.evaluation.reference import load
 from scm.files import replacing
 from scm.results import progress_path
@@ -15,8 +16,9 @@ from scm.training.distributed import Ranks
 def run(stage: Stage) -> None:
     params, model, ranks = stage.params, str(stage.item), Ranks.join(build.device_of(stage.params.runtime))
     reference = load(stage.root / "data/reference", ranks.device)
-    snapshots, known = stage.root / f"models/{model}/snapshots", Measured(stage.work / "measured.jsonl", ranks)
-    selection = Selection(params, reference, snapshots, ranks, stage.progress, known)
+    codec, snapshots = load_codec(stage.root / "data/codec", ranks.device), stage.root / f"models/{model}/snapshots"
+    known = Measured(stage.work / "measured.jsonl", ranks)
+    selection = Selection(params, reference, codec, snapshots, ranks, stage.progress, known)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
     choice = min(rows, key=lambda row: row["fd"])

@@ -45,7 +45,7 @@ def test_git_ignores_what_dvc_caches_and_sees_the_rest():
 
 FRAME = {"build", "errors", "files", "results", "stage", "weights"}
 """Modules that stages are put together and written down with; what they compute is elsewhere."""
-REFUSES_ONLY = {("prepare", "data.codec")}
+REFUSES_ONLY = {("prepare", "data.autoencoders")}
 """Imports that end a stage early or do nothing."""
 
 

@@ -20,7 +20,7 @@ from scm.errors import UserError
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.params import Params, dump, load, validate
 from scm.preset_table import published
-from stages import encode, prepare
+from stages import prepare
 
 ROOT = Path(__file__).parents[1]
 TABLES = YAML(typ="safe", pure=True).load(ROOT / "pipelines/paper_tables.yaml")
@@ -293,10 +293,9 @@ def test_each_method_of_the_paper_may_be_switched_on_alone(method):
     assert params.student.methods == {method: "teacher"} and dump(params) == values
 
 
-@pytest.mark.parametrize("command", [prepare, encode], ids=["prepare", "encode"])
-def test_the_autoencoder_that_is_not_built_is_refused_at_once(command, tmp_path):
+def test_a_latent_preset_without_weights_is_refused_before_images_are_prepared(tmp_path):
     stage: Any = SimpleNamespace(params=applied("imagenet512-s"), root=tmp_path)
     with pytest.raises(UserError) as caught:
-        command.run(stage)
-    expected = "params.yaml: codec.name = sd_vae: this autoencoder is not built yet; use identity"
-    assert str(caught.value) == expected and list(tmp_path.iterdir()) == []
+        prepare.run(stage)
+    expected = "params.yaml: codec.path = null: an autoencoder is needed; write where its weights lie; "
+    assert str(caught.value).startswith(expected) and list(tmp_path.iterdir()) == []

@@ -136,7 +136,7 @@ ONE_KEY = [
         "codec",
         "name:",
         "zzz: {a: 1}\n  name:",
-        ': codec.zzz = {"a": 1}: unknown key; remove it (known here: name, normalize)',
+        ': codec.zzz = {"a": 1}: unknown key; remove it (known here: name, path, sha256, channels, precision, stored, normalize)',
     ),
     (
         "student",

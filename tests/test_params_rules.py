@@ -44,7 +44,7 @@ IMPOSSIBLE = [
     ),
     (
         {"codec.name": "sd_vae"},
-        "data.channels = 1: the SD-VAE takes colour images; write 3, or codec.name: identity (and 1 more)",
+        "data.channels = 1: the autoencoder takes colour images; write 3, or codec.name: identity (and 1 more)",
     ),
     (
         {"network.modulation": "scale_shift"},
@@ -163,11 +163,11 @@ IMPOSSIBLE = [
     ),
     (
         {**LATENTS, "data.resolution": 100},
-        "data.resolution = 100: not divisible by 16, as 2 network.multipliers ask of the SD-VAE's latents, 8 times smaller; use a multiple of 16 or fewer multipliers",
+        "data.resolution = 100: not divisible by 16, as 2 network.multipliers ask of the autoencoder's latents, 8 times smaller; use a multiple of 16 or fewer multipliers",
     ),
     (
         {**LATENTS, "data.resolution": 4, "network.multipliers": [1]},
-        "data.resolution = 4: not divisible by 8, as 1 network.multipliers ask of the SD-VAE's latents, 8 times smaller; use a multiple of 8",
+        "data.resolution = 4: not divisible by 8, as 1 network.multipliers ask of the autoencoder's latents, 8 times smaller; use a multiple of 8",
     ),
     (
         {**LATENTS, "data.resolution": 128},

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from scm import sampling, weights
+from scm.data.autoencoders import save_codec
 from scm.data.codec import plain_header
 from scm.errors import UserError
 from scm.files import write_json
@@ -40,6 +41,7 @@ def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
         "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
+    save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 
 
 def options(**changes: Any) -> argparse.Namespace:

@@ -11,7 +11,7 @@ import torch
 from shipped import params_with
 
 from scm import selection, weights
-from scm.data.codec import plain_header
+from scm.data.codec import Codec, plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
 from scm.selection import Measured, Selection, between, finer
@@ -26,6 +26,10 @@ VSD = {
     "images": "128Ki", "dropout": 0.0, "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
 }  # fmt: skip
+
+
+CODEC = Codec(plain_header("identity", 0.5, [1, 8, 8]))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def run_of(folder: Path, model: str, times: tuple[int, ...] = TIMES, **changes: Any) -> Path:
@@ -77,8 +81,8 @@ def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float],
         features_of=lambda images: images.flatten(1).double(),
         frechet=SimpleNamespace(distance_of=lambda features: figure(drawn[-1])),
     )
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    return Selection(params, reference, folder, ranks, lambda line: None, Measured(folder / "measured.jsonl", ranks))
+    known = Measured(folder / "measured.jsonl", ALONE)
+    return Selection(params, reference, CODEC, folder, ALONE, lambda line: None, known)
 
 
 def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn):

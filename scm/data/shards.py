@@ -131,14 +131,17 @@ def verify(folder: Path, shard: dict[str, Any]) -> None:
         raise UserError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
 
 
-def iterate(folder: Path) -> Iterator[Sample]:
+def iterate(folder: Path, shards: list[dict[str, Any]] | None = None) -> Iterator[Sample]:
     """Streams the samples in the order they were written: (key, uint8 [H, W, C] or the stored array, label).
+
+    Args:
+        shards: entries of the index; None = all.
 
     Raises:
         UserError: a shard is missing or damaged; each is checked before its first sample is given out.
     """
     index = read_index(folder)
-    for shard in index["shards"]:
+    for shard in index["shards"] if shards is None else shards:
         verify(folder, shard)
         with (folder / shard["file"]).open("rb") as stream:
             for sample in group_by_keys(tar_file_expander([{"url": shard["file"], "stream": stream}])):
@@ -149,9 +152,11 @@ def iterate(folder: Path) -> Iterator[Sample]:
                 yield sample["__key__"], array, int(sample["cls"])
 
 
-def iterate_batches(folder: Path, batch: int) -> Iterator[tuple[list[str], torch.Tensor, list[int]]]:
+def iterate_batches(
+    folder: Path, batch: int, shards: list[dict[str, Any]] | None = None
+) -> Iterator[tuple[list[str], torch.Tensor, list[int]]]:
     """The images of `iterate` in batches: (keys, uint8 [B, C, H, W], labels); the last one may be smaller."""
-    samples = iterate(folder)
+    samples = iterate(folder, shards)
     while chunk := list(islice(samples, batch)):
         keys, arrays, labels = zip(*chunk, strict=True)
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

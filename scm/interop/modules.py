@@ -106,7 +106,7 @@ def codec_of(encoder: Any, settings: NetworkSettings) -> dict[str, Any]:
         mean = [_rounded(-b / s) for s, b in zip(scale, bias, strict=True)]
         std = [_rounded(settings.sigma_d / s) for s in scale]
         plain = plain_header("edm2_sd_vae", settings.sigma_d, shape)
-        return {**plain, "normalize": "constants", "mean": mean, "std": std}
+        return {**plain, "normalize": "paper", "mean": mean, "std": std}
     if kind is None:
         raise Refused(f"images of {settings.channels} channels of an unknown encoding: import the program's pickle")
     found = printable(kind) if isinstance(kind, str) else type(kind).__name__
@@ -120,7 +120,8 @@ def is_codec_of(header: Any, settings: NetworkSettings) -> bool:
     return (
         isinstance(header, dict)
         and header.keys() == plain.keys()
-        and all(type(header[key]) is type(plain[key]) for key in plain)
+        and isinstance(header["autoencoder"], dict | None)
+        and all(type(header[key]) is type(plain[key]) for key in plain if key != "autoencoder")
         and all(header[key] == plain[key] for key in fixed)
     )
 

@@ -29,12 +29,16 @@ def _data(params: Params) -> Iterator[Fault]:
 
 def _codec(params: Params) -> Iterator[Fault]:
     data, codec = params.data, params.codec
-    if codec.name == "identity" and codec.normalize == "paper":
+    if codec.name not in ("sd_vae", "edm2_sd_vae") and codec.normalize == "paper":
         remedy = "use measured or none, or codec.name: sd_vae"
         yield Fault("codec.normalize", codec.normalize, f"the paper's constants are the SD-VAE's; {remedy}")
-    if codec.name == "sd_vae" and data.channels != 3:
+    if codec.normalize == "paper" and codec.channels != 4:
+        yield Fault(
+            "codec.channels", codec.channels, "the published constants are of 4; write 4, or normalize: measured"
+        )
+    if codec.name != "identity" and data.channels != 3:
         remedy = "write 3, or codec.name: identity"
-        yield Fault("data.channels", data.channels, f"the SD-VAE takes colour images; {remedy}")
+        yield Fault("data.channels", data.channels, f"the autoencoder takes colour images; {remedy}")
 
 
 MODULATIONS = {"edm2": ("double_norm", "gain"), "ddpmpp": ("double_norm", "scale_shift", "add")}
@@ -77,10 +81,10 @@ def _group_normalized(network: Network) -> list[int]:
 
 def _resolutions(params: Params) -> Iterator[Fault]:
     network, resolution = params.network, params.data.resolution
-    halvings, latents = len(network.multipliers) - 1, params.codec.name == "sd_vae"
+    halvings, latents = len(network.multipliers) - 1, params.codec.name != "identity"
     multiple = 2**halvings * (LATENT_REDUCTION if latents else 1)
     if resolution % multiple:
-        of = f" of the SD-VAE's latents, {LATENT_REDUCTION} times smaller" if latents else ""
+        of = f" of the autoencoder's latents, {LATENT_REDUCTION} times smaller" if latents else ""
         problem = f"not divisible by {multiple}, as {halvings + 1} network.multipliers ask{of}"
         remedy = f"use a multiple of {multiple}" + (" or fewer multipliers" if halvings else "")
         yield Fault("data.resolution", resolution, f"{problem}; {remedy}")

@@ -27,13 +27,14 @@ Scale = Annotated[Finite, Field(ge=0)]
 Probability = Annotated[Finite, Field(ge=0, lt=1)]
 Fraction = Annotated[Finite, Field(gt=0, lt=1)]
 Text = Annotated[str, Field(pattern=r"\S")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 MAX_SIGMA_REL = 12**-0.5
 """Relative width of a power-function average with exponent 0, the widest there is (EDM2, eq. 122): about 0.2887."""
 SigmaRel = Annotated[Finite, Field(gt=0, lt=MAX_SIGMA_REL)]
 
-LATENT_CHANNELS, LATENT_REDUCTION = 4, 8
-"""Channels of the SD-VAE's latents, and pixels on a side of the square that each of them stands for."""
+LATENT_REDUCTION = 8
+"""Pixels on a side of the square that each of an autoencoder's latents stands for."""
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -78,7 +79,12 @@ class Data(Section):
 
 
 class Codec(Section):
-    name: Literal["identity", "sd_vae"]
+    name: Literal["identity", "sd_vae", "edm2_sd_vae", "tae"]
+    path: Text | None
+    sha256: Annotated[tuple[Sha256, ...], Items] | None
+    channels: Whole
+    precision: Literal["fp32", "bf16", "fp16"]
+    stored: Literal["fp16", "fp32"]
     normalize: Literal["measured", "none", "paper"]
 
 
@@ -328,4 +334,4 @@ class Params(Section):
         data = self.data
         if self.codec.name == "identity":
             return [data.channels, data.resolution, data.resolution]
-        return [LATENT_CHANNELS, data.resolution // LATENT_REDUCTION, data.resolution // LATENT_REDUCTION]
+        return [self.codec.channels, data.resolution // LATENT_REDUCTION, data.resolution // LATENT_REDUCTION]

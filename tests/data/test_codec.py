@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from scm.data.codec import Codec, measured_header, plain_header
+from scm.data.codec import Codec, Statistics, normalized, plain_header
 from scm.errors import UserError
 
 ALL_VALUES = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
+
+
+def measured_header(plain, batches):
+    codec, statistics = Codec(plain), Statistics()
+    for batch in batches:
+        statistics.add(*codec.moments(batch))
+    return normalized(plain, "measured", statistics)
 
 
 def images(seed=0, count=50):

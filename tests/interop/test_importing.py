@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from scm import build, cli, importing, weights
+from scm.data.autoencoders import save_codec
 from scm.data.codec import plain_header
 from scm.data.shards import write_latents
 from scm.errors import UserError
@@ -50,6 +51,7 @@ def write_data(root: Path, classes: list[str], **codec: object) -> None:
     images = [(f"{i}", np.full((1, 8, 8), 40 * i, np.uint8), i % len(classes) if classes else -1) for i in range(3)]
     header = {"classes": classes, "codec": {**plain_header("identity", 0.5, [1, 8, 8]), **codec}}
     write_latents(iter(images), root / "data/latents", 8, header)
+    save_codec(root / "data/codec", header["codec"], None)
 
 
 @pytest.fixture
@@ -217,11 +219,12 @@ def test_the_data_must_be_what_it_was_trained_on(project, teacher, capsys, chang
     assert remedy in error and contents(project) == before
 
 
-def test_a_codec_that_is_not_built_is_named(project, tmp_path, capsys):
+def test_the_codec_that_it_needs_is_named(project, tmp_path, capsys):
     shapes = originals.edm2_shapes(**{**SHAPE, "channels": 4}, classes=10)
     network = originals.edm2_network(originals.filled(shapes), channels_per_head=32)
     path = originals.edm2_file(tmp_path / "latents.pkl", network, originals.stability_encoder())
-    assert "it needs the codec edm2_sd_vae, which is not built yet" in refusal(capsys, str(path))
+    remedy = "write data.resolution: 64, codec.name: edm2_sd_vae, data.channels: 3, codec.normalize: paper"
+    assert remedy in refusal(capsys, str(path))
 
 
 @pytest.mark.parametrize(("classes", "number"), [([], 0), (["cat", "dog"], 2)])

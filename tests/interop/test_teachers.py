@@ -145,7 +145,7 @@ def test_the_velocity_is_that_of_edms_ode(edm2_pickle):
 
 def test_edm2s_latents_keep_their_constants(edm2_pickle):
     codec = read_teacher(edm2_pickle).codec
-    assert (codec["name"], codec["normalize"], codec["sigma_d"]) == ("edm2_sd_vae", "constants", 0.5)
+    assert (codec["name"], codec["normalize"], codec["sigma_d"]) == ("edm2_sd_vae", "paper", 0.5)
     assert codec["mean"] == [5.81, 3.25, 0.12, -2.15] and codec["std"] == [4.17, 4.62, 3.71, 3.28]
 
 
