@@ -114,7 +114,8 @@ def test_preset_commands(project, capsys):
     assert cli.main(["preset", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     names = [line[:16].strip() for line in listed[2:] if line[:16].strip()]
-    assert names[:7] == ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder", "wide"]
+    assert names[:6] == ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder"]
+    assert names[6:8] == ["photos-latent", "wide"]
     wide = next(line for line in listed if line.startswith("wide "))
     assert wide.split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
     assert any(line.startswith("imagenet64-s ") and " 280.2M " in line for line in listed)

@@ -144,7 +144,8 @@ def test_the_tiny_autoencoder_equals_its_layers_by_hand(tmp_path, pool):
     latents = by_hand(tensors, IMAGES.float() / 255, "encoder")
     assert latents.shape == (5, 5, 2, 2) and (ours.channels, ours.reduction) == (5, 8)
     torch.testing.assert_close(ours.store(IMAGES), latents)
-    torch.testing.assert_close(ours.pixels(latents), by_hand(tensors, latents, "decoder") * 2 - 1)
+    pixels = by_hand(tensors, latents, "decoder") * 2 - 1
+    torch.testing.assert_close(ours.pixels(latents), pixels, rtol=1e-4, atol=1e-4)  # a level is 8e-3
 
 
 def test_the_tiny_autoencoder_equals_diffusers_own(tmp_path):
