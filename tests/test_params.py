@@ -123,7 +123,7 @@ ONE_KEY = [
         "teacher",
         "batch: 128",
         "bach: 128",
-        ": teacher.batch: missing; add it (`scm preset show digits` prints a complete set) (and 1 more)",
+        ": teacher.bach = 128: unknown key; did you mean teacher.batch? (and 1 more)",
     ),
     ("seed", " 0", " 0\nsede: 1", ": sede = 1: unknown key; did you mean seed?"),
     (

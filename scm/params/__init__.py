@@ -31,7 +31,8 @@ def validate(mapping: Mapping[str, Any], source: str) -> Params:
     try:
         params = Params.model_validate(mapping)
     except ValidationError as error:
-        faults = [explain(details) for details in error.errors(include_url=False)]
+        found = sorted(error.errors(include_url=False), key=lambda details: details["type"] != "extra_forbidden")
+        faults = [explain(details) for details in found]  # a misspelt key before the one that is missing for it
     else:
         faults = list(impossible(params))
         if not faults:
