@@ -197,6 +197,9 @@ def _selection(findings: Findings) -> str:
         mark = (choice["sigma_rel"], choice["fd"])
         chosen = f"σ_rel {choice['sigma_rel']:g}"
         chosen += f", t_mid {choice['t_mid']:g}" if "t_mid" in choice else ""
+        lengths = {row["sigma_rel"] for row in rows if "sigma_rel" in row}
+        if len(lengths) > 1 and choice["sigma_rel"] in (min(lengths), max(lengths)):
+            chosen += ", at the edge of the candidates"
         name = display_name(model)
         drawing = Drawing(f"{name}: Fréchet distance over σ_rel", "σ_rel of the average", lines, True, mark)
         figures.append(_plot(drawing, f"{name}: chosen {chosen}"))

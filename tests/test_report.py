@@ -112,6 +112,14 @@ def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:
         build(root, fake_params())
 
 
+def test_a_choice_at_the_edge_of_the_candidates_is_said(root: Path) -> None:
+    build(root, fake_params())
+    assert "at the edge" not in html(root)
+    change(root / "results/metrics/select-scd.json", sigma_rel=0.25)
+    build(root, fake_params())
+    assert html(root).count("chosen σ_rel 0.25, t_mid 0.8, at the edge of the candidates") == 1
+
+
 def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
     build(root, fake_params())
     tags = Tags(html(root))
