@@ -11,7 +11,7 @@ from scm.errors import UserError
 from scm.params import METHODS, dump, flatten, load
 
 ROOT = Path(__file__).parents[1]
-OWN = ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder"]
+OWN = ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder", "photos-latent"]
 PAPER = [
     *("cifar10", "cifar10-ect"),
     *(f"imagenet512-{size}" for size in ("l", "m", "s", "xl", "xxl")),
