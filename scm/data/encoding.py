@@ -24,7 +24,7 @@ PIXELS_AT_A_TIME = 2**20
 MAX_IMAGES = 256
 """Images encoded at a time, fewer where they are large: figures are summed in this order, so it is no parameter."""
 ROUND_TRIPS = 256
-"""Images that are decoded again to say how much the autoencoder keeps, evenly from all shards; at least one of each."""
+"""Images that are decoded again to say how much the autoencoder keeps, as many of each shard; at least one."""
 SAY_EVERY = 10.0
 """Seconds between two lines of progress."""
 DRAFT = "statistics"
@@ -109,19 +109,20 @@ def _encoded(
     progress: Progress,
 ) -> Iterator[Sample]:
     """The samples of a shard; adds the figures of all to `entries` at the end."""
-    statistics, errors, first = Statistics(), [], True
+    statistics, psnr = Statistics(), []
+    left = 0 if codec.header["name"] == "identity" else trips
     side = read_index(shards)["resolution"]
     batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // side**2))
     for keys, images, labels in iterate_batches(shards, batch, [shard]):
         kept = _narrow(codec.encode(images), stored)
         mean, deviation = codec.moments(kept)
         statistics.add(mean, deviation)
-        if codec.header["name"] != "identity" and first:
-            errors = [_psnr(images[:trips], codec.decode(mean[:trips]))]
-        first = False
+        if left:
+            psnr += _psnr(images[:left], codec.decode(mean[:left]))
+            left = max(0, left - len(keys))
         progress.add(len(keys))
         yield from zip(keys, kept.numpy(), labels, strict=True)
-    entries[DRAFT] = {**statistics.to_dict(), "psnr": [value for part in errors for value in part]}
+    entries[DRAFT] = {**statistics.to_dict(), "psnr": psnr}
 
 
 def _narrow(encoded: Tensor, stored: str) -> Tensor:

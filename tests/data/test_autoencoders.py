@@ -249,3 +249,21 @@ def test_encoding_gives_the_same_bytes_interrupted_or_divided(tmp_path, vae):
     assert results[0] == results[1] == results[2]
     index = read_index(tmp_path / "latents0")
     assert (index["shape"], index["dtype"], index["class_counts"]) == ([8, 2, 2], "float16", [3, 2])
+
+
+@pytest.mark.parametrize(("trips", "expected"), [(256, 5), (6, 5), (4, 3), (1, 3)])
+def test_round_trips_are_taken_from_all_shards_whatever_the_batch(tmp_path, vae, monkeypatch, trips, expected):
+    monkeypatch.setattr(encoding, "MAX_IMAGES", 1)
+    monkeypatch.setattr(encoding, "ROUND_TRIPS", trips)
+    pictures = [(f"{i}", image.permute(1, 2, 0).numpy(), 0) for i, image in enumerate(IMAGES)]
+    shards, work = tmp_path / "shards", tmp_path / "work"
+    write_shards(pictures, shards, 2, classes=["a"], channels=3, resolution=16, skipped=[])
+    work.mkdir()
+    _, _, codec = vae_codec(vae[0])
+    encoding.encode_shards(shards, work, codec, "fp32", 0, 1, print)
+    _, psnr = encoding.measured(work, shards)
+    decoded = codec.decode(codec.moments(codec.encode(IMAGES))[0]).double()
+    mse = (decoded - IMAGES.double()).square().flatten(1).mean(1)
+    every = (20 * np.log10(255) - 10 * mse.log10()).tolist()
+    assert len(psnr) == expected
+    assert psnr == pytest.approx(every if expected == 5 else every[::2], abs=0.05)  # rounded to a level
