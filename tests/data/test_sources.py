@@ -7,13 +7,15 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scm.data.shards import read_index, write_shards
-from scm.data.sources import open_source, usable
+from scm.data.ingest import Plan, Workers, assemble, ingest
+from scm.data.shards import iterate, read_index
+from scm.data.sources import Wanted, open_source
 from scm.errors import UserError
 
 MAX_PIXELS = 4096
@@ -57,11 +59,19 @@ def make_tar(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, 
     return path
 
 
-def read(path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS):
-    """Everything that prepare would see: samples, classes, skipped."""
-    skipped = []
-    with open_source("folder", path, labels, max_pixels) as source:
-        return list(usable(source, 8, 3, on_bad_image, skipped)), source.classes, skipped
+def prepare(folder, path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS, source="folder", channels=3):
+    """What the stage does: shards in folder/"out", two images each."""
+    plan = Plan(8, channels, on_bad_image, shard_images=2)
+    with open_source(Wanted(source, path, labels, max_pixels, on_bad_image)) as images:
+        ingest(images, plan, Path(folder, "work"), Workers(2), lambda _: None)
+        return assemble(images, plan, Path(folder, "work"), Path(folder, "out"))[0]
+
+
+def read(path, **settings):
+    """What is found in the shards: samples, classes, skipped."""
+    with TemporaryDirectory() as folder:
+        index = prepare(folder, path, **settings)
+        return list(iterate(Path(folder, "out"))), index["classes"], index["skipped"]
 
 
 def refused(path, **settings):
@@ -75,19 +85,13 @@ def refused(path, **settings):
 def test_digits_are_scikit_learns_1797_in_ten_classes():
     from sklearn.datasets import load_digits
 
-    with open_source("digits", Path("unused"), True, 1) as source:
-        samples = list(usable(source, 8, 1, "error", []))
+    samples, classes, skipped = read(Path("unused"), source="digits", channels=1, max_pixels=1)
     flat, labels = load_digits(return_X_y=True)
-    assert len(samples) == 1797 and source.classes == list("0123456789")
+    assert len(samples) == 1797 and classes == list("0123456789") and skipped == []
     assert [key for key, _, _ in samples[:2]] == ["00000000", "00000001"]
     assert [label for _, _, label in samples] == list(labels)
     pixels = np.stack([pixels for _, pixels, _ in samples])
     assert np.array_equal(pixels[..., 0], np.round(flat * 255 / 16).reshape(-1, 8, 8)) and pixels.max() == 255
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(UserError, match=r"data\.source: imagenet is unknown: use digits or folder"):
-        open_source("imagenet", Path(), True, 1)
 
 
 def containers(tmp_path, files):
@@ -102,11 +106,12 @@ def containers(tmp_path, files):
 def test_folder_zip_and_tar_give_the_same_shards(tmp_path):
     written = set()
     for path in containers(tmp_path, GOOD):
-        samples, classes, skipped = read(path)
-        assert classes == ["cat", "dog"] and skipped == []
+        with TemporaryDirectory() as folder:
+            index = prepare(folder, path)
+            assert index == read_index(Path(folder, "out"))
+            samples = list(iterate(Path(folder, "out")))
+        assert index["classes"] == ["cat", "dog"] and index["skipped"] == []
         assert [(key, label) for key, _, label in samples] == [("00000000", 0), ("00000001", 0), ("00000002", 1)]
-        index = write_shards(samples, tmp_path / "out", 2, classes=classes, channels=3, resolution=8, skipped=skipped)
-        assert index == read_index(tmp_path / "out")
         written.add(tuple(shard["sha256"] for shard in index["shards"]))
     assert len(written) == 1
 
@@ -186,7 +191,7 @@ def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
 
 def test_pillows_own_limit_neither_decides_nor_stays_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
-    assert len(read(make(tmp_path / "x", GOOD))[0]) == 3
+    assert prepare(tmp_path, make(tmp_path / "x", GOOD))["count"] == 3
     assert Image.MAX_IMAGE_PIXELS == 16
 
 
