@@ -162,9 +162,12 @@ def _record_path(work: Path, shard: int) -> Path:
 
 
 def _is_done(work: Path, shard: int) -> bool:
-    """Whether a shard lies in the work folder with the bytes that were written."""
-    path, record = _shard_path(work, shard), _record_path(work, shard)
-    return path.is_file() and record.is_file() and sha256(path) == read_json(record)["sha256"]
+    """Whether a shard lies in the work folder with the bytes that were written; a damaged one is made again."""
+    try:
+        record = read_json(_record_path(work, shard))
+        return isinstance(record, dict) and sha256(_shard_path(work, shard)) == record.get("sha256")
+    except (UserError, FileNotFoundError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
         self.write((b"U" + bytes([len(content)]) if short else b"T" + len(content).to_bytes(4, "little")) + content)
         self.memoize(content)
 
-    dispatch = {
+    dispatch: ClassVar = {
         **pickle._Pickler.dispatch,  # type: ignore[attr-defined]
         bytes: lambda self, value: self._string(value),
         str: lambda self, value: self._string(value.encode("latin-1")),
