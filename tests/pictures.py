@@ -57,10 +57,11 @@ def make_tar(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, 
 
 
 def prepare(
-    folder, path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS, source="folder", channels=3, resolution=8
-):
-    """What the stage does: shards in folder/"out", two images each; returns their index."""
-    plan = Plan(resolution, channels, on_bad_image, shard_images=2)
+    folder, path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS, source="folder", channels=3, resolution=8,
+    shard_images=2,
+):  # fmt: skip
+    """What the stage does: shards in folder/"out"; returns their index."""
+    plan = Plan(resolution, channels, on_bad_image, shard_images)
     with open_source(Wanted(source, path, labels, max_pixels, on_bad_image)) as images:
         ingest(images, plan, Path(folder, "work"), Workers(2), lambda _: None)
         return assemble(images, plan, Path(folder, "work"), Path(folder, "out"))[0]

@@ -1,3 +1,4 @@
+import io
 import os
 import stat
 import struct
@@ -19,7 +20,7 @@ from tests.pictures import GOOD, make, make_tar, make_zip, picture, prepare, rea
 def test_digits_are_scikit_learns_1797_in_ten_classes():
     from sklearn.datasets import load_digits
 
-    samples, classes, skipped = read(Path("unused"), source="digits", channels=1, max_pixels=1)
+    samples, classes, skipped = read(Path("unused"), source="digits", channels=1, max_pixels=1, shard_images=500)
     flat, labels = load_digits(return_X_y=True)
     assert len(samples) == 1797 and classes == list("0123456789") and skipped == []
     assert [key for key, _, _ in samples[:2]] == ["00000000", "00000001"]
@@ -287,3 +288,77 @@ def test_exif_orientation_reaches_the_pixels(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "cat/1.png", exif=exif)
     ((_, result, _),) = read(tmp_path)[0]
     assert (result[-1] == 255).all() and not result[:-1].any()
+
+
+def encoded(image, suffix, **settings):
+    buffer = io.BytesIO()
+    image.save(buffer, format=suffix, **settings)
+    return buffer.getvalue()
+
+
+def only(tmp_path, name, content):
+    """The pixels of the one image of a folder."""
+    ((_, pixels, _),) = read(make(tmp_path / "x", {name: content}), labels=False)[0]
+    return pixels
+
+
+def test_a_cmyk_jpeg_has_its_colours(tmp_path):
+    inks = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow make red
+    pixels = only(tmp_path, "1.jpg", encoded(inks, "JPEG", quality=100, subsampling=0)).astype(int)
+    assert np.abs(pixels - [255, 0, 0]).max() <= 2
+
+
+def test_a_16_bit_png_keeps_its_brightness(tmp_path):
+    values = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
+    pixels = only(tmp_path, "1.png", encoded(Image.fromarray(values), "PNG"))
+    assert np.array_equal(pixels, np.repeat(np.round(values / 257).astype(np.uint8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    lossless = {"lossless": True} if suffix == "WEBP" else {}
+    content = encoded(frames[0], suffix, save_all=True, append_images=frames[1:], **lossless)
+    assert getattr(Image.open(io.BytesIO(content)), "n_frames", 1) == 2
+    assert (only(tmp_path, f"1.{suffix.lower()}", content) == [255, 0, 0]).all()
+
+
+def test_the_content_counts_whatever_the_extension_says(tmp_path):
+    content = picture(7, (8, 8))  # a PNG
+    assert np.array_equal(only(tmp_path, "1.jpg", content), np.array(Image.open(io.BytesIO(content))))
+
+
+def test_a_member_that_is_there_twice_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for seed in (1, 2):
+            archive.writestr("cat/1.png", picture(seed))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("cat/1.png", "./cat//1.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(picture())
+            archive.addfile(info, io.BytesIO(picture()))
+    for name in ("a.zip", "a.tar"):
+        assert "the member cat/1.png is there twice: pack the archive again" in refused(tmp_path / name)
+
+
+def test_names_in_any_script(tmp_path):
+    files = {"кошка/猫.png": picture(1), "Löwe/été 1.png": picture(2), "🦉/x.png": picture(3)}
+    keys = set()
+    for path in containers(tmp_path, files):
+        samples, classes, _ = read(path)
+        assert classes == ["Löwe", "кошка", "🦉"] and [label for _, _, label in samples] == [0, 1, 2]
+        keys.add(tuple(key for key, _, _ in samples))
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße")])
+def test_class_folders_that_some_systems_take_for_one_are_refused(tmp_path, one, other):
+    path = make_tar(tmp_path / "a.tar", {f"{one}/1.png": picture(1), f"{other}/2.png": picture(2)})
+    message = refused(path)
+    assert f"{one!a}" in message and f"{other!a}" in message and "differ in case or in the form of letters" in message
+
+
+def test_a_class_with_one_image(tmp_path):
+    files = {"a/1.png": picture(1), "b/1.png": picture(2), "b/2.png": b""}
+    samples, classes, _ = read(make(tmp_path / "x", files), on_bad_image="skip")
+    assert classes == ["a", "b"] and [label for _, _, label in samples] == [0, 1]
