@@ -3,11 +3,11 @@
 import os
 
 from scm.data.autoencoders import located, weight_files
-from scm.data.ingest import Plan, Workers, assemble, ingest
+from scm.data.ingest import FREE, Plan, Workers, assemble, ingest
 from scm.data.sources import Wanted, open_source
 from scm.data.summary import contact_images, summary
 from scm.evaluation.grids import save_grid, scale_for
-from scm.files import replacing_folder, write_json
+from scm.files import replacing_folder, room_in, write_json
 from scm.stage import Stage, main
 
 COLUMNS = 10
@@ -28,7 +28,8 @@ def run(stage: Stage) -> None:
         if workers.rank:
             return
         index, tally = assemble(source, plan, stage.work, shards)
-    with replacing_folder(stage.root / "results/samples/prepare") as folder:
+    samples = stage.root / "results/samples/prepare"
+    with room_in(samples, FREE), replacing_folder(samples) as folder:
         images = contact_images(shards, index)
         save_grid(folder / "contact.png", images, COLUMNS, scale_for(images.shape[2]))
         write_json(folder / "data.json", summary(index, tally))

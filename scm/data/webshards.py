@@ -194,19 +194,24 @@ def _label(kind: str, content: bytes) -> tuple[int, str | None] | None:
 def _classes(listed: _Samples, names: list[str] | None, path: Path) -> list[str]:
     """A name for each label; every class has a sample, and every label a class."""
     used, highest = set(listed.labels), max(listed.labels)
-    if names is None:
-        missing = next(label for label in range(len(used) + 1) if label not in used)
-        if missing < highest:
-            raise UserError(
-                f"{path}: no sample has the label {missing}, but one has {highest}: count labels from 0 without gaps"
-            )
-        names = [listed.names.get(label, str(label)) for label in range(highest + 1)]
-        if len(set(names)) < len(names):
-            raise UserError(f"{path}: two labels have one class_name: give each class a name of its own, or {NAMES}")
-    if highest >= len(names):
+    if names is not None and highest >= len(names):
         number = listed.labels.index(highest)
         raise UserError(
             f"{path}: {shown(listed.images.name(number))} has the label {highest}, but there are {len(names)} classes, "
             f"0 to {len(names) - 1}: correct it, or {NAMES}"
         )
+    missing = next(label for label in range(len(used) + 1) if label not in used)
+    if missing < highest:
+        raise UserError(
+            f"{path}: no sample has the label {missing}, but one has {highest}: count labels from 0 without gaps"
+        )
+    if names is not None and missing < len(names):
+        raise UserError(
+            f"{path}: no sample has the label {missing}, which {NAMES} calls {shown(names[missing])}: "
+            "take out the names of classes without images"
+        )
+    if names is None:
+        names = [listed.names.get(label, str(label)) for label in range(highest + 1)]
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: two labels have one class_name: give each class a name of its own, or {NAMES}")
     return names

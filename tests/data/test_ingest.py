@@ -17,7 +17,9 @@ from scm.data import ingest as ingest_module
 from scm.data.images import Source
 from scm.data.ingest import Plan, Workers, assemble, ingest
 from scm.data.shards import iterate
+from scm.data.sources import Wanted, open_source
 from scm.errors import Interrupted, UserError
+from tests.pictures import make_tar, picture
 
 COUNT = 23
 PLAN = Plan(8, 3, "skip", shard_images=4)
@@ -273,6 +275,17 @@ def test_a_disk_that_is_really_full(tmp_path, small_disk, expected):
     again = set()
     run(tmp_path / "work", images=source(again.add))
     assert min(again) == 4 * len(records) and made(tmp_path) == expected
+
+
+def test_no_room_to_unpack_a_gzip_is_named(tmp_path, small_disk, monkeypatch):
+    path = make_tar(tmp_path / "a.tar.gz", {f"cat/{seed}.png": picture(seed, (100, 60)) for seed in range(4)})
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(UserError) as caught:
+        open_source(Wanted("folder", path, True, 10_000, "error"))
+    expected = (
+        f"{small_disk} cannot be written (No space left on device): set TMPDIR to a larger disk, or run gunzip on"
+    )
+    assert str(caught.value) == f"{expected} {path}"
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):

@@ -74,7 +74,8 @@ def test_one_tar_alone(tmp_path):
 def test_names_of_classes_from_a_file_or_from_the_json(tmp_path):
     folder = shards(tmp_path / "x")
     (folder / "classes.txt").write_text("cat\ndog\nPerückenstrauch\nunused\n\n", encoding="utf-8")
-    assert "the class unused has no usable image" in web_refused(folder)
+    message = web_refused(folder)
+    assert "no sample has the label 3, which classes.txt calls unused: take out the names of classes" in message
     (folder / "classes.txt").write_text("cat\ndog\nPerückenstrauch\n", encoding="utf-8")
     assert web(folder)[1] == ["cat", "dog", "Perückenstrauch"]
     (folder / "classes.txt").write_text("cat\ncat\ndog\n")
@@ -126,6 +127,12 @@ def test_an_unusable_sample_is_named_or_left_out(tmp_path, files, file, reason):
 def test_labels_count_from_zero_without_gaps(tmp_path):
     path = make_tar(tmp_path / "x.tar", sample(0, 0) | sample(1, 2))
     assert "no sample has the label 1, but one has 2: count labels from 0 without gaps" in web_refused(path)
+
+
+def test_two_labels_of_one_name_are_refused(tmp_path):
+    files = {"1.png": PICTURES[0], "1.json": b'{"cls": 0, "class_name": "owl"}'}
+    files |= {"2.png": PICTURES[3], "2.json": b'{"cls": 1, "class_name": "owl"}'}
+    assert "two labels have one class_name" in web_refused(make_tar(tmp_path / "x.tar", files))
 
 
 def test_a_key_twice_in_a_row_is_refused(tmp_path):
