@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written under a temporary name, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from scm.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with when there is no room: on the disk, for this user, in one file."""
 
 
 @contextmanager
@@ -42,6 +46,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def room_in(path: Path, remedy: str) -> Iterator[None]:
+    """Says in one line that `path`, under which the block writes, has no room left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

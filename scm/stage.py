@@ -206,7 +206,7 @@ def _is_first() -> bool:
 
 
 def _open(root: Path, name: str, item: str | None, params: Params) -> Stage:
-    """Makes the stage; a training stage ends at the next step when it is asked to by a signal."""
+    """Makes the stage; one that resumes ends at the next step or image when it is asked to by a signal."""
     if item is not None and item not in params.evaluate.models:
         raise UserError(f"params.yaml has no model {item}: use one of {', '.join(params.evaluate.models)}")
     inputs = inputs_of(root, name, item, dump(params))
@@ -217,7 +217,7 @@ def _open(root: Path, name: str, item: str | None, params: Params) -> Stage:
     def stop(number: int, frame: Any) -> None:
         stage._stop = True
 
-    if name.startswith("train"):
+    if name.startswith(("train", "prepare")):
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
     return stage

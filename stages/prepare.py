@@ -1,29 +1,52 @@
 """Images to WebDataset shards: every image cropped to one square size, with an index of counts, labels and hashes."""
 
+import os
+
 from scm.data.autoencoders import located, weight_files
-from scm.data.shards import write_shards
-from scm.data.sources import open_source, usable
+from scm.data.ingest import FREE, Plan, Workers, assemble, ingest
+from scm.data.sources import Wanted, open_source
+from scm.data.summary import contact_images, summary
+from scm.evaluation.grids import save_grid, scale_for
+from scm.files import replacing_folder, room_in, write_json
 from scm.stage import Stage, main
+
+COLUMNS = 10
+"""Of the contact sheet."""
 
 
 def run(stage: Stage) -> None:
-    data, codec = stage.params.data, stage.params.codec
+    data, codec, shards = stage.params.data, stage.params.codec, stage.root / "data/shards"
     if codec.name != "identity":  # before hours of work that `encode` would refuse
         weight_files(codec.name, located(codec.path, stage.root))
-    skipped: list[dict[str, str]] = []
-    with open_source(data.source, stage.root / data.path, data.labels, data.max_pixels) as source:
-        stage.progress(f"{len(source)} images in {source.name}, {len(source.classes)} classes")
-        index = write_shards(
-            usable(source, data.resolution, data.channels, data.on_bad_image, skipped),
-            stage.root / "data/shards",
-            data.shard_images,
-            classes=source.classes,
-            channels=data.channels,
-            resolution=data.resolution,
-            skipped=skipped,
-        )
-    stage.progress(f"{index['count']} images in {len(index['shards'])} shards; {len(skipped)} files left out")
-    stage.metrics("prepare", {"images": index["count"], "classes": len(index["classes"]), "skipped": len(skipped)})
+    wanted = Wanted(data.source, stage.root / data.path, data.labels, data.max_pixels, data.on_bad_image)
+    plan = Plan(data.resolution, data.channels, data.on_bad_image, data.shard_images)
+    workers = workers_of(stage.params.runtime.threads)
+    with open_source(wanted) as source:
+        say = stage.progress if workers.rank == 0 else lambda _: None
+        say(f"{len(source):,} images in {source.name}, {len(source.classes)} classes")
+        ingest(source, plan, stage.work, workers, say, stage.stopping)
+        if workers.rank:
+            return
+        index, tally = assemble(source, plan, stage.work, shards)
+    samples = stage.root / "results/samples/prepare"
+    with room_in(samples, FREE), replacing_folder(samples) as folder:
+        images = contact_images(shards, index)
+        save_grid(folder / "contact.png", images, COLUMNS, scale_for(images.shape[2]))
+        write_json(folder / "data.json", summary(index, tally))
+    skipped = len(index["skipped"])
+    stage.progress(f"{index['count']:,} images in {len(index['shards'])} shards; {skipped} files left out")
+    stage.metrics("prepare", {"images": index["count"], "classes": len(index["classes"]), "skipped": skipped})
+
+
+def workers_of(threads: int | None) -> Workers:
+    """This process's place among those that torchrun started, and its share of the machine's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rank, world, here = (int(os.environ.get(name, default)) for name, default in PLACE)
+    return Workers(threads or max(1, cores // here), rank, world)
+
+
+PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
+"""Variables of torchrun, and what they are without it."""
 
 
 if __name__ == "__main__":

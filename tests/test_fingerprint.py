@@ -1,5 +1,6 @@
 """A stage's fingerprint follows from what the stage reads, and from nothing else."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,14 @@ def test_what_is_missing_is_named(root):
         inputs_of(root, "report", None, PARAMS)
     with pytest.raises(UserError, match=r"nowhere is missing: run `dvc repro`, or correct the path in params\.yaml"):
         inputs_of(root, "prepare", None, {**PARAMS, "data": {"path": "nowhere"}})
+
+
+def test_files_count_in_the_order_of_their_paths(tmp_path):
+    """Folder by folder: "a/z" before "a-b"; hidden files, caches and linked folders do not count."""
+    counted = ["a/b/1", "a/z", "a-b", "b", "\u00e9/1"]
+    for name in [*reversed(counted), ".hidden", "a/.git/x", "a/__pycache__/y.pyc"]:
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_text(f"content of {name}")
+    (tmp_path / "x/linked").symlink_to(tmp_path / "x/a")
+    parts = (name.encode() + b"\0" + hashlib.sha256(f"content of {name}".encode()).digest() for name in counted)
+    assert content_hash(tmp_path / "x") == hashlib.sha256(b"".join(parts)).hexdigest()

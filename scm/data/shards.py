@@ -58,9 +58,9 @@ def write_shards(
         UserError: there are no samples.
     """
     with replacing_folder(folder) as temporary:
-        record = _write(samples, temporary, shard_images, "png", _png)
+        record = _write(samples, temporary, shard_images, "png", encode_png)
         index = {"format": FORMAT, "kind": "images", **record, **header}
-        return _finish(index, temporary)
+        return finish(index, temporary)
 
 
 def write_latents(
@@ -85,7 +85,7 @@ def write_latents(
         shards = [temporary / shard["file"] for shard in record["shards"]]
         np.save(temporary / OFFSETS, np.concatenate([_payload_offsets(shard) for shard in shards]))
         index = {"format": FORMAT, "kind": "latents", **record, **header}
-        return _finish(index, temporary)
+        return finish(index, temporary)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -177,26 +177,38 @@ def _write(
     layout: tuple[list[int], str] | None = None
     while first := next(remaining, None):
         path = folder / f"{len(shards):06d}.tar"
-        before = len(labels)
-        with path.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="", group="") as tar:
+
+        def members(first: Sample = first) -> Iterator[tuple[str, bytes, int]]:
+            nonlocal layout
             for key, array, label in chain([first], islice(remaining, shard_images - 1)):
                 layout = layout or (list(array.shape), str(array.dtype))
                 if (list(array.shape), str(array.dtype)) != layout or key in keys or not key or "." in key:
                     raise ValueError(f"sample {key!r}: repeated or unusable key, or not of shape and type {layout}")
                 keys.add(key)
                 labels.append(label)
-                tar.write({"__key__": key, suffix: encode(array), "cls": str(label).encode()})
-        size, count = path.stat().st_size, len(labels) - before
-        shards.append({"file": path.name, "count": count, "bytes": size, "sha256": sha256(path)})
+                yield key, encode(array), label
+
+        shards.append({"file": path.name, **write_tar(members(), path, suffix)})
     if layout is None:
         raise UserError("there are no images to write: see data.source and data.path")
     np.save(folder / LABELS, np.array(labels, dtype=np.int64))
     return {"count": len(labels), "shape": layout[0], "dtype": layout[1], "shards": shards}
 
 
-def _finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
+def write_tar(samples: Iterable[tuple[str, bytes, int]], path: Path, suffix: str) -> dict[str, Any]:
+    """Writes one shard of (key, encoded content, label); returns its count, bytes and sha256 for the index."""
+    count = 0
+    with path.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="", group="") as tar:
+        for key, content, label in samples:
+            tar.write({"__key__": key, suffix: content, "cls": str(label).encode()})
+            count += 1
+    return {"count": count, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Counts the classes, writes the index into the folder and returns it as JSON has it."""
-    counts = Counter(np.load(folder / LABELS).tolist())
+    labels, images = np.unique(np.load(folder / LABELS), return_counts=True)
+    counts = Counter(dict(zip(labels.tolist(), images.tolist(), strict=True)))
     if not set(counts) <= (set(range(len(index["classes"]))) or {-1}):
         raise ValueError(f"labels {sorted(counts)} do not fit {len(index['classes'])} classes")
     index["class_counts"] = [counts[label] for label in range(len(index["classes"]))]
@@ -204,7 +216,7 @@ def _finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
     return json.loads((folder / INDEX).read_text(encoding="utf-8"))
 
 
-def _png(array: np.ndarray) -> bytes:
+def encode_png(array: np.ndarray) -> bytes:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3):
         raise ValueError(f"images are uint8 [H, W, 1 or 3], not {array.dtype} {list(array.shape)}")
     buffer = io.BytesIO()

@@ -1,158 +1,71 @@
-"""Where images come from: scikit-learn's digits, or the user's own folder, zip or tar.
+"""Where images come from: the value of data.source to a `Source`.
 
-What a user hands over is not trusted: names that leave the archive, links that leave the folder and images that claim
-too many pixels are refused before anything is decoded, and every refusal names the file. The same files give the same
-images, keys and classes whether they lie in a folder, a zip or a tar.
+The same files give the same images, keys and classes whether they lie in a folder, a zip or a tar.
 """
 
-import io
 import posixpath
-import struct
-import tarfile
-import warnings
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import unicodedata
+from array import array
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from scm.data.containers import ARCHIVE_SUFFIXES, Listing, Member, list_files, shown
-from scm.data.transforms import BadImageError, square
+from scm.data.catalogue import Catalogue
+from scm.data.cifar10 import open_cifar10
+from scm.data.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
+from scm.data.imagenet import open_imagenet
+from scm.data.images import Source, decode
+from scm.data.webshards import open_webshards
 from scm.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of what it may try; others (EPS, for one, starts an interpreter) are never opened."""
-
-BYTES_PER_PIXEL = 8
-METADATA_BYTES = 16 * 2**20
-"""A file may have this many bytes beyond BYTES_PER_PIXEL for each pixel that is allowed."""
-
-DECODER_FAULTS = (OSError, ValueError, EOFError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError)
-CONTAINER_FAULTS = (struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-IMAGE_FAULTS = DECODER_FAULTS + CONTAINER_FAULTS
-"""What reading and decoding a damaged file may raise: Pillow's decoders promise nothing narrower."""
 
 
 @dataclass(frozen=True)
-class RawImage:
-    """One image of a source, not read yet.
+class Wanted:
+    """What is to be read, from the section `data` of params.yaml.
 
     Attributes:
-        key: name of the sample in the shards, the same for the same files.
-        name: what messages call it: the file's path inside the source.
-        label: index into the source's classes, -1 = none.
-        load: reads and decodes the image; raises one of IMAGE_FAULTS.
+        source: digits (needs none of the others), folder, cifar10, imagenet or webdataset.
+        path: a folder or an archive.
+        labels: False = the images get no labels.
+        max_pixels: images that claim more are refused undecoded.
+        on_bad_image: "error" = a sample without its label or its image stops the listing; "skip" = it is left out.
     """
 
-    key: str
-    name: str
-    label: int
-    load: Callable[[], Image.Image]
+    source: str
+    path: Path
+    labels: bool
+    max_pixels: int
+    on_bad_image: str
 
 
-@dataclass
-class Source:
-    """The images of one source in a fixed order. Use it in a `with` block, which closes the archive.
-
-    Attributes:
-        name: what messages call it, for example the archive's path.
-        classes: names by label; empty = the images have no labels.
-        images: every image file, usable or not.
-        skipped: files that are not images, as {"file", "reason"}.
-    """
-
-    name: str
-    classes: list[str]
-    images: list[RawImage]
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    resources: ExitStack = field(default_factory=ExitStack)
-
-    def __iter__(self) -> Iterator[RawImage]:
-        return iter(self.images)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __enter__(self) -> "Source":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.resources.close()
-
-
-def open_source(name: str, path: Path, labels: bool, max_pixels: int) -> Source:
+def open_source(wanted: Wanted) -> Source:
     """Lists the images of a source without decoding any.
 
-    Args:
-        name: "digits" (the next two arguments are ignored) or "folder".
-        path: a folder, .zip, .tar or .tar.gz.
-        labels: True = one sub-folder per class, sorted by name; False = every image at any depth, without labels.
-            Either way a single folder that wraps all the others is looked through.
-        max_pixels: images that claim more are refused undecoded.
-
     Raises:
-        UserError: nothing to read, a mixed or empty class, a path or link that leads outside.
+        UserError: nothing to read, a mixed or empty class, a path or link that leads outside, a damaged archive.
     """
-    if name == "digits":
-        return _digits()
-    if name != "folder":
-        raise UserError(f"data.source: {name} is unknown: use digits or folder")
+    path, labels, max_pixels = wanted.path, wanted.labels, wanted.max_pixels
     with ExitStack() as stack:
-        source = _arrange(list_files(path, stack), path, labels, max_pixels)
+        match wanted.source:
+            case "digits":
+                source = _digits()
+            case "folder":
+                source = _arrange(list_files(path, stack), path, labels, max_pixels)
+            case "cifar10":
+                source = open_cifar10(path, labels)
+            case "imagenet":
+                source = open_imagenet(path, labels, max_pixels, stack)
+            case "webdataset":
+                source = open_webshards(path, labels, max_pixels, skip=wanted.on_bad_image == "skip")
+            case _:
+                raise ValueError(f"unknown source {wanted.source!r}")
         source.resources = stack.pop_all()
     return source
-
-
-def usable(
-    source: Source, resolution: int, channels: int, on_bad_image: str, skipped: list[dict[str, str]]
-) -> Iterator[tuple[str, np.ndarray, int]]:
-    """The one place where images are read: yields (key, uint8 [resolution, resolution, channels], label).
-
-    Args:
-        source: what `open_source` gave.
-        resolution: side of the images in pixels.
-        channels: 1 = grey, 3 = RGB.
-        on_bad_image: "error" = stop at the first image that cannot be used; "skip" = note it in `skipped` and go on.
-        skipped: gets {"file", "reason"} of each file that is left out, the source's own ones first.
-
-    Raises:
-        UserError: an unusable image (with "error"), or a class of which nothing is left.
-    """
-    skipped.extend(source.skipped)
-    counts: Counter[int] = Counter()
-    for image in source:
-        try:
-            with _pillow_without_limits_of_its_own():
-                pixels = square(image.load(), resolution, channels)
-        except IMAGE_FAULTS as error:
-            if on_bad_image != "skip":
-                raise UserError(
-                    f"{source.name}: {shown(image.name)}: {_reason(error)}: "
-                    "repair or remove it, or set data.on_bad_image: skip"
-                ) from error
-            skipped.append({"file": image.name, "reason": _reason(error)})
-            continue
-        counts[image.label] += 1
-        yield image.key, pixels, image.label
-    empty = [name for label, name in enumerate(source.classes) if not counts[label]]
-    if empty or not counts:
-        what = f"the class {shown(empty[0])}" if empty else "the source"
-        raise UserError(f"{source.name}: {what} has no usable image: data.on_bad_image: error tells why")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, BadImageError):
-        return str(error)
-    if isinstance(error, UnidentifiedImageError):
-        return "not a readable image"
-    first_line = next(iter(str(error).splitlines()), "")
-    return f"broken image ({first_line or type(error).__name__})"
 
 
 def _digits() -> Source:
@@ -160,86 +73,77 @@ def _digits() -> Source:
 
     flat, labels = load_digits(return_X_y=True)
     pixels = np.round(np.asarray(flat) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-
-    def loader(number: int) -> Callable[[], Image.Image]:
-        return lambda: Image.fromarray(pixels[number])
-
-    images = [
-        RawImage(key=f"{number:08d}", name=f"digit {number}", label=int(label), load=loader(number))
-        for number, label in enumerate(labels)
-    ]
-    return Source(name="digits", classes=[str(digit) for digit in range(10)], images=images)
+    return Source(
+        name="digits",
+        classes=[str(digit) for digit in range(10)],
+        labels=np.asarray(labels),
+        file_name=lambda number: f"digit {number}",
+        load=lambda number: Image.fromarray(pixels[number]),
+    )
 
 
 def _arrange(listing: Listing, path: Path, labels: bool, max_pixels: int) -> Source:
-    names = sorted((name for name in listing.files if _is_image(name)), key=lambda name: name.split("/"))
-    others = sorted(name for name in listing.files if not _is_image(name))
-    if not names:
+    """The images among the files, in the order of their names, and each one's class."""
+    images, others = Catalogue(), []
+    for number in listing.files.by_name():
+        name = listing.files.name(number)
+        if not _is_image(name):
+            others.append(name)
+            continue
+        if len(images) and images.name(len(images) - 1) == name:
+            raise UserError(f"{path}: the member {shown(name)} is there twice: pack the archive again with one of them")
+        images.add(name, listing.files.places[number], listing.files.sizes[number])
+    if not len(images):
         archives = [name for name in others if name.lower().endswith(ARCHIVE_SUFFIXES)]
-        remedy = f"set data.path to {path / archives[0]}" if archives else f"put {_some_suffixes()} files there"
+        remedy = (
+            f"set data.path to {path / archives[0]}" if archives else f"put {', '.join(IMAGE_SUFFIXES)} files there"
+        )
         raise UserError(f"{path}: no images in it: {remedy}")
-    classes, prefix = _classes(listing, names, path) if labels else ([], "")
-    label_of = {name: label for label, name in enumerate(classes)}
-    images = []
-    for number, name in enumerate(names):
-        label = label_of[name.removeprefix(prefix).split("/")[0]] if labels else -1
-        images.append(RawImage(f"{number:08d}", name, label, _loader(listing.files[name], max_pixels)))
+    folders = listing.folders | {posixpath.dirname(name) for name in others}
+    classes, label_of = _classes(images, folders, path) if labels else ([], array("i", [-1]) * len(images))
+    read = listing.read
+
+    def load(number: int) -> Image.Image:
+        return decode(lambda: read(images, number), images.sizes[number], max_pixels)
+
     skipped = [{"file": name, "reason": "not an image file"} for name in others]
-    return Source(name=str(path), classes=classes, images=images, skipped=skipped)
+    return Source(str(path), classes, label_of, images.name, load, skipped)
 
 
-def _classes(listing: Listing, names: list[str], path: Path) -> tuple[list[str], str]:
-    """Names of the class folders and the prefix of the folder that wraps them; refuses mixed and empty classes."""
-    folders = listing.folders | {posixpath.dirname(name) for name in listing.files}
+def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str], array]:
+    """Names of the class folders, and each image's label; refuses mixed and empty classes."""
+    folders = folders | {posixpath.dirname(images.name(number)) for number in range(len(images))}
     top = sorted({folder.split("/")[0] for folder in folders if folder})
     inner = sorted({folder.split("/")[1] for folder in folders if folder.count("/")})
-    wrapped = len(top) == 1 and bool(inner) and all("/" in name for name in names)
+    wrapped = len(top) == 1 and bool(inner) and all("/" in images.name(number) for number in range(len(images)))
     classes, prefix = (inner, f"{top[0]}/") if wrapped else (top, "")
-    loose = next((name for name in names if "/" not in name.removeprefix(prefix)), None)
-    if loose is not None:
-        kind = "lies beside the class folders" if classes else "lies in no class folder"
-        raise UserError(f"{path}: {shown(loose)} {kind}: move it into one, or set data.labels: false")
-    filled = {name.removeprefix(prefix).split("/")[0] for name in names}
-    for name in classes:
-        if name not in filled:
+    label_of, labels = {name: label for label, name in enumerate(classes)}, array("i")
+    for number in range(len(images)):
+        inside = images.name(number).removeprefix(prefix)
+        if "/" not in inside:
+            kind = "lies beside the class folders" if classes else "lies in no class folder"
+            name = shown(images.name(number))
+            raise UserError(f"{path}: {name} {kind}: move it into one, or set data.labels: false")
+        labels.append(label_of[inside.split("/")[0]])
+    filled = set(labels)
+    for label, name in enumerate(classes):
+        if label not in filled:
             raise UserError(f"{path}: the class folder {shown(prefix + name)} has no images: fill it or delete it")
-    return classes, prefix
+    _refuse_twins(classes, prefix, path)
+    return classes, labels
 
 
-def _loader(member: Member, max_pixels: int) -> Callable[[], Image.Image]:
-    def load() -> Image.Image:
-        if member.size == 0:
-            raise BadImageError("the file is empty")
-        if member.size > max_pixels * BYTES_PER_PIXEL + METADATA_BYTES:
-            raise BadImageError(f"claims {member.size:,} bytes, too many for data.max_pixels = {max_pixels:,}")
-        data = member.read()
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        if image.width * image.height > max_pixels:
-            raise BadImageError(
-                f"claims {image.width} x {image.height} pixels, more than data.max_pixels = {max_pixels:,}"
+def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:
+    """Class folders that a Mac or a Windows machine would take for one: the data would depend on where they lay."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        twin = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if twin != name:
+            both = f"{prefix + twin!a} and {prefix + name!a}"
+            raise UserError(
+                f"{path}: the class folders {both} differ in case or in the form of letters alone: put them together"
             )
-        image.load()
-        return image
-
-    return load
-
-
-@contextmanager
-def _pillow_without_limits_of_its_own() -> Iterator[None]:
-    """max_pixels alone decides; Pillow's warnings about odd metadata say nothing that a user could act on."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _is_image(name: str) -> bool:
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _some_suffixes() -> str:
-    return ", ".join(IMAGE_SUFFIXES)

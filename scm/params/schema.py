@@ -68,7 +68,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    source: Literal["digits", "folder"]
+    source: Literal["digits", "folder", "cifar10", "imagenet", "webdataset"]
     path: Text
     labels: bool
     resolution: Whole

@@ -7,87 +7,26 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from scm.data.shards import read_index, write_shards
-from scm.data.sources import open_source, usable
-from scm.errors import UserError
-
-MAX_PIXELS = 4096
-
-
-def picture(seed=0, size=(12, 10), mode="RGB", suffix="PNG"):
-    """Encoded random pixels."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format=suffix)
-    return buffer.getvalue()
-
-
-GOOD = {"cat/1.png": picture(1), "cat/more/2.jpg": picture(2, suffix="JPEG"), "dog/1.PNG": picture(3, mode="L")}
-
-
-def make(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def make_tar(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, str]] | None = None) -> Path:
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        for name, (kind, target) in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, target
-            archive.addfile(info)
-    return path
-
-
-def read(path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS):
-    """Everything that prepare would see: samples, classes, skipped."""
-    skipped = []
-    with open_source("folder", path, labels, max_pixels) as source:
-        return list(usable(source, 8, 3, on_bad_image, skipped)), source.classes, skipped
-
-
-def refused(path, **settings):
-    with pytest.raises(UserError) as caught:
-        read(path, **settings)
-    message = str(caught.value)
-    assert "\n" not in message and str(path) in message
-    return message
+from scm.data.shards import iterate, read_index
+from tests.pictures import GOOD, make, make_tar, make_zip, picture, prepare, read, refused
 
 
 def test_digits_are_scikit_learns_1797_in_ten_classes():
     from sklearn.datasets import load_digits
 
-    with open_source("digits", Path("unused"), True, 1) as source:
-        samples = list(usable(source, 8, 1, "error", []))
+    samples, classes, skipped = read(Path("unused"), source="digits", channels=1, max_pixels=1, shard_images=500)
     flat, labels = load_digits(return_X_y=True)
-    assert len(samples) == 1797 and source.classes == list("0123456789")
+    assert len(samples) == 1797 and classes == list("0123456789") and skipped == []
     assert [key for key, _, _ in samples[:2]] == ["00000000", "00000001"]
     assert [label for _, _, label in samples] == list(labels)
     pixels = np.stack([pixels for _, pixels, _ in samples])
     assert np.array_equal(pixels[..., 0], np.round(flat * 255 / 16).reshape(-1, 8, 8)) and pixels.max() == 255
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(UserError, match=r"data\.source: imagenet is unknown: use digits or folder"):
-        open_source("imagenet", Path(), True, 1)
 
 
 def containers(tmp_path, files):
@@ -102,11 +41,12 @@ def containers(tmp_path, files):
 def test_folder_zip_and_tar_give_the_same_shards(tmp_path):
     written = set()
     for path in containers(tmp_path, GOOD):
-        samples, classes, skipped = read(path)
-        assert classes == ["cat", "dog"] and skipped == []
+        with TemporaryDirectory() as folder:
+            index = prepare(folder, path)
+            assert index == read_index(Path(folder, "out"))
+            samples = list(iterate(Path(folder, "out")))
+        assert index["classes"] == ["cat", "dog"] and index["skipped"] == []
         assert [(key, label) for key, _, label in samples] == [("00000000", 0), ("00000001", 0), ("00000002", 1)]
-        index = write_shards(samples, tmp_path / "out", 2, classes=classes, channels=3, resolution=8, skipped=skipped)
-        assert index == read_index(tmp_path / "out")
         written.add(tuple(shard["sha256"] for shard in index["shards"]))
     assert len(written) == 1
 
@@ -186,7 +126,7 @@ def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
 
 def test_pillows_own_limit_neither_decides_nor_stays_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
-    assert len(read(make(tmp_path / "x", GOOD))[0]) == 3
+    assert prepare(tmp_path, make(tmp_path / "x", GOOD))["count"] == 3
     assert Image.MAX_IMAGE_PIXELS == 16
 
 
@@ -348,3 +288,77 @@ def test_exif_orientation_reaches_the_pixels(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "cat/1.png", exif=exif)
     ((_, result, _),) = read(tmp_path)[0]
     assert (result[-1] == 255).all() and not result[:-1].any()
+
+
+def encoded(image, suffix, **settings):
+    buffer = io.BytesIO()
+    image.save(buffer, format=suffix, **settings)
+    return buffer.getvalue()
+
+
+def only(tmp_path, name, content):
+    """The pixels of the one image of a folder."""
+    ((_, pixels, _),) = read(make(tmp_path / "x", {name: content}), labels=False)[0]
+    return pixels
+
+
+def test_a_cmyk_jpeg_has_its_colours(tmp_path):
+    inks = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow make red
+    pixels = only(tmp_path, "1.jpg", encoded(inks, "JPEG", quality=100, subsampling=0)).astype(int)
+    assert np.abs(pixels - [255, 0, 0]).max() <= 2
+
+
+def test_a_16_bit_png_keeps_its_brightness(tmp_path):
+    values = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)
+    pixels = only(tmp_path, "1.png", encoded(Image.fromarray(values), "PNG"))
+    assert np.array_equal(pixels, np.repeat(np.round(values / 257).astype(np.uint8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    lossless = {"lossless": True} if suffix == "WEBP" else {}
+    content = encoded(frames[0], suffix, save_all=True, append_images=frames[1:], **lossless)
+    assert getattr(Image.open(io.BytesIO(content)), "n_frames", 1) == 2
+    assert (only(tmp_path, f"1.{suffix.lower()}", content) == [255, 0, 0]).all()
+
+
+def test_the_content_counts_whatever_the_extension_says(tmp_path):
+    content = picture(7, (8, 8))  # a PNG
+    assert np.array_equal(only(tmp_path, "1.jpg", content), np.array(Image.open(io.BytesIO(content))))
+
+
+def test_a_member_that_is_there_twice_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for seed in (1, 2):
+            archive.writestr("cat/1.png", picture(seed))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("cat/1.png", "./cat//1.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(picture())
+            archive.addfile(info, io.BytesIO(picture()))
+    for name in ("a.zip", "a.tar"):
+        assert "the member cat/1.png is there twice: pack the archive again" in refused(tmp_path / name)
+
+
+def test_names_in_any_script(tmp_path):
+    files = {"кошка/猫.png": picture(1), "Löwe/été 1.png": picture(2), "🦉/x.png": picture(3)}
+    keys = set()
+    for path in containers(tmp_path, files):
+        samples, classes, _ = read(path)
+        assert classes == ["Löwe", "кошка", "🦉"] and [label for _, _, label in samples] == [0, 1, 2]
+        keys.add(tuple(key for key, _, _ in samples))
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße")])
+def test_class_folders_that_some_systems_take_for_one_are_refused(tmp_path, one, other):
+    path = make_tar(tmp_path / "a.tar", {f"{one}/1.png": picture(1), f"{other}/2.png": picture(2)})
+    message = refused(path)
+    assert f"{one!a}" in message and f"{other!a}" in message and "differ in case or in the form of letters" in message
+
+
+def test_a_class_with_one_image(tmp_path):
+    files = {"a/1.png": picture(1), "b/1.png": picture(2), "b/2.png": b""}
+    samples, classes, _ = read(make(tmp_path / "x", files), on_bad_image="skip")
+    assert classes == ["a", "b"] and [label for _, _, label in samples] == [0, 1]

@@ -1,0 +1,119 @@
+"""How fast images become shards, and how much memory that takes: `python benchmarks/data.py [--images 1000]`; Linux.
+
+Random JPEG photographs (256 x 256, smoothed noise) in class folders, in a tar and in WebDataset shards, prepared at
+64 x 64, first as many as --images, then ten times as many, each in a process of its own. Memory is the largest size
+of that process in memory, less its size after the imports. (It is Linux's VmHWM; ru_maxrss would count the process
+that started it.) Ratios are those of the larger set to the smaller one: 1 is memory that does not grow with the images.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from scm.data.ingest import Plan, Workers, assemble, ingest
+from scm.data.sources import Wanted, open_source
+from scm.machine import machine_name
+
+SIDE, RESOLUTION, CLASSES, DIFFERENT, SHARD_IMAGES = 256, 64, 10, 64, 1024
+GROWTH = 10
+KINDS = {"folder": ("folder", "folder"), "tar": ("folder", "images.tar"), "webdataset": ("webdataset", "shards")}
+"""Name to data.source and the name of what is read."""
+
+
+def photographs() -> list[bytes]:
+    """DIFFERENT JPEG files."""
+    draws, files = np.random.default_rng(0), []
+    for _ in range(DIFFERENT):
+        small = Image.fromarray(draws.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, format="JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files
+
+
+def make(kind: str, folder: Path, count: int) -> None:
+    """Writes `count` images in the form of a kind."""
+    files = photographs()
+    images = ((f"class{number % CLASSES}/{number:07d}", files[number % DIFFERENT], number) for number in range(count))
+    if kind == "folder":
+        for label in range(CLASSES):
+            (folder / "folder" / f"class{label}").mkdir(parents=True)
+        for name, content, _ in images:
+            (folder / "folder" / f"{name}.jpg").write_bytes(content)
+    elif kind == "tar":
+        _pack(folder / "images.tar", ((f"{name}.jpg", content) for name, content, _ in images))
+    else:
+        (folder / "shards").mkdir()
+        for start in range(0, count, SHARD_IMAGES):
+            members = []
+            for number in range(start, min(count, start + SHARD_IMAGES)):
+                members.append((f"{number:07d}.jpg", files[number % DIFFERENT]))
+                members.append((f"{number:07d}.cls", str(number % CLASSES).encode()))
+            _pack(folder / "shards" / f"{start:07d}.tar", iter(members))
+
+
+def _pack(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+            archive.members.clear()  # type: ignore[attr-defined]
+
+
+def measure(kind: str, folder: Path, threads: int) -> None:
+    """Prepares one set and prints its seconds for the listing and for all, and the growth of the memory in bytes."""
+    source, name = KINDS[kind]
+    before, started = resident("VmRSS"), time.perf_counter()
+    plan = Plan(RESOLUTION, 3, "error", SHARD_IMAGES)
+    with open_source(Wanted(source, folder / name, True, 2**20, "error")) as images:
+        listed = time.perf_counter() - started
+        ingest(images, plan, folder / "work", Workers(threads), lambda _: None)
+        assemble(images, plan, folder / "work", folder / "out")
+    print(listed, time.perf_counter() - started, resident("VmHWM") - before)
+
+
+def resident(entry: str) -> int:
+    """Bytes of this process in memory: now (VmRSS), at most so far (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(f"{entry}:")).split()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000, help="of the smaller set (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to put the images (default: the temporary folder)")
+    parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        return measure(options.one[0], Path(options.one[1]), options.threads)
+    print(f"{machine_name()}; {options.threads} threads\n")
+    print("| source | images | listed in s | images/s | memory, MiB | rate, ratio | memory, ratio |")
+    print("|---|" + "---:|" * 6)
+    for kind in KINDS:
+        first: tuple[float, float] | None = None
+        for count in (options.images, GROWTH * options.images):
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+                make(kind, Path(folder), count)
+                command = [sys.executable, __file__, "--threads", str(options.threads), "--one", kind, folder]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            listed, seconds, grown = map(float, done.stdout.split())
+            rate, mebibytes = count / seconds, grown / 2**20
+            first = first or (rate, mebibytes)
+            ratios = f"{rate / first[0]:.2f} | {mebibytes / first[1]:.2f}"
+            print(f"| {kind} | {count:,} | {listed:.2f} | {rate:,.0f} | {mebibytes:.1f} | {ratios} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
