@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scm import report_data
 from scm.errors import UserError
 from scm.files import write_text
 from scm.results import (
@@ -94,6 +95,7 @@ class Findings:
         preset: label of the preset.
         models: models in the page's order.
         rows: the table.
+        data: what prepare counted.
         floor: Frechet distance between two halves of the real images.
         held_out_accuracy: the extractor's accuracy on images that it was not trained on.
         training: curve of each model's training.
@@ -106,6 +108,7 @@ class Findings:
     preset: str
     models: list[str]
     rows: list[Row]
+    data: dict[str, Any]
     floor: float
     held_out_accuracy: float
     training: dict[str, list[dict[str, float]]]
@@ -155,6 +158,7 @@ def collect(root: Path, params: Any) -> Findings:
         preset=params.preset,
         models=models,
         rows=_rows(root, models),
+        data=report_data.read(root),
         floor=_figure(reference, "fd_floor", reference_file),
         held_out_accuracy=_figure(reference, "held_out_accuracy", reference_file),
         training={model: read_curve(_path(curve_path(root, training_of[model], model))) for model in models},

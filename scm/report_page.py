@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
-from scm import report_paper
+from scm import report_data, report_paper
 from scm.errors import UserError
 from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, svg
 from scm.report import HEAD, Findings, Row, commit_of, display_name, duration, headline, health_lines, number, row_cells
@@ -36,6 +36,7 @@ def page(findings: Findings) -> str:
         _table(findings),
         _beside_the_paper(findings),
         _samples(findings),
+        report_data.section(findings.root, findings.data),
         _health(findings),
         _selection(findings),
         _what_was_run(findings),

@@ -30,6 +30,9 @@ tbody tr:last-child > * { border-bottom: 0; }
 td.n, th.n { text-align: right; }
 tr.best td { background: var(--tint); font-weight: 600; }
 td.wrap { white-space: normal; overflow-wrap: anywhere; }
+.bars td { padding: 2px 8px 2px 0; border: 0; font-size: 13px; }
+.bars td:last-child { width: 50%; }
+.bar { height: 8px; min-width: 1px; border-radius: 2px; background: var(--accent); opacity: 0.55; }
 code { font: 13px ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace; }
 .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 14px; margin-top: 14px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 14px; }

@@ -3,6 +3,7 @@
 from html import escape
 
 from scm.report import HEAD, Findings, commit_of, display_name, duration, headline, health_lines, number, row_cells
+from scm.report_data import sentence
 
 
 def text(findings: Findings) -> str:
@@ -18,6 +19,7 @@ def text(findings: Findings) -> str:
         name = f"{_cell(row.name)}, {row.evaluations} NFE"
         source = f"samples/{row.model}/nfe-{row.evaluations}.png"
         lines += [f"**{name}**", "", f'<img src="{source}" alt="Samples of {escape(row.name)}" width="480">', ""]
+    lines += ["## Data", "", _cell(sentence(findings.data)), ""]
     health = health_lines(findings)
     if health:
         lines += ["## Training health", "", *(f"- {_cell(line)}" for line in health), ""]

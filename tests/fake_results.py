@@ -40,6 +40,7 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
     _json(results / "metrics/prepare.json", {"images": 1797, "classes": 10, "skipped": 0})
     _json(results / "metrics/encode.json", {"images": 1797, "mean_0": -0.39, "std_0": 0.75})
     _json(results / "metrics/reference.json", {"held_out_accuracy": 0.9861, "fd_floor": 1.42})
+    _data(results / "samples/prepare", generator)
     for model in MODELS:
         _training(results / f"curves/train-{model}.csv", model, rows, generator)
         _selection(results, model, generator)
@@ -56,6 +57,15 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
         _json(results / f"metrics/evaluate-{model}.json", metrics)
     _runs(results / "runs", seed)
     return root
+
+
+def _data(folder: Path, generator: random.Random) -> None:
+    _grid(folder / "contact.png", 4.0, generator)
+    content: dict = {"images": 1797, "resolution": 8, "channels": 1, "enlarged": 3, "skipped": 2}
+    content["classes"] = [{"name": str(digit), "images": 174 + digit} for digit in range(10)]
+    content["short_sides"] = [{"from": 4, "to": 7, "images": 3}, {"from": 8, "to": 15, "images": 1794}]
+    content["skipped_reasons"] = [{"reason": "not an image file", "files": 2}]
+    _json(folder / "data.json", content)
 
 
 def _training(path: Path, model: str, rows: int, generator: random.Random) -> None:

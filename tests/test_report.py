@@ -120,11 +120,29 @@ def test_a_choice_at_the_edge_of_the_candidates_is_said(root: Path) -> None:
     assert html(root).count("chosen σ_rel 0.25, t_mid 0.8, at the edge of the candidates") == 1
 
 
+def test_the_data_are_counted_and_shown(root: Path) -> None:
+    build(root, fake_params())
+    said = (
+        "1,797 images in 10 classes of 174 to 183 images, brought to 8×8 pixels, grey; 3 were smaller. "
+        "2 files left out (2 × not an image file)."
+    )
+    assert said in html(root) and said in (root / "results/report.md").read_text()
+    assert '<td class="wrap">9</td><td class="n">183</td>' in html(root)
+    assert '<td class="wrap">4 to 7 px</td><td class="n">3</td>' in html(root)
+    classes = [{"name": f"<{number}>", "images": 7} for number in range(21)]
+    change(root / "results/samples/prepare/data.json", classes=classes, skipped=0, skipped_reasons=[])
+    build(root, fake_params())
+    assert "in 21 classes of 7 to 7 images" in html(root) and "<b>Classes</b>" not in html(root)
+    (root / "results/samples/prepare/contact.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"contact\.png is missing or empty: run"):
+        build(root, fake_params())
+
+
 def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
     build(root, fake_params())
     tags = Tags(html(root))
     assert tags.open == []
-    assert tags.counts["img"] == 6
+    assert tags.counts["img"] == 6 + 1, "the grids and the contact sheet"
     assert tags.counts["svg"] == 2 + 5 + 8 + 8 + 3, "the teacher has no tangents"
     assert "script" not in tags.counts and "link" not in tags.counts
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in tags.links)
@@ -163,7 +181,7 @@ def test_everything_is_escaped(root: Path) -> None:
         change(root / f"results/runs/{name}.json", machine="<b>&", device='"><img>', chain={"<i>": "</table>"})
     build(root, params)
     tags = Tags(html(root))
-    assert "script" not in tags.counts and "i" in tags.counts and tags.counts["img"] == 6
+    assert "script" not in tags.counts and "i" in tags.counts and tags.counts["img"] == 7
     assert "&lt;b&gt;&amp;" in html(root) and "<code>&lt;i&gt;</code>" in html(root)
     assert r"\<script\>" in (root / "results/report.md").read_text()
 
