@@ -175,9 +175,10 @@ class _Array(Buildable):
 
     def build(self, state: Any) -> None:
         match state:
-            case (int(), (int(height), int(width)), _Type(), False, str(data)):
+            case (int(), (int(height), int(width)), _Type(), bool(by_columns), str(data)):
                 if min(height, width) >= 0 and height * width == len(data):
-                    self.value = np.frombuffer(data.encode("latin-1"), np.uint8).reshape(height, width)
+                    flat, order = np.frombuffer(data.encode("latin-1"), np.uint8), "F" if by_columns else "C"
+                    self.value = flat.reshape((height, width), order=order)
                     return
         raise Refused("refused: a numpy array of an unknown form")
 

@@ -107,18 +107,18 @@ def test_the_first_process_waits_for_the_others_and_each_makes_its_own(tmp_path,
     read, lines, done = {0: set(), 1: set()}, [], threading.Event()
 
     def second():
-        done.wait()
+        done.wait(10)
         run(tmp_path / "work", Workers(1, 1, 2), source(read[1].add))
 
     def said(text):
         lines.append(text)
         done.set()
 
-    other = threading.Thread(target=second)
+    other = threading.Thread(target=second, daemon=True)
     other.start()
     run(tmp_path / "work", Workers(1, 0, 2), source(read[0].add), said)
     assert lines == ["waiting for 3 shards of other processes"] and made(tmp_path) == expected
-    other.join()
+    other.join(10)
     assert read[0] == set(range(COUNT)) - read[1] and read[1] == {*range(4, 8), *range(12, 16), *range(20, 23)}
 
 

@@ -104,6 +104,13 @@ def test_cifar_10_python_and_binary(tmp_path, form):
         assert skipped == [] and len({key for key, _, _ in samples}) == COUNT
 
 
+def test_cifar_10_in_arrays_that_are_stored_by_columns(tmp_path):
+    _, rows, labels = next(batches())
+    files = python_form() | batch(data=np.asfortranarray(rows), labels=labels)
+    samples, classes, _ = read(make(tmp_path / "x", files), source="cifar10", resolution=32)
+    assert_is_cifar(samples, classes, range(COUNT))
+
+
 def test_cifar_10_as_image_folders(tmp_path):
     samples, classes, _ = read(make(tmp_path / "x", folder_form()), source="folder", resolution=32)
     labels = cifar()[1]
