@@ -86,9 +86,10 @@ def test_the_figures_are_dvc_metrics(project, run):
 
 def test_the_grids_show_the_same_classes_for_every_model(project):
     sizes = set()
-    for path in (project / "results/samples").rglob("*.png"):
-        with Image.open(path) as picture:
-            sizes.add(picture.size)
+    for model in MODELS:
+        for path in (project / "results/samples" / model).iterdir():
+            with Image.open(path) as picture:
+                sizes.add(picture.size)
     assert len(sizes) == 1
     assert {path.name for path in (project / "results/samples/teacher").iterdir()} == {"nfe-2.png", "nfe-35.png"}
     assert {path.name for path in (project / "results/samples/sct").iterdir()} == {"nfe-1.png", "nfe-2.png"}
@@ -269,7 +270,7 @@ def test_a_trainer_dies_with_its_parent(fine, tmp_path):
 def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_path, project):
     """The first range of seeds is that of a single one; selection measures what it measured alone."""
     folder = make_project(tmp_path / "copy")
-    for name in ("data/latents", "data/reference", "models", "dvc.lock"):
+    for name in ("data/latents", "data/codec", "data/reference", "models", "dvc.lock"):
         runner(folder)("cp", "-rLT", str(project / name), str(folder / name))
     edit(folder, "runtime.processes", 2)
     edit(folder, "evaluate.repeats", 2)
