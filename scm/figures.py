@@ -4,13 +4,17 @@ Axes and text are drawn in one colour that is then replaced by `currentColor`, a
 a drawing takes the colours of the page around it, light or dark. Text stays text, in the page's own font.
 """
 
+import base64
 import html
 import io
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,6 +120,18 @@ def svg(drawing: Drawing) -> str:
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     return _inline(text.getvalue(), drawing.title)
+
+
+def embedded(path: Path) -> str:
+    """A PNG file as an address that holds it.
+
+    Raises:
+        UserError: it is missing or empty.
+    """
+    data = path.read_bytes() if path.is_file() else b""
+    if not data:
+        raise UserError(f"{path} is missing or empty: delete it and run `dvc repro`")
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def image_count(value: float, position: int | None = None) -> str:

@@ -1,12 +1,12 @@
 """The report's part about the data: what `prepare` counted, and its contact sheet."""
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from scm.errors import UserError
+from scm.figures import embedded
 from scm.files import read_json
 
 FOLDER = Path("results/samples/prepare")
@@ -31,7 +31,8 @@ def sentence(data: dict[str, Any]) -> str:
     """All in one line."""
     classes, side = data["classes"], data["resolution"]
     counts = [entry["images"] for entry in classes]
-    each = f" of {min(counts):,} to {max(counts):,} images" if counts else ""
+    to_most = f" to {max(counts):,}" if len(set(counts)) > 1 else ""
+    each = f" of {min(counts):,}{to_most} images" if counts else ""
     kind = {1: "grey", 3: "RGB"}.get(data["channels"], f"{data['channels']} channels")
     in_classes = f" in {len(classes):,} class{'es' if len(classes) != 1 else ''}{each}" if classes else ""
     reasons = ", ".join(f"{entry['files']:,} × {entry['reason']}" for entry in data["skipped_reasons"])
@@ -44,10 +45,7 @@ def sentence(data: dict[str, Any]) -> str:
 
 def section(root: Path, data: dict[str, Any]) -> str:
     """HTML of all of it."""
-    path = root / FOLDER / "contact.png"
-    if not path.is_file() or not path.stat().st_size:
-        raise UserError(f"{path} is missing or empty: run `dvc repro prepare`")
-    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    source = embedded(root / FOLDER / "contact.png")
     sides = [(f"{entry['from']:,} to {entry['to']:,} px", entry["images"]) for entry in data["short_sides"]]
     tables = _bars("Short sides of the originals", sides)
     if 0 < len(data["classes"]) <= SPELT_OUT:

@@ -1,13 +1,11 @@
 """The report as one HTML file that refers to nothing outside itself and runs no script."""
 
-import base64
 import math
 from collections.abc import Iterable
 from html import escape
 
 from scm import report_data, report_paper
-from scm.errors import UserError
-from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, svg
+from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, embedded, svg
 from scm.report import HEAD, Findings, Row, commit_of, display_name, duration, headline, health_lines, number, row_cells
 from scm.report_style import STYLE
 from scm.results import sample_path
@@ -122,12 +120,8 @@ def _samples(findings: Findings) -> str:
 
 
 def _grid(findings: Findings, row: Row) -> str:
-    path = sample_path(findings.root, row.model, row.evaluations)
-    data = path.read_bytes()
-    if not data:
-        raise UserError(f"{path} is empty: delete it and run `dvc repro`")
     name = f"{row.name}, {row.evaluations} NFE"
-    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    source = embedded(sample_path(findings.root, row.model, row.evaluations))
     return (
         f'<figure class="card"><img src="{source}" alt="Samples of {escape(name)}">'
         f"<figcaption><b>{escape(name)}</b> · {escape(row.sampler)} · FD {number(row.distance)}</figcaption></figure>"

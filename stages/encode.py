@@ -26,8 +26,7 @@ def run(stage: Stage) -> None:
         shape = stage.params.shape
     plain = plain_header(settings.name, stage.params.network.sigma_d, shape, about)
     stage.work.mkdir(parents=True, exist_ok=True)
-    say = stage.progress if rank == 0 else lambda text: None
-    encode_shards(shards, stage.work, Codec(plain, autoencoder), settings.stored, rank, world, say)
+    encode_shards(shards, stage.work, Codec(plain, autoencoder), settings.stored, rank, world, stage.progress)
     if rank:
         return
     wait_for(stage.work, shards)

@@ -22,9 +22,8 @@ def run(stage: Stage) -> None:
     plan = Plan(data.resolution, data.channels, data.on_bad_image, data.shard_images)
     workers = workers_of(stage.params.runtime.threads)
     with open_source(wanted) as source:
-        say = stage.progress if workers.rank == 0 else lambda _: None
-        say(f"{len(source):,} images in {source.name}, {len(source.classes)} classes")
-        ingest(source, plan, stage.work, workers, say, stage.stopping)
+        stage.progress(f"{len(source):,} images in {source.name}, {len(source.classes)} classes")
+        ingest(source, plan, stage.work, workers, stage.progress, stage.stopping)
         if workers.rank:
             return
         index, tally = assemble(source, plan, stage.work, shards)

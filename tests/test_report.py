@@ -132,9 +132,9 @@ def test_the_data_are_counted_and_shown(root: Path) -> None:
     classes = [{"name": f"<{number}>", "images": 7} for number in range(21)]
     change(root / "results/samples/prepare/data.json", classes=classes, skipped=0, skipped_reasons=[])
     build(root, fake_params())
-    assert "in 21 classes of 7 to 7 images" in html(root) and "<b>Classes</b>" not in html(root)
+    assert "in 21 classes of 7 images" in html(root) and "<b>Classes</b>" not in html(root)
     (root / "results/samples/prepare/contact.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"contact\.png is missing or empty: run"):
+    with pytest.raises(UserError, match=r"contact\.png is missing or empty: delete it and run"):
         build(root, fake_params())
 
 

@@ -84,11 +84,6 @@ class Reference:
         self._check(images)
         return self.frechet.features(images)
 
-    def measure(self, images: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
-        """The distance "fd" and `further` of generated images, uint8 [N, C, H, W], seen by the extractor once."""
-        features = self.features_of(images)
-        return {"fd": self.frechet.distance_of(features), **self.further(features, labels, neighbours)}
-
     @torch.no_grad()
     def further(self, features: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
         """All figures of generated images but the Frechet distance.

@@ -1,11 +1,13 @@
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from scm.data.codec import Codec, Statistics, normalized, plain_header
+from scm.data.codec import LATENT_REDUCTION, NAMES, Codec, Statistics, normalized, plain_header
 from scm.errors import UserError
+from scm.params import schema
 
 ALL_VALUES = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
 
@@ -82,3 +84,9 @@ def test_an_incomplete_header_is_refused():
     del header["std"]
     with pytest.raises(UserError, match="codec header: std missing"):
         Codec(header)
+
+
+def test_the_schema_and_the_codecs_know_the_same():
+    """The schema has its own copy, so that parameters are checked without loading torch."""
+    assert schema.LATENT_REDUCTION == LATENT_REDUCTION
+    assert get_args(schema.Codec.model_fields["name"].annotation) == NAMES
