@@ -16,6 +16,7 @@ from scm import weights
 from scm.data.codec import Codec
 from scm.data.loader import LatentLoader
 from scm.errors import UserError
+from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.evaluation.generate import (
     Sampler,
     consistency_sampler,
@@ -68,6 +69,11 @@ def device_of(runtime: Runtime) -> str:
     if runtime.device == "cuda" and not available:
         raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
     return "cuda" if available and runtime.device != "cpu" else "cpu"
+
+
+def classifier_settings(params: Params) -> ClassifierSettings:
+    """How the pipeline's own extractor is built and trained."""
+    return ClassifierSettings(**params.reference.classifier.model_dump())
 
 
 def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:

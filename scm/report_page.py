@@ -6,7 +6,7 @@ from html import escape
 
 from scm import report_data, report_paper
 from scm.figures import BIN_COLOURS, IMAGES, Drawing, Line, embedded, svg
-from scm.report import HEAD, Findings, Row, commit_of, display_name, duration, headline, health_lines, number, row_cells
+from scm.report import Findings, Row, commit_of, display_name, duration, headline, health_lines, number, row_cells
 from scm.report_style import STYLE
 from scm.results import sample_path
 
@@ -56,8 +56,9 @@ def _top(findings: Findings) -> str:
         f'<p class="lead">{escape(headline(findings))}</p>',
     ]
     if row is not None:
+        name = {"FD": "Fréchet distance"}.get(findings.distance, findings.distance)
         tiles = [
-            (number(row.distance), f"Fréchet distance, {row.name} in {row.evaluations} NFE"),
+            (number(row.distance), f"{name}, {row.name} in {row.evaluations} NFE"),
             (f"{number(row.ratio)} ×", f"the teacher's {number(teacher.distance)} in {teacher.evaluations} NFE"),
             (f"{number(teacher.evaluations / row.evaluations)} ×", "fewer network evaluations a sample"),
             (f"{number(row.speed / teacher.speed)} ×", f"the teacher's speed: {number(row.speed)} images/s"),
@@ -70,7 +71,7 @@ def _top(findings: Findings) -> str:
 
 
 def _table(findings: Findings) -> str:
-    head = "".join(f'<th class="{"n" if index > 1 else ""}">{name}</th>' for index, name in enumerate(HEAD))
+    head = "".join(f'<th class="{"n" if index > 1 else ""}">{name}</th>' for index, name in enumerate(findings.head))
     lines = []
     for row in findings.rows:
         best = ' class="best"' if row == findings.headline_row else ""
@@ -82,10 +83,12 @@ def _table(findings: Findings) -> str:
             + "</tr>"
         )
     several = any(row.ranges for row in findings.rows)
+    accuracy, distance = findings.held_out_accuracy, findings.distance
+    whose = {"FID": "Inception", "FD-DINOv2": "DINOv2"}.get(distance, "the extractor")
+    held_out = "" if accuracy is None else f"The feature extractor's accuracy on held-out images: {accuracy:.1%}. "
     note = (
-        f"Two halves of the real images, one against the other: FD {number(findings.floor)}. "
-        f"The feature extractor's accuracy on held-out images: {findings.held_out_accuracy:.1%}. "
-        "NFE: network evaluations a sample. FD: Fréchet distance on the extractor's features, smaller is better"
+        f"Two halves of the real images, one against the other: {distance} {number(findings.floor)}. {held_out}"
+        f"NFE: network evaluations a sample. {distance}: Fréchet distance on features of {whose}, smaller is better"
         f"{', in brackets that of each range of seeds, of which the smallest is quoted' if several else ''}. "
         "KID: kernel distance on them (arXiv 1801.01401), smaller is better, below 0 by chance or where samples repeat "
         "real images. "
@@ -122,9 +125,10 @@ def _samples(findings: Findings) -> str:
 def _grid(findings: Findings, row: Row) -> str:
     name = f"{row.name}, {row.evaluations} NFE"
     source = embedded(sample_path(findings.root, row.model, row.evaluations))
+    distance = f"{findings.distance} {number(row.distance)}"
     return (
         f'<figure class="card"><img src="{source}" alt="Samples of {escape(name)}">'
-        f"<figcaption><b>{escape(name)}</b> · {escape(row.sampler)} · FD {number(row.distance)}</figcaption></figure>"
+        f"<figcaption><b>{escape(name)}</b> · {escape(row.sampler)} · {distance}</figcaption></figure>"
     )
 
 

@@ -157,7 +157,7 @@ class Selection:
         place = params.evaluate.batch, ranks.device, scale, ranks.rank, ranks.world
         drawn = batches(model, sampler, range(count), labels, shape, *place)
         features, _ = sampled_features(drawn, count, codec.decode, self.reference, ranks)
-        return self.reference.frechet.distance_of(features) if ranks.rank == 0 else 0.0
+        return self.reference.distance_of(features) if ranks.rank == 0 else 0.0
 
 
 def finer(rows: Sequence[Figures], best: Header) -> list[tuple[float, list[float]]]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FIXED = """
 extends: shipped
 data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1}
-reference: {held_out: 0.2}
+reference: {classifier: {held_out: 0.2}}
 codec: {name: identity, normalize: measured}
 network:
   architecture: edm2

@@ -47,6 +47,22 @@ IMPOSSIBLE = [
         "data.channels = 1: the autoencoder takes colour images; write 3, or codec.name: identity (and 1 more)",
     ),
     (
+        {"reference.weights": "models/inception.pth"},
+        'reference.weights = "models/inception.pth": the classifier is trained here, on these data; write null, or reference.extractor: inception, dinov2 or exported',
+    ),
+    (
+        {"reference.statistics": "a.npz", "reference.statistics_sha256": "0" * 64},
+        'reference.statistics = "a.npz": the classifier is trained here, on these data; write null, or reference.extractor: inception, dinov2 or exported (and 1 more)',
+    ),
+    (
+        {"reference.extractor": "dinov2"},
+        "reference.weights = null: the extractor dinov2 needs its weights; docs/evaluation.md says where to get them",
+    ),
+    (
+        {"reference.extractor": "inception", "reference.weights": "a.pth", "reference.statistics_sha256": "0" * 64},
+        'reference.statistics_sha256 = "00000000000000000000000000000000000000000000000000000000...: there is no reference.statistics that it could be the hash of; write null',
+    ),
+    (
         {"network.modulation": "scale_shift"},
         'network.modulation = "scale_shift": the architecture edm2 has no such modulation; use double_norm or gain, or network.architecture: ddpmpp',
     ),

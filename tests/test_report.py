@@ -80,6 +80,22 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
 
 
+@pytest.mark.parametrize(("extractor", "name"), [("inception", "FID"), ("dinov2", "FD-DINOv2"), ("exported", "FD")])
+def test_the_distance_is_called_by_its_extractor(root: Path, extractor: str, name: str) -> None:
+    """Which has no accuracy of its own, and knows no classes."""
+    change(root / "results/metrics/evaluate-scd.json", **{"fd@2": 5.0, "accuracy@2": None})
+    change(root / "results/runs/reference.json", params={"reference.extractor": extractor})
+    (root / "results/metrics/reference.json").write_text(json.dumps({"fd_floor": 1.42}))
+    build(root, fake_params())
+    page, text = html(root), (root / "results/report.md").read_text()
+    long = {"FD": "a Fréchet distance"}.get(name, f"an {name}")
+    for shown in (page, text):
+        assert f"sCD reaches {long} of 5.00 in 2" in shown and f"other: {name} 1.42. " in shown.replace("\n", " ")
+        assert "held-out" not in shown
+    assert f'<th class="n">{name}</th>' in page and f"· consistency · {name} 5.00<" in page
+    assert f"| NFE | {name} |" in text
+
+
 def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
     build(root, fake_params())
     assert "range of seeds" not in html(root)

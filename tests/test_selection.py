@@ -79,7 +79,7 @@ def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float],
         labels=torch.tensor([2, 0, 1]),
         extractor=SimpleNamespace(num_features=64),
         features_of=lambda images: images.flatten(1).double(),
-        frechet=SimpleNamespace(distance_of=lambda features: figure(drawn[-1])),
+        distance_of=lambda features: figure(drawn[-1]),
     )
     known = Measured(folder / "measured.jsonl", ALONE)
     return Selection(params, reference, CODEC, folder, ALONE, lambda line: None, known)

@@ -67,7 +67,7 @@ def figures_of(
     best, images, seconds = None, 0, 0.0
     for features, taken in sets:
         images, seconds = images + len(features), seconds + taken
-        distances.append(reference.frechet.distance_of(features))
+        distances.append(reference.distance_of(features))
         if best is None or distances[-1] < min(distances[:-1]):
             best = features
     if best is None:

@@ -11,6 +11,7 @@ def impossible(params: Params) -> Iterator[Fault]:
     """Every impossible combination, in the order of params.yaml."""
     yield from _data(params)
     yield from _codec(params)
+    yield from _reference(params)
     yield from _network(params)
     yield from _resolutions(params)
     yield from _training(params, "teacher", params.teacher)
@@ -39,6 +40,23 @@ def _codec(params: Params) -> Iterator[Fault]:
     if codec.name != "identity" and data.channels != 3:
         remedy = "write 3, or codec.name: identity"
         yield Fault("data.channels", data.channels, f"the autoencoder takes colour images; {remedy}")
+
+
+def _reference(params: Params) -> Iterator[Fault]:
+    reference = params.reference
+    if reference.extractor == "classifier":
+        for name in ("weights", "sha256", "statistics", "statistics_sha256"):
+            value = getattr(reference, name)
+            if value is not None:
+                remedy = "write null, or reference.extractor: inception, dinov2 or exported"
+                yield Fault(f"reference.{name}", value, f"the classifier is trained here, on these data; {remedy}")
+    elif reference.weights is None:
+        remedy = "docs/evaluation.md says where to get them"
+        problem = f"the extractor {reference.extractor} needs its weights"
+        yield Fault("reference.weights", None, f"{problem}; {remedy}")
+    if reference.statistics is None and reference.statistics_sha256 is not None:
+        problem = "there is no reference.statistics that it could be the hash of"
+        yield Fault("reference.statistics_sha256", reference.statistics_sha256, f"{problem}; write null")
 
 
 MODULATIONS = {"edm2": ("double_norm", "gain"), "ddpmpp": ("double_norm", "scale_shift", "add")}

@@ -88,13 +88,22 @@ class Codec(Section):
     normalize: Literal["measured", "none", "paper"]
 
 
-class Reference(Section):
+class Classifier(Section):
     width: Whole
     features: Whole
     epochs: Whole
     batch: Whole
     lr: Positive
     held_out: Fraction
+
+
+class Reference(Section):
+    extractor: Literal["classifier", "inception", "dinov2", "exported"]
+    weights: Text | None
+    sha256: Sha256 | None
+    statistics: Text | None
+    statistics_sha256: Sha256 | None
+    classifier: Classifier
 
 
 class Network(Section):

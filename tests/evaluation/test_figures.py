@@ -12,27 +12,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from scm.data.transforms import augment
 from scm.errors import UserError
-from scm.evaluation.features import ExtractorSettings
+from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.evaluation.figures import figures_of, sampled_features
 from scm.evaluation.generate import Sampler, batches, generate
-from scm.evaluation.reference import Reference, build
+from scm.evaluation.reference import Reference
 from scm.samplers import SampleNoise
 from scm.selection import Measured
 from scm.training.distributed import Ranks
-from tests.evaluation.conftest import striped_images
+from tests.evaluation.conftest import reference_of, striped_images
 from tests.helpers import tiny_model
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ExtractorSettings(width=8, features=8, epochs=1, batch=32, lr=5e-3, held_out=0.25)
+SETTINGS = ClassifierSettings(width=8, features=8, epochs=1, batch=32, lr=5e-3, held_out=0.25)
 COUNT, BATCH = 22, 4
 LABELS = torch.arange(COUNT) % 3
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def reference_of_stripes() -> Reference:
-    return build(*striped_images(), ["lying", "standing", "none"], SETTINGS, seed=0, augment=augment)
+    return reference_of(*striped_images(), ["lying", "standing", "none"], SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_of_several_ranges_of_seeds_the_smallest_distance_is_quoted(reference):
         for shift, taken in ((2.0, 1.0), (0.5, 2.0), (1.0, 1.0))
     ]
     found = figures_of(iter(sets), LABELS, reference, 3)
-    distances = [reference.frechet.distance_of(features) for features, _ in sets]
+    distances = [reference.distance_of(features) for features, _ in sets]
     assert distances[1] < distances[2] < distances[0]
     assert [found[f"fd_{index}"] for index in range(3)] == distances and found["fd"] == distances[1]
     mean = sum(distances) / 3
