@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scm import weights
 from scm.data.codec import Codec
 from scm.data.loader import LatentLoader
+from scm.drawing import PRECISIONS, evaluations_of, model_of, repeatable
 from scm.errors import UserError
 from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.evaluation.generate import (
@@ -52,8 +53,6 @@ from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 from scm.trigflow import time_of_sigma
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Of torch.compile: dropout draws from the generators that it draws from without compilation."""
 
@@ -62,9 +61,7 @@ def device_of(runtime: Runtime) -> str:
     """cpu or cuda; sets the number of CPU threads and repeatable algorithms on the way."""
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
+    repeatable()
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
@@ -192,17 +189,6 @@ def fitting_teacher(path: Path, data: TrainingData, settings: StudentMethod) -> 
             "or train a teacher with label_dropout 0.1"
         )
     return teacher.requires_grad_(False), header
-
-
-def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
-    """The model that a state and its header describe, in eval mode."""
-    model = Model(NetworkSettings.from_dict(header["network"]), precision=PRECISIONS[header["precision"]])
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        problem = str(error).splitlines()[-1].strip()
-        raise UserError(f"weights do not fit their header ({problem}): delete them and run `dvc repro`") from None
-    return model.to(device).eval()
 
 
 def training_settings(
@@ -347,11 +333,6 @@ def samplers(params: Params, header: Mapping[str, Any], t_mid: float | None) -> 
         return [multistep_sampler(header["segments"], t_max, sigma_d)]
     one_step = consistency_sampler([t_max], sigma_d)
     return [one_step] if t_mid is None else [one_step, consistency_sampler([t_max, t_mid], sigma_d)]
-
-
-def evaluations_of(header: Mapping[str, Any], scale: float) -> int:
-    """Of the network for one of F: two where it is guided from outside, as a teacher is."""
-    return 2 if scale != 1 and not header["network"].get("guidance") else 1
 
 
 def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:

@@ -8,22 +8,22 @@ from scm.report_data import sentence
 
 def text(findings: Findings) -> str:
     """Returns the Markdown; pictures are links relative to results/."""
-    lines = [f"# Few-step generation: {_cell(findings.preset)}", "", headline(findings), ""]
-    lines += [_line(findings.head), _line(("---", "---", *["---:"] * (len(findings.head) - 2)))]
-    lines += [_line([_cell(cell) for cell in row_cells(row)]) for row in findings.rows]
+    lines = [f"# Few-step generation: {cell(findings.preset)}", "", headline(findings), ""]
+    lines += [line(findings.head), line(("---", "---", *["---:"] * (len(findings.head) - 2)))]
+    lines += [line([cell(text) for text in row_cells(row)]) for row in findings.rows]
     halves = f"Two halves of the real images, one against the other: {findings.distance} {number(findings.floor)}."
     accuracy = findings.held_out_accuracy
     lines += ["", halves if accuracy is None else f"{halves} The extractor's held-out accuracy: {accuracy:.1%}.", ""]
     lines += ["## Samples", "", "The same noise and the same classes for every model.", ""]
     for row in findings.rows:
-        name = f"{_cell(row.name)}, {row.evaluations} NFE"
+        name = f"{cell(row.name)}, {row.evaluations} NFE"
         source = f"samples/{row.model}/nfe-{row.evaluations}.png"
         lines += [f"**{name}**", "", f'<img src="{source}" alt="Samples of {escape(row.name)}" width="480">', ""]
-    lines += ["## Data", "", _cell(sentence(findings.data)), ""]
+    lines += ["## Data", "", cell(sentence(findings.data)), ""]
     health = health_lines(findings)
     if health:
-        lines += ["## Training health", "", *(f"- {_cell(line)}" for line in health), ""]
-    lines += ["## What was run", "", _line(("Stage", "Time", "Device", "Commit", "Params")), _line(["---"] * 5)]
+        lines += ["## Training health", "", *(f"- {cell(line)}" for line in health), ""]
+    lines += ["## What was run", "", line(("Stage", "Time", "Device", "Commit", "Params")), line(["---"] * 5)]
     for run in findings.runs:
         stage = run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else "")
         cells = (
@@ -33,17 +33,18 @@ def text(findings: Findings) -> str:
             commit_of(run),
             str(run["params_hash"])[:12],
         )
-        lines.append(_line([_cell(str(cell)) for cell in cells]))
-    total, machine = duration(sum(run["seconds"] for run in findings.runs)), _cell(str(findings.runs[-1]["machine"]))
+        lines.append(line([cell(str(value)) for value in cells]))
+    total, machine = duration(sum(run["seconds"] for run in findings.runs)), cell(str(findings.runs[-1]["machine"]))
     lines += ["", f"Total {total} on {machine}. Curves and all parameters: report.html.", ""]
     return "\n".join(lines)
 
 
-def _line(cells: list[str] | tuple[str, ...]) -> str:
+def line(cells: list[str] | tuple[str, ...]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(value: str) -> str:
+def cell(value: str) -> str:
     """Text that neither ends a table cell nor begins markup."""
     for character in "\\|<>`*_[]":
         value = value.replace(character, f"\\{character}")

@@ -1,7 +1,6 @@
 """`scm sample`: pictures from a trained model of this project."""
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ import torch
 
 from scm import build
 from scm.data.autoencoders import load_codec
+from scm.drawing import NoiseLevels, class_number, evaluations_of, require_scale, sampler_of
 from scm.errors import UserError
-from scm.evaluation.generate import Sampler, generate
+from scm.evaluation.generate import generate
 from scm.evaluation.grids import save_grid, scale_for
 from scm.params import Params, load
-from scm.params.schema import TEACHER
 from scm.project import find_root
 from scm.results import read_run, run_path
 from scm.stage import chain
@@ -45,7 +44,7 @@ def sample_command(args: argparse.Namespace) -> int:
     codec, chosen = load_codec(root / "data/codec", device), class_numbers(args.classes, header["classes"])
     codec.check(header["codec"], f"models/{args.model}")
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(args.count)])
-    sampler, scale = sampler_of(params, header, args.steps), scale_of(params, header, args.guidance)
+    sampler, scale = sampler_of(header, args.steps, noise_levels(params)), scale_of(params, header, args.guidance)
     seeds = range(args.seed, args.seed + args.count)
     samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device, scale)
     images = codec.decode(samples)
@@ -54,7 +53,7 @@ def sample_command(args: argparse.Namespace) -> int:
         save_grid(args.output, images, min(columns, args.count), scale_for(images.shape[-1]))
     except OSError as error:
         raise UserError(f"-o {args.output}: cannot be written ({error.strerror}); choose another place") from None
-    nfe = sampler.nfe * build.evaluations_of(header, scale)
+    nfe = sampler.nfe * evaluations_of(header, scale)
     print(f"{args.output}: {args.count} images, {nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr)
     return 0
 
@@ -80,52 +79,17 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
         if asked:
             raise UserError("--classes: this model was trained without classes; leave the option out")
         return [-1]
-    numbers = []
-    for text in asked or names:
-        if text in names:
-            numbers.append(names.index(text))
-        elif text.isdecimal() and int(text) < len(names):
-            numbers.append(int(text))
-        else:
-            shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-            raise UserError(
-                f"--classes {text}: no such class; this model has {shown} (or numbers 0 to {len(names) - 1})"
-            )
-    return numbers
+    return [class_number(text, names) for text in asked or names]
 
 
 def scale_of(params: Params, header: Mapping[str, Any], asked: float | None) -> float:
     """The guidance scale: that of params.yaml, or what was asked for, if the model can be guided with it."""
     if asked is None:
         return build.guidance_of(params, header)
-    scale, trained = asked, header.get("guidance")
-    if not math.isfinite(scale) or scale < 0:
-        raise UserError(f"--guidance {scale:g}: must be a number from 0 on, such as 1.5")
-    if trained and not trained[0] <= scale <= trained[1]:
-        low, high = trained
-        raise UserError(
-            f"--guidance {scale:g}: {header['model']} was trained for {low:g} to {high:g}; choose from there"
-        )
-    if scale != 1 and not trained and not header.get("label_dropout"):
-        raise UserError(f"--guidance {scale:g}: {header['model']} was not trained for guidance; leave the option out")
-    return scale
+    require_scale(header, asked)
+    return asked
 
 
-def sampler_of(params: Params, header: Mapping[str, Any], steps: int) -> Sampler:
-    """The teacher's Heun sampler, or a student's own.
-
-    A student's second step is at the selected t_mid; further ones are spaced evenly between it and 0. One that knows
-    a single time, or segments, is sampled in as many steps as it was made for.
-    """
-    settings, sigma_d, t_mid = params.sampler, header["sigma_d"], header.get("t_mid")
-    if header["model"] == TEACHER:
-        return build.heun_sampler(steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
-    if t_mid is None:
-        (sampler,) = build.samplers(params, header, None)
-        if steps != sampler.nfe:
-            raise UserError(
-                f"--steps {steps}: {header['model']} is sampled in {sampler.nfe}; write --steps {sampler.nfe}"
-            )
-        return sampler
-    further = [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
-    return build.consistency_sampler([header["t_max"], *further], sigma_d)
+def noise_levels(params: Params) -> NoiseLevels:
+    """What a teacher is sampled on."""
+    return NoiseLevels(params.sampler.sigma_min, params.sampler.sigma_max, params.sampler.rho)

@@ -53,6 +53,7 @@ _defaults = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _finding = threading.Lock()
 _warned = threading.Event()
@@ -86,12 +87,18 @@ def publish(record: RunRecord, settings: Settings, patience: float = PATIENCE) -
     return not faults
 
 
-def connect(settings: Settings) -> "MlflowClient":
-    """Opens the store and makes one request, so that a dead server shows at once. Raises what mlflow raises."""
+def quieten() -> None:
+    """For before mlflow is imported: short waits, no chatter, unless the user's own variables say otherwise."""
     for name, value in _defaults.items():
         os.environ.setdefault(name, value)
     # MLflow 3.17 maps its tables with a loader that SQLAlchemy 2.1 deprecates; nothing that we could do differently.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+    warnings.filterwarnings("ignore", message=".*type hint .*is inferred as AnyType")  # about hints of MLflow's own
+
+
+def connect(settings: Settings) -> "MlflowClient":
+    """Opens the store and makes one request, so that a dead server shows at once. Raises what mlflow raises."""
+    quieten()
     from mlflow import MlflowClient
 
     with _sole_opener(settings.store):

@@ -13,9 +13,11 @@ from PIL import Image
 from scm import sampling, weights
 from scm.data.autoencoders import save_codec
 from scm.data.codec import plain_header
+from scm.drawing import sampler_of
 from scm.errors import UserError
+from scm.evaluation.generate import Sampler
 from scm.files import write_json
-from scm.params import load
+from scm.params import Params, load
 from scm.results import RUN_FIELDS
 from scm.stage import chain
 from scm.yaml_files import render
@@ -50,6 +52,10 @@ def options(**changes: Any) -> argparse.Namespace:
         "output": Path("grid.png"), "device": "cpu",
     }  # fmt: skip
     return argparse.Namespace(**{**values, **changes})
+
+
+def drawn(params: Params, header: dict[str, Any], steps: int) -> Sampler:
+    return sampler_of(header, steps, sampling.noise_levels(params))
 
 
 def times_of(sampler: Any) -> list[float]:
@@ -107,16 +113,16 @@ def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message)
 def test_samplers_by_model_and_steps():
     params = shipped.params_with({})
     t_max = T_MAX
-    teacher = sampling.sampler_of(params, TEACHER, 4)
+    teacher = drawn(params, TEACHER, 4)
     assert teacher.nfe == 7 == len(times_of(teacher))
     student = {**HEADER, "t_mid": 0.9}
     expected = {1: [t_max], 2: [t_max, 0.9], 4: [t_max, 0.9, 0.6, 0.3]}
     for steps, times in expected.items():
-        sampler = sampling.sampler_of(params, student, steps)
+        sampler = drawn(params, student, steps)
         assert sampler.nfe == steps and times_of(sampler) == pytest.approx(times)
-    vsd = sampling.sampler_of(params, {**HEADER, "model": "vsd"}, 1)
+    vsd = drawn(params, {**HEADER, "model": "vsd"}, 1)
     assert vsd.nfe == 1 and times_of(vsd) == pytest.approx([t_max])
-    jumps = sampling.sampler_of(params, {**HEADER, "model": "multistep", "segments": 3}, 3)
+    jumps = drawn(params, {**HEADER, "model": "multistep", "segments": 3}, 3)
     assert jumps.nfe == 3 and times_of(jumps) == pytest.approx([t_max, t_max * 2 / 3, t_max / 3])
 
 
@@ -129,7 +135,7 @@ def test_samplers_by_model_and_steps():
 )
 def test_steps_that_the_model_was_not_made_for_are_refused(header, steps, message):
     with pytest.raises(UserError) as caught:
-        sampling.sampler_of(shipped.params_with({}), header, steps)
+        drawn(shipped.params_with({}), header, steps)
     assert str(caught.value) == message
 
 

@@ -1,0 +1,7 @@
+"""What MLflow runs to load a packaged model ("models from code"): nothing is unpickled."""
+
+from mlflow.models import set_model
+
+from scm.product.model import ImageModel
+
+set_model(ImageModel())

@@ -1,0 +1,206 @@
+"""The packaged model: rows of class, seed, steps and guidance to PNG images (an mlflow pyfunc).
+
+Nothing here or below needs more than torch, numpy, safetensors, pillow and mlflow with its pandas; packaging puts the
+source of just these modules beside the weights. A request that cannot be served is MLflow's INVALID_PARAMETER_VALUE,
+which its servers answer with code 400.
+"""
+
+import base64
+import io
+import math
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
+
+from scm import weights
+from scm.data.autoencoders import load_codec
+from scm.drawing import NoiseLevels, class_number, evaluations_of, model_of, repeatable, require_scale, sampler_of
+from scm.errors import UserError
+from scm.evaluation.generate import generate
+from scm.networks import Model
+from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content, Drawing
+
+COLUMNS = ("class", "seed", "steps", "guidance")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One row, checked: label -1 = without, role = which of the two models draws it."""
+
+    label: int
+    seed: int
+    steps: int
+    role: str
+    guidance: float
+
+
+class Product:
+    """The models of a package, ready to draw.
+
+    Args:
+        folder: what `scm.product.packaging` wrote.
+        max_rows: images that one request may ask for.
+        max_steps: steps that an image may take.
+        device: cpu, cuda, or auto = cuda where there is one.
+    """
+
+    def __init__(self, folder: Path, max_rows: int, max_steps: int, device: str) -> None:
+        repeatable()
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
+        self.codec = load_codec(folder / CODEC, device)
+        self._models: dict[str, tuple[Model, dict[str, Any]]] = {}
+        for role, drawing in ((STUDENT, self.content.student), (TEACHER, self.content.teacher)):
+            if drawing is not None:
+                state, header = weights.load(folder / f"{role}.safetensors", device)
+                self.codec.check(header["codec"], f"{role}.safetensors")
+                self._models[role] = model_of(state, header, device), {**header, **drawing.header}
+        self._turn = threading.Lock()
+
+    def wish(self, row: dict[str, Any]) -> Wish:
+        """Checks a row, in which None and NaN are as good as absent.
+
+        Raises:
+            UserError: it asks for what the model cannot do.
+        """
+        given = {key: value for key, value in row.items() if not _absent(value)}
+        unknown = sorted(str(key) for key in given.keys() - set(COLUMNS))
+        if unknown:
+            raise UserError(f"{unknown[0]}: unknown; a row has {', '.join(COLUMNS)}")
+        if "seed" not in given:
+            raise UserError("seed: missing; give a whole number, such as 0")
+        seed = _whole("seed", given["seed"])
+        if not 0 <= seed <= MAX_SEED:
+            raise UserError(f"seed {seed}: must be between 0 and {MAX_SEED}")
+        steps = _whole("steps", given.get("steps", self.content.steps))
+        role = self._role(steps)
+        return Wish(self._label(given.get("class")), seed, steps, role, self._guidance(role, given.get("guidance")))
+
+    def draw(self, wishes: list[Wish]) -> list[dict[str, Any]]:
+        """Draws images, those alike in one batch, one request at a time; rows of the signature's outputs."""
+        alike: dict[tuple[str, int, float], list[int]] = defaultdict(list)
+        for place, wish in enumerate(wishes):
+            alike[wish.role, wish.steps, wish.guidance].append(place)
+        answers: dict[int, dict[str, Any]] = {}
+        for (role, steps, guidance), places in alike.items():
+            with self._turn:
+                drawn = self._batch(role, steps, guidance, [wishes[place] for place in places])
+            answers |= dict(zip(places, drawn, strict=True))
+        return [answers[place] for place in range(len(wishes))]
+
+    def _batch(self, role: str, steps: int, guidance: float, wishes: list[Wish]) -> list[dict[str, Any]]:
+        model, header = self._models[role]
+        content, started = self.content, time.perf_counter()
+        sampler = sampler_of(header, steps, NoiseLevels(content.sigma_min, content.sigma_max, content.rho), "steps")
+        labels, seeds = torch.tensor([wish.label for wish in wishes]), [wish.seed for wish in wishes]
+        shape = self.codec.header["shape"]
+        samples, _ = generate(model, sampler, seeds, labels, shape, len(seeds), self.device, guidance)
+        images = self.codec.decode(samples)
+        common = {
+            "seconds": (time.perf_counter() - started) / len(wishes),
+            "evaluations": sampler.nfe * evaluations_of(header, guidance),
+            "model": header["model"],
+        }
+        return [{"png": png_of(image), **common} for image in images]
+
+    def _role(self, steps: int) -> str:
+        own = self.content.student_steps
+        allowed = f"{self.content.name} takes {_listed(own)}" if own else ""
+        beyond = f"the teacher {max(own, default=0) + 1} to {self.max_steps}"
+        if steps in own and steps <= self.max_steps:
+            return STUDENT
+        if max(own, default=0) < steps <= self.max_steps:
+            return TEACHER
+        raise UserError(f"steps {steps}: {', '.join(filter(None, (allowed, beyond)))}")
+
+    def _label(self, asked: Any) -> int:
+        names = self.content.classes
+        if not names:
+            if asked is None or (isinstance(asked, int | float) and asked == -1):
+                return -1
+            raise UserError("class: this model was trained without classes; leave it out")
+        if asked is None:
+            raise UserError(f"class: missing; give a name, or a number from 0 to {len(names) - 1}")
+        return class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
+
+    def _guidance(self, role: str, asked: Any) -> float:
+        drawing = self.content.student if role == STUDENT else self.content.teacher
+        assert drawing is not None
+        if asked is None:
+            return drawing.guidance
+        if isinstance(asked, bool) or not isinstance(asked, int | float):
+            raise UserError(f"guidance {asked!r}: must be a number, such as 1.5")
+        require_scale(self._models[role][1], float(asked), "guidance")
+        _require_within(drawing, float(asked))
+        return float(asked)
+
+
+class ImageModel(PythonModel):
+    """What MLflow loads: `predict` takes a frame of rows and gives one of images."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        limits = context.model_config or {}
+        folder = Path(context.artifacts["product"])
+        self.product = Product(folder, int(limits["max_rows"]), int(limits["max_steps"]), str(limits["device"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        product = self.product
+        try:
+            count = len(model_input)
+            if not 1 <= count <= product.max_rows:
+                raise UserError(f"{count} rows: a request takes 1 to {product.max_rows}")
+            wishes = [_placed(product, place, row) for place, row in enumerate(model_input.to_dict("records"))]
+        except UserError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        try:
+            return pd.DataFrame(product.draw(wishes))
+        except UserError as error:  # the model's own fault: its samples are not finite
+            raise MlflowException(str(error), error_code=INTERNAL_ERROR) from None
+
+
+def png_of(image: torch.Tensor) -> str:
+    """uint8 [C, H, W], C = 1 or 3, to a PNG in base64."""
+    pixels = image.cpu().permute(1, 2, 0).squeeze(2).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _placed(product: Product, place: int, row: dict[Any, Any]) -> Wish:
+    try:
+        return product.wish(row)
+    except UserError as error:
+        raise UserError(f"row {place}: {error}") from None
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, bool | str) and hasattr(value, "__float__"):  # numpy's numbers as well
+        number: Any = value
+        if math.isfinite(number) and int(number) == number:
+            return int(number)
+    raise UserError(f"{name} {value!r}: must be a whole number")
+
+
+def _listed(steps: list[int]) -> str:
+    return " or ".join(map(str, steps))
+
+
+def _require_within(drawing: Drawing, scale: float) -> None:
+    limits = drawing.guidance_range
+    if limits is not None and not limits[0] <= scale <= limits[1]:
+        raise UserError(f"guidance {scale:g}: must be between {limits[0]:g} and {limits[1]:g}")
