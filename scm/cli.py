@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_preset(commands)
     _add_run(commands)
     _add_sample(commands)
+    _add_serve(commands)
     _add_import_teacher(commands)
     _add_study(commands)
     _add_sync(commands)
@@ -124,6 +125,18 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     sample.set_defaults(handler=_sample)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    summary = "serve a model: a page with its images, and JSON as `mlflow models serve` has it"
+    examples = ("scm serve", "scm serve models/sct --port 8000", "scm serve models:/digits@challenger --max-batch 4")
+    serve = _add(commands, "serve", summary, *examples)
+    default = "the registry's champion, else the project's own"
+    serve.add_argument("model", nargs="?", help=f"address, packaged folder or models/NAME (default: {default})")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    serve.add_argument("--port", type=int, default=5001, help="default: 5001; 0 = any that is free")
+    serve.add_argument("--max-batch", type=_whole, default=16, help="images that a request may ask for (default: 16)")
+    serve.set_defaults(handler=_serve)
 
 
 def _add_import_teacher(commands: argparse._SubParsersAction) -> None:
@@ -246,6 +259,12 @@ def _sample(options: argparse.Namespace) -> int:
     from scm.sampling import sample_command
 
     return sample_command(options) or 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from scm.product.serving import serve_command
+
+    return serve_command(options)
 
 
 def _import_teacher(options: argparse.Namespace) -> int:

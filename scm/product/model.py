@@ -59,6 +59,7 @@ class Product:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
+        self.folder = folder
         self.codec = load_codec(folder / CODEC, device)
         self._models: dict[str, tuple[Model, dict[str, Any]]] = {}
         for role, drawing in ((STUDENT, self.content.student), (TEACHER, self.content.teacher)):
