@@ -1,16 +1,23 @@
 """Small things that several tests share."""
 
 import dataclasses
+import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from scm import weights
+from scm.data.autoencoders import save_codec
+from scm.data.codec import plain_header
 from scm.networks import FLAVOURS, Model, NetworkSettings
 
 TINY = NetworkSettings(
     resolution=8, channels=1, classes=3, architecture="edm2", width=8, multipliers=(1, 2), blocks=1, attention=(4,),
     channels_per_head=8,
 )  # fmt: skip
+T_MAX = math.atan(80.0 / 0.5)
 WIDER = {"width": 16, "channels_per_head": 16}
 FAMILIES = {
     "edm2": FLAVOURS["edm2"],
@@ -37,6 +44,17 @@ def tiny_model(seed: int = 0, *, dropout: float = 0.0, **changes: object) -> Mod
                 elif name.startswith("network") and ("norm" in name or name.endswith("bias")):
                     parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
+
+
+def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
+    """Writes a small random model, and the codec of its pixels, where a project has them; `changes` to its header."""
+    net = tiny_model(seed, guidance="guidance" in changes)
+    header = {
+        "model": name, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "t_max": T_MAX,
+        "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
+    }  # fmt: skip
+    weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
+    save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 
 
 class Linear(nn.Module):

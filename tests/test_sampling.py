@@ -10,9 +10,7 @@ import shipped
 import torch
 from PIL import Image
 
-from scm import sampling, weights
-from scm.data.autoencoders import save_codec
-from scm.data.codec import plain_header
+from scm import sampling
 from scm.drawing import sampler_of
 from scm.errors import UserError
 from scm.evaluation.generate import Sampler
@@ -21,9 +19,8 @@ from scm.params import Params, load
 from scm.results import RUN_FIELDS
 from scm.stage import chain
 from scm.yaml_files import render
-from tests.helpers import tiny_model
+from tests.helpers import T_MAX, save_model
 
-T_MAX = math.atan(80.0 / 0.5)
 HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}}
 GUIDED = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": True}, "guidance": [1.2, 2.0]}
 TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}}
@@ -34,16 +31,6 @@ def project(tmp_path, monkeypatch):
     shipped.make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
-    net = tiny_model(seed, guidance="guidance" in changes)
-    header = {
-        "model": name, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "t_max": T_MAX,
-        "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
-    }  # fmt: skip
-    weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
-    save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 
 
 def options(**changes: Any) -> argparse.Namespace:

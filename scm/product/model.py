@@ -55,9 +55,10 @@ class Product:
     """
 
     def __init__(self, folder: Path, max_rows: int, max_steps: int, device: str) -> None:
-        repeatable()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda":  # a forward on the CPU is repeatable anyway, and asking for it imports torch's compiler
+            repeatable()
         self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
         self.folder = folder
         self.codec = load_codec(folder / CODEC, device)

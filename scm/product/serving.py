@@ -34,7 +34,7 @@ PREFERRED = "scd"
 def serve_command(args: argparse.Namespace) -> int:
     """Serves args.model on args.host and args.port, args.max_batch images a request at most, until Ctrl-C."""
     tracking.quieten()
-    with listening(args.host, args.port) as listener, located(args.model) as uri:
+    with listening(args.host, args.port) as listener, located(args.model) as (uri, shown):
         import uvicorn
 
         model = load_model(uri, args.max_batch)
@@ -43,8 +43,8 @@ def serve_command(args: argparse.Namespace) -> int:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
         previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"serving {uri} on http://{shown}:{port}/ (Ctrl-C ends it)", flush=True)
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        print(f"serving {shown} on http://{place}/ (Ctrl-C ends it)", flush=True)
         try:
             with suppress(KeyboardInterrupt):  # uvicorn hands the signal on, once it has closed everything
                 server.run(sockets=[listener])
@@ -74,8 +74,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def located(asked: str | None) -> Iterator[str]:
-    """What MLflow loads the model by.
+def located(asked: str | None) -> Iterator[tuple[str, str]]:
+    """What MLflow loads the model by, and what people call it.
 
     Args:
         asked: a packaged folder, a folder of the project's models/, an address such as models:/NAME@ALIAS; None = the
@@ -84,14 +84,14 @@ def located(asked: str | None) -> Iterator[str]:
     if asked is not None:
         folder = Path(asked)
         if (folder / "MLmodel").is_file():
-            yield str(folder.absolute())
+            yield str(folder.absolute()), asked
         elif (folder / "model.safetensors").is_file():
             with packaged(find_root(folder), folder.absolute().name) as own:
-                yield own
+                yield own, asked
         elif ":/" in asked:
             if asked.startswith(("models:", "runs:")):
                 _use_store(Settings.of(load(find_root() / "params.yaml"), find_root()))
-            yield asked
+            yield asked, asked
         else:
             raise UserError(
                 f"{asked}: neither a packaged model (a folder with MLmodel), nor a folder of models/ with "
@@ -102,12 +102,12 @@ def located(asked: str | None) -> Iterator[str]:
     params = load(root / "params.yaml")
     uri = f"models:/{registered_name(params)}@{ALIAS}"
     if has_champion(root, params):
-        yield uri
+        yield uri, uri
         return
     model = served_model(params)
-    print(f"scm serve: there is no {uri}; this is models/{model} of the project", file=sys.stderr, flush=True)
+    print(f"scm serve: there is no {uri}; taking models/{model} of the project", file=sys.stderr, flush=True)
     with packaged(root, model) as own:
-        yield own
+        yield own, f"models/{model}"
 
 
 @contextmanager
@@ -154,11 +154,12 @@ def has_champion(root: Path, params: Params) -> bool:
 def load_model(uri: str, max_rows: int) -> Any:
     """Loads a packaged model (mlflow.pyfunc.PyFuncModel) with this limit of rows."""
     import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
 
     try:
         model = mlflow.pyfunc.load_model(uri, model_config={"max_rows": max_rows})
-    except (MlflowException, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # mlflow's, the network's, or of the package's own code
         raise UserError(f"{uri}: cannot be loaded: {tracking.reason(error)}") from None
     if not hasattr(getattr(model.unwrap_python_model(), "product", None), "content"):
         raise UserError(f"{uri}: not a model that scm packaged; `mlflow models serve` serves others")

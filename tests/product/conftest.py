@@ -1,0 +1,72 @@
+"""A project with small random models and made-up results, its package, and that package served."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import shipped
+from fake_results import write_fake_results
+
+from scm.params import Params, load
+from scm.product.packaging import package
+from tests.helpers import save_model
+
+ROOT = Path(__file__).parents[2]
+START = 120.0
+"""Seconds that a server may take to start, with torch and mlflow to import."""
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    process: subprocess.Popen
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("product") / "project"
+    root.mkdir()
+    shipped.make_project(root)
+    save_model(root, "teacher", label_dropout=0.1)
+    save_model(root, "scd", seed=1, t_mid=0.8)
+    return write_fake_results(root)
+
+
+@pytest.fixture(scope="session")
+def params(project: Path) -> Params:
+    return load(project / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def packed(project: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of scd and its teacher, in a folder of its own."""
+    return package(project, params, "scd", tmp_path_factory.mktemp("packed") / "model", "models:/digits@champion")
+
+
+def start(*arguments: str, folder: Path) -> Server:
+    """`scm serve` as a process of its own, on a free port, ready to answer."""
+    command = [sys.executable, "-m", "scm.cli", "serve", *arguments, "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    log = (folder / "serve.log").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    log.close()
+    assert process.stdout is not None
+    began, line = time.monotonic(), process.stdout.readline()
+    assert " on http://" in line and time.monotonic() - began < START, (folder / "serve.log").read_text()
+    return Server(line.split(" on ")[1].split(" ")[0].rstrip("/"), process)
+
+
+@pytest.fixture(scope="session")
+def server(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The package, served with at most 8 images a request."""
+    served = start(str(packed), "--max-batch", "8", folder=tmp_path_factory.mktemp("served"))
+    yield served
+    served.process.terminate()
+    served.process.wait()
+    assert served.process.stdout is not None
+    served.process.stdout.close()

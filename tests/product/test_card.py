@@ -1,0 +1,75 @@
+"""The model card says what a run's files say, and its example runs."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from scm.importing import LICENCE
+from scm.params import load
+from scm.product.card import card, licence
+from scm.product.packaging import content_of
+
+IMPORTED = {"imported.file": "edm2-img64-s.pkl", "imported.program": "EDM2", "imported.licence": LICENCE}
+
+
+@pytest.fixture
+def text(project, params):
+    return card(project, params, content_of(project, params, "scd")[0], "models:/digits@champion")
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_figures_are_those_of_the_run(project, text):
+    table = section(text, "Figures")
+    metrics = json.loads((project / "results/metrics/evaluate-scd.json").read_text())
+    assert f"| sCD | 2 | {metrics['fd@2']:.2f} |" in table and f"| sCD | 1 | {metrics['fd@1']:.2f} |" in table
+    assert "| Teacher | 35 | " in table and "sCT" not in text
+    assert "of 1,797 samples with seeds from 1,000,000" in table
+
+
+def test_data_training_limits_and_origin_are_told(text):
+    assert "1,797 images in 10 classes of 174 to 183 images" in section(text, "Data")
+    assert "| sCD | 131,072 | 128 | fp32 | 2 min 28 s | cpu |" in section(text, "Training")
+    assert "1 or 2 (the student), more (the teacher), 2 where none are given" in section(text, "Limits")
+    origin = section(text, "Origin")
+    assert "3f2a9c1e5b + changes" in origin and "params hash: 9b1c44d2e0f7" in origin
+    assert "\nstudent.scd.images: 131072\n" in origin
+
+
+def test_what_was_not_measured_is_said_to_be_so(project, params, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(project, bare, ignore=shutil.ignore_patterns("results"))
+    text = card(bare, params, content_of(bare, params, "scd")[0], "model")
+    assert section(text, "Figures").strip() == "Not measured: `scm run` does."
+    assert "| sCD | 131,072 | 128 | fp32 | – | – |" in text and "commit: unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("made_by", "said"),
+    [
+        ({}, "The weights were trained here on the data above, whose own licence may bind them."),
+        (IMPORTED, "from edm2-img64-s.pkl, whose licence is CC BY-NC-SA 4.0 (non-commercial); so is that of these"),
+        ({"imported.file": "a_b.safetensors"}, r"from a\_b.safetensors of another scm project, whose licence binds"),
+    ],
+)
+def test_the_licence_follows_the_teacher(project, tmp_path, made_by, said):
+    root = tmp_path / "project"
+    shutil.copytree(project, root)
+    path = root / "results/runs/train_teacher.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "params": made_by}))
+    text = card(root, load(root / "params.yaml"), content_of(root, load(root / "params.yaml"), "scd")[0], "model")
+    assert said in licence(root) and licence(root) in text
+    assert ("imported: edm2-img64-s.pkl" in section(text, "Training")) == (made_by is IMPORTED)
+
+
+def test_the_example_runs(packed, tmp_path, monkeypatch):
+    text = (packed / "artifacts/product/card.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert code is not None and "models:/digits@champion" in code[1]
+    monkeypatch.chdir(tmp_path)
+    exec(code[1].replace("models:/digits@champion", str(packed)), {})
+    assert (tmp_path / "image-0.png").read_bytes()[:4] == b"\x89PNG"

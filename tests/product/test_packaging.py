@@ -1,0 +1,147 @@
+"""A package loads anywhere, with little, and without a pickle; a version in the registry is that package."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scm import weights
+from scm.errors import UserError
+from scm.product.content import Content
+from scm.product.packaging import content_of, copy_source, log_version, needed_modules, requirements
+from scm.records import Settings
+from tests.helpers import save_model
+
+LOADER = """
+import json, pickle, sys
+
+class Blocked:
+    names = set(sys.argv[2].split(","))
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Blocked())
+import cloudpickle, mlflow.pyfunc, pandas, torch
+
+def refused(*args, **kwargs):
+    raise AssertionError("something was unpickled")
+
+for module in (pickle, cloudpickle):
+    module.load = module.loads = refused
+pickle.Unpickler = torch.load = refused
+model = mlflow.pyfunc.load_model(sys.argv[1])
+import scm
+rows = [{"class": "two", "seed": 5, "steps": steps} for steps in (1, 2, 7)]
+images = model.predict(pandas.DataFrame(rows))
+print(json.dumps({"scm": scm.__file__, "png": list(images["png"]), "modules": sorted(sys.modules)}))
+"""
+ABSENT = ("diffusers", "dvc", "kornia", "matplotlib", "ruamel", "sklearn", "torchmetrics", "transformers", "webdataset")
+
+
+@pytest.mark.slow
+def test_a_package_draws_the_same_far_from_the_project_without_pickles(packed, tmp_path):
+    """Another folder, a process that finds no scm but the package's own, most libraries missing."""
+    from scm.product.model import Product
+
+    product = Product(packed / "artifacts/product", 16, 100, "cpu")
+    wishes = [product.wish({"class": "two", "seed": 5, "steps": steps}) for steps in (1, 2, 7)]
+    expected = [row["png"] for row in product.draw(wishes)]
+    away = Path(shutil.copytree(packed, tmp_path / "away"))
+    shutil.rmtree(away.parent / "home", ignore_errors=True)
+    (tmp_path / "load.py").write_text(LOADER)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(tmp_path / "load.py"), str(away), ",".join(ABSENT)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["png"] == expected
+    assert Path(told["scm"]).is_relative_to(away)
+    ours = {name for name in told["modules"] if name.startswith("scm")}
+    assert ours == needed_modules("scm.product.model")
+
+
+def test_a_package_holds_text_and_tensors_alone_and_no_place_of_this_machine(packed, project):
+    files = [path for path in packed.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    kinds = {path.suffix for path in files}
+    assert kinds == {"", ".json", ".md", ".py", ".safetensors", ".txt", ".yaml"}
+    home = str(Path(__file__).parents[2])
+    for path in files:
+        content = path.read_bytes()
+        for place in (home, str(project), str(packed.parent)):
+            assert place.encode() not in content, path
+
+
+def test_the_source_that_goes_along_is_what_drawing_needs(tmp_path):
+    names = copy_source(tmp_path / "scm")
+    assert {"scm", "scm.drawing", "scm.networks.edm2", "scm.networks.ddpmpp", "scm.samplers.multistep"} <= set(names)
+    for heavy in ("scm.build", "scm.params", "scm.tracking", "scm.training", "scm.product.packaging"):
+        assert not [name for name in names if name.startswith(heavy)]
+    copied = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.py")}
+    assert len(copied) == len(names) and Path("scm/networks/edm2.py") in copied
+
+
+def test_requirements_are_pinned():
+    lines = requirements("identity")
+    assert [line.partition("==")[0] for line in lines] == [
+        "mlflow",
+        "torch",
+        "numpy",
+        "pandas",
+        "safetensors",
+        "pillow",
+    ]
+    assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
+    assert requirements("sd_vae")[-1].startswith("diffusers==")
+
+
+def test_models_that_are_not_there_or_do_not_belong_together_are_refused(project, params, tmp_path):
+    with pytest.raises(UserError, match=r"^model vsd: params\.yaml has teacher, scd, sct; use one of them$"):
+        content_of(project, params, "vsd")
+    with pytest.raises(UserError, match=r"models/sct/model\.safetensors is missing: run `dvc repro` to make it$"):
+        content_of(project, params, "sct")
+    root = Path(shutil.copytree(project, tmp_path / "project"))
+    _, header = weights.load(root / "models/scd/model.safetensors")
+    save_model(root, "scd", codec={**header["codec"], "mean": [0.5]})
+    with pytest.raises(UserError, match=r"^models/scd was made with another codec than data/codec holds \(mean differ"):
+        content_of(root, params, "scd")
+
+
+def test_settings_of_another_format_are_refused(packed, tmp_path):
+    values = json.loads((packed / "artifacts/product/settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**values, "format": 99}))
+    with pytest.raises(UserError, match=r"not of format 1; load it with the scm that packaged it$"):
+        Content.read(tmp_path)
+
+
+@pytest.mark.slow
+def test_versions_in_the_registry(project, params, tmp_path):
+    """Two versions of one content: two numbers, one set of files, on the run of evaluate; and it loads by its alias."""
+    import mlflow
+    import pandas as pd
+
+    root = Path(shutil.copytree(project, tmp_path / "project"))
+    settings = Settings(enabled=True, uri=None, experiment=None, root=root)
+    assert log_version(settings, root, params, "scd", "digits", {"scm.commit": "abc"}) == "1"
+    assert log_version(settings, root, params, "scd", "digits", {"scm.commit": "def"}) == "2"
+    client = mlflow.MlflowClient(tracking_uri=settings.store)
+    first, second = (client.get_model_version("digits", number) for number in ("1", "2"))
+    assert (first.tags["scm.commit"], second.tags["scm.commit"]) == ("abc", "def")
+    assert first.source == second.source and first.status == "READY"
+    run = client.get_run(str(first.run_id))
+    assert run.data.tags["scm.stage"] == "evaluate" and run.data.tags["scm.item"] == "scd"
+    client.set_registered_model_alias("digits", "champion", "2")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(settings.store)
+    try:
+        model = mlflow.pyfunc.load_model("models:/digits@champion")
+    finally:
+        mlflow.set_tracking_uri(before)
+    (png,) = model.predict(pd.DataFrame([{"class": "one", "seed": 1, "steps": 1}]))["png"]
+    assert base64.b64decode(png)[:4] == b"\x89PNG"

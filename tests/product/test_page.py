@@ -1,0 +1,127 @@
+"""The page in a real browser, against a real server: chosen, drawn, measured, refused."""
+
+import time
+
+import pytest
+
+from tests.product import chromium
+from tests.product.conftest import start
+
+pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium on this machine")
+WIDTHS = (1200, 375)
+STATE = "document.body && document.body.dataset.state"
+IMAGES = "[...document.querySelectorAll('.column')].map(each => each.querySelectorAll('img').length)"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with chromium.browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def put(tab, field: str, value: int) -> None:
+    tab.value(f"document.getElementById('{field}').value = {value}")
+
+
+def click(tab, selector: str) -> None:
+    tab.value(f"document.querySelector(`{selector}`).click()")
+
+
+def drawn(tab) -> str:
+    """Waits for the end of a drawing."""
+    tab.wait(f"['done', 'error'].includes({STATE})")
+    return tab.value(STATE)
+
+
+def opened(tab, server, width: int = 1200) -> None:
+    tab.open(server.url, width)
+    tab.wait(f"{STATE} === 'ready'")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_images_of_three_kinds_appear_side_by_side_with_their_times(tab, server, width, tmp_path):
+    opened(tab, server, width)
+    click(tab, "#classes button:nth-child(2)")  # takes class one out
+    put(tab, "count", 2)
+    put(tab, "steps", 6)
+    click(tab, "#draw")
+    assert drawn(tab) == "done"
+    assert tab.value(IMAGES) == [4, 4, 4]
+    heads = tab.value("[...document.querySelectorAll('.column h2')].map(each => each.textContent)")
+    assert heads == ["sCD, 1 step", "sCD, 2 steps", "Teacher, 6 steps"]
+    times = tab.value("[...document.querySelectorAll('.column .time')].map(each => each.textContent)")
+    for text, evaluations in zip(times, ("1 evaluation", "2 evaluations", "11 evaluations"), strict=True):
+        assert text.endswith(f" an image · {evaluations}") and float(text.split()[0]) > 0
+    captions = tab.value("[...document.querySelectorAll('.column:first-child figcaption')].map(e => e.textContent)")
+    assert captions == ["zero", "zero", "two", "two"]
+    tab.wait("[...document.images].every(image => image.complete && image.naturalWidth === 8)")
+    shown = "[...document.images].map(image => [image.clientWidth, getComputedStyle(image).imageRendering])"
+    assert tab.value(shown) == [[72, "pixelated"]] * 12
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    tops = tab.value("[...document.querySelectorAll('.column')].map(each => each.offsetTop)")
+    assert len(set(tops)) == (1 if width == 1200 else 3)
+    tab.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_the_seed_decides_and_the_dice_changes_it(tab, server):
+    opened(tab, server)
+    sources = "[...document.images].map(image => image.src)"
+    put(tab, "steps", 3)
+    pictures = []
+    for seed in (1, 1, 2):
+        put(tab, "seed", seed)
+        click(tab, "#draw")
+        assert drawn(tab) == "done"
+        pictures.append(tab.value(sources))
+    assert pictures[0] == pictures[1] != pictures[2] and len(pictures[0]) == 9
+    click(tab, "#dice")
+    assert drawn(tab) == "done" and tab.value(sources) not in pictures
+
+
+def test_more_images_than_a_request_may_ask_for_are_drawn_in_several(tab, server):
+    opened(tab, server)
+    put(tab, "count", 4)
+    put(tab, "steps", 3)
+    click(tab, "#draw")
+    assert drawn(tab) == "done" and tab.value(IMAGES) == [12, 12, 12]
+
+
+def test_what_the_server_refuses_is_shown_as_text(tab, server):
+    opened(tab, server)
+    error = "document.getElementById('error').textContent"
+    click(tab, "#classes .plain")
+    click(tab, "#draw")
+    tab.wait(f"{error} === 'Choose a class first.'")
+    click(tab, "#classes .plain")
+    tab.value("document.getElementById('form').noValidate = true")
+    put(tab, "steps", 500)
+    click(tab, "#draw")
+    assert drawn(tab) == "error"
+    assert tab.value(error) == "row 0: steps 500: scd takes 1 or 2, the teacher 3 to 100 (400)"
+    assert tab.value("document.querySelector('#error').getClientRects().length") == 1
+    put(tab, "steps", 4)
+    click(tab, "#draw")
+    assert drawn(tab) == "done" and tab.value(error) == ""
+
+
+def test_nothing_is_asked_of_others_and_nothing_complained_of(tab, server):
+    opened(tab, server)
+    asked = [url for url in tab.requests if not url.startswith(("data:", "about:"))]
+    assert asked and all(url.startswith(f"{server.url}/") for url in asked)
+    assert tab.messages == []
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_told_of(tab, packed, tmp_path):
+    served = start(str(packed), folder=tmp_path)
+    opened(tab, served)
+    served.process.terminate()
+    served.process.wait()
+    assert served.process.stdout is not None
+    served.process.stdout.close()
+    click(tab, "#draw")
+    assert drawn(tab) == "error"
+    time.sleep(0.1)
+    error = tab.value("document.getElementById('error').textContent")
+    assert error == "The server does not answer: is it still running?"

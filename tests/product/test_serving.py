@@ -1,0 +1,173 @@
+"""`scm serve`: a real server and its codes, where its model comes from, and how it begins and ends."""
+
+import http.client
+import json
+import signal
+import socket
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scm import cli
+from scm.errors import UserError
+from scm.product.serving import MAX_BODY, has_champion, located, registered_name, served_model
+from tests.product.conftest import Server, start
+
+JSON = "application/json"
+
+
+def ask(server: Server, path: str, body: Any = None, kind: str | None = JSON) -> tuple[int, str]:
+    """Code and text of an answer; a body that is not bytes is sent as JSON."""
+    address = urllib.parse.urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {} if data is None or kind is None else {"content-type": kind}
+    try:
+        connection.request("GET" if data is None else "POST", path, data, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def rows(*given: dict[str, Any]) -> dict[str, Any]:
+    return {"dataframe_records": list(given)}
+
+
+def test_what_can_be_looked_at(server):
+    assert ask(server, "/health") == (200, "\n") and ask(server, "/ping") == (200, "\n")
+    code, version = ask(server, "/version")
+    assert code == 200 and version[0].isdecimal()
+    code, page = ask(server, "/")
+    assert code == 200 and page.startswith("<!doctype html>")
+    assert ask(server, "/card")[1].startswith("# sCD: images in few steps (digits)")
+    assert ask(server, "/nothing")[0] == 404 and ask(server, "/invocations")[0] == 405
+    about = json.loads(ask(server, "/about")[1])
+    assert (about["classes"], about["student_steps"], about["max_rows"]) == (["zero", "one", "two"], [1, 2], 8)
+    assert ask(server, "/invocations", about["example"])[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rows({"class": "one", "seed": 3, "steps": 2}, {"class": 2, "seed": 4, "steps": 9}),
+        rows({"class": "one", "seed": 3, "steps": 5, "guidance": 1.5}),
+        {"dataframe_split": {"columns": ["class", "seed"], "data": [["one", 1], ["two", 2]]}},
+        {"inputs": [{"class": "one", "seed": 3}]},
+    ],
+)
+def test_good_requests(server, body):
+    code, text = ask(server, "/invocations", body)
+    assert code == 200
+    for drawn in json.loads(text)["predictions"]:
+        assert drawn["png"].startswith("iVBOR") and set(drawn) == {"png", "seconds", "evaluations", "model"}
+
+
+GOOD = {"class": "one", "seed": 3}
+BAD = [
+    (rows({**GOOD, "class": "four"}), 400, "row 0: class four: no such class; this model has zero, one, two"),
+    (rows({**GOOD, "seed": -1}), 400, "row 0: seed -1: must be between 0 and"),
+    (rows({**GOOD, "seed": "x"}), 400, "Failed to convert column seed"),
+    (rows({**GOOD, "seed": 2**64}), 400, "seed"),
+    (rows({"class": "one"}), 400, "Model is missing inputs ['seed']"),
+    (rows({**GOOD, "steps": 101}), 400, "row 0: steps 101: scd takes 1 or 2, the teacher 3 to 100"),
+    (rows({**GOOD, "guidance": 3}), 400, "row 0: guidance 3: scd was not trained for guidance"),
+    (rows(*[GOOD] * 9), 400, "9 rows: a request takes 1 to 8"),
+    (rows(), 400, "missing inputs"),
+    ({"rows": [GOOD]}, 400, "exactly one of the input fields"),
+    ([GOOD], 400, "Received a list"),
+    ({"dataframe_records": 5}, 400, "must be a list of records"),
+    ({"messages": [1]}, 400, "missing inputs"),
+    (b"nonsense", 400, "valid JSON"),
+    (b"", 400, "valid JSON"),
+    (b"\xff\xfe{}", 400, "valid JSON"),
+    (b"[" * 100_000, 400, "body: cannot be read as rows (RecursionError); GET /about shows an example"),
+    (b"x" * (MAX_BODY + 1), 413, f"body: more than {MAX_BODY:,} bytes; ask for fewer images"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "message"), BAD, ids=range(len(BAD)))
+def test_bad_requests_are_the_askers_fault_and_say_why(server, body, code, message):
+    answered, text = ask(server, "/invocations", body)
+    assert answered == code and message in json.loads(text)["message"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=latin-1", None])
+def test_bodies_of_other_kinds_are_refused(server, kind):
+    assert ask(server, "/invocations", rows(GOOD), kind)[0] == 415
+
+
+def test_a_body_that_grows_without_saying_how_long_it_gets_is_cut_off(server):
+    address = urllib.parse.urlsplit(server.url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    parts = (b" " * 2**16 for _ in range(MAX_BODY // 2**16 + 1))
+    connection.request("POST", "/invocations", parts, {"content-type": JSON}, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_a_busy_port_is_one_line(capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli.main(["serve", "nothing", "--port", str(port)]) == 1
+    where = f"--host 127.0.0.1 --port {port}"
+    problem = "cannot be listened on (Address already in use); choose another --port"
+    assert capsys.readouterr().err == f"scm: error: {where}: {problem}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing: neither a packaged model (a folder with MLmodel), nor a folder of models/ with "),
+        ([".", "--port", "65536"], "--port 65536: must be between 0 and 65535"),
+        ([".", "--host", "no.such.host.invalid"], "--host no.such.host.invalid: no such name or address here"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["serve", "--port", "0", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"scm: error: {message}") and error.count("\n") == 1
+
+
+def test_a_package_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "MLmodel").write_text("flavors: {python_function: {loader_module: nothing_of_this_name}}\n")
+    assert cli.main(["serve", str(tmp_path), "--port", "0"]) == 1
+    assert capsys.readouterr().err.startswith(f"scm: error: {tmp_path}: cannot be loaded: ")
+
+
+def test_without_a_registry_the_projects_own_student_is_taken(project, params, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert (registered_name(params), served_model(params)) == ("digits", "scd")
+    assert not has_champion(project, params) and not (project / "mlflow.db").exists()
+    with located(None) as (uri, shown):
+        assert (Path(uri) / "MLmodel").is_file() and shown == "models/scd"
+    assert not Path(uri).exists()
+    assert "there is no models:/digits@champion; taking models/scd of the project" in capsys.readouterr().err
+    with located("models/scd") as (uri, shown):
+        assert (Path(uri) / "MLmodel").is_file() and shown == "models/scd"
+
+
+def test_a_registry_that_does_not_answer_is_one_line(project, params, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(UserError, match=r"^mlflow: .*; `scm serve models/NAME` needs no store$"):
+            has_champion(project, params)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_cleanly(packed, tmp_path):
+    served = start(str(packed), folder=tmp_path)
+    assert ask(served, "/health")[0] == 200
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(timeout=60) == 0
+    assert served.process.stdout is not None
+    served.process.stdout.close()
+    assert (tmp_path / "serve.log").read_text().splitlines()[-1] == "scm serve: ended"
