@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sample(commands)
     _add_serve(commands)
+    _add_card(commands)
     _add_import_teacher(commands)
     _add_study(commands)
     _add_sync(commands)
@@ -137,6 +138,15 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
     serve.add_argument("--port", type=int, default=5001, help="default: 5001; 0 = any that is free")
     serve.add_argument("--max-batch", type=_whole, default=16, help="images that a request may ask for (default: 16)")
     serve.set_defaults(handler=_serve)
+
+
+def _add_card(commands: argparse._SubParsersAction) -> None:
+    summary = "print the card of a model: data, training, figures, use, licence (Markdown)"
+    card = _add(commands, "card", summary, "scm card", "scm card sct > card.md")
+    card.add_argument(
+        "model", nargs="?", help="teacher or a student's method (default: the one that `scm serve` takes)"
+    )
+    card.set_defaults(handler=_card)
 
 
 def _add_import_teacher(commands: argparse._SubParsersAction) -> None:
@@ -265,6 +275,12 @@ def _serve(options: argparse.Namespace) -> int:
     from scm.product.serving import serve_command
 
     return serve_command(options)
+
+
+def _card(options: argparse.Namespace) -> int:
+    from scm.product.packaging import card_command
+
+    return card_command(options)
 
 
 def _import_teacher(options: argparse.Namespace) -> int:

@@ -27,6 +27,8 @@ COMMANDS = [
     ["preset", "apply"],
     ["run"],
     ["sample"],
+    ["serve"],
+    ["card"],
     ["import-teacher"],
     ["sync"],
 ]

@@ -4,6 +4,7 @@ What is written holds safetensors, JSON and text alone, and needs of this projec
 that it loads where scm is not installed. MLflow executes its file entry.py instead of unpickling an object.
 """
 
+import argparse
 import ast
 import hashlib
 import shutil
@@ -18,9 +19,10 @@ from scm.data.codec import RANDOM
 from scm.drawing import own_steps
 from scm.errors import UserError
 from scm.files import link_or_copy, sha256, write_text
-from scm.params import Params
+from scm.params import Params, load
 from scm.product.card import card
 from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Drawing
+from scm.project import find_root
 from scm.records import Settings
 from scm.results import run_path
 from scm.sampling import noise_levels
@@ -31,6 +33,9 @@ MAX_ROWS, MAX_STEPS = 16, 100
 MAX_GUIDANCE = 10.0
 """Of a teacher, which takes any scale in principle."""
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "pillow")
+ALIAS = "champion"
+PREFERRED = "scd"
+"""Of the project's students, where no model is named."""
 ENTRY = Path(__file__).with_name("entry.py")
 PACKAGE = Path(__file__).parents[1]
 
@@ -92,6 +97,27 @@ def package(root: Path, params: Params, model: str, folder: Path, uri: str) -> P
         )
     _forget_places(folder)
     return folder
+
+
+def card_command(args: argparse.Namespace) -> int:
+    """`scm card`: prints the card of args.model, None = the project's product."""
+    root = find_root()
+    params = load(root / "params.yaml")
+    content, _ = content_of(root, params, args.model or served_model(params))
+    print(card(root, params, content, f"models:/{registered_name(params)}@{ALIAS}"), end="")
+    return 0
+
+
+def registered_name(params: Params) -> str:
+    """Name of the registered model: publish.name or, by default, the preset."""
+    return getattr(getattr(params, "publish", None), "name", None) or params.preset
+
+
+def served_model(params: Params) -> str:
+    """The model that is published, or a student."""
+    students = [model for model in params.evaluate.models if model != TEACHER]
+    published = getattr(getattr(params, "publish", None), "model", None)
+    return published or (PREFERRED if PREFERRED in students else (students or [TEACHER])[0])
 
 
 def content_of(root: Path, params: Params, model: str) -> tuple[Content, dict[str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from scm import tracking
 from scm.errors import UserError
 from scm.params import Params, load
 from scm.product.content import CARD
-from scm.product.packaging import package
+from scm.product.packaging import ALIAS, package, registered_name, served_model
 from scm.project import find_root
 from scm.records import Settings
 from scm.report import display_name
@@ -26,9 +26,6 @@ from scm.report import display_name
 PAGE = Path(__file__).with_name("page.html")
 MAX_BODY = 2**20
 """Bytes of a request."""
-ALIAS = "champion"
-PREFERRED = "scd"
-"""Of the project's students, where no model is named."""
 
 
 def serve_command(args: argparse.Namespace) -> int:
@@ -116,18 +113,6 @@ def packaged(root: Path, model: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / model
         yield str(package(root, load(root / "params.yaml"), model, folder, str(Path("models") / model)))
-
-
-def registered_name(params: Params) -> str:
-    """Name of the registered model: publish.name or, by default, the preset."""
-    return getattr(getattr(params, "publish", None), "name", None) or params.preset
-
-
-def served_model(params: Params) -> str:
-    """The model that is published, or a student."""
-    students = [model for model in params.evaluate.models if model != "teacher"]
-    published = getattr(getattr(params, "publish", None), "model", None)
-    return published or (PREFERRED if PREFERRED in students else (students or ["teacher"])[0])
 
 
 def has_champion(root: Path, params: Params) -> bool:

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from scm import cli
 from scm.importing import LICENCE
 from scm.params import load
 from scm.product.card import card, licence
@@ -73,3 +74,10 @@ def test_the_example_runs(packed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code[1].replace("models:/digits@champion", str(packed)), {})
     assert (tmp_path / "image-0.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_command_prints_it(project, text, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert cli.main(["card"]) == 0 and capsys.readouterr().out == text
+    assert cli.main(["card", "teacher"]) == 0 and capsys.readouterr().out.startswith("# Teacher: images in few steps")
+    assert cli.main(["card", "vsd"]) == 1
