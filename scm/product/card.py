@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scm import report_data
+from scm.files import read_json
 from scm.params import Params, flatten
 from scm.product.content import MAX_SEED, Content
 from scm.report import DISTANCES, commit_of, display_name, duration, number
@@ -28,7 +29,7 @@ import mlflow
 import pandas
 
 model = mlflow.pyfunc.load_model("{uri}")
-rows = pandas.DataFrame([{row}])  # seed alone must be given
+rows = pandas.DataFrame([{row}])
 for number, png in enumerate(model.predict(rows)["png"]):
     with open(f"image-{{number}}.png", "wb") as file:
         file.write(base64.b64decode(png))
@@ -61,7 +62,14 @@ def card(root: Path, params: Params, content: Content, uri: str) -> str:
 
 
 def licence(root: Path) -> str:
-    """One paragraph: the code's, and what the teacher's weights add to it."""
+    """One paragraph: the code's, and what the weights of other people add to it."""
+    codec = root / "data/codec/header.json"
+    decoded = codec.exists() and read_json(codec).get("autoencoder")
+    decoder = " The decoder's weights are other people's, and keep their own licence." if decoded else ""
+    return _licence_of_networks(root) + decoder
+
+
+def _licence_of_networks(root: Path) -> str:
     path = run_path(root, "train_teacher")
     made_by = read_run(path)["params"] if path.exists() else {}
     code = "The code is Apache-2.0."

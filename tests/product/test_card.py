@@ -67,6 +67,15 @@ def test_the_licence_follows_the_teacher(project, tmp_path, made_by, said):
     assert ("imported: edm2-img64-s.pkl" in section(text, "Training")) == (made_by is IMPORTED)
 
 
+def test_a_decoder_of_other_people_is_named(project, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(project, root)
+    assert "decoder" not in licence(root)
+    header = json.loads((root / "data/codec/header.json").read_text())
+    (root / "data/codec/header.json").write_text(json.dumps({**header, "autoencoder": {"sha256": ["0" * 64]}}))
+    assert licence(root).endswith("The decoder's weights are other people's, and keep their own licence.")
+
+
 def test_the_example_runs(packed, tmp_path, monkeypatch):
     text = (packed / "artifacts/product/card.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)
