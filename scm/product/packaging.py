@@ -36,6 +36,7 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "pillow")
 ALIAS = "champion"
 PREFERRED = "scd"
 """Of the project's students, where no model is named."""
+DESCRIPTION = "MLmodel"
 ENTRY = Path(__file__).with_name("entry.py")
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,8 +57,7 @@ def log_version(settings: Settings, root: Path, params: Params, model: str, name
     with tempfile.TemporaryDirectory() as temporary:
         folder = package(root, params, model, Path(temporary) / "model", f"models:/{name}@champion")
         place = f"model-{_digest(folder)[:12]}"
-        if not client.list_artifacts(run.info.run_id, f"{place}/MLmodel"):
-            client.log_artifacts(run.info.run_id, str(folder), place)
+        _store(client, run.info.run_id, folder, place)
     _require_name(client, name)
     source = f"{run.info.artifact_uri.rstrip('/')}/{place}"
     made = client.create_model_version(name, source, run.info.run_id, tags=tags, await_creation_for=60)
@@ -232,7 +232,7 @@ def _forget_places(folder: Path) -> None:
     flavor = described.flavors["python_function"]
     flavor["model_code_path"] = ENTRY.name
     flavor["artifacts"]["product"]["uri"] = flavor["artifacts"]["product"]["path"]
-    described.save(str(folder / "MLmodel"))
+    described.save(str(folder / DESCRIPTION))
 
 
 def _digest(folder: Path) -> str:
@@ -241,6 +241,16 @@ def _digest(folder: Path) -> str:
     for path in sorted(path for part in ("artifacts", "code") for path in (folder / part).rglob("*") if path.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return total.hexdigest()
+
+
+def _store(client: Any, run_id: str, folder: Path, place: str) -> None:
+    """Uploads a package, its file MLmodel last, so that where this lies everything does; and nothing a second time."""
+    if any(Path(entry.path).name == DESCRIPTION for entry in client.list_artifacts(run_id, place)):
+        return
+    description = folder.parent / DESCRIPTION
+    (folder / DESCRIPTION).rename(description)
+    client.log_artifacts(run_id, str(folder), place)
+    client.log_artifact(run_id, str(description), place)
 
 
 def _run_of(client: Any, key: str) -> Any:

@@ -15,6 +15,7 @@ from scm import weights
 from scm.errors import UserError
 from scm.product.content import Content
 from scm.product.packaging import content_of, copy_source, log_version, needed_modules, requirements
+from scm.product.serving import has_champion
 from scm.records import Settings
 from tests.helpers import save_model
 
@@ -121,25 +122,35 @@ def test_settings_of_another_format_are_refused(packed, tmp_path):
 
 
 @pytest.mark.slow
-def test_versions_in_the_registry(project, params, tmp_path):
+def test_versions_in_the_registry(project, params, tmp_path, monkeypatch):
     """Two versions of one content: two numbers, one set of files, on the run of evaluate; and it loads by its alias."""
     import mlflow
     import pandas as pd
 
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     root = Path(shutil.copytree(project, tmp_path / "project"))
     settings = Settings(enabled=True, uri=None, experiment=None, root=root)
     assert log_version(settings, root, params, "scd", "digits", {"scm.commit": "abc"}) == "1"
+    (description,) = (root / "mlartifacts").rglob("MLmodel")
+    stored = description.stat().st_mtime_ns
     assert log_version(settings, root, params, "scd", "digits", {"scm.commit": "def"}) == "2"
+    assert [*(root / "mlartifacts").rglob("MLmodel")] == [description] and description.stat().st_mtime_ns == stored
+    description.unlink()  # as an upload that was cut off leaves it
+    weights_file = description.parent / "artifacts/product/student.safetensors"
+    weights_file.write_bytes(b"half")
+    assert log_version(settings, root, params, "scd", "digits", {}) == "3"
+    assert description.exists() and weights_file.read_bytes() == (root / "models/scd/model.safetensors").read_bytes()
     client = mlflow.MlflowClient(tracking_uri=settings.store)
     first, second = (client.get_model_version("digits", number) for number in ("1", "2"))
     assert (first.tags["scm.commit"], second.tags["scm.commit"]) == ("abc", "def")
     assert first.source == second.source and first.status == "READY"
     run = client.get_run(str(first.run_id))
     assert run.data.tags["scm.stage"] == "evaluate" and run.data.tags["scm.item"] == "scd"
-    client.set_registered_model_alias("digits", "champion", "2")
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(settings.store)
     try:
+        assert not has_champion(root, params)
+        client.set_registered_model_alias("digits", "champion", "2")
+        assert has_champion(root, params)  # and MLflow looks in this store from now on
         model = mlflow.pyfunc.load_model("models:/digits@champion")
     finally:
         mlflow.set_tracking_uri(before)
