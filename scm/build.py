@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scm import weights
 from scm.data.codec import Codec
 from scm.data.loader import LatentLoader
+from scm.data.shards import INDEX
 from scm.errors import UserError
 from scm.evaluation.generate import (
     Sampler,
@@ -156,7 +157,18 @@ class TrainingData:
     """x_0 and labels at any position: the loader's stored samples served by the codec."""
 
     def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks) -> None:
+        """Opens the shards.
+
+        Raises:
+            UserError: as LatentLoader does, or the processes have different data.
+        """
         self.loader = LatentLoader(folder, seed, batch, ranks.rank, ranks.world)
+        index = float(int(sha256(folder / INDEX)[:12], 16))  # 48 bits, which a float64 holds exactly
+        if ranks.any(index != ranks.of_first(index)):
+            raise UserError(
+                f"{folder / INDEX} is not the same on all machines: delete {folder} where it is out of date, and set "
+                "runtime.shards to have it fetched again"
+            )
         self.codec = Codec(self.loader.codec_header)
         self._seed, self._ranks = seed, ranks
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scm import fetching
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.files import read_json, write_json
 from scm.fingerprint import Inputs, inputs_of
@@ -182,6 +183,8 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         params = load(root / "params.yaml")
         if training or (parallel and params.runtime.processes > 1):
             _start_processes(name, params.runtime.processes)
+        if name in fetching.STAGES:
+            fetching.fetch_latents(root, params.runtime.shards, name)
         stage = _open(root, name, sys.argv[1] if matrix else None, params)
         with _locked(stage):
             run(stage)

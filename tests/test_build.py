@@ -108,7 +108,8 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
 
 
 def runtime(**changes: object) -> Runtime:
-    values = {"device": "cpu", "threads": None, "processes": 1, "compile": True, "log_every": 1, "checkpoint_every": 1}
+    values = {"device": "cpu", "threads": None, "processes": 1, "shards": None, "compile": True}
+    values |= {"log_every": 1, "checkpoint_every": 1}
     return Runtime(**{**values, **changes})  # type: ignore[arg-type]
 
 
