@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from scm.data.remote import THREADS, fetch_index, fetch_missing
+from scm.data.shards import INDEX, LABELS, OFFSETS
 from scm.errors import UserError
 from scm.fingerprint import made_by_stages
 
 FOLDER = "data/latents"
-STAGES = ("train_teacher", "train_student")
-"""Those that read it."""
 
 
-def fetch_latents(root: Path, shards: str | None, name: str) -> None:
+def fetch_latents(root: Path, shards: str, name: str) -> None:
     """Completes data/latents, by all processes of this machine together; one of them says how far it is.
 
     Args:
@@ -29,10 +29,6 @@ def fetch_latents(root: Path, shards: str | None, name: str) -> None:
     Raises:
         UserError: something cannot be had, or is not what index.json or dvc.lock say.
     """
-    if shards is None:
-        return
-    from scm.data.remote import THREADS, fetch_index, fetch_missing
-
     address = shards if "://" in shards else str(root / Path(shards).expanduser())
     folder, neighbours = root / FOLDER, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -51,16 +47,18 @@ def _check_locked(root: Path, folder: Path, index: dict[str, Any]) -> None:
     exactly that size pass; on machines that train together TrainingData sees to it that they have the same index.
     """
     known = made_by_stages(root).get(FOLDER, {})
-    files = {"nfiles": len(index["shards"]) + 3, "size": (folder / "index.json").stat().st_size}
-    files["size"] += sum(shard["bytes"] for shard in index["shards"]) + 2 * _array_size(index["count"])
-    for key, value in files.items():
-        if known.get(key, value) != value:
-            told = f"{known.get('nfiles'):,} files of {known.get('size'):,} bytes together"
-            found = f"{files['nfiles']:,} files of {files['size']:,}"
-            raise UserError(
-                f"{folder}/index.json describes {found}, but {FOLDER} in dvc.lock is {told}: delete {folder} and set "
-                "runtime.shards to a copy of what dvc.lock means, or bring dvc.lock from where they were made"
-            )
+    if not {"nfiles", "size"} <= known.keys():
+        return
+    arrays = 2 * _array_size(index["count"])
+    size = (folder / INDEX).stat().st_size + sum(shard["bytes"] for shard in index["shards"]) + arrays
+    files = len(index["shards"]) + len((INDEX, LABELS, OFFSETS))
+    if (files, size) != (known["nfiles"], known["size"]):
+        told = f"{known['nfiles']:,} files of {known['size']:,}"
+        found = f"{folder / INDEX} describes {files:,} files of {size:,} bytes together"
+        remedy = f"delete {folder} and set runtime.shards to a copy of what dvc.lock means"
+        raise UserError(
+            f"{found}, but {FOLDER} in dvc.lock is {told}: {remedy}, or take the dvc.lock that belongs to these data"
+        )
 
 
 def _array_size(count: int) -> int:

@@ -147,6 +147,22 @@ def latents(folder: Path, classes: int = 3) -> build.TrainingData:
     return build.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")))
 
 
+def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatch):
+    """The first process's number comes from its index, those of the others have to be the same."""
+    mine = latents(tmp_path / "latents")
+    told = []
+
+    def of_first(self: Ranks, value: float) -> float:
+        told.append(value)
+        return told[0]
+
+    monkeypatch.setattr(Ranks, "of_first", of_first)
+    alike = latents(tmp_path / "alike")
+    assert alike.loader.count == mine.loader.count and float(int(told[0])) == told[0] < 2**48
+    with pytest.raises(UserError, match=r"other/index.json is not the same on all machines: delete .+/other where"):
+        latents(tmp_path / "other", classes=4)
+
+
 def teacher_file(path: Path, **changes: Any) -> Path:
     model = tiny_model()
     header = {
