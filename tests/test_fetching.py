@@ -44,7 +44,7 @@ def test_a_path_is_relative_to_the_project_and_the_first_process_of_a_machine_sp
         path.name for path in (root / "../copy").iterdir()
     )
     first, *_ = capsys.readouterr().out.splitlines()
-    assert first.startswith("[train_teacher] 5 of 5 shards are missing: fetching 0.1 MiB from ")
+    assert first.startswith("[train_teacher] fetching 5 of 5 shards, 0.1 MiB, from ")
     shutil.rmtree(root / "data")
     monkeypatch.setenv("LOCAL_RANK", "1")
     fetch_latents(root, "../copy", "train_teacher")

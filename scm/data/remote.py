@@ -89,7 +89,7 @@ def fetch_missing(
         size = sum(shard["bytes"] for shard in missing)
         _check_room(folder, missing)
         source = Source(address)
-        say(f"{len(missing)} of {len(index['shards'])} shards are missing: fetching {_mib(size)} from {source.address}")
+        say(f"fetching {len(missing)} of {len(index['shards'])} shards, {_mib(size)}, from {source.address}")
         job = _Job(folder, source, deque(missing), _Progress(size, say), say, pauses)
         with room_in(folder, "make room, then run the same command to go on"):
             job.run(min(threads, len(missing)))

@@ -153,7 +153,7 @@ def test_progress_is_said_about_every_tenth_with_rate_and_time_left(empty, web, 
     said: list[str] = []
     fetch(empty, web.address, said, threads=1)
     size = sum(path.stat().st_size for path in origin.glob("*.tar")) / 2**20
-    assert said[0] == f"12 of 12 shards are missing: fetching {size:.1f} MiB from {web.address}"
+    assert said[0] == f"fetching 12 of 12 shards, {size:.1f} MiB, from {web.address}"
     assert 8 <= len(said[1:]) <= 12
     shares = [int(line.split("%")[0]) for line in said[1:]]
     assert shares == sorted(shares) and shares[-1] == 100

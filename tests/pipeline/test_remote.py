@@ -27,7 +27,7 @@ def test_a_teacher_on_shards_from_a_web_server_has_the_same_bits(project, bare, 
     with serving(project / "data/latents") as web:
         edit(bare, "runtime.shards", web.address)
         said = run("python", "-m", "stages.train_teacher").stdout
-    assert re.search(r"^\[train_teacher\] \d of \d shards are missing: fetching .+ from http://127", said, re.MULTILINE)
+    assert re.search(r"^\[train_teacher\] fetching \d of \d shards, .+, from http://127", said, re.MULTILINE)
     for folder in ("data/latents", "models/teacher/snapshots"):
         expected, found = (
             {path.name: path.read_bytes() for path in (root / folder).iterdir()} for root in (project, bare)
