@@ -93,7 +93,7 @@ def fetch_missing(
         job = _Job(folder, source, deque(missing), _Progress(size, say), say, pauses)
         with room_in(folder, "make room, then run the same command to go on"):
             job.run(min(threads, len(missing)))
-    _complete_arrays(folder, index)
+    _complete_arrays(folder, index, say)
 
 
 @dataclass
@@ -238,12 +238,13 @@ class _Progress:
             self._say(f"{self._done / self._total:4.0%}  {figures}  ETA {left // 60}:{left % 60:02d}")
 
 
-def _complete_arrays(folder: Path, index: dict[str, Any]) -> None:
+def _complete_arrays(folder: Path, index: dict[str, Any], say: Callable[[str], None]) -> None:
     """Makes labels and offsets from the shards, where they are missing; one process does it, the others wait."""
     paths = [folder / LABELS, folder / OFFSETS]
     while not all(path.exists() for path in paths):
         with _claimed(folder / OFFSETS) as claim:
             if claim is not None and not all(path.exists() for path in paths):
+                say(f"making {LABELS} and {OFFSETS} from {len(index['shards'])} shards")
                 parts = [_contents(folder / shard["file"], shard["count"]) for shard in index["shards"]]
                 for path, arrays in zip(paths, zip(*parts, strict=True), strict=True):
                     with replacing(path) as temporary, temporary.open("wb") as stream:

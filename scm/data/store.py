@@ -15,6 +15,8 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before the second attempt, the third, ..., after which it is given up."""
 CHUNK = 8 * 2**20
 """Bytes read at a time: one request to an object store; of a web server what has arrived."""
+BUFFER = 4 * 2**20
+"""Bytes of a web server's answer that wait to be read before it has to pause."""
 CONNECT, SILENCE = 30.0, 60.0
 """Seconds after which a web server counts as out of reach, and as fallen silent."""
 PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -42,7 +44,9 @@ class Source:
             import aiohttp
 
             limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-            options["client_kwargs"] = {"timeout": limits, "trust_env": True}  # its proxies
+            # trust_env: through the environment's proxies. The buffer is aiohttp's: with its 64 KiB the threads that
+            # read would be woken a hundred times as often.
+            options["client_kwargs"] = {"timeout": limits, "trust_env": True, "read_bufsize": BUFFER}
         try:
             self._files, self._root = fsspec.url_to_fs(self.address, **options)
         except ImportError as error:
