@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from scm import fetching
 from scm.data.shards import write_latents
 from scm.errors import UserError
 from scm.fetching import fetch_latents
 from scm.fingerprint import inputs_of
+from scm.stage import READ_LATENTS
 
+ROOT = Path(__file__).parents[1]
 DVC = "stages:\n  train_teacher:\n    cmd: x\n    params: [seed]\n    deps: [data/latents]\n"
 
 
@@ -19,6 +22,12 @@ def make_latents(folder: Path, count: int = 30) -> Path:
     samples = ((f"{n}", np.full((1, 2, 2), n, np.uint8), 0) for n in range(count))
     write_latents(samples, folder, 7, {"classes": ["a"], "codec": {"name": "identity"}})
     return folder
+
+
+def test_shards_are_fetched_for_the_stages_that_read_them():
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    reading = {name for name, stage in stages.items() if fetching.FOLDER in stage.get("do", stage)["deps"]}
+    assert reading == set(READ_LATENTS)
 
 
 def lock(folder: Path, **changes: int) -> str:

@@ -84,16 +84,26 @@ def fetch_missing(
         UserError: something cannot be had or is not what the index says, or the disk has no room for it.
     """
     index = fetch_index(folder, address, say, pauses)
+    with room_in(folder, "make room, then run the same command to go on"):
+        _fetch_shards(folder, address, index, say, threads, pauses)
+        _complete_arrays(folder, index, say)
+
+
+def _fetch_shards(
+    folder: Path,
+    address: str,
+    index: dict[str, Any],
+    say: Callable[[str], None],
+    threads: int,
+    pauses: Sequence[float],
+) -> None:
     missing = [shard for shard in index["shards"] if not _is_there(folder, shard)]
     if missing:
         size = sum(shard["bytes"] for shard in missing)
         _check_room(folder, missing)
         source = Source(address)
         say(f"fetching {len(missing)} of {len(index['shards'])} shards, {_mib(size)}, from {source.address}")
-        job = _Job(folder, source, deque(missing), _Progress(size, say), say, pauses)
-        with room_in(folder, "make room, then run the same command to go on"):
-            job.run(min(threads, len(missing)))
-    _complete_arrays(folder, index, say)
+        _Job(folder, source, deque(missing), _Progress(size, say), say, pauses).run(min(threads, len(missing)))
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Shards from a web server on loopback, from folders, from memory: whole, shared, interrupted, wrong, out of reach."""
 
 import contextlib
+import errno
 import fcntl
 import http.server
 import json
+import os
 import shutil
 import signal
 import socket
@@ -215,6 +217,19 @@ def test_after_kill_9_finished_shards_stay_and_the_rest_is_fetched(origin, empty
         assert set(web.asked) == {f"{number:06d}.tar" for number in range(SHARDS)} - finished.keys()
 
 
+def test_ctrl_c_ends_all_threads_and_leaves_finished_shards_alone(origin, empty):
+    with serving(origin, slowness=0.01) as web:
+        (process,) = start(empty, web.address)
+        while len(list(empty.glob("*.tar"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    finished = contents(empty)
+    assert 3 <= len(finished) < SHARDS + 1, "the index and some shards"
+    assert finished.items() <= contents(origin).items()
+
+
 def test_a_shard_that_another_process_holds_is_waited_for(origin, empty, web):
     empty.mkdir(parents=True)
     said: list[str] = []
@@ -387,6 +402,19 @@ def test_too_little_room_is_said_before_anything_is_fetched(empty, web, monkeypa
         f"{empty}: the shards that are missing take 0.8 MiB, but only 0.1 MiB are free: make room"
     )
     assert set(web.asked) == {"index.json"}
+
+
+def test_a_disk_that_fills_up_is_named(empty, web, monkeypatch):
+    fetch_index(empty, web.address, print)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert refusal(empty, web.address) == (
+        f"{empty} cannot be written (No space left on device): make room, then run the same command to go on"
+    )
+    assert [path.name for path in empty.iterdir()] == ["index.json"]
 
 
 def test_damaged_local_shards_are_named_when_labels_are_made_of_them(origin, empty):
