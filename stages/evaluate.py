@@ -25,7 +25,7 @@ def run(stage: Stage) -> None:
     ranks = Ranks.join(device)
     reference = load(stage.root / "data/reference", ranks.device)
     model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", ranks.device)
-    codec, scale = load_codec(stage.root / "data/codec", ranks.device), build.guidance_of(params, header)
+    codec, scale = load_codec(stage.root / "data/codec", ranks.device), build.scale_of(header)
     codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     figures: dict[str, float] = {"mparams": parameters}
     figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
-    figures |= {"guidance": scale} if build.is_guided(params, header) else {}
+    figures |= {"guidance": scale} if build.is_guided(header) else {}
     grids: dict[int, Tensor] = {}
 
     def drawn(sampler: Sampler, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
     def features_of(sampler: Sampler, seeds: range) -> tuple[Tensor, float]:
         return sampled_features(drawn(sampler, seeds), count, codec.decode, reference, ranks)
 
-    samplers = build.samplers(params, header, header.get("t_mid"))
+    samplers = build.samplers(params, header, scale, header.get("t_mid"))
     next(drawn(samplers[0], ranges[0]), None)  # a first batch is slow, and not to count in images_per_second
     for sampler in samplers:
         sets, nfe = map(partial(features_of, sampler), ranges), sampler.nfe
