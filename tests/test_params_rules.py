@@ -249,6 +249,11 @@ def test_a_halflife_of_a_fifth_of_the_shortest_run_that_is_on_is_allowed():
     assert validate(with_values({**values, **budgets}), "params.yaml").ema.halflife == 20000
 
 
+def test_guidance_scales_may_wait_for_a_student_that_is_switched_off():
+    values = {**methods(sct="teacher"), **GUIDED, "select.guidance.student": [1.0, 2.5]}
+    assert validate(with_values(values), "params.yaml").select.guidance.student == (1.0, 2.5)
+
+
 @pytest.mark.parametrize("profiles", [[0.05, 0.0501], [0.0504, 0.0506], [0.0005, 0.0004]])
 def test_profiles_are_refused_exactly_where_their_snapshots_would_share_a_file(profiles):
     shared = len({snapshot_file(1, sigma_rel) for sigma_rel in profiles}) == 1

@@ -239,10 +239,11 @@ def _guidance(params: Params) -> Iterator[Fault]:
             problem = "a teacher can be guided only if it was trained without labels as well"
             remedy = "set teacher.label_dropout to 0.1, or write [1.0]"
             yield Fault("select.guidance.teacher", scale, f"{problem}; {remedy}")
-    methods = [params.student.method(name) for name in params.student.methods if name in params.student.declared]
-    ranges = [method.guidance for method in methods if method.guidance]
+    student = params.student
+    guided = {name: given for name in student.declared if (given := student.method(name).guidance)}
+    ranges = [guided[name] for name in student.methods if name in guided]
     for scale in scales.student:
-        if scale != 1 and not ranges:
+        if scale != 1 and not guided:  # of those that are switched off as well, whose scales stay for later
             problem = "no student is told a guidance scale"
             remedy = "write [1.0], or add guidance: [1.0, 2.0] to a method's block"
             yield Fault("select.guidance.student", scale, f"{problem}; {remedy}")
