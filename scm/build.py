@@ -24,7 +24,7 @@ from scm.evaluation.generate import (
     multistep_sampler,
     t_max_of,
 )
-from scm.files import sha256
+from scm.files import read_json, sha256
 from scm.networks import Model, NetworkSettings
 from scm.networks.model import LogWeight
 from scm.objectives import (
@@ -53,6 +53,8 @@ from scm.trigflow import time_of_sigma
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+SAMPLING = "sampling.json"
+"""How a selected model is sampled: beside its weights, so that another choice retrains nobody who starts from them."""
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Of torch.compile: dropout draws from the generators that it draws from without compilation."""
 
@@ -150,6 +152,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, d
     """A trained model in eval mode and the header of its file."""
     state, header = weights.load(path)
     return model_of(state, header, device), header
+
+
+def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """The model in models/<name>, and its header with how selection chose to sample it: `guidance_scale`, t_mid."""
+    model, header = load_model(folder / "model.safetensors", device)
+    return model, {**header, **read_json(folder / SAMPLING)}
 
 
 class TrainingData:
@@ -366,17 +374,9 @@ def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
     return scales.teacher
 
 
-def scale_of(header: Mapping[str, Any]) -> float:
-    """The guidance scale that selection chose for a model; snapshots have none."""
-    if "guidance_scale" not in header:
-        problem = "its file does not say at which guidance scale it is sampled, being older than that entry"
-        raise UserError(f"models/{header['model']}: {problem}; run `scm run`")
-    return header["guidance_scale"]
-
-
 def is_guided(header: Mapping[str, Any]) -> bool:
     """Whether the guidance scale plays a part in what the model draws."""
-    return bool(header["network"].get("guidance")) or scale_of(header) != 1
+    return bool(header["network"].get("guidance")) or header["guidance_scale"] != 1
 
 
 def few_step_times(params: Params, sigma_d: float) -> list[float]:

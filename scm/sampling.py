@@ -39,7 +39,7 @@ def sample_command(args: argparse.Namespace) -> int:
     if not 0 <= args.seed < 2**63 - args.count:
         raise UserError(f"--seed {args.seed}: must be between 0 and 2^63 - 1 less the number of images")
     device = build.device_of(params.runtime.model_copy(update={"device": args.device}))
-    model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
+    model, header = build.load_selected(root / "models" / args.model, device)
     for line in differences(root, params, args.model):
         print(f"scm sample: {line}", file=sys.stderr)
     codec, chosen = load_codec(root / "data/codec", device), class_numbers(args.classes, header["classes"])
@@ -97,7 +97,7 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
 def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
     """The guidance scale: the selected one, or what was asked for, if the model can be guided with it."""
     if asked is None:
-        return build.scale_of(header)
+        return header["guidance_scale"]
     scale, trained = asked, header.get("guidance")
     if not math.isfinite(scale) or scale < 0:
         raise UserError(f"--guidance {scale:g}: must be a number from 0 on, such as 1.5")

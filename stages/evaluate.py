@@ -24,8 +24,8 @@ def run(stage: Stage) -> None:
     device = build.device_of(params.runtime)
     ranks = Ranks.join(device)
     reference = load(stage.root / "data/reference", ranks.device)
-    model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", ranks.device)
-    codec, scale = load_codec(stage.root / "data/codec", ranks.device), build.scale_of(header)
+    model, header = build.load_selected(stage.root / f"models/{model_name}", ranks.device)
+    codec, scale = load_codec(stage.root / "data/codec", ranks.device), header["guidance_scale"]
     codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)

@@ -6,7 +6,7 @@ from pathlib import Path
 from scm import build, weights
 from scm.data.autoencoders import load_codec
 from scm.evaluation.reference import load
-from scm.files import replacing
+from scm.files import replacing, write_json
 from scm.results import progress_path
 from scm.selection import Figures, Measured, Selection, chosen
 from scm.stage import Stage, main
@@ -24,6 +24,8 @@ def run(stage: Stage) -> None:
     choice = chosen(rows)
     progress = list(selection.progress(header, choice))
     if ranks.rank == 0:
+        sampling = {key: header.pop(key) for key in ("guidance_scale", "t_mid") if key in header}
+        write_json(stage.root / f"models/{model}" / build.SAMPLING, sampling)
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
         write(stage.root / f"results/curves/select-{model}.csv", rows)
         write(progress_path(stage.root, model), progress)

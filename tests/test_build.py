@@ -14,7 +14,7 @@ from scm import build, weights
 from scm.data.codec import plain_header
 from scm.data.shards import write_latents
 from scm.errors import UserError
-from scm.files import sha256
+from scm.files import sha256, write_json
 from scm.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -369,14 +369,14 @@ def test_a_teacher_that_never_went_without_labels_is_not_guided():
     )
 
 
-def test_the_scale_is_the_selected_one():
-    assert build.scale_of(header("scd", guidance_scale=1.25, guidance=[1.0, 2.0])) == 1.25
-    with pytest.raises(UserError) as caught:
-        build.scale_of(header("scd", guidance=[1.0, 2.0]))
-    assert str(caught.value) == (
-        "models/scd: its file does not say at which guidance scale it is sampled, being older than that entry; "
-        "run `scm run`"
-    )
+def test_a_selected_model_is_loaded_with_how_it_is_sampled(tmp_path):
+    teacher_file(tmp_path / "model.safetensors", label_dropout=0.1)
+    with pytest.raises(UserError, match=r"sampling\.json is missing: run `dvc repro` first$"):
+        build.load_selected(tmp_path)
+    write_json(tmp_path / "sampling.json", {"guidance_scale": 1.25})
+    _, of_file = build.load_model(tmp_path / "model.safetensors")
+    model, found = build.load_selected(tmp_path)
+    assert found == {**of_file, "guidance_scale": 1.25} and not model.training
 
 
 def test_a_student_is_probed_as_it_is_sampled():

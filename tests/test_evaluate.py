@@ -18,6 +18,7 @@ from scm import weights
 from scm.data.autoencoders import save_codec
 from scm.data.codec import plain_header
 from scm.evaluation.generate import batches
+from scm.files import write_json
 from scm.fingerprint import Inputs
 from scm.stage import Stage
 from stages import evaluate
@@ -42,9 +43,10 @@ def stage_in(folder: Path) -> Stage:
     net = tiny_model(3)
     header = {
         "model": "scd", "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "t_max": T_MAX,
-        "classes": ["0", "1", "2"], "codec": CODEC, "sigma_rel": 0.05, "guidance_scale": 1.0, "t_mid": 0.8,
+        "classes": ["0", "1", "2"], "codec": CODEC, "sigma_rel": 0.05,
     }  # fmt: skip
     weights.save(folder / "models/scd/model.safetensors", net.state_dict(), header)
+    write_json(folder / "models/scd/sampling.json", {"guidance_scale": 1.0, "t_mid": 0.8})
     save_codec(folder / "data/codec", CODEC, None)
     (folder / "work").mkdir(exist_ok=True)
     return Stage("evaluate", "scd", folder, params_with(VALUES), Inputs({}, {}, "0" * 64), folder / "work")

@@ -34,14 +34,15 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
-    net = tiny_model(seed, guidance="guidance" in changes)
+def save_model(project: Path, name: str, *, scale: float = 1.0, t_mid: float | None = None, **changes: Any) -> None:
+    net = tiny_model(guidance="guidance" in changes)
     header = {
         "model": name, "network": net.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5, "t_max": T_MAX,
-        "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), "guidance_scale": 1.0,
-        **changes,
+        "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
+    sampling = {"guidance_scale": scale} | ({} if t_mid is None else {"t_mid": t_mid})
+    write_json(project / f"models/{name}/sampling.json", sampling)
     save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 
 
@@ -149,7 +150,7 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
             pictures[model, guidance] = picture.tobytes()
     assert pictures["teacher", None] == pictures["teacher", 1.0] != pictures["teacher", 2.0]
     assert pictures["sct", None] == pictures["sct", 1.0] and len(pictures) == 7
-    save_model(project, "teacher", label_dropout=0.1, guidance_scale=2.0)
+    save_model(project, "teacher", label_dropout=0.1, scale=2.0)
     assert sampling.sample_command(options(model="teacher", steps=3)) == 0
     assert capsys.readouterr().err.startswith("grid.png: 6 images, 10 network evaluations each, ")
     with Image.open("grid.png") as picture:
