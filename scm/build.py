@@ -17,6 +17,7 @@ from scm.data.codec import Codec
 from scm.data.loader import LatentLoader
 from scm.data.shards import INDEX
 from scm.errors import UserError
+from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.evaluation.generate import (
     Sampler,
     consistency_sampler,
@@ -25,7 +26,7 @@ from scm.evaluation.generate import (
     multistep_sampler,
     t_max_of,
 )
-from scm.files import sha256
+from scm.files import read_json, sha256
 from scm.networks import Model, NetworkSettings
 from scm.networks.model import LogWeight
 from scm.objectives import (
@@ -54,6 +55,8 @@ from scm.trigflow import time_of_sigma
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+SAMPLING = "sampling.json"
+"""How a selected model is sampled: beside its weights, so that another choice retrains nobody who starts from them."""
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Of torch.compile: dropout draws from the generators that it draws from without compilation."""
 
@@ -69,6 +72,11 @@ def device_of(runtime: Runtime) -> str:
     if runtime.device == "cuda" and not available:
         raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
     return "cuda" if available and runtime.device != "cpu" else "cpu"
+
+
+def classifier_settings(params: Params) -> ClassifierSettings:
+    """How the pipeline's own extractor is built and trained."""
+    return ClassifierSettings(**params.reference.classifier.model_dump())
 
 
 def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:
@@ -151,6 +159,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, d
     """A trained model in eval mode and the header of its file."""
     state, header = weights.load(path)
     return model_of(state, header, device), header
+
+
+def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """The model in models/<name>, and its header with how selection chose to sample it: `guidance_scale`, t_mid."""
+    model, header = load_model(folder / "model.safetensors", device)
+    return model, {**header, **read_json(folder / SAMPLING)}
 
 
 class TrainingData:
@@ -334,19 +348,20 @@ def fake_score(teacher: Model, settings: StudentMethod, seed: int) -> FakeScore:
         return FakeScore(network, LogWeight())
 
 
-def samplers(params: Params, header: Mapping[str, Any], t_mid: float | None) -> list[Sampler]:
+def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: float | None) -> list[Sampler]:
     """The samplers that a model is measured with, fewest evaluations first.
 
     A teacher's few-step and full one; of multistep a jump for each segment; else one step and, at `t_mid`, two.
 
     Args:
         header: of the model's file, or of one of its snapshots.
+        scale: of guidance, which doubles a teacher's evaluations.
     """
     settings, sigma_d = params.sampler, header["sigma_d"]
     if header["model"] == TEACHER:
         few = ddim_sampler(few_step_times(params, sigma_d), sigma_d)
         full = heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
-        evaluations = evaluations_of(header, guidance_of(params, header))
+        evaluations = evaluations_of(header, scale)
         return [replace(each, nfe=each.nfe * evaluations) for each in (few, full)]
     t_max = header["t_max"]
     if "segments" in header:
@@ -365,20 +380,21 @@ def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ..
     return params.select.t_mid if header["model"] in TWO_STEPS else ()
 
 
-def guidance_of(params: Params, header: Mapping[str, Any]) -> float:
-    """The scale at which a model is sampled: a student's is 1 where it was not trained for another."""
-    scales = params.sampler.guidance
-    if header["model"] == TEACHER:
-        if scales.teacher != 1 and not header.get("label_dropout"):
+def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
+    """The candidates for the guidance scale: 1 alone for a student that was not trained for another."""
+    scales = params.select.guidance
+    if header["model"] != TEACHER:
+        return scales.student if header["network"].get("guidance") else (1.0,)
+    for scale in scales.teacher:
+        if scale != 1 and not header.get("label_dropout"):
             problem = "this teacher was never trained without labels, and cannot be guided"
-            raise UserError(f"params.yaml: sampler.guidance.teacher = {scales.teacher}: {problem}; write 1.0")
-        return scales.teacher
-    return scales.student if header["network"].get("guidance") else 1.0
+            raise UserError(f"params.yaml: select.guidance.teacher = {scale}: {problem}; write [1.0]")
+    return scales.teacher
 
 
-def is_guided(params: Params, header: Mapping[str, Any]) -> bool:
+def is_guided(header: Mapping[str, Any]) -> bool:
     """Whether the guidance scale plays a part in what the model draws."""
-    return bool(header["network"].get("guidance")) or guidance_of(params, header) != 1
+    return bool(header["network"].get("guidance")) or header["guidance_scale"] != 1
 
 
 def few_step_times(params: Params, sigma_d: float) -> list[float]:

@@ -120,7 +120,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--classes", type=_names, help="class names or numbers, comma-separated (default: all in turn)")
     sample.add_argument("-n", "--count", type=_whole, default=64, help="number of images (default: 64)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default: 0)")
-    sample.add_argument("--guidance", type=float, help="guidance scale (default: sampler.guidance)")
+    sample.add_argument("--guidance", type=float, help="guidance scale (default: the one that selection chose)")
     sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     sample.set_defaults(handler=_sample)

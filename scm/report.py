@@ -33,6 +33,8 @@ NAMES = {
     "scd_vsd": "sCD + VSD",
     "vsd": "VSD",
 }
+DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
+"""What the Fréchet distance is called by the features that it compares; FD on others."""
 HEAD = (
     "Model",
     "Sampler",
@@ -46,7 +48,7 @@ HEAD = (
     "Accuracy",
     "Images/s",
 )
-"""Columns of the table, see `row_cells`."""
+"""Columns of the table, see `row_cells`; FD by its name of `DISTANCES`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class Findings:
         rows: the table.
         data: what prepare counted.
         floor: Frechet distance between two halves of the real images.
-        held_out_accuracy: the extractor's accuracy on images that it was not trained on.
+        extractor: `reference.extractor`.
+        held_out_accuracy: of the pipeline's own extractor on images that it was not trained on; None of others.
         training: curve of each model's training.
         selection: curve of each model's choice of the average's length.
         choices: what was chosen for each model.
@@ -110,11 +113,22 @@ class Findings:
     rows: list[Row]
     data: dict[str, Any]
     floor: float
-    held_out_accuracy: float
+    extractor: str
+    held_out_accuracy: float | None
     training: dict[str, list[dict[str, float]]]
     selection: dict[str, list[dict[str, float]]]
     choices: dict[str, dict[str, float]]
     runs: list[dict[str, Any]]
+
+    @property
+    def distance(self) -> str:
+        """What the Fréchet distance is called."""
+        return DISTANCES.get(self.extractor, "FD")
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Columns of the table."""
+        return tuple(self.distance if name == "FD" else name for name in HEAD)
 
     @property
     def best_teacher(self) -> Row:
@@ -152,6 +166,8 @@ def collect(root: Path, params: Any) -> Findings:
     models = list(params.evaluate.models)
     reference_file = _path(metrics_path(root, "reference", None))
     reference = read_numbers(reference_file)
+    extractor = str(read_run(run_path(root, "reference"))["params"]["reference.extractor"])
+    own = extractor == "classifier"
     training_of = {model: "train_teacher" if model == "teacher" else "train_student" for model in models}
     return Findings(
         root=root,
@@ -160,7 +176,8 @@ def collect(root: Path, params: Any) -> Findings:
         rows=_rows(root, models),
         data=report_data.read(root),
         floor=_figure(reference, "fd_floor", reference_file),
-        held_out_accuracy=_figure(reference, "held_out_accuracy", reference_file),
+        extractor=extractor,
+        held_out_accuracy=_figure(reference, "held_out_accuracy", reference_file) if own else None,
         training={model: read_curve(_path(curve_path(root, training_of[model], model))) for model in models},
         selection={model: read_curve(_path(curve_path(root, "select_ema", model))) for model in models},
         choices={model: read_numbers(_path(metrics_path(root, "select_ema", model))) for model in models},
@@ -175,12 +192,13 @@ def display_name(model: str) -> str:
 def headline(findings: Findings) -> str:
     """One sentence: the two-step student beside the teacher."""
     teacher, row = findings.best_teacher, findings.headline_row
+    distance = {"FD": "a Fréchet distance"}.get(findings.distance, f"an {findings.distance}")
     best = f"the teacher's {number(teacher.distance)} in {teacher.evaluations}"
     if row is None:
-        return f"The teacher has a Fréchet distance of {number(teacher.distance)} in {teacher.evaluations} evaluations."
+        return f"The teacher has {distance} of {number(teacher.distance)} in {teacher.evaluations} evaluations."
     steps = "evaluation" if row.evaluations == 1 else "evaluations"
     return (
-        f"{row.name} reaches a Fréchet distance of {number(row.distance)} in {row.evaluations} network {steps}, beside "
+        f"{row.name} reaches {distance} of {number(row.distance)} in {row.evaluations} network {steps}, beside "
         f"{best}: {number(row.ratio)} × the distance with {number(teacher.evaluations / row.evaluations)} × fewer "
         "evaluations."
     )

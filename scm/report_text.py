@@ -2,18 +2,18 @@
 
 from html import escape
 
-from scm.report import HEAD, Findings, commit_of, display_name, duration, headline, health_lines, number, row_cells
+from scm.report import Findings, commit_of, display_name, duration, headline, health_lines, number, row_cells
 from scm.report_data import sentence
 
 
 def text(findings: Findings) -> str:
     """Returns the Markdown; pictures are links relative to results/."""
     lines = [f"# Few-step generation: {_cell(findings.preset)}", "", headline(findings), ""]
-    lines += [_line(HEAD), _line(("---", "---", *["---:"] * (len(HEAD) - 2)))]
+    lines += [_line(findings.head), _line(("---", "---", *["---:"] * (len(findings.head) - 2)))]
     lines += [_line([_cell(cell) for cell in row_cells(row)]) for row in findings.rows]
-    floor, accuracy = number(findings.floor), f"{findings.held_out_accuracy:.1%}"
-    halves = f"Two halves of the real images, one against the other: FD {floor}."
-    lines += ["", f"{halves} The extractor's held-out accuracy: {accuracy}.", ""]
+    halves = f"Two halves of the real images, one against the other: {findings.distance} {number(findings.floor)}."
+    accuracy = findings.held_out_accuracy
+    lines += ["", halves if accuracy is None else f"{halves} The extractor's held-out accuracy: {accuracy:.1%}.", ""]
     lines += ["## Samples", "", "The same noise and the same classes for every model.", ""]
     for row in findings.rows:
         name = f"{_cell(row.name)}, {row.evaluations} NFE"

@@ -1,33 +1,32 @@
 """Image shards to latent shards: what the networks are trained on, encoded once, and the codec that decodes it."""
 
-import os
-
 from scm.build import device_of
 from scm.data.autoencoders import Pretrained, check_fits, description, located, read, save_codec
 from scm.data.codec import Codec, normalized, plain_header
 from scm.data.encoding import encode_shards, join, measured, wait_for
 from scm.data.shards import read_index
 from scm.stage import Stage, main
+from scm.training.distributed import Ranks
 
 
 def run(stage: Stage) -> None:
     settings, shards = stage.params.codec, stage.root / "data/shards"
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = device_of(stage.params.runtime)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
+    ranks = Ranks.apart(device_of(stage.params.runtime))
     index, content, autoencoder, about = read_index(shards), None, None, None
     shape = [index["channels"], index["resolution"], index["resolution"]]
     if settings.name != "identity":
         path = located(settings.path, stage.root)
         content = read(settings.name, path, settings.sha256)
-        autoencoder = Pretrained(settings.name, content, settings.precision, device)
+        autoencoder = Pretrained(settings.name, content, settings.precision, ranks.device)
         check_fits(autoencoder, settings.channels, str(path))
         about = description(content, settings.precision)
         shape = stage.params.shape
     plain = plain_header(settings.name, stage.params.network.sigma_d, shape, about)
     stage.work.mkdir(parents=True, exist_ok=True)
-    encode_shards(shards, stage.work, Codec(plain, autoencoder), settings.stored, rank, world, stage.progress)
-    if rank:
+    encode_shards(
+        shards, stage.work, Codec(plain, autoencoder), settings.stored, ranks.rank, ranks.world, stage.progress
+    )
+    if ranks.rank:
         return
     wait_for(stage.work, shards)
     statistics, psnr = measured(stage.work, shards)
@@ -40,7 +39,7 @@ def run(stage: Stage) -> None:
         figures |= {f"mean_{channel}": mean, f"std_{channel}": std}
     if psnr:
         figures["psnr"] = sum(psnr) / len(psnr)
-    stage.extra["device"] = device.split(":")[0]
+    stage.extra["device"] = ranks.device.type
     stage.metrics("encode", figures)
 
 

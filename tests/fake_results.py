@@ -137,7 +137,7 @@ def _runs(folder: Path, seed: int) -> None:
             "commit": "3f2a9c1e5b7d4a6f8091a2b3c4d5e6f708192a3b",
             "dirty": True,
             "params_hash": "9b1c44d2e0f7",
-            "params": {"seed": seed, "evaluate.samples": 1797},
+            "params": {"seed": seed, "evaluate.samples": 1797, "reference.extractor": "classifier"},
             "chain": upstream if stage == "evaluate" else {},
         }
         _json(folder / f"{name}.json", run)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FIXED = """
 extends: shipped
 data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1}
-reference: {held_out: 0.2}
+reference: {classifier: {held_out: 0.2}}
 codec: {name: identity, normalize: measured}
 network:
   architecture: edm2
@@ -51,10 +51,12 @@ student:
   scd: {images: 128Ki, dropout: 0.0}
   sct: {images: 128Ki, dropout: 0.0}
 ema: {profiles: [0.05, 0.10], snapshots: 16, halflife: null}
-sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18, guidance: {teacher: 1.0, student: 1.0}}
+sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18}
 select:
   sigma_rel: {teacher: [0.05], student: [0.05, 0.10]}
+  guidance: {teacher: [1.0], student: [1.0]}
   t_mid: [0.6, 0.8, 1.1]
+  coarse: null
   samples: 1797
   progress: 4
 evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2, neighbours: 3}

@@ -18,6 +18,7 @@ from scm.data.codec import Codec, Statistics
 from scm.data.shards import INDEX, LABELS, OFFSETS, Sample, iterate_batches, read_index, write_latents
 from scm.errors import UserError
 from scm.files import link_or_copy, replacing_folder, write_json
+from scm.progress import Progress
 
 STORED = {"fp16": torch.float16, "fp32": torch.float32}
 PIXELS_AT_A_TIME = 2**20
@@ -25,40 +26,8 @@ MAX_IMAGES = 256
 """Images encoded at a time, fewer where they are large: figures are summed in this order, so it is no parameter."""
 ROUND_TRIPS = 256
 """Images that are decoded again to say how much the autoencoder keeps, as many of each shard; at least one."""
-SAY_EVERY = 10.0
-"""Seconds between two lines of progress."""
 DRAFT = "statistics"
 """Of a shard, in the index of its folder in the work folder."""
-
-
-class Progress:
-    """Rate and time left on the console.
-
-    Args:
-        total: images of this process.
-        say: prints a line.
-    """
-
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self.total, self.say, self.done, self.encoded = total, say, 0, 0
-        self.started = self.last = time.monotonic()
-
-    def skip(self, images: int) -> None:
-        """Counts what an earlier run has done."""
-        self.done += images
-
-    def add(self, images: int) -> None:
-        self.done, self.encoded = self.done + images, self.encoded + images
-        now = time.monotonic()
-        if now - self.last < SAY_EVERY:
-            return
-        self.last = now
-        rate = self.encoded / (now - self.started)
-        left = int((self.total - self.done) / rate)
-        self.say(
-            f"{self.done / self.total:4.0%}  {self.done:,}/{self.total:,} images  {rate:,.1f}/s  "
-            f"ETA {left // 60}:{left % 60:02d}"
-        )
 
 
 def encode_shards(
@@ -75,7 +44,7 @@ def encode_shards(
     """
     index = read_index(shards)
     mine = index["shards"][rank::world]
-    progress = Progress(sum(shard["count"] for shard in mine), say)
+    progress = Progress(sum(shard["count"] for shard in mine), say, "encoded")
     trips = max(1, ROUND_TRIPS // len(index["shards"]))
     for shard in mine:
         folder = folder_of(work, shard)

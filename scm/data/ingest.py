@@ -23,10 +23,10 @@ from scm.data.images import Source, pillow_without_limits_of_its_own, read_cropp
 from scm.data.shards import FORMAT, LABELS, encode_png, finish, write_tar
 from scm.errors import Interrupted, UserError
 from scm.files import link_or_copy, read_json, replacing, replacing_folder, room_in, sha256, write_json
+from scm.progress import Progress
 
 AHEAD = 4
 """Images for each thread that may be read before the shard's turn comes to them; it bounds the memory."""
-REPORT_SECONDS = 5.0
 POLL_SECONDS = 1.0
 FREE = "free some space and run the same command, which goes on where it stopped"
 
@@ -81,7 +81,7 @@ def ingest(
         plan: how it is cut into shards.
         work: kept when the process ends early, and handed in again by the same command. Shared by all processes.
         workers: process `rank` makes every `world`-th shard.
-        progress: gets lines such as "4,096 of 50,000 images, 1,830 images/s, 25 s left".
+        progress: gets lines of text.
         stopping: asked before each image; True ends the work.
 
     Raises:
@@ -100,12 +100,12 @@ def ingest(
         missing = [shard for shard, whole in zip(own, done, strict=True) if not whole]
         if any(done):
             progress(f"{sum(done)} of {len(own)} shards were made before")
-        meter = _Meter(sum(len(plan.images_of(shard, len(source))) for shard in missing), progress)
+        speed = Progress(sum(len(plan.images_of(shard, len(source))) for shard in missing), progress, "prepared")
         numbers = (number for shard in missing for number in plan.images_of(shard, len(source)))
         results = _in_order(pool, lambda number: _converted(source, number, plan), numbers, AHEAD * workers.threads)
         for shard in missing:
             some = islice(results, len(plan.images_of(shard, len(source))))
-            _write_shard(work, shard, source, plan, meter.counting(some, stopping))
+            _write_shard(work, shard, source, plan, _counted(some, speed, stopping))
     if workers.rank == 0:
         _wait_for_others(work, set(shards) - set(own), progress, stopping)
 
@@ -235,24 +235,12 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-class _Meter:
-    """Says every few seconds how far the work is."""
-
-    def __init__(self, total: int, progress: Callable[[str], None]) -> None:
-        self._total, self._progress, self._done = total, progress, 0
-        self._start = self._said = time.monotonic()
-
-    def counting(self, images: Iterator[_Image], stopping: Callable[[], bool]) -> Iterator[_Image]:
-        for image in images:
-            if stopping():
-                raise Interrupted(f"after {self._done:,} images; the same command goes on with the unfinished shards")
-            yield image
-            self._done += 1
-            now = time.monotonic()
-            if now - self._said >= REPORT_SECONDS:
-                self._said, rate = now, self._done / (now - self._start)
-                left = (self._total - self._done) / rate
-                self._progress(f"{self._done:,} of {self._total:,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+def _counted(images: Iterator[_Image], speed: Progress, stopping: Callable[[], bool]) -> Iterator[_Image]:
+    for image in images:
+        if stopping():
+            raise Interrupted(f"after {speed.done:,} images; the same command goes on with the unfinished shards")
+        yield image
+        speed.add(1)
 
 
 def _wait_for_others(

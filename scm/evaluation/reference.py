@@ -1,14 +1,13 @@
-"""What generated images are measured against: a trained extractor and what it says of the real images.
+"""What generated images are measured against: an extractor of features and what it says of the real images.
 
-Built once by the stage `reference` and stored as three files, then read by selection, evaluation and report:
+Built once by the stage `reference` and stored as files, then read by selection, evaluation and report:
 
-    extractor.safetensors    the classifier's weights, its settings in the header
+    extractor.*, dinov2/     the extractor's weights, so that the folder needs nothing else
     statistics.safetensors   the real images' feature sums (float64) and labels, and features of some of them (float32)
-    header.json              classes, task, held-out accuracy, floor, and the hash of the two files above
+    header.json              the extractor, shape of an image, classes, floor, and the hashes of the other files
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scm.errors import UserError
-from scm.evaluation.features import (
-    TURNS,
-    Augment,
-    Classifier,
-    ExtractorSettings,
-    Task,
-    load_classifier,
-    save_classifier,
-    train_classifier,
-)
-from scm.evaluation.frechet import FEWEST_SAMPLES, LARGEST_BATCH, FrechetDistance
+from scm.evaluation import extractors
+from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor
+from scm.evaluation.extractors.classifier import Classifier, Task
+from scm.evaluation.frechet import frechet_distance
 from scm.evaluation.kernel import kernel_distance
-from scm.evaluation.precision_recall import MOST_IMAGES, precision_recall, spread
+from scm.evaluation.measuring import RealImages
+from scm.evaluation.precision_recall import precision_recall, spread
+from scm.evaluation.statistics import Statistics, statistics_of
 from scm.files import read_json, replacing_folder, sha256, write_json
-from scm.randomness import generator
 
-FORMAT = 2
-EXTRACTOR, STATISTICS, HEADER = "extractor.safetensors", "statistics.safetensors", "header.json"
+FORMAT = 3
+STATISTICS, HEADER = "statistics.safetensors", "header.json"
 
 
 @dataclass(frozen=True)
@@ -44,45 +37,44 @@ class Reference:
     """The ruler for generated images.
 
     Attributes:
-        classes: Names of the classes; empty for unlabelled data.
-        task: What the extractor learnt: "class" or "rotation".
-        held_out_accuracy: The extractor's accuracy on images that it was not trained on, from 0 to 1.
+        classes: names of the classes; empty for unlabelled data.
+        shape: [C, H, W] of an image.
+        task: what the pipeline's classifier learnt, "class" or "rotation"; None of other extractors.
+        held_out_accuracy: the classifier's accuracy on images that it was not trained on, from 0 to 1; None as above.
         floor: Frechet distance between two random disjoint halves of the real images. The distance of finitely many
             samples is above 0 even for a perfect generator, roughly by a constant over their number; a half has half
             of that number, so that this is an upper bound for the bias of as many samples as there are real images.
         labels: int64 [N], the real images' labels in order: asking a model for these gives the real class distribution.
         features: float32 [M, F], features of M real images chosen at random, 10,000 at most, for all figures but FD.
             Rounded, so that the last bits, which depend on the batch, do not tell features of equal images apart.
-        extractor: The classifier, in float64.
+        statistics: of the real images, or other people's of such images: what the distance is measured against.
     """
 
     classes: tuple[str, ...]
-    task: Task
-    held_out_accuracy: float
+    shape: tuple[int, ...]
+    task: Task | None
+    held_out_accuracy: float | None
     floor: float
     labels: Tensor
     features: Tensor
-    extractor: Classifier
-    frechet: FrechetDistance
+    statistics: Statistics
+    extractor: Extractor
 
-    def distance(self, images: Tensor, batch: int = LARGEST_BATCH) -> float:
-        """Frechet distance of generated images, uint8 [N, C, H, W], to all real images; `batch` does not change it.
-
-        Raises:
-            UserError: Fewer than two images.
-            ValueError: The images are not uint8 of the reference's channels and resolution.
-        """
-        self._check(images)
-        return self.frechet.distance(images, batch)
-
+    @torch.no_grad()
     def features_of(self, images: Tensor) -> Tensor:
         """Features [N, F] of images, uint8 [N, C, H, W], float64 on the extractor's device.
 
         Raises:
-            ValueError: The images are not uint8 of the reference's channels and resolution.
+            ValueError: the images are not uint8 of the reference's channels and resolution.
         """
-        self._check(images)
-        return self.frechet.features(images)
+        if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
+            raise ValueError(f"the reference measures uint8 [N, {self.shape}], not {images.dtype} {list(images.shape)}")
+        device = next(self.extractor.buffers(), next(self.extractor.parameters(), images)).device
+        return torch.cat([self.extractor(some.to(device)).double() for some in images.split(LARGEST_BATCH)])
+
+    def distance_of(self, features: Tensor) -> float:
+        """Frechet distance of generated images with these features, [N, F], to the real ones."""
+        return frechet_distance(self.statistics, statistics_of(features))
 
     @torch.no_grad()
     def further(self, features: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
@@ -92,7 +84,7 @@ class Reference:
         evenly, of the real `features` the first, whose order is random. So does the kernel distance, to bound its time.
 
         Args:
-            features: Of the generated images, [N, F], as `features_of` returns them.
+            features: of the generated images, [N, F], as `features_of` returns them.
             labels: int64 [N], the classes that were asked for.
             neighbours: k of `precision_recall`.
 
@@ -101,26 +93,27 @@ class Reference:
             images that it takes for the asked class.
 
         Raises:
-            UserError: Fewer than two images, or not more than k.
+            UserError: fewer than two images, or not more than k.
         """
         figures: dict[str, float] = {}
         count = min(len(self.features), len(features))
         some, real = spread(features, count).float(), self.features[:count].to(features.device)
         figures["kid"] = kernel_distance(real, some)
         figures["precision"], figures["recall"] = precision_recall(real, some, neighbours)
-        if self.task == "class":
+        if self.task == "class" and isinstance(self.extractor, Classifier):
             right = self.extractor.output(features).argmax(dim=1) == labels.to(features.device)
             figures["accuracy"] = int(right.sum()) / len(right)
         return figures
 
     @property
     def protocol(self) -> str:
-        """SHA-256 of all that defines the figures: the extractor's weights, the real images' statistics and features.
+        """SHA-256 of all that defines the figures: extractor and weights, the real images' statistics and features.
 
         Figures are comparable where this is equal.
         """
-        digest = hashlib.sha256()
-        tensors = {**self.extractor.state_dict(), **self._statistics}
+        extractor = [self.extractor.name, self.extractor.preprocessing, self.extractor.weights_sha256]
+        digest = hashlib.sha256(f"{extractor}\n".encode())
+        tensors = {**self.extractor.state_dict(), **self._tensors}
         for name in sorted(tensors):
             value = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
@@ -128,12 +121,16 @@ class Reference:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes the three files; the folder takes its place whole or not at all."""
+        """Writes the files; the folder takes its place whole or not at all."""
         with replacing_folder(folder) as temporary:
-            save_classifier(self.extractor, temporary / EXTRACTOR)
-            save_file(self._statistics, temporary / STATISTICS)
+            names = self.extractor.save(temporary)
+            save_file(self._tensors, temporary / STATISTICS)
             header = {
                 "format": FORMAT,
+                "extractor": self.extractor.name,
+                "preprocessing": self.extractor.preprocessing,
+                "weights_sha256": self.extractor.weights_sha256,
+                "shape": list(self.shape),
                 "classes": list(self.classes),
                 "task": self.task,
                 "held_out_accuracy": self.held_out_accuracy,
@@ -141,80 +138,42 @@ class Reference:
                 "images": len(self.labels),
                 "features": self.extractor.num_features,
                 "protocol": self.protocol,
-                "files": {name: sha256(temporary / name) for name in (EXTRACTOR, STATISTICS)},
+                "files": {name: sha256(temporary / name) for name in [*names, STATISTICS]},
             }
             write_json(temporary / HEADER, header)
 
     @property
-    def _statistics(self) -> dict[str, Tensor]:
-        return {**self.frechet.real_statistics, "labels": self.labels, "features": self.features}
-
-    def _check(self, images: Tensor) -> None:
-        settings = self.extractor.settings
-        wanted = (settings["channels"], settings["resolution"], settings["resolution"])
-        if images.dtype != torch.uint8 or images.shape[1:] != wanted:
-            raise ValueError(f"the reference measures uint8 [N, {wanted}], not {images.dtype} {list(images.shape)}")
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self.statistics, "labels": self.labels, "features": self.features}
 
 
 def build(
-    images: Tensor,
-    labels: Tensor,
-    classes: list[str],
-    settings: ExtractorSettings,
-    *,
-    seed: int,
-    augment: Augment,
-    device: torch.device | str = "cpu",
-    progress: Callable[[str], None] = lambda text: None,
+    extractor: Extractor,
+    real: RealImages,
+    task: Task | None = None,
+    held_out_accuracy: float | None = None,
+    statistics: Statistics | None = None,
 ) -> Reference:
-    """Trains the extractor, on rotations where there are no two classes, and measures all real images with it.
+    """The ruler, from what was measured of the real images.
 
     Args:
-        images: The real images, uint8 [N, C, H, W].
-        labels: int64 [N], -1 = no label.
-        classes: Names of the classes; empty for unlabelled data.
-        settings: How the extractor is built and trained.
-        seed: The user's seed.
-        augment: As in `train_classifier`.
-        device: Where to compute.
-        progress: Receives lines of text.
-
-    Raises:
-        UserError: Too few images to divide into two halves or to train and measure an extractor.
+        extractor: that measured them.
+        task: what the pipeline's classifier learnt.
+        held_out_accuracy: how well.
+        statistics: what the Frechet distance is measured against; None = these images.
     """
-    if len(images) < 2 * FEWEST_SAMPLES:
-        raise UserError(
-            f"the reference needs at least {2 * FEWEST_SAMPLES} images, not {len(images)}: add images to data.path"
-        )
-    task: Task = "class" if len(classes) > 1 else "rotation"
-    extractor, reached = train_classifier(
-        images,
-        labels,
-        settings,
-        task=task,
-        outputs=len(classes) if task == "class" else TURNS,
-        seed=seed,
-        augment=augment,
-        device=device,
-        progress=progress,
+    floor = frechet_distance(*real.halves)
+    statistics = statistics or real.whole
+    return Reference(
+        real.classes, real.shape, task, held_out_accuracy, floor, real.labels, real.features, statistics, extractor
     )
-    progress(f"classifier: {reached:.1%} of the held-out images right ({task})")
-    frechet = FrechetDistance(extractor)
-    order = torch.randperm(len(images), generator=generator(seed, "reference floor"))
-    half = len(images) // 2
-    frechet.add_real(images[order[:half]])
-    floor = frechet.distance(images[order[half : 2 * half]])
-    frechet.add_real(images[order[half:]])
-    chosen = torch.randperm(len(images), generator=generator(seed, "precision and recall"))[:MOST_IMAGES]
-    features = frechet.features(images[chosen]).float().cpu()
-    return Reference(tuple(classes), task, reached, floor, labels.cpu(), features, extractor, frechet)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
     """Reads what `Reference.save` wrote and puts the extractor on `device`.
 
     Raises:
-        UserError: A file is missing, of another format, or not the one that the header was written for.
+        UserError: a file is missing, of another format, or not the one that the header was written for.
     """
     header: dict[str, Any] = read_json(folder / HEADER)
     remedy = "run `dvc repro --force reference`"
@@ -225,21 +184,21 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
             raise UserError(f"{folder / name} is missing: {remedy}")
         if sha256(folder / name) != digest:
             raise UserError(f"{folder / name} was changed after it was written: {remedy}")
-    extractor = load_classifier(folder / EXTRACTOR).to(device)
+    extractor = extractors.load(header["extractor"], folder, header["shape"][-1], device)
+    extractor.weights_sha256 = header["weights_sha256"]
     try:
         tensors = load_file(folder / STATISTICS)
         labels, features = tensors.pop("labels"), tensors.pop("features")
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{folder / STATISTICS} holds no statistics ({error}): {remedy}") from None
-    frechet = FrechetDistance(extractor)
-    frechet.real_statistics = tensors
     return Reference(
         tuple(header["classes"]),
+        tuple(header["shape"]),
         header["task"],
         header["held_out_accuracy"],
         header["floor"],
         labels,
         features,
+        tensors,
         extractor,
-        frechet,
     )

@@ -88,13 +88,22 @@ class Codec(Section):
     normalize: Literal["measured", "none", "paper"]
 
 
-class Reference(Section):
+class Classifier(Section):
     width: Whole
     features: Whole
     epochs: Whole
     batch: Whole
     lr: Positive
     held_out: Fraction
+
+
+class Reference(Section):
+    extractor: Literal["classifier", "inception", "dinov2", "exported"]
+    weights: Text | None
+    sha256: Sha256 | None
+    statistics: Text | None
+    statistics_sha256: Sha256 | None
+    classifier: Classifier
 
 
 class Network(Section):
@@ -252,19 +261,11 @@ class Ema(Section):
     halflife: PositiveCount | None
 
 
-class Scales(Section):
-    """Guidance scales, by the kind of model; 1 = without guidance."""
-
-    teacher: Scale
-    student: Scale
-
-
 class Sampler(Section):
     sigma_min: Positive
     sigma_max: Positive
     rho: Positive
     teacher_steps: Annotated[int, Field(ge=2)]
-    guidance: Scales
 
 
 class Lengths(Section):
@@ -274,10 +275,19 @@ class Lengths(Section):
     student: Annotated[tuple[SigmaRel, ...], Items, Distinct]
 
 
+class Scales(Section):
+    """Candidates for the guidance scale, by the kind of model; 1 = without guidance."""
+
+    teacher: Annotated[tuple[Scale, ...], Items, Distinct]
+    student: Annotated[tuple[Scale, ...], Items, Distinct]
+
+
 class Select(Section):
     sigma_rel: Lengths
+    guidance: Scales
     t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
     refine: Annotated[int, Field(ge=0)]
+    coarse: Annotated[Count, Field(ge=2)] | None
     samples: Annotated[Count, Field(ge=2)]
     progress: Whole
 

@@ -24,21 +24,26 @@ class Ranks:
     device: torch.device
 
     @classmethod
-    def join(cls, device: str) -> "Ranks":
-        """Joins the group that torchrun's environment describes, or stands alone.
+    def apart(cls, device: str) -> "Ranks":
+        """The place that torchrun's environment describes, without a group: such processes share work by files.
 
         Args:
             device: `cpu` or `cuda`; of several processes on a machine each takes its own GPU.
         """
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         index = int(os.environ.get("LOCAL_RANK", "0"))
         place = torch.device(device, index) if device == "cuda" else torch.device(device)
         if place.type == "cuda":
             torch.cuda.set_device(place)
-        if world == 1:
-            return cls(0, 1, place)
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), world, place)
+        return cls(rank, world, place)
+
+    @classmethod
+    def join(cls, device: str) -> "Ranks":
+        """The same, in the group of all processes."""
+        ranks = cls.apart(device)
+        if ranks.world > 1:
+            dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+        return ranks
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Replaces each gradient by its mean over the processes, in one message; all have the same ones or none."""

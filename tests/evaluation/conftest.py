@@ -1,8 +1,19 @@
 """Small images with a structure that a classifier can learn, without any download."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
+
+from scm.data.shards import write_shards
+from scm.data.transforms import augment
+from scm.evaluation.extractors.classifier import ClassifierSettings, train_classifier
+from scm.evaluation.measuring import collect, measure
+from scm.evaluation.reference import Reference, build
+
+SETTINGS = ClassifierSettings(width=8, features=16, epochs=3, batch=32, lr=5e-3, held_out=0.25)
 
 
 def striped_images() -> tuple[Tensor, Tensor]:
@@ -18,3 +29,32 @@ def striped_images() -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="session")
 def striped() -> tuple[Tensor, Tensor]:
     return striped_images()
+
+
+def shards_of(folder: Path, images: Tensor, labels: Tensor, classes: list[str], shard_images: int = 100) -> Path:
+    """The images as a folder of shards."""
+    size = {"channels": images.shape[1], "resolution": images.shape[2]}
+    samples = (
+        (f"{number:06d}", image.permute(1, 2, 0).numpy(), int(label))
+        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+    )
+    write_shards(samples, folder, shard_images, classes=classes, skipped=[], **size)
+    return folder
+
+
+def reference_of(
+    images: Tensor,
+    labels: Tensor,
+    classes: list[str],
+    settings: ClassifierSettings = SETTINGS,
+    seed: int = 0,
+) -> Reference:
+    """The reference of these images, by a classifier of them."""
+    task = "class" if len(classes) > 1 else "rotation"
+    extractor, reached = train_classifier(
+        images, labels, settings, task=task, outputs=len(classes) if task == "class" else 4, seed=seed, augment=augment
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        shards, work = shards_of(Path(folder) / "shards", images, labels, classes), Path(folder) / "work"
+        measure(extractor, shards, work, seed=seed)
+        return build(extractor, collect(shards, work), task, reached)

@@ -57,7 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = yaml.load(path.read_text())
     params["data"] |= {"resolution": SIDE, "shard_images": 4}
     params["codec"] |= {"name": "sd_vae", "channels": 4, "precision": "fp32"}
-    params["reference"] |= {"width": 8, "features": 16, "epochs": 1, "batch": 16}
+    params["reference"]["classifier"] |= {"width": 8, "features": 16, "epochs": 1, "batch": 16}
     params["network"] |= {"width": 16, "blocks": 1, "attention": [4], "channels_per_head": 16}
     params["teacher"] |= {"images": 512, "batch": 32, "precision": "fp32", "lr": RATE}
     params["student"]["common"] |= {"batch": 32, "precision": "fp32", "lr": RATE, "tangent_warmup": 64}

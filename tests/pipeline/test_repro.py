@@ -275,12 +275,14 @@ def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_pat
     edit(folder, "runtime.processes", 2)
     edit(folder, "evaluate.repeats", 2)
     edit(folder, "mlflow.enabled", False)
-    (folder / "models/scd/model.safetensors").unlink()
+    same = [f"models/scd/{name}" for name in ("model.safetensors", "sampling.json")]
+    for name in same:
+        (folder / name).unlink()
     for stage in ("select_ema", "evaluate"):
         lines = runner(folder)("python", "-m", f"stages.{stage}", "scd").stdout.splitlines()
         assert lines and len(lines) == len(set(lines)), "each is said once"
-    same = "models/scd/model.safetensors"
-    assert (folder / same).read_bytes() == (project / same).read_bytes()
+    for name in same:
+        assert (folder / name).read_bytes() == (project / name).read_bytes()
     found, before = (json.loads((root / "results/metrics/evaluate-scd.json").read_text()) for root in (folder, project))
     assert found["fd_0@2"] == pytest.approx(before["fd@2"], rel=1e-9) and found["fd_1@2"] != found["fd_0@2"]
     assert found["fd@2"] == min(found["fd_0@2"], found["fd_1@2"])

@@ -14,7 +14,7 @@ title: Adaptive weighting
 paper: something.
 methods: {scd: teacher}
 params:
-  reference: {epochs: 1}
+  reference: {classifier: {epochs: 1}}
   teacher: {images: 512, lr: {warmup: 64, decay_from: 256}}
   student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 2Ki}}
   sampler: {teacher_steps: 4}

@@ -1,4 +1,4 @@
-"""The feature extractor of the Frechet distance: a small classifier that the pipeline trains on the user's own images.
+"""The extractor that needs no download: a small classifier that the pipeline trains on the user's own images.
 
 Inception and DINOv2 see photographs of 224 pixels and more; on small images of another kind their features say little.
 A classifier of the data's own classes gives features that separate what matters there, it needs no download, and its
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.errors import UserError
+from scm.evaluation.extractors.base import Extractor
 from scm.files import replacing
 from scm.randomness import generator, global_draws, seed_of
 
 Task = Literal["class", "rotation"]
+FILE = "extractor.safetensors"
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 TURNS = 4
@@ -41,15 +43,18 @@ MEASURING_BATCH = 256
 """Images in one forward pass when nothing is learnt; bounds the memory and changes no figure."""
 
 
-class Classifier(nn.Module):
+class Classifier(Extractor):
     """A strided convolutional classifier whose last hidden layer is what the Frechet distance compares.
 
-    GroupNorm and no dropout: an image's features depend on that image alone, in training and after.
+    GroupNorm and no dropout: an image's features depend on that image alone, in training and after. It is trained in
+    float32 and measures in float64, in which features do not depend on how images are put in batches.
 
     Attributes:
         settings: The five arguments, enough to build the same module again.
-        num_features: Length F of a feature vector; torchmetrics reads this name.
     """
+
+    name: ClassVar[str] = "classifier"
+    preprocessing: ClassVar[str] = "x / 127.5 - 1"
 
     def __init__(self, channels: int, resolution: int, width: int, features: int, outputs: int) -> None:
         """Builds the module with torch's default initialisation.
@@ -66,7 +71,7 @@ class Classifier(nn.Module):
         """
         super().__init__()
         if width < 8 or width % 8:
-            raise UserError(f"reference.width = {width} must be a positive multiple of 8, for example 32")
+            raise UserError(f"reference.classifier.width = {width} must be a positive multiple of 8, for example 32")
         self.settings = {
             "channels": channels,
             "resolution": resolution,
@@ -95,6 +100,10 @@ class Classifier(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """Unnormalised log-probabilities [B, K] of the classes for images [B, C, H, W] as in `forward`."""
         return self.output(self(images))
+
+    def save(self, folder: Path) -> list[str]:
+        save_classifier(self, folder / FILE)
+        return [FILE]
 
 
 def _convolution(channels: int, following: int, stride: int) -> nn.Sequential:
@@ -128,15 +137,15 @@ def held_out_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, 
     held = (position * fraction + 1e-9).floor().diff() > 0
     if held.all() or not held.any():
         raise UserError(
-            f"reference.held_out = {fraction} of {len(labels)} images leaves "
+            f"reference.classifier.held_out = {fraction} of {len(labels)} images leaves "
             f"{int((~held).sum())} to train the classifier and {int(held.sum())} to measure it: add images"
         )
     return by_class[~held], by_class[held]
 
 
 @dataclass(frozen=True)
-class ExtractorSettings:
-    """How a classifier is built and trained: the block `reference` of params.yaml.
+class ClassifierSettings:
+    """How a classifier is built and trained: the block `reference.classifier` of params.yaml.
 
     Attributes:
         width: Channels of the first layer; a multiple of 8.
@@ -158,7 +167,7 @@ class ExtractorSettings:
 def train_classifier(
     images: Tensor,
     labels: Tensor,
-    settings: ExtractorSettings,
+    settings: ClassifierSettings,
     *,
     task: Task,
     outputs: int,
@@ -181,7 +190,7 @@ def train_classifier(
         progress: Receives a line about ten times.
 
     Returns:
-        The classifier in evaluation mode, on `device`, and its accuracy on the held-out images, from 0 to 1.
+        The classifier in evaluation mode and float64, on `device`, and its accuracy on the held-out images, 0 to 1.
 
     Raises:
         UserError: Too few images, or a width that cannot be built.
@@ -209,7 +218,8 @@ def train_classifier(
             if (epoch + 1) % max(1, settings.epochs // 10) == 0:
                 progress(f"classifier: epoch {epoch + 1} of {settings.epochs}, loss {total / len(training):.4f}")
     model.eval()
-    return model, held_out_accuracy(model, images[measuring], labels[measuring], task)
+    reached = held_out_accuracy(model, images[measuring], labels[measuring], task)
+    return model.double(), reached
 
 
 def _batches(training: Tensor, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
@@ -259,7 +269,7 @@ def save_classifier(model: Classifier, path: Path) -> None:
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Reads what `save_classifier` wrote, in evaluation mode on the CPU.
+    """Reads what `save_classifier` wrote, in evaluation mode and float64 on the CPU.
 
     Raises:
         UserError: The file is missing or is not such a file.
@@ -273,4 +283,4 @@ def load_classifier(path: Path) -> Classifier:
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is no feature extractor ({reason}): delete it and run `dvc repro reference`") from None
-    return model.eval()
+    return model.eval().double()

@@ -1,0 +1,163 @@
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193) through transformers: ViT-L/14's class token, the paper's FD-DINOv2.
+
+The distance is that of Stein et al. 2023 (arXiv 2306.04675) as EDM2 computes it: 224 x 224 pixels, bicubic with
+antialias and without clipping, ImageNet's mean and standard deviation, the class token after the final layer norm.
+"""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scm.errors import UserError
+from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
+
+FOLDER, CONFIG, WEIGHTS = "dinov2", "config.json", "model.safetensors"
+SIDE = 224
+"""Pixels on a side of what the network sees."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, of pixels in [0, 1]."""
+OFFSET = 0.1
+"""What the original program adds to the number of patches when it computes the scale of `positions_for`."""
+BATCH = 32
+"""Images in one forward pass; changes the rounding alone."""
+
+
+class Dinov2(Extractor):
+    """Class-token features of a transformers' Dinov2Model, in float32."""
+
+    name = "dinov2"
+    preprocessing = "224 x 224 bicubic with antialias; ImageNet's mean and standard deviation; class token"
+
+    def __init__(self, network: nn.Module) -> None:
+        """Takes a Dinov2Model whose position embeddings are those of `SIDE` pixels."""
+        super().__init__()
+        self.network = network
+        self.num_features = int(network.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return in_parts(self._features, images, BATCH)
+
+    def _features(self, images: Tensor) -> Tensor:
+        x = self.network(pixel_values=prepared(images, next(self.network.parameters()).dtype))
+        return x.last_hidden_state[:, 0]
+
+    def save(self, folder: Path) -> list[str]:
+        self.network.save_pretrained(folder / FOLDER)  # type: ignore[operator]
+        return [f"{FOLDER}/{CONFIG}", f"{FOLDER}/{WEIGHTS}"]
+
+
+def prepared(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 images [B, 1 or 3, H, W] as the network takes them, [B, 3, 224, 224]."""
+    x = functional.interpolate(colour(images).to(dtype), size=(SIDE, SIDE), mode="bicubic", antialias=True) / 255
+    mean, std = (torch.tensor(values, dtype=dtype, device=x.device)[:, None, None] for values in (MEAN, STD))
+    return (x - mean) / std
+
+
+def positions_for(positions: Tensor, grid: int) -> Tensor:
+    """Position embeddings [1, 1 + M^2, F] for grid x grid patches, [1, 1 + grid^2, F], as the original program has it.
+
+    Its bicubic interpolation steps by M / (grid + 0.1) rather than M / grid, which transformers does not repeat.
+    """
+    side = round((positions.shape[1] - 1) ** 0.5)
+    if side == grid:
+        return positions
+    patches = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    scale = (grid + OFFSET) / side
+    patches = functional.interpolate(patches.float(), scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def located(weights: str, folder: Path) -> Path:
+    """The folder with the model's files.
+
+    Args:
+        weights: `reference.weights`.
+        folder: the same as a path; where there is no such folder, the name is looked up on the Hugging Face hub, whose
+            files are downloaded once into its cache.
+
+    Raises:
+        UserError: there is no such folder or name, or a file is missing.
+    """
+    _transformers()  # which brings the hub's client
+    if not folder.is_dir():
+        folder = _from_hub(weights)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"reference.weights: {folder / name} is missing: {command(weights)}")
+    return folder
+
+
+def read(folder: Path) -> Dinov2:
+    """The network of a folder with config.json and model.safetensors.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    network = _network(_transformers(), folder)
+    grid = SIDE // network.config.patch_size
+    embeddings: Any = network.embeddings
+    embeddings.position_embeddings = nn.Parameter(positions_for(embeddings.position_embeddings.detach(), grid))
+    network.config.image_size = SIDE
+    return Dinov2(network)
+
+
+def load(folder: Path) -> Dinov2:
+    """Reads what `Dinov2.save` wrote."""
+    return Dinov2(_network(_transformers(), folder / FOLDER))
+
+
+def command(weights: str) -> str:
+    """How to get the files of a model by hand."""
+    name = weights if weights.count("/") == 1 and not weights.startswith((".", "models/")) else "facebook/dinov2-large"
+    local = f"models/{name.split('/')[1]}"
+    return (
+        f"run hf download {name} {CONFIG} {WEIGHTS} --local-dir {local} where there is a network, and write "
+        f"reference.weights: {local}"
+    )
+
+
+def _from_hub(weights: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # the hub's client raises its HTTP library's own errors, which change with its versions
+        problem = f"is no folder here, and the hub does not send it ({reason(error)[:200]})"
+        raise UserError(f"reference.weights = {weights} {problem}: {command(weights)}") from None
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            "reference.extractor = dinov2 needs transformers, which is not installed: run pip install -e '.[dinov2]'"
+        ) from None
+    transformers.logging.set_verbosity_error()  # what is missing ends in an error of ours
+    transformers.logging.disable_progress_bar()
+    return transformers
+
+
+def _network(transformers: ModuleType, folder: Path) -> Any:
+    """The Dinov2Model of a folder, all of whose weights must be there."""
+    remedy = "see docs/evaluation.md for the files to use"
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]
+        if kind != "dinov2":
+            raise UserError(f"{folder / CONFIG} describes a {kind}, not a dinov2: {remedy}")
+        network, report = transformers.Dinov2Model.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} holds no DINOv2 ({reason(error)}): {remedy}") from None
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise UserError(f"{folder / WEIGHTS} lacks {absent[0]} and {len(absent) - 1} others: {remedy}")
+    return network

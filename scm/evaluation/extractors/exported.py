@@ -1,0 +1,72 @@
+"""Any network of one's own as an extractor: a .pt2 file of torch.export that maps uint8 [B, 3, R, R] to [B, F].
+
+Such a file is a program, and torch reads parts of it with Python's pickle: whoever wrote it can run what he likes here.
+That is why its SHA-256 has to stand in params.yaml, and is compared before the file is opened.
+"""
+
+import shutil
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
+
+from scm.errors import UserError
+from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
+
+FILE = "extractor.pt2"
+BATCH = 32
+"""Images in one forward pass; changes the rounding alone."""
+HINT = 'export it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
+
+
+class Exported(Extractor):
+    """The program of a file, in its own precision."""
+
+    name = "exported"
+    preprocessing = "the exported program's own"
+
+    def __init__(self, path: Path, program: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self._path = path
+        self.program = program
+        self.num_features = num_features
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return in_parts(self.program, colour(images).contiguous(), BATCH)
+
+    def save(self, folder: Path) -> list[str]:
+        shutil.copyfile(self._path, folder / FILE)
+        return [FILE]
+
+
+def read(path: Path, resolution: int, device: torch.device | str) -> Exported:
+    """The program of a file on `device`, tried out on images of three channels.
+
+    Raises:
+        UserError: It is no such file, or maps these images to something else than features.
+    """
+    try:
+        program = move_to_device_pass(torch.export.load(path), torch.device(device)).module()
+    except (OSError, BadZipFile, RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"{path} is no file of torch.export ({reason(error)}): write it with torch.export.save"
+        ) from None
+    lengths = set()
+    for count in (1, 3):
+        images = torch.zeros(count, 3, resolution, resolution, dtype=torch.uint8, device=device)
+        try:
+            with torch.no_grad():
+                features = program(images)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            taken = f"does not take uint8 {list(images.shape)}"
+            raise UserError(f"{path} {taken} ({reason(error)}): {HINT}") from None
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != count:
+            found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise UserError(f"{path} maps uint8 {list(images.shape)} to {found}, not to [{count}, F]: {HINT}")
+        if not features.is_floating_point():
+            raise UserError(f"{path} gives {features.dtype}, not floating-point features: export another network")
+        lengths.add(features.shape[1])
+    return Exported(path, program, lengths.pop())

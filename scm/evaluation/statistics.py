@@ -1,0 +1,110 @@
+"""Sums over features, from which mean and covariance follow, and other people's mean and covariance as such sums."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scm.errors import UserError
+from scm.interop import pickles
+
+Statistics = dict[str, Tensor]
+"""float64: "sum" [F] of features f, "outer_sum" [F, F] of f f^T, and their "count" []."""
+Kind = Literal["fid", "fd_dinov2"]
+"""What EDM2's files call the distances that their mean and covariance are for."""
+
+PRETENDED = 50_000
+"""Images that a mean and a covariance of unknown count are said to be of; the distance does not depend on it."""
+SYMMETRIC = 1e-6
+"""Largest difference between a covariance and its transpose, relative to its largest element."""
+REMEDY = "use EDM's .npz or EDM2's .pkl for this extractor, or reference.statistics: null"
+
+
+class Sums:
+    """Adds up features as they come."""
+
+    def __init__(self, features: int, device: torch.device | str) -> None:
+        self._sum = torch.zeros(features, dtype=torch.float64, device=device)
+        self._outer_sum = torch.zeros(features, features, dtype=torch.float64, device=device)
+        self._count = 0
+
+    def add(self, features: Tensor) -> None:
+        """Adds features [N, F], float64."""
+        self._sum += features.sum(dim=0)
+        self._outer_sum += features.T @ features
+        self._count += len(features)
+
+    @property
+    def statistics(self) -> Statistics:
+        count = torch.tensor(float(self._count), dtype=torch.float64)
+        return {"sum": self._sum, "outer_sum": self._outer_sum, "count": count}
+
+
+def statistics_of(features: Tensor) -> Statistics:
+    """Of features [N, F], float64, all at once and on their device."""
+    sums = Sums(features.shape[1], features.device)
+    sums.add(features)
+    return sums.statistics
+
+
+def together(parts: Sequence[Statistics]) -> Statistics:
+    """The statistics of all parts' images, added in the order given."""
+    result = {name: value.clone() for name, value in parts[0].items()}
+    for part in parts[1:]:
+        for name, value in part.items():
+            result[name] += value
+    return result
+
+
+def of_moments(mean: Tensor, covariance: Tensor, count: int = PRETENDED) -> Statistics:
+    """Sums of `count` features with this mean [F] and unbiased covariance [F, F], float64."""
+    outer_sum = (count - 1) * covariance + count * torch.outer(mean, mean)
+    return {"sum": count * mean, "outer_sum": outer_sum, "count": torch.tensor(float(count), dtype=torch.float64)}
+
+
+def read(path: Path, kind: Kind | None, features: int) -> Statistics:
+    """Reference statistics of EDM (.npz with mu and sigma) or of EDM2 (.pkl, with mu and sigma under `kind`).
+
+    Args:
+        path: a .npz, or a pickle, in which nothing is executed.
+        kind: the distance that they are for; None = the file holds those of one distance.
+        features: F that the extractor has.
+
+    Raises:
+        UserError: the file is missing, is no such file, or has other features.
+    """
+    content = _npz(path) if path.suffix == ".npz" else pickles.read(path)
+    if isinstance(content, dict) and kind and kind in content:
+        content = content[kind]
+    if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
+        raise UserError(f"{path} has no mu and sigma{f' for {kind}' if kind else ''}: {REMEDY}")
+    mean, covariance = (_numbers(content[name], path) for name in ("mu", "sigma"))
+    if mean.shape != (features,) or covariance.shape != (features, features):
+        shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
+        raise UserError(f"{path}: mu and sigma have shapes {shapes}, and the extractor {features} features: {REMEDY}")
+    uneven = (covariance - covariance.T).abs().max() > SYMMETRIC * covariance.abs().max()
+    if uneven or (covariance.diag() < 0).any():
+        raise UserError(f"{path}: sigma is not symmetric or has a negative variance, so is no covariance: {REMEDY}")
+    return of_moments(mean, covariance)
+
+
+def _npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name in ("mu", "sigma")}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as .npz ({error}): check reference.statistics") from None
+
+
+def _numbers(value: Any, path: Path) -> Tensor:
+    value = value.value if isinstance(value, pickles.NumpyArray) else value
+    if not isinstance(value, np.ndarray | Tensor):
+        raise UserError(f"{path}: mu or sigma is no array: {REMEDY}")
+    numbers = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+    if not numbers.is_floating_point() or not numbers.isfinite().all():
+        raise UserError(f"{path}: mu or sigma holds something else than finite numbers: {REMEDY}")
+    return numbers.double()

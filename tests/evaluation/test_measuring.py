@@ -1,0 +1,151 @@
+"""One pass over the real images, in groups that several processes share and that an interruption does not lose."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scm.data.shards import read_index
+from scm.errors import UserError
+from scm.evaluation import measuring
+from scm.evaluation.extractors.base import Extractor
+from scm.evaluation.frechet import frechet_distance
+from scm.evaluation.measuring import collect, measure
+from scm.evaluation.statistics import statistics_of
+from tests.evaluation.conftest import shards_of
+
+CLASSES = ["lying", "standing", "none"]
+
+
+class Squashed(Extractor):
+    """Features that tell every image from every other one; counts the images that it sees."""
+
+    name, preprocessing, num_features = "squashed", "none", 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(5, 64, generator=generator, dtype=torch.float64), requires_grad=False)
+        self.seen = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return torch.tanh(images.flatten(1).double() @ self.weight.T / 500)
+
+    def save(self, folder):
+        raise AssertionError("nobody keeps it")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, striped: tuple[Tensor, Tensor]):
+    """240 images in 20 shards, of which four groups have two."""
+    return shards_of(tmp_path_factory.mktemp("many") / "shards", *striped, CLASSES, 12)
+
+
+@pytest.fixture(scope="module")
+def alone(many, tmp_path_factory):
+    work = tmp_path_factory.mktemp("alone")
+    measure(Squashed(), many, work, seed=3)
+    return collect(many, work)
+
+
+def equal(first, second) -> bool:
+    pairs = [(first.whole, second.whole), *zip(first.halves, second.halves, strict=True)]
+    return torch.equal(first.features, second.features) and all(
+        torch.equal(one[name], other[name]) for one, other in pairs for name in one
+    )
+
+
+def test_everything_is_of_all_images_once(alone, striped: tuple[Tensor, Tensor]):
+    images, labels = striped
+    features = Squashed()(images)
+    expected = statistics_of(features)
+    assert alone.whole["count"] == 240
+    for name in ("sum", "outer_sum"):
+        torch.testing.assert_close(alone.whole[name], expected[name], rtol=1e-12, atol=1e-12)
+    assert torch.equal(alone.labels, labels) and alone.classes == tuple(CLASSES) and alone.shape == (1, 8, 8)
+    rows = {tuple(row) for row in features.float().tolist()}
+    assert {tuple(row) for row in alone.features.tolist()} == rows and len(rows) == 240
+
+
+def test_the_halves_are_disjoint_random_and_equal(alone):
+    first, second = alone.halves
+    assert first["count"] == second["count"] == 120
+    torch.testing.assert_close(first["sum"] + second["sum"], alone.whole["sum"])
+    assert 0 < frechet_distance(first, second) < 0.05 * alone.whole["outer_sum"].trace() / 240
+
+
+def test_one_image_more_belongs_to_the_whole_alone(tmp_path, striped: tuple[Tensor, Tensor]):
+    shards = shards_of(tmp_path / "shards", striped[0][:81], striped[1][:81], CLASSES)
+    measure(Squashed(), shards, tmp_path / "work", seed=3)
+    real = collect(shards, tmp_path / "work")
+    assert [half["count"] for half in real.halves] == [40, 40] and real.whole["count"] == 81
+    torch.testing.assert_close(real.whole["sum"], Squashed()(striped[0][:81]).sum(0))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_any_number_of_processes_gives_the_same_bits(many, alone, tmp_path, world):
+    seen = []
+    for rank in reversed(range(world)):
+        extractor = Squashed()
+        measure(extractor, many, tmp_path, seed=3, rank=rank, world=world)
+        seen.append(extractor.seen)
+    assert sum(seen) == 240 and min(seen) > 0
+    assert equal(collect(many, tmp_path), alone)
+
+
+def test_the_first_process_waits_for_the_others(many, alone, tmp_path):
+    measure(Squashed(), many, tmp_path, seed=3, rank=0, world=2)
+    other = threading.Timer(0.3, lambda: measure(Squashed(), many, tmp_path, seed=3, rank=1, world=2))
+    other.start()
+    assert equal(collect(many, tmp_path, every=0.01), alone)
+    other.join()
+
+
+def test_an_interrupted_pass_goes_on_with_the_next_group(many, alone, tmp_path, monkeypatch):
+    class Failing(Squashed):
+        def forward(self, images):
+            if self.seen >= 60:
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(Failing(), many, tmp_path, seed=3)
+    again = Squashed()
+    measure(again, many, tmp_path, seed=3)
+    kept = 48  # of the three groups of the first shards with two each; the fourth was not done
+    assert again.seen == 240 - kept
+    assert equal(collect(many, tmp_path), alone)
+
+
+def test_of_many_images_some_are_kept_at_random(many, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "MOST_IMAGES", 60)
+    measure(Squashed(), many, tmp_path, seed=3)
+    fewer = collect(many, tmp_path)
+    assert torch.equal(fewer.features, alone.features[:60])
+
+
+def test_another_seed_gives_other_halves_of_the_same_whole(many, alone, tmp_path):
+    measure(Squashed(), many, tmp_path, seed=4)
+    other = collect(many, tmp_path)
+    assert all(torch.equal(other.whole[name], alone.whole[name]) or name != "count" for name in other.whole)
+    torch.testing.assert_close(other.whole["sum"], alone.whole["sum"])
+    assert not torch.equal(other.halves[0]["sum"], alone.halves[0]["sum"])
+
+
+def test_too_few_images(tmp_path, striped: tuple[Tensor, Tensor]):
+    shards = shards_of(tmp_path / "shards", striped[0][:3], striped[1][:3], CLASSES)
+    with pytest.raises(UserError) as error:
+        measure(Squashed(), shards, tmp_path / "work", seed=0)
+    assert str(error.value) == "the reference needs at least 4 images, not 3: add images to data.path"
+
+
+def test_a_damaged_shard_is_named(tmp_path, striped: tuple[Tensor, Tensor]):
+    shards = shards_of(tmp_path / "shards", *striped, CLASSES, 120)
+    file = shards / read_index(shards)["shards"][1]["file"]
+    content = bytearray(file.read_bytes())
+    content[600] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"000001.tar is not what was written"):
+        measure(Squashed(), shards, tmp_path / "work", seed=0)

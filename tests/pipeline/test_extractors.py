@@ -1,0 +1,144 @@
+"""Another extractor changes what measures and nothing that trains; its features do not depend on how they were made."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from torch import nn
+
+from scm.files import sha256
+from tests.pipeline.conftest import environment, runner
+
+pytestmark = pytest.mark.slow
+
+
+def exported(path: Path) -> str:
+    """A small convolutional network with random weights as a file of torch.export; its SHA-256."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 24, 3, stride=2), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, images):
+            return self.inner(images.float() / 255)
+
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Scaled().eval(), (torch.zeros(2, 3, 8, 8, dtype=torch.uint8),), dynamic_shapes=batch)
+    torch.export.save(program, path)
+    return sha256(path)
+
+
+def edit(project: Path, **values) -> None:
+    yaml, path = YAML(), project / "params.yaml"
+    params = yaml.load(path)
+    for key, value in values.items():
+        section, name = key.split("__")
+        params[section][name] = value
+    with path.open("w") as file:
+        yaml.dump(params, file)
+
+
+@pytest.fixture(scope="module")
+def measured(project: Path, tmp_path_factory) -> Path:
+    """A copy of the project, measured anew with other features; data in four shards."""
+    folder = tmp_path_factory.mktemp("extractor") / "project"
+    shutil.copytree(project, folder, symlinks=True)
+    digest = exported(folder / "models/features.pt2")
+    edit(folder, reference__extractor="exported", reference__weights="models/features.pt2", reference__sha256=digest)
+    runner(folder)("scm", "run")
+    return folder
+
+
+def lock(folder: Path) -> dict:
+    return YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+
+
+def test_another_extractor_trains_nothing(project: Path, measured: Path):
+    before, after = lock(project), lock(measured)
+    changed = {name for name in after if after[name] != before[name]}
+    assert not any(name.startswith(("prepare", "encode", "train")) for name in changed)
+    assert {"reference", "select_ema@scd", "evaluate@scd"} <= changed
+
+
+def test_its_figures_have_no_classifier_in_them(measured: Path):
+    reference = json.loads((measured / "results/metrics/reference.json").read_text())
+    assert reference.keys() == {"fd_floor", "features", "images"} and reference["features"] == 96
+    figures = json.loads((measured / "results/metrics/evaluate-scd.json").read_text())
+    assert "fd@2" in figures and "accuracy@2" not in figures
+    assert all(np.isfinite(value) for value in figures.values())
+    header = json.loads((measured / "data/reference/header.json").read_text())
+    assert header["extractor"] == "exported" and header["weights_sha256"] == sha256(measured / "models/features.pt2")
+    assert "held-out" not in (measured / "results/report.html").read_text()
+
+
+def test_statistics_of_other_people_take_the_place_of_ones_own(measured: Path, tmp_path):
+    """Those of the same images give the same distance."""
+    folder = tmp_path / "project"
+    shutil.copytree(measured, folder, symlinks=True)
+    tensors = load_file(folder / "data/reference/statistics.safetensors")
+    count = tensors["count"]
+    mean = tensors["sum"] / count
+    covariance = (tensors["outer_sum"] - count * torch.outer(mean, mean)) / (count - 1)
+    np.savez(folder / "theirs.npz", mu=mean.numpy(), sigma=covariance.numpy())
+    edit(folder, reference__statistics="theirs.npz", reference__statistics_sha256=sha256(folder / "theirs.npz"))
+    runner(folder)("dvc", "repro", "-s", "reference", "evaluate@scd")
+    ours, theirs = (json.loads((f / "results/metrics/evaluate-scd.json").read_text()) for f in (measured, folder))
+    assert theirs["fd@2"] == pytest.approx(ours["fd@2"], rel=1e-6)
+    assert theirs["precision@2"] == ours["precision@2"]
+    edit(folder, reference__statistics_sha256="0" * 64)
+    failed = runner(folder)("python", "-m", "stages.reference", code=1).stderr
+    assert "theirs.npz has the SHA-256" in failed and "reference.statistics_sha256 = 00" in failed
+    assert "Traceback" not in failed
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "data/reference").iterdir())}
+
+
+@pytest.mark.parametrize("extractor", ["exported", "classifier"])
+def test_killed_or_shared_among_processes_it_stores_the_same_bytes(project, measured, tmp_path, extractor):
+    """kill -9 in the middle of the pass, then two processes go on with it."""
+    source = measured if extractor == "exported" else project
+    folder = tmp_path / "project"
+    shutil.copytree(source, folder, symlinks=True)
+    edit(folder, data__shard_images=200)
+    runner(folder)("dvc", "repro", "-s", "prepare")
+    run, place = runner(folder), folder / ".work/reference"
+    run("python", "-m", "stages.reference")
+    expected = stored(folder)
+    shutil.rmtree(folder / "data/reference")
+    killed = subprocess.Popen([sys.executable, "-m", "stages.reference"], cwd=folder, env=environment())
+    while len(list(place.glob("*/features-*.safetensors"))) < 2:
+        assert killed.poll() is None, "it was too fast to be killed"
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = {path: path.stat().st_mtime_ns for path in place.glob("*/features-*.safetensors")}
+    assert 2 <= len(kept) < 9 and not (folder / "data/reference").exists()
+    edit(folder, runtime__processes=2)
+    finished = run("python", "-m", "stages.reference")
+    assert "classifier: epoch" not in finished.stdout, "what was trained is kept"
+    assert stored(folder) == expected
+    assert not list(place.glob("*/features-*.safetensors"))
+
+
+def test_wrong_weights_end_in_a_line(measured: Path):
+    edit(measured, reference__sha256=None)
+    try:
+        failed = runner(measured)("python", "-m", "stages.reference", code=1).stderr
+    finally:
+        edit(measured, reference__sha256=sha256(measured / "models/features.pt2"))
+    assert "features.pt2 has the SHA-256" in failed and "write reference.sha256: " in failed
+    assert "Traceback" not in failed
