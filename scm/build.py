@@ -45,6 +45,7 @@ from scm.params.schema import TEACHER, TWO_STEPS, Network, Runtime, StudentMetho
 from scm.params.schema import Sampler as SamplerSettings
 from scm.randomness import generator, global_draws, seed_of
 from scm.samplers import edm_sigmas
+from scm.training.agreement import check_same_index
 from scm.training.ahead import Data
 from scm.training.diagnosis import Context
 from scm.training.distributed import Ranks
@@ -171,18 +172,9 @@ class TrainingData:
     """x_0 and labels at any position: the loader's stored samples served by the codec."""
 
     def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks) -> None:
-        """Opens the shards.
-
-        Raises:
-            UserError: as LatentLoader does, or the processes have different data.
-        """
+        """Opens the shards; a UserError if they are damaged, or other processes have other data."""
         self.loader = LatentLoader(folder, seed, batch, ranks.rank, ranks.world)
-        index = float(int(sha256(folder / INDEX)[:12], 16))  # 48 bits, which a float64 holds exactly
-        if ranks.any(index != ranks.of_first(index)):
-            raise UserError(
-                f"{folder / INDEX} is not the same on all machines: delete {folder} where it is out of date, and set "
-                "runtime.shards to have it fetched again"
-            )
+        check_same_index(folder / INDEX, ranks)
         self.codec = Codec(self.loader.codec_header)
         self._seed, self._ranks = seed, ranks
 
