@@ -55,8 +55,14 @@ def measured(project: Path, tmp_path_factory) -> Path:
     """A copy of the project, measured anew with other features; data in four shards."""
     folder = tmp_path_factory.mktemp("extractor") / "project"
     shutil.copytree(project, folder, symlinks=True)
-    digest = exported(folder / "models/features.pt2")
-    edit(folder, reference__extractor="exported", reference__weights="models/features.pt2", reference__sha256=digest)
+    (folder / "data/extractor").mkdir()
+    digest = exported(folder / "data/extractor/features.pt2")
+    edit(
+        folder,
+        reference__extractor="exported",
+        reference__weights="data/extractor/features.pt2",
+        reference__sha256=digest,
+    )
     runner(folder)("scm", "run")
     return folder
 
@@ -79,7 +85,9 @@ def test_its_figures_have_no_classifier_in_them(measured: Path):
     assert "fd@2" in figures and "accuracy@2" not in figures
     assert all(np.isfinite(value) for value in figures.values())
     header = json.loads((measured / "data/reference/header.json").read_text())
-    assert header["extractor"] == "exported" and header["weights_sha256"] == sha256(measured / "models/features.pt2")
+    assert header["extractor"] == "exported" and header["weights_sha256"] == sha256(
+        measured / "data/extractor/features.pt2"
+    )
     assert "held-out" not in (measured / "results/report.html").read_text()
 
 
@@ -139,6 +147,6 @@ def test_wrong_weights_end_in_a_line(measured: Path):
     try:
         failed = runner(measured)("python", "-m", "stages.reference", code=1).stderr
     finally:
-        edit(measured, reference__sha256=sha256(measured / "models/features.pt2"))
+        edit(measured, reference__sha256=sha256(measured / "data/extractor/features.pt2"))
     assert "features.pt2 has the SHA-256" in failed and "write reference.sha256: " in failed
     assert "Traceback" not in failed
