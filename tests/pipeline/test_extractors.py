@@ -19,6 +19,7 @@ from scm.files import sha256
 from tests.pipeline.conftest import environment, runner
 
 pytestmark = pytest.mark.slow
+WEIGHTS = "data/extractor/features.pt2"
 
 
 def exported(path: Path) -> str:
@@ -56,11 +57,11 @@ def measured(project: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("extractor") / "project"
     shutil.copytree(project, folder, symlinks=True)
     (folder / "data/extractor").mkdir()
-    digest = exported(folder / "data/extractor/features.pt2")
+    digest = exported(folder / WEIGHTS)
     edit(
         folder,
         reference__extractor="exported",
-        reference__weights="data/extractor/features.pt2",
+        reference__weights=WEIGHTS,
         reference__sha256=digest,
     )
     runner(folder)("scm", "run")
@@ -85,9 +86,7 @@ def test_its_figures_have_no_classifier_in_them(measured: Path):
     assert "fd@2" in figures and "accuracy@2" not in figures
     assert all(np.isfinite(value) for value in figures.values())
     header = json.loads((measured / "data/reference/header.json").read_text())
-    assert header["extractor"] == "exported" and header["weights_sha256"] == sha256(
-        measured / "data/extractor/features.pt2"
-    )
+    assert header["extractor"] == "exported" and header["weights_sha256"] == sha256(measured / WEIGHTS)
     assert "held-out" not in (measured / "results/report.html").read_text()
 
 
@@ -147,6 +146,6 @@ def test_wrong_weights_end_in_a_line(measured: Path):
     try:
         failed = runner(measured)("python", "-m", "stages.reference", code=1).stderr
     finally:
-        edit(measured, reference__sha256=sha256(measured / "data/extractor/features.pt2"))
+        edit(measured, reference__sha256=sha256(measured / WEIGHTS))
     assert "features.pt2 has the SHA-256" in failed and "write reference.sha256: " in failed
     assert "Traceback" not in failed
