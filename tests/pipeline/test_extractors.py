@@ -120,8 +120,6 @@ def test_killed_or_shared_among_processes_it_stores_the_same_bytes(project, meas
     source = measured if extractor == "exported" else project
     folder = tmp_path / "project"
     shutil.copytree(source, folder, symlinks=True)
-    edit(folder, data__shard_images=200)
-    runner(folder)("dvc", "repro", "-s", "prepare")
     run, place = runner(folder), folder / ".work/reference"
     run("python", "-m", "stages.reference")
     expected = stored(folder)
@@ -132,8 +130,8 @@ def test_killed_or_shared_among_processes_it_stores_the_same_bytes(project, meas
         time.sleep(0.002)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    kept = {path: path.stat().st_mtime_ns for path in place.glob("*/features-*.safetensors")}
-    assert 2 <= len(kept) < 9 and not (folder / "data/reference").exists()
+    kept = list(place.glob("*/features-*.safetensors"))
+    assert 2 <= len(kept) < 16 and not (folder / "data/reference").exists()
     edit(folder, runtime__processes=2)
     finished = run("python", "-m", "stages.reference")
     assert "classifier: epoch" not in finished.stdout, "what was trained is kept"
