@@ -295,8 +295,8 @@ def test_a_finer_search_closes_in_on_the_best_guidance_scale(tmp_path, drawn):
 def test_a_first_look_sorts_out_the_worse_half(tmp_path, drawn):
     """The distances on few samples are the smaller ones here, which must not matter."""
     folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
-    few = {(0.05, 1.0): 1.1, (0.05, 1.5): 1.0, (0.05, 2.0): 1.4, (0.1, 1.0): 1.3, (0.1, 1.5): 1.2, (0.1, 2.0): 0.9}
-    many = {(0.05, 1.0): 5, (0.05, 1.5): 4, (0.1, 2.0): 6, (0.0707, 1.5): 8, (0.05, 1.25): 3, (0.05, 1.75): 7}
+    few = {(0.05, 1.0): 1.1, (0.05, 1.5): 1.0, (0.05, 2.0): 1.4, (0.1, 1.0): 1.3, (0.1, 1.5): 0.9, (0.1, 2.0): 1.2}
+    many = {(0.05, 1.0): 5, (0.05, 1.5): 4, (0.1, 1.5): 6, (0.0707, 1.5): 8, (0.05, 1.25): 3, (0.05, 1.75): 7}
     weights_of = {float(reconstruct(folder, s)[0][BIAS]): s for s in (0.05, 0.0707, 0.1)}
 
     def figure(call: Any) -> float:
@@ -309,7 +309,8 @@ def test_a_first_look_sorts_out_the_worse_half(tmp_path, drawn):
         (*place, fd - 0.5) for place, fd in few.items()
     ]
     whole = [(row["sigma_rel"], row["guidance"]) for row in rows if row["samples"] == 6]
-    assert whole == [(0.05, 1.0), (0.05, 1.5), (0.1, 2.0), (0.0707, 1.5), (0.05, 1.25), (0.05, 1.75)]
+    # 2.0 fell out, and is a neighbour still
+    assert whole == [(0.05, 1.0), (0.05, 1.5), (0.1, 1.5), (0.0707, 1.5), (0.05, 1.25), (0.05, 1.75)]
     assert [row["samples"] for row in rows] == [3] * 6 + [6] * 6
     assert (header["sigma_rel"], header["guidance_scale"], chosen(rows)["fd"]) == (0.05, 1.25, 2.5)
     assert {call.seeds for call in drawn} == {range(3), range(6)}
