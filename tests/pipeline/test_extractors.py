@@ -56,6 +56,7 @@ def measured(project: Path, tmp_path_factory) -> Path:
     """A copy of the project, measured anew with other features."""
     folder = tmp_path_factory.mktemp("extractor") / "project"
     shutil.copytree(project, folder, symlinks=True)
+    edit(folder, mlflow__enabled=False)
     (folder / "data/extractor").mkdir()
     digest = exported(folder / WEIGHTS)
     values = {"extractor": "exported", "weights": WEIGHTS, "sha256": digest}
@@ -114,6 +115,7 @@ def test_killed_and_shared_among_processes_it_stores_the_same_bytes(project, tmp
     """kill -9 in the middle of the pass, then two processes go on with it."""
     folder = tmp_path / "project"
     shutil.copytree(project, folder, symlinks=True)
+    edit(folder, mlflow__enabled=False)
     run, place = runner(folder), folder / ".work/reference"
     expected = stored(folder)
     shutil.rmtree(folder / "data/reference")
