@@ -1,11 +1,11 @@
 """What `scm run` would do, and why, without doing it: each stage is up to date, restored by the run cache, or runs.
 
-`dvc status` and `dvc repro --dry` fall short of that: they look at each stage as the files lie, so that what follows from
-a stage that would run is not in them, and on a fresh clone, where nothing is that DVC keeps, every stage counts as
-changed. Here DVC compares single files and parameters with dvc.lock, and this module draws the conclusions:
+`dvc status` and `dvc repro --dry` fall short of that: they look at each stage as the files lie, so that what follows
+from a stage that would run is not in them, and on a fresh clone, where nothing is that DVC keeps, every stage counts
+as changed. Here DVC compares single files and parameters with dvc.lock, and this module draws the conclusions:
 
 - What a stage makes is foretold: dvc.lock's hashes if it is up to date, the run cache's if they come from there,
-  unknown if it runs. A stage that reads what is unknown counts as running, though DVC skips it if nothing comes out new.
+  unknown if it runs. A stage that reads what is unknown counts as running, though DVC skips it if nothing new comes.
 - An output in DVC's care that is not here is no reason to run: `dvc pull` brings it. So this is the plan of
   `scm run --pull --allow-missing`, which is the same as `scm run` where everything is there.
 
@@ -14,6 +14,7 @@ Nothing is written but DVC's own notes of hashes. Nothing else imports dvc.
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 UP_TO_DATE, RESTORED, RUNS = "up to date", "restored", "runs"
 PULL, CHECKOUT = "dvc pull", "dvc checkout"
+UPSTREAM = "upstream: "
+"""Begins a reason that names another stage."""
 _ABSENT = object()
 
 
@@ -70,7 +73,9 @@ def plan(root: Path, params: Params, assume_data: bool = False) -> list[Step]:
     from dvc.scm import SCMError
 
     try:
-        with closing(Repo(str(root))) as repo:
+        with warnings.catch_warnings(), closing(Repo(str(root))) as repo:
+            # DVC 3.67 asks pygtrie for a value in a way that pygtrie deprecates; nothing that we could do differently.
+            warnings.filterwarnings("ignore", message="_NoneStep.value will soon raise", category=DeprecationWarning)
             return list(_Planner(repo, params.data.path, assume_data).steps())
     except (DvcException, SCMError) as error:
         text = " ".join(str(error).split())
@@ -122,7 +127,7 @@ class _Planner:
         reasons += sorted(text for text in found if isinstance(text, str))
         for name in sorted({name for names in found if isinstance(names, tuple) for name in names}):
             silent = self._status[name] == UP_TO_DATE
-            reasons.append(f"upstream: {name}" + (" has another result than this stage has read" if silent else ""))
+            reasons.append(f"{UPSTREAM}{name}" + (" has another result than this stage has read" if silent else ""))
         return reasons
 
     def _dep_reason(self, dep: "Dependency") -> str | tuple[str, ...] | None:
@@ -174,10 +179,13 @@ class _Planner:
         if tracked is not None and tracked.fs_path == dep.fs_path and tracked.hash_info:
             known = tracked.hash_info == dep.hash_info
             return None if known else f"{kind}: {path} changed ({tracked.stage.path_in_repo} has another hash)"
-        return None if self._assume_data and dep.hash_info else f"{kind}: {path} is not here"
+        if self._assume_data and dep.hash_info:
+            return None
+        return f"{kind}: {path} is not here" + (" (--assume-data: as dvc.lock has it)" if dep.hash_info else "")
 
     def _cached(self, stage: "PipelineStage", inputs_changed: bool) -> "Sequence[Output] | None":
         """Outputs that DVC would give back without running the stage; None if it would run it."""
+        from dvc.output import loadd_from
         from dvc.stage.serialize import to_single_stage_lockfile
         from dvc.utils import dict_sha256
         from dvc.utils.serialize import load_yaml
@@ -194,10 +202,9 @@ class _Planner:
             if not entries:
                 return None
             entry = load_yaml(entries[-1])
-        if not all("md5" in out for out in entry.get("outs", ())):
-            return None
-        restored = self._repo.stage_cache._create_stage(entry, wdir=stage.wdir)
-        return restored.outs if restored.outs_cached() else None
+        outs = [{**out, "path": str(Path(stage.wdir) / out["path"])} for out in entry.get("outs", ())]
+        made = loadd_from(stage, outs) if all("md5" in out for out in outs) else []
+        return made if made and not any(out.changed_cache() for out in made) else None
 
     def _fill_in(self, stage: "PipelineStage") -> bool:
         """Puts the hashes that the inputs would have in place of dvc.lock's; False where one cannot be known."""
@@ -208,7 +215,7 @@ class _Planner:
         for dep in _files(stage):
             makers, made = self._makers_of(dep), self._foretold.get(dep.fs_path)
             if made is not None and made.meta is not None:
-                dep.hash_info, dep.meta = made.hash_info, made.meta
+                dep.hash_name, dep.hash_info, dep.meta = made.hash_name, made.hash_info, made.meta
             elif any(self._makes_anew(maker, out, dep) for maker, out in makers) or not dep.exists:
                 return False
             else:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scm.params import load
-from scm.plan import RESTORED, RUNS, Step, plan
+from scm.plan import RESTORED, RUNS, UPSTREAM, Step, plan
 from scm.plan_cost import Estimate, estimates
 from scm.project import find_root
 from scm.records import Settings
 
 EXIT_RUNS = 10
 """Of `--check`, if a stage would run; other than 1 (bad input) and 75 (interrupted)."""
-SHOWN = 6
-"""Reasons of one stage that the table shows."""
+SHOWN = 5
+"""Reasons of one stage, and stages upstream, that the table shows."""
 
 
 def plan_command(options: argparse.Namespace) -> int:
@@ -61,12 +61,21 @@ def table(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> list[str]:
             lines.append(f"{step.name:{width}}  {step.status}, outputs not here: {step.missing}")
             continue
         expected = _expected(costs[step.name]) if step.status == RUNS else ""
-        shown, more = step.reasons[:SHOWN], len(step.reasons) - SHOWN
-        reasons = [*shown, f"and {more} more reasons: scm plan --json"] if more > 0 else shown
+        reasons = _short(step.reasons)
         head = f"{step.name:{width}}  {step.status:10}  {expected:11}"
         lines.append(f"{head}  {reasons[0] if reasons else ''}".rstrip())
         lines += [f"{'':{len(head)}}  {reason}" for reason in reasons[1:]]
     return [*lines, "", _sum(steps, costs)]
+
+
+def _short(reasons: Sequence[str]) -> list[str]:
+    """The first of them; stages upstream share the last line."""
+    upstream = [reason.removeprefix(UPSTREAM) for reason in reasons if reason.startswith(UPSTREAM)]
+    others = [reason for reason in reasons if not reason.startswith(UPSTREAM)]
+    lines = others if len(others) <= SHOWN else [*others[:SHOWN], f"and {len(others) - SHOWN} more: scm plan --json"]
+    if len(upstream) > SHOWN:
+        upstream = [*upstream[:SHOWN], f"and {len(upstream) - SHOWN} more"]
+    return lines + ([UPSTREAM + ", ".join(upstream)] if upstream else [])
 
 
 def _sum(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> str:
@@ -88,11 +97,6 @@ def _expected(estimate: Estimate) -> str:
     if estimate.seconds is None:
         return "unknown"
     seconds = estimate.seconds
-    text = (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    longer = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    text = f"{seconds:.0f} s" if seconds < 90 else longer
     return f"about {text}" if estimate.about else text
