@@ -7,7 +7,9 @@ as changed. Here DVC compares single files and parameters with dvc.lock, and thi
 - What a stage makes is foretold: dvc.lock's hashes if it is up to date, the run cache's if they come from there,
   unknown if it runs. A stage that reads what is unknown counts as running, though DVC skips it if nothing new comes.
 - An output in DVC's care that is not here is no reason to run: `dvc pull` brings it. So this is the plan of
-  `scm run --pull --allow-missing`, which is the same as `scm run` where everything is there.
+  `scm run --pull`, which is the same as `scm run` where everything is here.
+- Images that are not here are a reason, since they may be others, unless a .dvc file knows their hash or the user says
+  that they are the same. (DVC, pulling, looks over a folder of images that is not there at all.)
 
 Nothing is written but DVC's own notes of hashes. Nothing else imports dvc.
 """
@@ -66,7 +68,7 @@ def plan(root: Path, params: Params, assume_data: bool = False) -> list[Step]:
         assume_data: take images that are not here for those that dvc.lock knows.
 
     Raises:
-        UserError: where DVC cannot read the project.
+        UserError: where DVC cannot read the project, or a file that a stage reads.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -77,7 +79,7 @@ def plan(root: Path, params: Params, assume_data: bool = False) -> list[Step]:
             # DVC 3.67 asks pygtrie for a value in a way that pygtrie deprecates; nothing that we could do differently.
             warnings.filterwarnings("ignore", message="_NoneStep.value will soon raise", category=DeprecationWarning)
             return list(_Planner(repo, params.data.path, assume_data).steps())
-    except (DvcException, SCMError) as error:
+    except (DvcException, SCMError, OSError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"dvc cannot read {root} ({text}): correct it, or see what `dvc status` says") from None
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -303,9 +304,9 @@ def test_a_lock_file_of_two_branches(project):
     assert "train_student@scd" in stale(project)
 
 
-def repro(folder: Path) -> tuple[set[str], set[str]]:
+def repro(folder: Path, *options: str) -> tuple[set[str], set[str]]:
     """Stages that `dvc repro` ran, and those that it took from the run cache."""
-    text = projects.dvc(folder, "repro")
+    text = projects.dvc(folder, "repro", *options)
     cached = set(re.findall(r"Stage '(.+?)' is cached", text))
     return set(re.findall(r"Running stage '(.+?)'", text)) - cached, cached
 
@@ -331,6 +332,29 @@ def test_repro_does_what_was_planned(project):
     assert cached and ran
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [True, False])
+def test_repro_with_pull_does_in_a_clone_what_was_planned(project, tmp_path, images):
+    """Outputs come from a remote; DVC, too, then looks over images whose folder is not there."""
+    write(".dvc/config", f"[core]\n    remote = there\n['remote \"there\"']\n    url = {tmp_path / 'remote'}\n")(
+        project
+    )
+    projects.dvc(project, "push", "--quiet")
+    projects.git(project, "rm", "-q", "--cached", "data/raw/.gitignore")
+    projects.git(project, "commit", "-qam", "a remote")
+    clone = tmp_path / "clone"
+    projects.git(project, "clone", "-q", str(project), str(clone))
+    if images:
+        write("data/raw/0/a.png", "an image")(clone)
+        write("data/raw/.gitignore", (project / "data/raw/.gitignore").read_text())(clone)
+    projects.edit(clone, "params.yaml", "student.sct.images", "96Ki")
+    steps = planned(clone, assume_data=True)
+    assert names(steps, RUNS) == follows("@sct")
+    assert {step.missing for step in steps.values() if step.status == UP_TO_DATE} == {"dvc pull"}
+    assert repro(clone, "--pull") == (names(steps, RUNS), set())
+    assert names(planned(clone, assume_data=True), UP_TO_DATE) == STAGES
+
+
 def test_bad_input_is_one_line(project, capsys, monkeypatch):
     monkeypatch.chdir(project)
     text = (project / "dvc.yaml").read_text()
@@ -340,9 +364,26 @@ def test_bad_input_is_one_line(project, capsys, monkeypatch):
     assert error.startswith(f"scm: error: dvc cannot read {project} (") and error.count("\n") == 1
     assert "select.no_such" in error and error.endswith("correct it, or see what `dvc status` says\n")
     (project / "dvc.yaml").write_text(text)
+    (project / "data/raw/0/link.png").symlink_to(project / "nowhere")
+    with pytest.raises(UserError, match=rf"dvc cannot read {project} \(.*data/raw/0/link\.png"):
+        planned(project)
     shutil.rmtree(project / ".dvc")
     with pytest.raises(UserError, match=rf"dvc cannot read {project} \("):
         planned(project)
+
+
+def test_neither_torch_nor_mlflow_is_imported(project):
+    """Where no stage runs, or no MLflow is there to be asked: a plan is for machines without a GPU, and quick."""
+    code = (
+        "import sys; from scm.cli import main; code = main(['plan'])\n"
+        "print('CODE', code, sorted({'torch', 'mlflow'} & set(sys.modules)))"
+    )
+    write("code/networks/a.py", "2")(project)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True,
+        env={**projects.environment(), "PYTHONPATH": str(projects.ROOT)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "CODE 0 []" and done.stderr == ""
 
 
 def test_check_and_json(project, capsys, monkeypatch):
