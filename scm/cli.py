@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_params(commands)
     _add_preset(commands)
+    _add_plan(commands)
     _add_run(commands)
     _add_sample(commands)
     _add_import_teacher(commands)
@@ -99,6 +100,17 @@ def _add_preset(commands: argparse._SubParsersAction) -> None:
         action = _add(actions, name, summary, f"scm preset {name} digits", f"scm preset {name} folder")
         action.add_argument("name", help="see `scm preset list`")
         action.set_defaults(handler=handler)
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    summary = "say what `scm run` would do, why, and how long it would take; needs neither data nor outputs"
+    plan = _add(commands, "plan", summary, "scm plan", "scm plan --json", "scm plan --check --assume-data")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--check", action="store_true", help="end with exit code 10 if a stage would run")
+    plan.add_argument(
+        "--assume-data", action="store_true", help="take images that are not here for those that dvc.lock knows"
+    )
+    plan.set_defaults(handler=_plan)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
@@ -234,6 +246,12 @@ def _preset_apply(options: argparse.Namespace) -> int:
     root = find_root()
     print("\n".join(apply(root / "params.yaml", root, options.name)) or "no change")
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from scm.plan_command import plan_command
+
+    return plan_command(options)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ COMMANDS = [
     ["preset", "show"],
     ["preset", "diff"],
     ["preset", "apply"],
+    ["plan"],
     ["run"],
     ["sample"],
     ["import-teacher"],
