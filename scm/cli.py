@@ -94,7 +94,7 @@ def _add_preset(commands: argparse._SubParsersAction) -> None:
     for name, summary, handler in (
         ("show", "print a preset's file", _preset_show),
         ("diff", "print what applying a preset would change", _preset_diff),
-        ("apply", "write a preset's values into params.yaml, keeping comments, runtime.* and mlflow.*", _preset_apply),
+        ("apply", "write a preset's values into params.yaml, keeping comments and the user's sections", _preset_apply),
     ):
         action = _add(actions, name, summary, f"scm preset {name} digits", f"scm preset {name} folder")
         action.add_argument("name", help="see `scm preset list`")
