@@ -57,7 +57,7 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
         for part in key.split("."):
             value = value[part]
         values |= flatten({key: value})
-    made = _made_by_stages(root)
+    made = made_by_stages(root)
     dependencies = {}
     for path in sorted(map(resolve, definition.get("deps", ()))):
         dependencies[path] = made.get(path) or content_hash(root / path)
@@ -65,7 +65,7 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
     return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _made_by_stages(root: Path) -> dict[str, str]:
+def made_by_stages(root: Path) -> dict[str, str]:
     """md5 of each output that dvc.lock knows."""
     if not (root / "dvc.lock").exists():
         return {}
