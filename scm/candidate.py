@@ -46,6 +46,8 @@ def candidate_of(root: Path, params: Params, name: str) -> Entry:
     if inputs_of(root, "evaluate", model, dump(params)).key != run["key"]:
         what = "is not of params.yaml, code and dvc.lock as they are now"
         raise UserError(f"{run_file} {what}: run `scm run`, then `scm publish` again")
+    if weights_path(model) not in made:
+        raise UserError(f"{lock} does not know {weights_path(model)}: run `scm run`")
     figures = {key: _number(value) for key, value in read_numbers(metrics_file).items()}
     distances = distances_of(figures)
     evaluations = settings.evaluations or max(distances, default=0)
@@ -58,7 +60,7 @@ def candidate_of(root: Path, params: Params, name: str) -> Entry:
         evaluations=evaluations,
         distances=distances,
         figures=figures,
-        weights=made.get(weights_path(model), ""),
+        weights=made[weights_path(model)],
         protocol=run["protocol"],
         parts=protocol_parts(run),
         health=tuple(_health(root, params, model)),

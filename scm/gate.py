@@ -112,9 +112,8 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
     if candidate.rolled_back:
         number = candidate.rolled_back
         remedy = f"`scm rollback --to {number}` makes it the champion again"
-        return Verdict(
-            "challenger", (f"these weights were rolled back as version {number}, so not promoted: {remedy}",)
-        )
+        reason = f"version {number} with these weights was rolled back, so they are not promoted: {remedy}"
+        return Verdict("challenger", (reason,))
     return _compared(candidate, champion, rules)
 
 

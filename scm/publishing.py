@@ -161,8 +161,8 @@ def rollback(settings: Settings, name: str, to: str | None) -> str:
             if target == before:
                 return f"{name} version {target} is the champion already: nothing to do"
             registry.tag(target, ROLLED_BACK, None)
-            if champion is not None and champion.version is not None and int(target) < int(champion.version):
-                registry.tag(champion.version, ROLLED_BACK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            if before is not None and (to is None or int(to) < int(before)):
+                registry.tag(before, ROLLED_BACK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
             registry.move_champion(before, target)
             measured = f"fd@{entry.evaluations} {verdict.distance(entry, entry.evaluations)}"
             return f"{name}: champion is version {target} again ({measured}), it was version {before or 'none'}"

@@ -18,16 +18,12 @@ from scm.gate import Entry
 from scm.records import Settings
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from scm.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-KEY, WEIGHTS, PREVIOUS, VERDICT, ROLLED_BACK = (
-    "scm.key",
-    "scm.weights",
-    "scm.previous",
-    "scm.verdict",
-    "scm.rolled_back",
-)
+KEY, WEIGHTS, PREVIOUS, VERDICT = "scm.key", "scm.weights", "scm.previous", "scm.verdict"
+ROLLED_BACK = "scm.rolled_back"
+"""Tag with the time at which a person took the version back."""
 ORIGIN = ("preset", "commit", "dirty", "params_hash", "data", "dvc_lock", "licence", "run_key")
 
 
@@ -48,9 +44,8 @@ class Registry:
     def versions(self) -> list[Version]:
         """All, oldest first."""
         found = self.client.search_model_versions(f"name = '{self.name}'")
-        return sorted(
-            (Version(str(each.version), dict(each.tags)) for each in found), key=lambda each: int(each.number)
-        )
+        versions = [Version(str(each.version), dict(each.tags)) for each in found]
+        return sorted(versions, key=lambda each: int(each.number))
 
     def version(self, number: str) -> Version:
         versions = self.versions()

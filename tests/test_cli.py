@@ -29,6 +29,9 @@ COMMANDS = [
     ["sample"],
     ["import-teacher"],
     ["sync"],
+    ["publish"],
+    ["rollback"],
+    ["champion"],
 ]
 
 
