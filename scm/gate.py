@@ -60,9 +60,14 @@ class Entry:
         return statistics.fmean(distances) if distances else math.nan
 
     def deviation(self, evaluations: int) -> float:
-        """Standard deviation over the ranges of seeds (dividing by their number less 1); nan for fewer than two."""
+        """Standard deviation over the ranges of seeds (dividing by their number less 1); nan for fewer than two.
+
+        And nan where one is not finite, at which Python's `statistics` fails.
+        """
         distances = self.distances.get(evaluations, ())
-        return statistics.stdev(distances) if len(distances) >= FEWEST_RANGES else math.nan
+        if len(distances) < FEWEST_RANGES or not all(map(math.isfinite, distances)):
+            return math.nan
+        return statistics.stdev(distances)
 
 
 @dataclass(frozen=True)
