@@ -86,6 +86,7 @@ def publish(root: Path, params: Params, settings: Settings, *, dry_run: bool = F
             written all the same in the second case.
     """
     name = name_of(params)
+    verdict.forget(root)
     candidate = candidate_of(root, params, name)
     outcome = Outcome(name, candidate, Rules(params.publish.allowed, params.publish.deviations), dry_run)
     verdict.write(root, outcome)

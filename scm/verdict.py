@@ -64,8 +64,19 @@ class Outcome:
 
 def write(root: Path, outcome: Outcome) -> None:
     """Writes both files."""
-    write_json(root / "results" / "verdict.json", _plain(content(root, outcome)))
-    write_text(root / "results" / "verdict.md", page(root, outcome))
+    json_file, page_file = files(root)
+    write_json(json_file, _plain(content(root, outcome)))
+    write_text(page_file, page(root, outcome))
+
+
+def files(root: Path) -> tuple[Path, Path]:
+    return root / "results" / "verdict.json", root / "results" / "verdict.md"
+
+
+def forget(root: Path) -> None:
+    """Removes an earlier verdict, which must not be taken for that of a candidate which could not be judged."""
+    for path in files(root):
+        path.unlink(missing_ok=True)
 
 
 def content(root: Path, outcome: Outcome) -> dict[str, Any]:

@@ -275,7 +275,10 @@ def test_the_page_has_both_sides_the_reasons_and_the_grids(root: Path) -> None:
     assert text.endswith("\nGrids of the candidate: `results/samples/scd/nfe-1.png`, `results/samples/scd/nfe-2.png`\n")
 
 
-def test_a_server_that_does_not_answer_costs_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_does_not_answer_costs_one_line(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -337,11 +340,13 @@ def test_a_champion_made_by_hand_is_named(root: Path) -> None:
 
 def test_results_must_be_of_what_would_be_published(root: Path) -> None:
     run_file = root / "results/runs/evaluate@scd.json"
+    publish(root, dry_run=True)
     set_param(root, "evaluate.samples", 100)
     with pytest.raises(
         UserError, match=f"^{re.escape(str(run_file))} is not of params.yaml, code and dvc.lock as they are"
     ):
         publish(root)
+    assert not list((root / "results").glob("verdict.*")), "an earlier verdict is not this one's"
     set_param(root, "evaluate.samples", 1797)
     (root / "models/scd/model.safetensors").write_text("newer")
     with pytest.raises(UserError, match=r"model.safetensors is not the file that was measured: run `dvc checkout "):
