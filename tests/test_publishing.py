@@ -18,6 +18,7 @@ from scm.errors import UserError
 from scm.params import Params, load
 from scm.records import Settings
 from scm.registry import CHALLENGER, CHAMPION, Registry
+from scm.stage import chain, params_hash
 
 BETTER, WORSE, NOISE = (4.0, 4.2, 4.1), (6.0, 6.2, 6.1), (5.05, 5.15, 5.1)
 
@@ -381,6 +382,13 @@ def test_settings_that_name_nothing(root: Path, capsys: pytest.CaptureFixture[st
     set_param(root, "mlflow.enabled", False)
     assert cli.main(["publish"]) == 1
     assert "mlflow.enabled = false: there is no registry of models" in capsys.readouterr().err
+
+
+def test_no_result_follows_from_how_it_is_published(root: Path) -> None:
+    before = load(root / "params.yaml")
+    after = set_param(root, "publish.deviations", 3.5)
+    assert params_hash(before) == params_hash(after) != params_hash(set_param(root, "evaluate.samples", 7))
+    assert not any(key.startswith(("publish", "runtime", "mlflow")) for key in chain(root, after, "scd"))
 
 
 def test_the_weights_of_another_projects_teacher() -> None:

@@ -110,7 +110,8 @@ def test_a_students_parameter_reruns_that_student_and_what_follows(project, run)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x")]
+    ("key", "value"),
+    [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x"), ("publish.allowed", 0.5)],
 )
 def test_how_it_runs_reruns_nothing(project, run, key, value):
     edit(project, key, value)
