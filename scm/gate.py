@@ -37,7 +37,7 @@ class Entry:
         origin: commit, dirty, params_hash, data, dvc_lock, licence, preset: kept with the version, decides nothing.
         version: of the registered model; None = not registered.
         rolled_back: version with these weights that a person took back; None = there is none.
-        previous: version that was champion before this one; None = there was none.
+        previous: version, of other weights, that was champion before this one; None = there was none.
     """
 
     key: str

@@ -134,9 +134,10 @@ def carry_out(registry: Registry, outcome: Outcome, root: Path, params: Params, 
     if decision.kind == "unchanged":
         outcome.version = before
     else:
+        previous = previous_of(outcome.candidate, champion)
         if outcome.version is None:
-            outcome.version = _register(registry, outcome.candidate, before, root, params, settings)
-        _place(registry, decision, outcome.version, before)
+            outcome.version = _register(registry, outcome.candidate, previous, root, params, settings)
+        _place(registry, decision, outcome.version, previous, before)
     outcome.published = True
 
 
@@ -176,14 +177,21 @@ def name_of(params: Params) -> str:
     return params.publish.name or params.preset
 
 
+def previous_of(candidate: Entry, champion: Entry | None) -> str | None:
+    """The version that a rollback from the candidate leads to: another model, not the same one as it was measured."""
+    if champion is None:
+        return None
+    return champion.previous if candidate.weights == champion.weights else champion.version
+
+
 def _register(
-    registry: Registry, candidate: Entry, before: str | None, root: Path, params: Params, settings: Settings
+    registry: Registry, candidate: Entry, previous: str | None, root: Path, params: Params, settings: Settings
 ) -> str:
     """Makes the version. It has no alias yet, so that nobody takes it for anything."""
     require_weights(root, candidate)
     record = record_of(root, run_path(root, f"evaluate@{candidate.model}"))
     files = _attach(registry, record, root, settings, candidate.origin["dvc_lock"][: verdict.DIGITS])
-    tags = {**tags_of(candidate), FILES: files, PREVIOUS: before or ""}
+    tags = {**tags_of(candidate), FILES: files, PREVIOUS: previous or ""}
     return _log_version(settings, root, params, candidate.model, registry.name, tags)
 
 
@@ -207,13 +215,13 @@ def _log_version(settings: Settings, root: Path, params: Params, model: str, nam
     return log_version(settings, root, params, model, name, tags)
 
 
-def _place(registry: Registry, decision: Verdict, version: str, before: str | None) -> None:
+def _place(registry: Registry, decision: Verdict, version: str, previous: str | None, before: str | None) -> None:
     """Gives a version that is complete its alias."""
     registry.tag(version, VERDICT, decision.kind)
     if decision.kind == "challenger":
         registry.give(CHALLENGER, version)
         return
-    registry.tag(version, PREVIOUS, before or "")
+    registry.tag(version, PREVIOUS, previous or "")
     registry.move_champion(before, version)
 
 

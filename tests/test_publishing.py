@@ -215,6 +215,10 @@ def test_one_range_is_refused_and_the_way_out_works(root: Path) -> None:
     assert publish(root).verdict.reasons[0].startswith("the champion's own weights, measured anew")
     write_candidate(root, BETTER, "two")
     assert publish(root).verdict.kind == "promoted" and aliases(root)[CHAMPION] == "3"
+    write_candidate(root, (4.0, 4.2, 4.2), "two", ruler="ruler 2")
+    assert publish(root).verdict.kind == "promoted" and aliases(root)[CHAMPION] == "4"
+    assert cli.main(["rollback"]) == 0
+    assert aliases(root)[CHAMPION] == "2", "back to another model, not to another measurement of the same one"
 
 
 def test_rollback_goes_back_and_the_weights_do_not_return_by_themselves(
