@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_teacher(commands)
     _add_study(commands)
     _add_sync(commands)
+    _add_publish(commands)
     return parser
 
 
@@ -95,7 +96,7 @@ def _add_preset(commands: argparse._SubParsersAction) -> None:
     for name, summary, handler in (
         ("show", "print a preset's file", _preset_show),
         ("diff", "print what applying a preset would change", _preset_diff),
-        ("apply", "write a preset's values into params.yaml, keeping comments, runtime.* and mlflow.*", _preset_apply),
+        ("apply", "write a preset's values into params.yaml, keeping comments and the user's sections", _preset_apply),
     ):
         action = _add(actions, name, summary, f"scm preset {name} digits", f"scm preset {name} folder")
         action.add_argument("name", help="see `scm preset list`")
@@ -166,6 +167,23 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
 def _add_sync(commands: argparse._SubParsersAction) -> None:
     sync = _add(commands, "sync", "send to MLflow what it does not have yet; twice changes nothing", "scm sync")
     sync.set_defaults(handler=_sync)
+
+
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    summary = "compare the new model with the champion and, if it is better, make it the champion"
+    publish = _add(commands, "publish", summary, "scm publish", "scm publish --dry-run")
+    publish.add_argument("--dry-run", action="store_true", help="write results/verdict.*, and nothing to the registry")
+    publish.set_defaults(handler=_publish)
+    summary = "make the version champion again that was so before"
+    rollback = _add(commands, "rollback", summary, "scm rollback", "scm rollback --to 3")
+    rollback.add_argument("--to", type=_version, metavar="VERSION", help="any other version of the registered model")
+    rollback.set_defaults(handler=_rollback)
+    champion = _add(commands, "champion", "print the champion's version, distance and commit", "scm champion")
+    champion.set_defaults(handler=_champion)
+
+
+def _version(text: str) -> str:
+    return str(_whole(text))
 
 
 def _whole(text: str) -> int:
@@ -282,6 +300,24 @@ def _sync(options: argparse.Namespace) -> int:
     from scm.sync import sync_command
 
     return sync_command(options) or 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from scm.publishing import publish_command
+
+    return publish_command(options)
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from scm.publishing import rollback_command
+
+    return rollback_command(options)
+
+
+def _champion(options: argparse.Namespace) -> int:
+    from scm.publishing import champion_command
+
+    return champion_command(options)
 
 
 if __name__ == "__main__":

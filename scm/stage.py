@@ -25,7 +25,7 @@ from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.files import read_json, write_json
 from scm.fingerprint import Inputs, inputs_of
 from scm.machine import commit_of, machine_name
-from scm.params import Params, dump, flatten, load
+from scm.params import USERS_SECTIONS, Params, dump, flatten, load
 from scm.project import find_root
 from scm.records import RunRecord, Settings
 from scm.results import run_path
@@ -138,7 +138,7 @@ class Stage:
 def chain(root: Path, params: Params, item: str | None) -> dict[str, Any]:
     """Flat parameters of a stage and of everything upstream; those of a student `item` are its effective settings."""
     plain = dump(params)
-    for name in ("preset", "runtime", "mlflow", "student"):
+    for name in ("preset", *USERS_SECTIONS, "student"):
         del plain[name]
     if item in params.student.methods:
         plain["student"] = params.student.lineage(str(item))
@@ -152,7 +152,7 @@ def chain(root: Path, params: Params, item: str | None) -> dict[str, Any]:
 
 def params_hash(params: Params) -> str:
     """First 12 digits of the hash of all parameters that a result can follow from."""
-    plain = {key: value for key, value in dump(params).items() if key not in ("preset", "runtime", "mlflow")}
+    plain = {key: value for key, value in dump(params).items() if key not in ("preset", *USERS_SECTIONS)}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from scm import presets
-from scm.params import Params, validate
+from scm.params import USERS_SECTIONS, Params, validate
 from scm.yaml_files import render
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,7 @@ evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_fe
 runtime:
   {device: auto, threads: null, processes: 1, shards: null, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
 mlflow: {enabled: true, uri: null, experiment: null}
+publish: {name: null, model: scd, evaluations: null, allowed: 0.0, deviations: 2.0}
 """
 
 
@@ -78,7 +79,7 @@ def make_project(folder: Path) -> Path:
     params_file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", params_file)
     presets.apply(params_file, folder, "digits")
-    for users_section in presets.USERS_SECTIONS:
+    for users_section in USERS_SECTIONS:
         values.pop(users_section)
     digits.write_text(render(values), encoding="utf-8")
     for name in ("shipped", "fixed"):

@@ -30,6 +30,9 @@ COMMANDS = [
     ["sample"],
     ["import-teacher"],
     ["sync"],
+    ["publish"],
+    ["rollback"],
+    ["champion"],
 ]
 
 

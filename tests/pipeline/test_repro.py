@@ -149,7 +149,8 @@ def test_a_plan_without_data_and_outputs(project, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x")]
+    ("key", "value"),
+    [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x"), ("publish.allowed", 0.5)],
 )
 def test_how_it_runs_reruns_nothing(project, run, key, value):
     edit(project, key, value)
