@@ -36,7 +36,7 @@ from scm.jvp import output_and_tangent
 from scm.machine import machine_name
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion, consistency
-from scm.params import dump, load, validate
+from scm.params import USERS_SECTIONS, dump, load, validate
 from scm.stage import MALLOC
 from scm.yaml_files import parse_mapping, render
 
@@ -170,7 +170,7 @@ def paper_presets() -> list[str]:
 def preset_settings(name: str) -> NetworkSettings:
     """The teacher's network of a preset; of those that are not ImageNet's without classes."""
     current = dump(load(ROOT / "params.yaml"))
-    users = {key: current[key] for key in presets.USERS_SECTIONS}
+    users = {key: current[key] for key in USERS_SECTIONS}
     values = parse_mapping(render(presets.resolve(ROOT, name)), name)
     params = validate({**users, "preset": name, **values}, name)
     return network_settings(params.network, 1000 if name.startswith("imagenet") else 0, params.shape)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scm import weights
 from scm.data.codec import Codec
 from scm.data.loader import LatentLoader
+from scm.data.shards import INDEX
 from scm.drawing import PRECISIONS, evaluations_of, model_of, repeatable
 from scm.errors import UserError
 from scm.evaluation.extractors.classifier import ClassifierSettings
@@ -26,7 +27,7 @@ from scm.evaluation.generate import (
     multistep_sampler,
     t_max_of,
 )
-from scm.files import sha256
+from scm.files import read_json, sha256
 from scm.networks import Model, NetworkSettings
 from scm.networks.model import LogWeight
 from scm.objectives import (
@@ -45,6 +46,7 @@ from scm.params.schema import TEACHER, TWO_STEPS, Network, Runtime, StudentMetho
 from scm.params.schema import Sampler as SamplerSettings
 from scm.randomness import generator, global_draws, seed_of
 from scm.samplers import edm_sigmas
+from scm.training.agreement import check_same_index
 from scm.training.ahead import Data
 from scm.training.diagnosis import Context
 from scm.training.distributed import Ranks
@@ -53,6 +55,8 @@ from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 from scm.trigflow import time_of_sigma
 
+SAMPLING = "sampling.json"
+"""How a selected model is sampled: beside its weights, so that another choice retrains nobody who starts from them."""
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Of torch.compile: dropout draws from the generators that it draws from without compilation."""
 
@@ -155,11 +159,19 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, d
     return model_of(state, header, device), header
 
 
+def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
+    """The model in models/<name>, and its header with how selection chose to sample it: `guidance_scale`, t_mid."""
+    model, header = load_model(folder / "model.safetensors", device)
+    return model, {**header, **read_json(folder / SAMPLING)}
+
+
 class TrainingData:
     """x_0 and labels at any position: the loader's stored samples served by the codec."""
 
     def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks) -> None:
+        """Opens the shards; a UserError if they are damaged, or other processes have other data."""
         self.loader = LatentLoader(folder, seed, batch, ranks.rank, ranks.world)
+        check_same_index(folder / INDEX, ranks)
         self.codec = Codec(self.loader.codec_header)
         self._seed, self._ranks = seed, ranks
 
@@ -314,19 +326,20 @@ def fake_score(teacher: Model, settings: StudentMethod, seed: int) -> FakeScore:
         return FakeScore(network, LogWeight())
 
 
-def samplers(params: Params, header: Mapping[str, Any], t_mid: float | None) -> list[Sampler]:
+def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: float | None) -> list[Sampler]:
     """The samplers that a model is measured with, fewest evaluations first.
 
     A teacher's few-step and full one; of multistep a jump for each segment; else one step and, at `t_mid`, two.
 
     Args:
         header: of the model's file, or of one of its snapshots.
+        scale: of guidance, which doubles a teacher's evaluations.
     """
     settings, sigma_d = params.sampler, header["sigma_d"]
     if header["model"] == TEACHER:
         few = ddim_sampler(few_step_times(params, sigma_d), sigma_d)
         full = heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
-        evaluations = evaluations_of(header, guidance_of(params, header))
+        evaluations = evaluations_of(header, scale)
         return [replace(each, nfe=each.nfe * evaluations) for each in (few, full)]
     t_max = header["t_max"]
     if "segments" in header:
@@ -340,20 +353,21 @@ def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ..
     return params.select.t_mid if header["model"] in TWO_STEPS else ()
 
 
-def guidance_of(params: Params, header: Mapping[str, Any]) -> float:
-    """The scale at which a model is sampled: a student's is 1 where it was not trained for another."""
-    scales = params.sampler.guidance
-    if header["model"] == TEACHER:
-        if scales.teacher != 1 and not header.get("label_dropout"):
+def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
+    """The candidates for the guidance scale: 1 alone for a student that was not trained for another."""
+    scales = params.select.guidance
+    if header["model"] != TEACHER:
+        return scales.student if header["network"].get("guidance") else (1.0,)
+    for scale in scales.teacher:
+        if scale != 1 and not header.get("label_dropout"):
             problem = "this teacher was never trained without labels, and cannot be guided"
-            raise UserError(f"params.yaml: sampler.guidance.teacher = {scales.teacher}: {problem}; write 1.0")
-        return scales.teacher
-    return scales.student if header["network"].get("guidance") else 1.0
+            raise UserError(f"params.yaml: select.guidance.teacher = {scale}: {problem}; write [1.0]")
+    return scales.teacher
 
 
-def is_guided(params: Params, header: Mapping[str, Any]) -> bool:
+def is_guided(header: Mapping[str, Any]) -> bool:
     """Whether the guidance scale plays a part in what the model draws."""
-    return bool(header["network"].get("guidance")) or guidance_of(params, header) != 1
+    return bool(header["network"].get("guidance")) or header["guidance_scale"] != 1
 
 
 def few_step_times(params: Params, sigma_d: float) -> list[float]:

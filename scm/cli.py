@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_params(commands)
     _add_preset(commands)
+    _add_plan(commands)
     _add_run(commands)
     _add_sample(commands)
     _add_serve(commands)
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_teacher(commands)
     _add_study(commands)
     _add_sync(commands)
+    _add_publish(commands)
     return parser
 
 
@@ -96,11 +98,22 @@ def _add_preset(commands: argparse._SubParsersAction) -> None:
     for name, summary, handler in (
         ("show", "print a preset's file", _preset_show),
         ("diff", "print what applying a preset would change", _preset_diff),
-        ("apply", "write a preset's values into params.yaml, keeping comments, runtime.* and mlflow.*", _preset_apply),
+        ("apply", "write a preset's values into params.yaml, keeping comments and the user's sections", _preset_apply),
     ):
         action = _add(actions, name, summary, f"scm preset {name} digits", f"scm preset {name} folder")
         action.add_argument("name", help="see `scm preset list`")
         action.set_defaults(handler=handler)
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    summary = "say what `scm run` would do, why, and how long it would take; needs neither data nor outputs"
+    plan = _add(commands, "plan", summary, "scm plan", "scm plan --json", "scm plan --check --assume-data")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--check", action="store_true", help="end with exit code 10 if a stage would run")
+    plan.add_argument(
+        "--assume-data", action="store_true", help="take images that are not here for those that dvc.lock knows"
+    )
+    plan.set_defaults(handler=_plan)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:
@@ -122,7 +135,7 @@ def _add_sample(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--classes", type=_names, help="class names or numbers, comma-separated (default: all in turn)")
     sample.add_argument("-n", "--count", type=_whole, default=64, help="number of images (default: 64)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default: 0)")
-    sample.add_argument("--guidance", type=float, help="guidance scale (default: sampler.guidance)")
+    sample.add_argument("--guidance", type=float, help="guidance scale (default: the one that selection chose)")
     sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     sample.set_defaults(handler=_sample)
@@ -177,6 +190,23 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
 def _add_sync(commands: argparse._SubParsersAction) -> None:
     sync = _add(commands, "sync", "send to MLflow what it does not have yet; twice changes nothing", "scm sync")
     sync.set_defaults(handler=_sync)
+
+
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    summary = "compare the new model with the champion and, if it is better, make it the champion"
+    publish = _add(commands, "publish", summary, "scm publish", "scm publish --dry-run")
+    publish.add_argument("--dry-run", action="store_true", help="write results/verdict.*, and nothing to the registry")
+    publish.set_defaults(handler=_publish)
+    summary = "make the version champion again that was so before"
+    rollback = _add(commands, "rollback", summary, "scm rollback", "scm rollback --to 3")
+    rollback.add_argument("--to", type=_version, metavar="VERSION", help="any other version of the registered model")
+    rollback.set_defaults(handler=_rollback)
+    champion = _add(commands, "champion", "print the champion's version, distance and commit", "scm champion")
+    champion.set_defaults(handler=_champion)
+
+
+def _version(text: str) -> str:
+    return str(_whole(text))
 
 
 def _whole(text: str) -> int:
@@ -259,6 +289,12 @@ def _preset_apply(options: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from scm.plan_command import plan_command
+
+    return plan_command(options)
+
+
 def _run(options: argparse.Namespace) -> int:
     from scm.supervisor import run
 
@@ -299,6 +335,24 @@ def _sync(options: argparse.Namespace) -> int:
     from scm.sync import sync_command
 
     return sync_command(options) or 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from scm.publishing import publish_command
+
+    return publish_command(options)
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from scm.publishing import rollback_command
+
+    return rollback_command(options)
+
+
+def _champion(options: argparse.Namespace) -> int:
+    from scm.publishing import champion_command
+
+    return champion_command(options)
 
 
 if __name__ == "__main__":

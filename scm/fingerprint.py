@@ -57,7 +57,7 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
         for part in key.split("."):
             value = value[part]
         values |= flatten({key: value})
-    made = _made_by_stages(root)
+    made = {path: output["md5"] for path, output in made_by_stages(root).items()}
     dependencies = {}
     for path in sorted(map(resolve, definition.get("deps", ()))):
         dependencies[path] = made.get(path) or content_hash(root / path)
@@ -65,12 +65,12 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
     return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _made_by_stages(root: Path) -> dict[str, str]:
-    """md5 of each output that dvc.lock knows."""
+def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
+    """What dvc.lock knows of each output, by path: md5, size in bytes, of a folder nfiles."""
     if not (root / "dvc.lock").exists():
         return {}
     lock = parse_mapping(read_text(root / "dvc.lock", "run `dvc repro`"), "dvc.lock")
-    return {out["path"]: out["md5"] for stage in lock.get("stages", {}).values() for out in stage.get("outs", ())}
+    return {out["path"]: out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ())}
 
 
 def content_hash(path: Path) -> str:

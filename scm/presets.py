@@ -2,7 +2,7 @@
 
 A preset is an overlay in YAML that may extend others, `extends: name` or `extends: [name, name]`, of which a later one
 wins. Those in base/ are parts that presets share; they cannot be applied. Resolved, a preset names every value but
-runtime.* and mlflow.*, so applying it gives the same ones whatever was applied before. Those two sections are the
+runtime.*, mlflow.* and publish.*, so applying it gives the same ones whatever was applied before. Those three are the
 user's: they stay as they are, but for keys that a preset names all the same. Keys of other sections that the preset
 does not name (say, a method's own `p_mean`) are taken out. The values become ordinary parameters, so that
 `dvc params diff`, `dvc exp show` and MLflow see them (DVC's own Hydra composition does not). `paper` is no value: it
@@ -21,11 +21,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from scm.errors import UserError
 from scm.files import write_text
-from scm.params import Params, flatten, validate
+from scm.params import USERS_SECTIONS, Params, flatten, validate
 from scm.params.faults import Fault, explain
 from scm.yaml_files import parse_for_editing, parse_mapping, read_text, render
 
-USERS_SECTIONS = ("runtime", "mlflow")
 WHOLE = ("methods",)
 """Mappings that a preset replaces as a whole, order included: a method that it does not name is switched off."""
 EXTENDS, PAPER = "extends", "paper"

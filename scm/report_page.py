@@ -174,43 +174,68 @@ def _plot(drawing: Drawing, title: str) -> str:
 
 
 def _selection(findings: Findings) -> str:
-    figures = []
+    figures, looked = [], False
     for model in findings.models:
         rows, choice = findings.selection[model], findings.choices[model]
-        if "sigma_rel" not in choice:  # an imported average, of unknown length
+        x = "sigma_rel" if "sigma_rel" in choice else "guidance"
+        if x not in choice:  # an imported average, of unknown length and sampled in one way
             continue
-        middles = sorted({row["t_mid"] for row in rows if "t_mid" in row})
-        if middles:
-            named = [(f"2 steps, t_mid {middle:g}", middle) for middle in middles]
-            lines = [
-                _selection_line(
-                    [row for row in rows if row.get("t_mid") == middle], "fd", LINES[index % len(LINES)], name
-                )
-                for index, (name, middle) in enumerate(named)
-            ]
-            first = [row for row in rows if row.get("t_mid") == middles[0]]
-            lines.append(_selection_line(first, "fd_1step", "#868e96", "1 step"))
-        else:
-            lines = [_selection_line(rows, "fd", LINES[0], "")]
-        lines = [line for line in lines if line.x]
-        mark = (choice["sigma_rel"], choice["fd"])
-        chosen = f"σ_rel {choice['sigma_rel']:g}"
-        chosen += f", t_mid {choice['t_mid']:g}" if "t_mid" in choice else ""
-        lengths = {row["sigma_rel"] for row in rows if "sigma_rel" in row}
-        if len(lengths) > 1 and choice["sigma_rel"] in (min(lengths), max(lengths)):
-            chosen += ", at the edge of the candidates"
-        name = display_name(model)
-        drawing = Drawing(f"{name}: Fréchet distance over σ_rel", "σ_rel of the average", lines, True, mark)
-        figures.append(_plot(drawing, f"{name}: chosen {chosen}"))
+        most = max(row.get("samples", 0) for row in rows)
+        compared = [row for row in rows if row.get("samples", 0) == most]  # not with those of a first look
+        looked |= len(compared) < len(rows)
+        lines = [line for line in selection_lines(compared, choice, x) if line.x]
+        over, meaning = ("σ_rel", "σ_rel of the average") if x == "sigma_rel" else ("guidance", "guidance scale")
+        name, mark = display_name(model), (choice[x], choice["fd"])
+        drawing = Drawing(f"{name}: Fréchet distance over {over}", meaning, lines, True, mark)
+        figures.append(_plot(drawing, f"{name}: chosen {_chosen(rows, choice)}"))
+    first = " Candidates that fell out after a first look at fewer samples are not drawn." if looked else ""
     return (
         '<h2>Choice of the average</h2>\n<p class="note">Fréchet distance over the relative length σ_rel of the '
-        "weights' average, reconstructed after the training; the ring marks the choice.</p>\n"
+        f"weights' average, reconstructed after the training; the ring marks the choice.{first}</p>\n"
         f'<div class="plots">{"".join(figures)}</div>'
     )
 
 
-def _selection_line(rows: list[dict[str, float]], column: str, colour: str, label: str) -> Line:
-    points = sorted((row["sigma_rel"], row[column]) for row in rows if column in row)
+def _chosen(rows: list[dict[str, float]], choice: dict[str, float]) -> str:
+    """The choice in words, and where better ones may lie outside the candidates."""
+    named = {"sigma_rel": "σ_rel", "t_mid": "t_mid", "guidance": "guidance"}
+    named = {key: name for key, name in named.items() if key in choice}
+    edges = []
+    for key, name in named.items():
+        values = {row[key] for row in rows if key in row}
+        if len(values) > 1 and choice[key] in (min(values), max(values)):
+            edges.append(name)
+    text = ", ".join(f"{name} {choice[key]:g}" for key, name in named.items())
+    return text + (f"; at the edge of the candidates: {', '.join(edges)}" if edges else "")
+
+
+def selection_lines(rows: list[dict[str, float]], choice: dict[str, float], x: str) -> list[Line]:
+    """A line for each guidance scale, at the chosen t_mid; where there is one scale alone, one for each t_mid."""
+
+    def having(**values: float | None) -> list[dict[str, float]]:
+        return [row for row in rows if all(row.get(key) == value for key, value in values.items())]
+
+    scale, t_mid = choice.get("guidance"), choice.get("t_mid")
+    scales = sorted({row["guidance"] for row in rows if "guidance" in row}) if x != "guidance" else []
+    middles = sorted({row["t_mid"] for row in rows if "t_mid" in row})
+    if scales:
+        steps = "" if t_mid is None else "2 steps, "
+        named = [(f"{steps}guidance {each:g}", having(guidance=each, t_mid=t_mid)) for each in scales]
+    elif middles:
+        named = [(f"2 steps, t_mid {each:g}", having(t_mid=each)) for each in middles]
+    else:
+        named = [("", rows)]
+    lines = [
+        _selection_line(some, x, "fd", LINES[index % len(LINES)], name) for index, (name, some) in enumerate(named)
+    ]
+    if middles:
+        one = having(guidance=scale, t_mid=t_mid) if scales else having(t_mid=middles[0])
+        lines.append(_selection_line(one, x, "fd_1step", "#868e96", "1 step"))
+    return lines
+
+
+def _selection_line(rows: list[dict[str, float]], x: str, column: str, colour: str, label: str) -> Line:
+    points = sorted((row[x], row[column]) for row in rows if column in row)
     dashed = column != "fd"
     return Line([x for x, _ in points], [y for _, y in points], colour, label, dashed, points=True)
 

@@ -38,13 +38,13 @@ def sample_command(args: argparse.Namespace) -> int:
     if not 0 <= args.seed < 2**63 - args.count:
         raise UserError(f"--seed {args.seed}: must be between 0 and 2^63 - 1 less the number of images")
     device = build.device_of(params.runtime.model_copy(update={"device": args.device}))
-    model, header = build.load_model(root / "models" / args.model / "model.safetensors", device)
+    model, header = build.load_selected(root / "models" / args.model, device)
     for line in differences(root, params, args.model):
         print(f"scm sample: {line}", file=sys.stderr)
     codec, chosen = load_codec(root / "data/codec", device), class_numbers(args.classes, header["classes"])
     codec.check(header["codec"], f"models/{args.model}")
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(args.count)])
-    sampler, scale = sampler_of(header, args.steps, noise_levels(params)), scale_of(params, header, args.guidance)
+    sampler, scale = sampler_of(header, args.steps, noise_levels(params)), scale_of(header, args.guidance)
     seeds = range(args.seed, args.seed + args.count)
     samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device, scale)
     images = codec.decode(samples)
@@ -82,10 +82,10 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
     return [class_number(text, names) for text in asked or names]
 
 
-def scale_of(params: Params, header: Mapping[str, Any], asked: float | None) -> float:
-    """The guidance scale: that of params.yaml, or what was asked for, if the model can be guided with it."""
+def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
+    """The guidance scale: the selected one, or what was asked for, if the model can be guided with it."""
     if asked is None:
-        return build.guidance_of(params, header)
+        return header["guidance_scale"]
     require_scale(header, asked)
     return asked
 

@@ -1,7 +1,8 @@
-"""Which average of a model's weights is kept, and in which steps it is best sampled (sec. 6, EDM2 sec. 3).
+"""Which average of a model's weights is kept, at which guidance scale, and in which steps (sec. 6, EDM2 sec. 3).
 
-The candidates of params.yaml are measured first; each round of `select.refine` then adds those halfway between the best
-one and its neighbours. All are measured on the same seeds, so that their differences are less noisy than the figures.
+The candidates of params.yaml are measured first, on `select.coarse` samples if that is a number, and the better half of
+them on `select.samples`. Each round of `select.refine` then adds those halfway between the best one and its neighbours.
+All are measured on the same seeds, so that their differences are less noisy than the figures.
 """
 
 import json
@@ -29,6 +30,10 @@ from scm.training.distributed import Ranks
 State = dict[str, Tensor]
 Header = dict[str, Any]
 Figures = dict[str, float]
+Way = tuple[float, float | None]
+"""How an average is sampled: the guidance scale, and t_mid of what is sampled in two steps."""
+Planned = tuple[State, Header, Sequence[Way]]
+"""An average, and the ways in which it is to be measured."""
 DISTANCES = ("fd", "fd_1step")
 
 
@@ -85,39 +90,53 @@ class Selection:
     say: Callable[[str], None]
     measured: Measured
 
-    def best(self, sigma_rels: tuple[float, ...]) -> tuple[State, Header, list[Figures]]:
-        """The best average, and the figures of all: of each length, and for students in two steps of each t_mid.
+    def best(self, sigma_rels: Sequence[float]) -> tuple[State, Header, list[Figures]]:
+        """The best average, and the figures of all: of each length and scale, for students in two steps of each t_mid.
 
         Returns:
-            Its state; its header, with the t_mid; rows of sigma_rel, t_mid, fd and, for students, fd_1step.
+            Its state; its header, with `guidance_scale` and t_mid; rows of sigma_rel, guidance (where it differs),
+            t_mid, samples (where they differ), fd and, for students, fd_1step. `chosen` tells the best one's.
         """
-        rows: list[Figures] = []
+        select, first, rows = self.params.select, list[Figures](), list[Figures]()
         best: tuple[State, Header] = ({}, {})
-        for turn in range(1 + self.params.select.refine):
-            for state, header, t_mids in self._finer(rows, best[1]) if turn else self._given(sigma_rels):
-                for figures in self._candidates(state, header, t_mids):
-                    if figures["fd"] < min((row["fd"] for row in rows), default=math.inf):
-                        best = state, {**header, **{key: figures[key] for key in ("t_mid",) if key in figures}}
-                    known = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
-                    rows.append({**known, **figures})
-                    self.say("  ".join(f"{key} {value:.4g}" for key, value in rows[-1].items()))
+        planned = self._given(sigma_rels)
+        if select.coarse is not None and select.coarse < select.samples:
+            first = [row for each in planned for row in self._rows(*each, select.coarse)]
+            planned = self._given(sigma_rels, better_half(first))
+        for turn in range(1 + select.refine):
+            for state, header, ways in self._finer([*first, *rows], best) if turn else planned:
+                for row in self._rows(state, header, ways, select.samples):
+                    if _finite(row) < min(map(_finite, rows), default=math.inf):
+                        way = {"guidance_scale": row["guidance"], "t_mid": row.get("t_mid")}
+                        best = state, {**header, **{key: value for key, value in way.items() if value is not None}}
+                    rows.append(row)
             if not best[0]:
                 name = self.snapshots.parent.name
                 raise UserError(f"{name}: no average has a finite Frechet distance; see the curves of its training")
-        return *best, rows
+        return *best, telling([*first, *rows])
 
-    def _given(self, sigma_rels: Sequence[float]) -> Iterator[tuple[State, Header, Sequence[float]]]:
-        """The averages of params.yaml, each with the t_mid that it is measured at."""
-        for state, header in averages(self.snapshots, sigma_rels):
-            yield state, header, build.two_step_times(self.params, header)
+    def _given(self, sigma_rels: Sequence[float], kept: Sequence[Figures] | None = None) -> Iterator[Planned]:
+        """The averages of params.yaml, each with the ways in which it is sampled; of `kept` rows alone, if given."""
+        places = None if kept is None else {_place(row) for row in kept}
+        lengths = [each for each in sigma_rels if places is None or any(each == place[0] for place in places)]
+        for state, header in averages(self.snapshots, lengths):
+            times = build.two_step_times(self.params, header) or (None,)
+            ways = [(scale, t_mid) for scale in build.scales_of(self.params, header) for t_mid in times]
+            ways = [way for way in ways if places is None or (header["sigma_rel"], *way) in places]
+            if ways:
+                yield state, header, ways
 
-    def _finer(self, rows: Sequence[Figures], best: Header) -> Iterator[tuple[State, Header, Sequence[float]]]:
+    def _finer(self, rows: Sequence[Figures], best: tuple[State, Header]) -> Iterator[Planned]:
         """Those of the next round."""
-        for sigma_rel, t_mids in finer(rows, best):
-            yield *reconstruct(self.snapshots, sigma_rel), t_mids
+        state, header = best
+        lengths, ways = finer(rows, header)
+        for sigma_rel in lengths:
+            yield *reconstruct(self.snapshots, sigma_rel), [_way(header)]
+        if ways:
+            yield state, header, ways
 
     def progress(self, header: Header, choice: Figures) -> Iterator[Figures]:
-        """The chosen length and t_mid along the run; of a teacher, whose loss says how it goes on, at the end alone.
+        """The chosen average, sampled as chosen, along the run; of a teacher, whose loss tells how it goes, at the end.
 
         Args:
             choice: the row of the chosen average.
@@ -128,55 +147,101 @@ class Selection:
         for point in range(1, points):
             images = times[len(times) * point // points - 1]
             state, then = reconstruct(self.snapshots, header["sigma_rel"], until=images)
-            (row,) = self._candidates(state, then, [header["t_mid"]] if "t_mid" in header else [])
+            (row,) = self._rows(state, then, [_way(header)], self.params.select.samples)
             yield {"images": images, **{key: row[key] for key in figures}}
         yield {"images": times[-1], **figures}
 
-    def _candidates(self, state: State, header: Header, t_mids: Sequence[float]) -> list[Figures]:
-        """fd of the sampler with the most steps or, for a student in two, of each t_mid, with fd_1step beside it."""
-        model = build.model_of(state, header, self.ranks.device)
+    def _rows(self, state: State, header: Header, ways: Sequence[Way], count: int) -> Iterator[Figures]:
+        """What is known of an average sampled in these ways, `count` times each.
 
-        def distance(t_mid: float | None, which: int) -> float:
-            sampler = build.samplers(self.params, header, t_mid)[which]
+        fd is that of the sampler with the most steps; of a student in two steps that in one stands beside it, but for
+        a first look, which only sorts the candidates.
+        """
+        model, whole = build.model_of(state, header, self.ranks.device), self.params.select.samples
+
+        def distance(scale: float, t_mid: float | None, which: int) -> float:
+            sampler = build.samplers(self.params, header, scale, t_mid)[which]
             length = f"halflife {header['halflife']}" if "halflife" in header else f"sigma_rel {header['sigma_rel']}"
             name = f"{header['images']} images, {length}, {sampler.nfe} evaluations"
+            name += f", guidance {scale}" if scale != 1 else ""
             name += f", t_mid {t_mid}" if t_mid is not None and which else ""
-            return self.measured.of(name, lambda: self._distance(model, header, sampler))
+            name += f", {count} samples" if count != whole else ""
+            return self.measured.of(name, lambda: self._distance(model, header, sampler, scale, count))
 
-        if not t_mids:
-            return [{"fd": distance(None, -1)}]
-        in_one = distance(None, 0)
-        return [{"t_mid": t_mid, "fd": distance(t_mid, -1), "fd_1step": in_one} for t_mid in t_mids]
+        for scale, t_mid in ways:
+            row: Figures = {} if header["sigma_rel"] is None else {"sigma_rel": header["sigma_rel"]}  # None: imported
+            row |= {"guidance": scale, **({} if t_mid is None else {"t_mid": t_mid}), "samples": int(count)}
+            row |= {"fd": distance(scale, t_mid, -1)}
+            row |= {"fd_1step": distance(scale, t_mid, 0)} if t_mid is not None and count == whole else {}
+            told = (
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+            )
+            self.say("  ".join([f"{header['images']} images", *told]))
+            yield row
 
-    def _distance(self, model: Model, header: Header, sampler: Sampler) -> float:
+    def _distance(self, model: Model, header: Header, sampler: Sampler, scale: float, count: int) -> float:
         """The first process measures the features of all; what the others return is not read."""
         params, ranks, codec = self.params, self.ranks, self.codec
         codec.check(header["codec"], str(self.snapshots))
-        count, shape = params.select.samples, codec.header["shape"]
-        labels, scale = asked_labels(self.reference.labels, count), build.guidance_of(params, header)
+        labels, shape = asked_labels(self.reference.labels, count), codec.header["shape"]
         place = params.evaluate.batch, ranks.device, scale, ranks.rank, ranks.world
         drawn = batches(model, sampler, range(count), labels, shape, *place)
         features, _ = sampled_features(drawn, count, codec.decode, self.reference, ranks)
         return self.reference.distance_of(features) if ranks.rank == 0 else 0.0
 
 
-def finer(rows: Sequence[Figures], best: Header) -> list[tuple[float, list[float]]]:
-    """The next candidates: halfway to the best one's neighbours in length (geometric mean) and in t_mid (mean).
+def _way(header: Header) -> Way:
+    """That of the best average."""
+    return header["guidance_scale"], header.get("t_mid")
+
+
+def _place(row: Figures) -> tuple[float | None, float, float | None]:
+    """Which candidate a row is of."""
+    return row.get("sigma_rel"), row["guidance"], row.get("t_mid")
+
+
+def better_half(rows: Sequence[Figures]) -> list[Figures]:
+    """Those with the smaller distances, rounded up, two at least; all on the same number of samples."""
+    return sorted(rows, key=_finite)[: max(2, math.ceil(len(rows) / 2))]
+
+
+def telling(rows: Sequence[Figures]) -> list[Figures]:
+    """Without the columns guidance and samples where they say the same in every row."""
+    same = [key for key in ("guidance", "samples") if len({row[key] for row in rows}) == 1]
+    return [{key: value for key, value in row.items() if key not in same} for row in rows]
+
+
+def chosen(rows: Sequence[Figures]) -> Figures:
+    """The best row of what `Selection.best` returns: of those measured on the most samples, with which it ends."""
+    return min((row for row in rows if row.get("samples") == rows[-1].get("samples")), key=_finite)
+
+
+def _finite(row: Figures) -> float:
+    """Its distance, which is to sort the rows; one that is no number comes last."""
+    return row["fd"] if math.isfinite(row["fd"]) else math.inf
+
+
+def finer(rows: Sequence[Figures], best: Header) -> tuple[list[float], list[Way]]:
+    """The next candidates: halfway to the best one's neighbours in length (geometric mean), scale and t_mid (mean).
 
     Args:
-        rows: what was measured, as `Selection.best` returns it.
+        rows: what was measured, the figures not read.
         best: header of the best average. The one with a half-life, and an imported one, have no neighbours in length.
 
     Returns:
-        Lengths, each with the t_mid that it is to be measured at; the best length comes with new t_mid.
+        Lengths to be measured in the best way, and new ways of the best length.
     """
-    if "halflife" in best or best["sigma_rel"] is None:
-        return []
-    lengths = between([row["sigma_rel"] for row in rows], best["sigma_rel"], lambda a, b: math.sqrt(a * b), 4)
-    if "t_mid" not in best:
-        return [(length, []) for length in lengths]
-    times = between([row["t_mid"] for row in rows], best["t_mid"], lambda a, b: (a + b) / 2, 3)
-    return [(length, [best["t_mid"]]) for length in lengths] + ([(best["sigma_rel"], times)] if times else [])
+    lengths, (scale, t_mid) = [], _way(best)
+    if "halflife" not in best and best["sigma_rel"] is not None:
+        lengths = between([row["sigma_rel"] for row in rows], best["sigma_rel"], lambda a, b: math.sqrt(a * b), 4)
+    ways: list[Way] = [(each, t_mid) for each in between([row["guidance"] for row in rows], scale, _mean, 3)]
+    if t_mid is not None:
+        ways += [(scale, each) for each in between([row["t_mid"] for row in rows], t_mid, _mean, 3)]
+    return lengths, ways
+
+
+def _mean(first: float, second: float) -> float:
+    return (first + second) / 2
 
 
 def between(tried: Sequence[float], best: float, middle: Callable[[float, float], float], digits: int) -> list[float]:

@@ -25,7 +25,7 @@ from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.files import read_json, write_json
 from scm.fingerprint import Inputs, inputs_of
 from scm.machine import commit_of, machine_name
-from scm.params import Params, dump, flatten, load
+from scm.params import USERS_SECTIONS, Params, dump, flatten, load
 from scm.project import find_root
 from scm.records import RunRecord, Settings
 from scm.results import run_path
@@ -36,6 +36,9 @@ MALLOC = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 """Keeps freed memory in the process; a training step on the CPU otherwise spends much of its time on page faults."""
+
+READ_LATENTS = ("train_teacher", "train_student")
+"""Stages that are trained on data/latents."""
 
 
 @dataclass
@@ -135,7 +138,7 @@ class Stage:
 def chain(root: Path, params: Params, item: str | None) -> dict[str, Any]:
     """Flat parameters of a stage and of everything upstream; those of a student `item` are its effective settings."""
     plain = dump(params)
-    for name in ("preset", "runtime", "mlflow", "student"):
+    for name in ("preset", *USERS_SECTIONS, "student"):
         del plain[name]
     if item in params.student.methods:
         plain["student"] = params.student.lineage(str(item))
@@ -149,7 +152,7 @@ def chain(root: Path, params: Params, item: str | None) -> dict[str, Any]:
 
 def params_hash(params: Params) -> str:
     """First 12 digits of the hash of all parameters that a result can follow from."""
-    plain = {key: value for key, value in dump(params).items() if key not in ("preset", "runtime", "mlflow")}
+    plain = {key: value for key, value in dump(params).items() if key not in ("preset", *USERS_SECTIONS)}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -182,6 +185,10 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         params = load(root / "params.yaml")
         if training or (parallel and params.runtime.processes > 1):
             _start_processes(name, params.runtime.processes)
+        if name in READ_LATENTS and params.runtime.shards is not None:
+            from scm.fetching import fetch_latents
+
+            fetch_latents(root, params.runtime.shards, name)
         stage = _open(root, name, sys.argv[1] if matrix else None, params)
         with _locked(stage):
             run(stage)

@@ -27,11 +27,11 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from scm.errors import UserError
 from scm.experiments import sources
-from scm.params import flatten, validate
+from scm.params import USERS_SECTIONS, flatten, validate
 from scm.params.count import SUFFIXES, Count
 from scm.params.faults import shown
 from scm.params.schema import TEACHER, Method, Section, Text
-from scm.presets import USERS_SECTIONS, WHOLE
+from scm.presets import WHOLE
 from scm.yaml_files import parse_mapping, read_text, render
 
 BY = "by"

@@ -10,7 +10,7 @@ from scm import experiments, studies
 from scm.errors import EXIT_INTERRUPTED, UserError
 from scm.figures_panels import draw
 from scm.files import write_text
-from scm.params import Params, flatten, validate
+from scm.params import USERS_SECTIONS, Params, flatten, validate
 from scm.project import find_root
 from scm.records import RunRecord, Settings
 from scm.studies import Study, Variant
@@ -106,7 +106,7 @@ def show(root: Path, study: Study, results: Sequence[Outcome]) -> None:
 def _record(study: Study, outcome: Outcome, model: str, params: Params) -> RunRecord:
     """What MLflow shows of one model of a variant; times are the experiment's, so that sending again adds nothing."""
     variant, experiment = outcome.variant, outcome.experiment
-    values = {key: value for key, value in variant.values.items() if key not in ("preset", "runtime", "mlflow")}
+    values = {key: value for key, value in variant.values.items() if key not in ("preset", *USERS_SECTIONS)}
     del values["student"]
     if model in params.student.methods:
         values["student"] = params.student.lineage(model)

@@ -3,17 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from scm import build
 from scm.data.autoencoders import load_codec
-from scm.evaluation.figures import figures_of, sampled_features
+from scm.evaluation.figures import figures_of, kept_features, sampled_features
 from scm.evaluation.generate import Sampler, asked_labels, batches, generate
 from scm.evaluation.grids import save_grid, scale_for
-from scm.evaluation.reference import load
+from scm.evaluation.reference import Reference, load
 from scm.files import replacing_folder
 from scm.stage import Stage, main
 from scm.training.distributed import Ranks
@@ -24,8 +24,8 @@ def run(stage: Stage) -> None:
     device = build.device_of(params.runtime)
     ranks = Ranks.join(device)
     reference = load(stage.root / "data/reference", ranks.device)
-    model, header = build.load_model(stage.root / f"models/{model_name}/model.safetensors", ranks.device)
-    codec, scale = load_codec(stage.root / "data/codec", ranks.device), build.guidance_of(params, header)
+    model, header = build.load_selected(stage.root / f"models/{model_name}", ranks.device)
+    codec, scale = load_codec(stage.root / "data/codec", ranks.device), header["guidance_scale"]
     codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
@@ -37,18 +37,25 @@ def run(stage: Stage) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     figures: dict[str, float] = {"mparams": parameters}
     figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
-    figures |= {"guidance": scale} if build.is_guided(params, header) else {}
+    figures |= {"guidance": scale} if build.is_guided(header) else {}
     grids: dict[int, Tensor] = {}
 
     def drawn(sampler: Sampler, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
         place = settings.batch, ranks.device, scale, ranks.rank, ranks.world
         return batches(model, sampler, seeds, labels, shape, *place)
 
-    def features_of(sampler: Sampler, seeds: range) -> tuple[Tensor, float]:
-        return sampled_features(drawn(sampler, seeds), count, codec.decode, reference, ranks)
+    samplers = build.samplers(params, header, scale, header.get("t_mid"))
+    # a first batch is slow, and not to count in images_per_second
+    warm_up = cache(lambda: next(drawn(samplers[0], ranges[0]), None))
 
-    samplers = build.samplers(params, header, header.get("t_mid"))
-    next(drawn(samplers[0], ranges[0]), None)  # a first batch is slow, and not to count in images_per_second
+    def features_of(sampler: Sampler, seeds: range) -> tuple[Tensor, float]:
+        def measure() -> tuple[Tensor, float]:
+            warm_up()
+            return sampled_features(drawn(sampler, seeds), count, codec.decode, reference, ranks)
+
+        file = stage.work / f"features-{sampler.nfe}-{seeds.start}.safetensors"
+        return kept_features(file, measure, ranks)
+
     for sampler in samplers:
         sets, nfe = map(partial(features_of, sampler), ranges), sampler.nfe
         if ranks.rank:  # the others draw their part of the samples, and the first process does all else
@@ -69,10 +76,15 @@ def run(stage: Stage) -> None:
     with replacing_folder(stage.root / f"results/samples/{model_name}") as folder:
         for nfe, images in grids.items():
             save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(images.shape[-1]))
-    protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, params.sampler.model_dump()]
-    protocol.append(settings.repeats)
-    stage.extra |= {"device": device, "protocol": hashlib.sha256(json.dumps(protocol).encode()).hexdigest()}
+    stage.extra |= {"device": device, "protocol": protocol_of(stage, reference)}
     stage.metrics(f"evaluate-{model_name}", figures)
+
+
+def protocol_of(stage: Stage, reference: Reference) -> str:
+    """Hash of all that defines a figure but the model."""
+    settings, sampler = stage.params.evaluate, stage.params.sampler.model_dump()
+    protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, sampler, settings.repeats]
+    return hashlib.sha256(json.dumps(protocol).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Post-hoc EMA: reconstructs averages of several lengths, measures each on the same seeds and keeps the best."""
+"""Post-hoc EMA: averages of several lengths and guidance scales, measured on the same seeds; the best is kept."""
 
 import csv
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from scm import build, weights
 from scm.data.autoencoders import load_codec
 from scm.evaluation.reference import load
-from scm.files import replacing
+from scm.files import replacing, write_json
 from scm.results import progress_path
-from scm.selection import Figures, Measured, Selection
+from scm.selection import Figures, Measured, Selection, chosen
 from scm.stage import Stage, main
 from scm.training.distributed import Ranks
 
@@ -21,9 +21,11 @@ def run(stage: Stage) -> None:
     selection = Selection(params, reference, codec, snapshots, ranks, stage.progress, known)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
-    choice = min(rows, key=lambda row: row["fd"])
+    choice = chosen(rows)
     progress = list(selection.progress(header, choice))
     if ranks.rank == 0:
+        sampling = {key: header.pop(key) for key in ("guidance_scale", "t_mid") if key in header}
+        write_json(stage.root / f"models/{model}" / build.SAMPLING, sampling)
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
         write(stage.root / f"results/curves/select-{model}.csv", rows)
         write(progress_path(stage.root, model), progress)

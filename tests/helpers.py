@@ -11,6 +11,7 @@ from torch import nn
 from scm import weights
 from scm.data.autoencoders import save_codec
 from scm.data.codec import plain_header
+from scm.files import write_json
 from scm.networks import FLAVOURS, Model, NetworkSettings
 
 TINY = NetworkSettings(
@@ -46,7 +47,9 @@ def tiny_model(seed: int = 0, *, dropout: float = 0.0, **changes: object) -> Mod
     return model
 
 
-def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
+def save_model(
+    project: Path, name: str, seed: int = 0, *, scale: float = 1.0, t_mid: float | None = None, **changes: Any
+) -> None:
     """Writes a small random model, and the codec of its pixels, where a project has them; `changes` to its header."""
     net = tiny_model(seed, guidance="guidance" in changes)
     header = {
@@ -54,6 +57,8 @@ def save_model(project: Path, name: str, seed: int = 0, **changes: Any) -> None:
         "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
+    sampling = {"guidance_scale": scale} | ({} if t_mid is None else {"t_mid": t_mid})
+    write_json(project / f"models/{name}/sampling.json", sampling)
     save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from scm import presets
-from scm.params import Params, validate
+from scm.params import USERS_SECTIONS, Params, validate
 from scm.yaml_files import render
 
 ROOT = Path(__file__).parents[1]
@@ -51,15 +51,19 @@ student:
   scd: {images: 128Ki, dropout: 0.0}
   sct: {images: 128Ki, dropout: 0.0}
 ema: {profiles: [0.05, 0.10], snapshots: 16, halflife: null}
-sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18, guidance: {teacher: 1.0, student: 1.0}}
+sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18}
 select:
   sigma_rel: {teacher: [0.05], student: [0.05, 0.10]}
+  guidance: {teacher: [1.0], student: [1.0]}
   t_mid: [0.6, 0.8, 1.1]
+  coarse: null
   samples: 1797
   progress: 4
 evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2, neighbours: 3}
-runtime: {device: auto, threads: null, processes: 1, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
+runtime:
+  {device: auto, threads: null, processes: 1, shards: null, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
 mlflow: {enabled: true, uri: null, experiment: null}
+publish: {name: null, model: scd, evaluations: null, allowed: 0.0, deviations: 2.0}
 """
 
 
@@ -75,7 +79,7 @@ def make_project(folder: Path) -> Path:
     params_file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", params_file)
     presets.apply(params_file, folder, "digits")
-    for users_section in presets.USERS_SECTIONS:
+    for users_section in USERS_SECTIONS:
         values.pop(users_section)
     digits.write_text(render(values), encoding="utf-8")
     for name in ("shipped", "fixed"):

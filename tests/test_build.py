@@ -14,7 +14,7 @@ from scm import build, weights
 from scm.data.codec import plain_header
 from scm.data.shards import write_latents
 from scm.errors import UserError
-from scm.files import sha256
+from scm.files import sha256, write_json
 from scm.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -108,7 +108,8 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
 
 
 def runtime(**changes: object) -> Runtime:
-    values = {"device": "cpu", "threads": None, "processes": 1, "compile": True, "log_every": 1, "checkpoint_every": 1}
+    values = {"device": "cpu", "threads": None, "processes": 1, "shards": None, "compile": True}
+    values |= {"log_every": 1, "checkpoint_every": 1}
     return Runtime(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -144,6 +145,22 @@ def latents(folder: Path, classes: int = 3) -> build.TrainingData:
     header = {"classes": [str(i) for i in range(classes)], "codec": plain_header("identity", 0.5, [1, 8, 8])}
     write_latents(samples, folder, 8, header)
     return build.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")))
+
+
+def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatch):
+    """The first process's number comes from its index, those of the others have to be the same."""
+    mine = latents(tmp_path / "latents")
+    told = []
+
+    def of_first(self: Ranks, value: float) -> float:
+        told.append(value)
+        return told[0]
+
+    monkeypatch.setattr(Ranks, "of_first", of_first)
+    alike = latents(tmp_path / "alike")
+    assert alike.loader.count == mine.loader.count and float(int(told[0])) == told[0] < 2**48
+    with pytest.raises(UserError, match=r"other/index.json is not the same on all machines: delete .+/other where"):
+        latents(tmp_path / "other", classes=4)
 
 
 def teacher_file(path: Path, **changes: Any) -> Path:
@@ -221,7 +238,7 @@ def fields_of(objective: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("guidance", [None, [1.1, 1.9]])
 def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
-    params, teacher = params_of_all(guidance, **({"sampler.guidance.student": 1.5} if guidance else {})), tiny_model()
+    params, teacher = params_of_all(guidance, **({"select.guidance.student": [1.5]} if guidance else {})), tiny_model()
     scale = None if guidance is None else (1.1, 1.9)
     distilled = {**SCM, "teacher": teacher, "guidance": scale}
     t_max = math.atan(50.0 / 0.5)
@@ -258,7 +275,7 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
 
 
 def test_the_fake_score_starts_from_the_teacher_with_its_own_dropout_and_follows_from_the_seed():
-    params, teacher = params_of_all([1.1, 1.9], **{"sampler.guidance.student": 1.5}), tiny_model()
+    params, teacher = params_of_all([1.1, 1.9], **{"select.guidance.student": [1.5]}), tiny_model()
     settings = params.student.method("vsd")
     one, same, other = (build.fake_score(teacher, settings, seed) for seed in (0, 0, 1))
     assert one.network.settings == build.student_settings(teacher.settings, settings)
@@ -313,16 +330,16 @@ def times_of(sampler: Any, inputs: int = 2) -> list[float]:
 def test_samplers_follow_from_the_header():
     params = params_of_all()
     t_max = math.atan(50.0 / 0.5)
-    few, full = build.samplers(params, header("teacher"), None)
+    few, full = build.samplers(params, header("teacher"), 1.0, None)
     assert (few.nfe, len(times_of(few)), full.nfe, len(times_of(full))) == (2, 2, 35, 35)
     assert times_of(few)[0] == times_of(full)[0] == pytest.approx(t_max, abs=1e-6)
     for method in ("scd", "sct", "discrete", "scd_vsd"):
-        one, two = build.samplers(params, header(method), 0.9)
+        one, two = build.samplers(params, header(method), 1.0, 0.9)
         assert (one.nfe, two.nfe) == (1, 2)
         assert times_of(one) == pytest.approx([T_MAX]) and times_of(two) == pytest.approx([T_MAX, 0.9])
-    (only,) = build.samplers(params, header("vsd"), None)
+    (only,) = build.samplers(params, header("vsd"), 1.0, None)
     assert only.nfe == 1 and times_of(only) == pytest.approx([T_MAX])
-    (jumps,) = build.samplers(params, header("multistep", segments=3), None)
+    (jumps,) = build.samplers(params, header("multistep", segments=3), 1.0, None)
     assert jumps.nfe == 3
     assert times_of(jumps, 3) == pytest.approx([T_MAX, T_MAX * 2 / 3, T_MAX / 3])
 
@@ -336,34 +353,47 @@ def test_two_steps_are_tried_for_those_that_know_all_times():
 
 
 def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_more():
-    scales = {"sampler.guidance.teacher": 1.7, "sampler.guidance.student": 1.5}
+    scales = {"select.guidance.teacher": [1.0, 1.7], "select.guidance.student": [1.5]}
     params, plain = params_of_all([1.1, 1.9], **scales), params_of_all()
     told = {"network": {"guidance": True}}
-    assert [sampler.nfe for sampler in build.samplers(params, header("teacher", label_dropout=0.1), None)] == [4, 70]
-    assert [sampler.nfe for sampler in build.samplers(params, header("scd", **told), 0.9)] == [1, 2]
+    teacher = header("teacher", label_dropout=0.1)
+    for scale, evaluations in ((1.7, [4, 70]), (0.0, [4, 70]), (1.0, [2, 35])):
+        assert [sampler.nfe for sampler in build.samplers(params, teacher, scale, None)] == evaluations
+    assert [sampler.nfe for sampler in build.samplers(params, header("scd", **told), 1.5, 0.9)] == [1, 2]
     cases = {
-        "a teacher": (params, header("teacher", label_dropout=0.1), 1.7, True),
-        "one that is not guided": (plain, header("teacher"), 1.0, False),
-        "a student that is told the scale": (params, header("scd", **told), 1.5, True),
-        "the same at 1": (plain, header("scd", **told), 1.0, True),
-        "a student that is not": (params, header("sct"), 1.0, False),
-        "one of a file from before": (params, header("sct", network={}), 1.0, False),
+        "a teacher": (params, teacher, (1.0, 1.7), [False, True]),
+        "one that is not guided": (plain, header("teacher"), (1.0,), [False]),
+        "a student that is told the scale": (params, header("scd", **told), (1.5,), [True]),
+        "the same at 1": (plain, header("scd", **told), (1.0,), [True]),
+        "a student that is not": (params, header("sct"), (1.0,), [False]),
+        "one of a file from before": (params, header("sct", network={}), (1.0,), [False]),
     }
-    for name, (settings, of, scale, guided) in cases.items():
-        assert (build.guidance_of(settings, of), build.is_guided(settings, of)) == (scale, guided), name
+    for name, (settings, of, scales, guided) in cases.items():
+        assert build.scales_of(settings, of) == scales, name
+        assert [build.is_guided({**of, "guidance_scale": scale}) for scale in scales] == guided, name
     assert [build.evaluations_of(header("teacher"), scale) for scale in (1.0, 1.7)] == [1, 2]
     assert build.evaluations_of(header("scd", **told), 1.7) == 1
 
 
 def test_a_teacher_that_never_went_without_labels_is_not_guided():
     """params.yaml does not know how an imported teacher was trained."""
-    params = params_with({"teacher.label_dropout": 0.1, "sampler.guidance.teacher": 1.7})
+    params = params_with({"teacher.label_dropout": 0.1, "select.guidance.teacher": [1.0, 1.7]})
     with pytest.raises(UserError) as caught:
-        build.guidance_of(params, header("teacher"))
+        build.scales_of(params, header("teacher"))
     assert str(caught.value) == (
-        "params.yaml: sampler.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be "
-        "guided; write 1.0"
+        "params.yaml: select.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be "
+        "guided; write [1.0]"
     )
+
+
+def test_a_selected_model_is_loaded_with_how_it_is_sampled(tmp_path):
+    teacher_file(tmp_path / "model.safetensors", label_dropout=0.1)
+    with pytest.raises(UserError, match=r"sampling\.json is missing: run `dvc repro` first$"):
+        build.load_selected(tmp_path)
+    write_json(tmp_path / "sampling.json", {"guidance_scale": 1.25})
+    _, of_file = build.load_model(tmp_path / "model.safetensors")
+    model, found = build.load_selected(tmp_path)
+    assert found == {**of_file, "guidance_scale": 1.25} and not model.training
 
 
 def test_a_student_is_probed_as_it_is_sampled():

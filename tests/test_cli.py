@@ -25,12 +25,16 @@ COMMANDS = [
     ["preset", "show"],
     ["preset", "diff"],
     ["preset", "apply"],
+    ["plan"],
     ["run"],
     ["sample"],
     ["serve"],
     ["card"],
     ["import-teacher"],
     ["sync"],
+    ["publish"],
+    ["rollback"],
+    ["champion"],
 ]
 
 

@@ -162,6 +162,18 @@ def test_every_column_has_its_preset_and_every_result_its_method():
     assert applied("cifar10-ect").student.declared == ("sct",)
 
 
+def published_scales(name: str) -> dict[str, list[float]]:
+    """The best guidance scales for FID and for FDD, of the students together; of those in one step or two, in two."""
+    row = presets.paper_row(ROOT, name)
+    size, found = row.get("size"), {"teacher": set[float](), "student": set[float]()}
+    for model, block in TABLES["results"][row["dataset"]].items():
+        if model != "vsd_ablation_M" or size == "M":
+            values = dict(leaves(block, size))
+            scales = {scale for key, scale in values.items() if re.search(r"guidance_f(id|dd)(_2step)?$", key)}
+            found["teacher" if model == "teacher" else "student"] |= scales
+    return {kind: sorted(scales) or [1.0] for kind, scales in found.items()}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_comment_derives_from_the_tables_stays_so(name):
     """Values that the tables do not print for a method, and that the presets therefore take from another."""
@@ -172,7 +184,7 @@ def test_what_a_comment_derives_from_the_tables_stays_so(name):
     assert student.methods == {**scd, "sct": "teacher", **others}
     assert params.evaluate.models == ("teacher", *student.methods)
     assert (student.common.tangent, student.common.adaptive_weighting) == ("normalized", True)
-    assert params.sampler.guidance.model_dump() == {"teacher": 1.0, "student": 1.0}
+    assert {kind: list(scales) for kind, scales in params.select.guidance} == published_scales(name)
     assert (params.evaluate.samples, params.select.t_mid, params.ema.profiles) == (50_000, (1.1,), (0.05, 0.10))
     assert params.student.common.dropout_max_resolution == 16
     assert params.teacher.dropout_max_resolution >= params.shape[1]

@@ -75,16 +75,16 @@ IMPOSSIBLE = [
         "student.scd.guidance = [1.0, 2.0]: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or take guidance out",
     ),
     (
-        {"sampler.guidance.teacher": 1.5},
-        "sampler.guidance.teacher = 1.5: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or write 1.0",
+        {"select.guidance.teacher": [1.0, 1.5]},
+        "select.guidance.teacher = 1.5: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or write [1.0]",
     ),
     (
-        {"teacher.label_dropout": 0.1, "sampler.guidance.student": 1.5},
-        "sampler.guidance.student = 1.5: no student is told a guidance scale; write 1.0, or add guidance: [1.0, 2.0] to a method's block",
+        {"teacher.label_dropout": 0.1, "select.guidance.student": [1.0, 1.5]},
+        "select.guidance.student = 1.5: no student is told a guidance scale; write [1.0], or add guidance: [1.0, 2.0] to a method's block",
     ),
     (
-        {**GUIDED, "sampler.guidance.student": 2.5},
-        "sampler.guidance.student = 2.5: outside the guidance of the students; use 1.2 to 2",
+        {**GUIDED, "select.guidance.student": [1.5, 2.5, 2.0]},
+        "select.guidance.student = 2.5: outside the guidance of the students; use 1.2 to 2",
     ),
     (
         {
@@ -93,9 +93,13 @@ IMPOSSIBLE = [
             "student.scd.guidance": [1.0, 1.2],
             "student.vsd": {**VSD, "guidance": [1.5, 2.0]},
         },
-        "sampler.guidance.student = 1.0: outside the guidance of the students; let these overlap",
+        "select.guidance.student = 1.0: outside the guidance of the students; let these overlap",
     ),
-    ({**GUIDED}, "sampler.guidance.student = 1.0: outside the guidance of the students; use 1.2 to 2"),
+    (
+        {"select.coarse": "2Ki"},
+        'select.coarse = "2Ki": a first look at more samples than the 1797 that decide; use less, or null',
+    ),
+    ({**GUIDED}, "select.guidance.student = 1.0: outside the guidance of the students; use 1.2 to 2"),
     (
         {"select.progress": 17},
         "select.progress = 17: more than the 16 snapshots of a run; use 16 or less, or raise ema.snapshots",
@@ -261,6 +265,11 @@ def test_a_halflife_of_a_fifth_of_the_shortest_run_that_is_on_is_allowed():
     assert validate(with_values({**values, **budgets}), "params.yaml").ema.halflife == 20000
 
 
+def test_guidance_scales_may_wait_for_a_student_that_is_switched_off():
+    values = {**methods(sct="teacher"), **GUIDED, "select.guidance.student": [1.0, 2.5]}
+    assert validate(with_values(values), "params.yaml").select.guidance.student == (1.0, 2.5)
+
+
 @pytest.mark.parametrize("profiles", [[0.05, 0.0501], [0.0504, 0.0506], [0.0005, 0.0004]])
 def test_profiles_are_refused_exactly_where_their_snapshots_would_share_a_file(profiles):
     shared = len({snapshot_file(1, sigma_rel) for sigma_rel in profiles}) == 1
@@ -307,7 +316,12 @@ def test_every_method_can_be_switched_on_and_guided_where_it_distils():
     blocks = {"discrete": {**DISCRETE, "tangent_warmup": 0}, "multistep": MULTISTEP}
     blocks |= {"scd_vsd": VSD, "vsd": VSD, "scd": {"images": "128Ki", "dropout": 0.0}}
     guided = {f"student.{name}": {**block, "guidance": [1.0, 2.0]} for name, block in blocks.items()}
-    values = {**chain, **guided, "teacher.label_dropout": 0.1, "sampler.guidance": {"teacher": 1.5, "student": 1.5}}
+    values = {
+        **chain,
+        **guided,
+        "teacher.label_dropout": 0.1,
+        "select.guidance": {"teacher": [1.0, 1.5], "student": [1.5]},
+    }
     params = validate(with_values(values), "params.yaml")
     assert params.student.methods == chain["student.methods"]
     assert dump(params) == with_values(values)

@@ -59,7 +59,7 @@ def test_digits_changes_nothing_in_the_shipped_file(tmp_path):
 def test_digits_names_every_value_but_the_users(project):
     named = set(flatten(presets.resolve(ROOT, "digits")))
     everything = set(values(project))
-    assert {key.partition(".")[0] for key in everything - named} == {"preset", "runtime", "mlflow"}
+    assert {key.partition(".")[0] for key in everything - named} == {"preset", "runtime", "mlflow", "publish"}
 
 
 @pytest.mark.parametrize("first", UNLIKE)

@@ -21,9 +21,9 @@ from scm.stage import chain
 from scm.yaml_files import render
 from tests.helpers import T_MAX, save_model
 
-HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}}
-GUIDED = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": True}, "guidance": [1.2, 2.0]}
-TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}}
+HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}, "guidance_scale": 1.0}
+GUIDED = {**HEADER, "network": {"guidance": True}, "guidance": [1.2, 2.0], "guidance_scale": 1.6}
+TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}, "guidance_scale": 1.3}
 
 
 @pytest.fixture
@@ -70,10 +70,8 @@ def times_of(sampler: Any) -> list[float]:
         (GUIDED, None, 1.6),
     ],
 )
-def test_the_scale_is_that_of_params_or_what_was_asked_for(header, asked, scale):
-    guided = {"student.scd": {"images": "128Ki", "dropout": 0.0, "guidance": [1.2, 2.0]}, "teacher.label_dropout": 0.1}
-    params = shipped.params_with({**guided, "sampler.guidance": {"teacher": 1.3, "student": 1.6}})
-    assert sampling.scale_of(params, header, asked) == scale
+def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scale):
+    assert sampling.scale_of(header, asked) == scale
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_the_scale_is_that_of_params_or_what_was_asked_for(header, asked, scale)
 )  # fmt: skip
 def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
     with pytest.raises(UserError) as caught:
-        sampling.scale_of(shipped.params_with({}), header, asked)
+        sampling.scale_of(header, asked)
     assert str(caught.value) == message
 
 
@@ -143,6 +141,11 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
             pictures[model, guidance] = picture.tobytes()
     assert pictures["teacher", None] == pictures["teacher", 1.0] != pictures["teacher", 2.0]
     assert pictures["sct", None] == pictures["sct", 1.0] and len(pictures) == 7
+    save_model(project, "teacher", label_dropout=0.1, scale=2.0)
+    assert sampling.sample_command(options(model="teacher", steps=3)) == 0
+    assert capsys.readouterr().err.startswith("grid.png: 6 images, 10 network evaluations each, ")
+    with Image.open("grid.png") as picture:
+        assert picture.tobytes() == pictures["teacher", 2.0]
 
 
 @pytest.mark.parametrize(

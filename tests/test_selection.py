@@ -14,7 +14,7 @@ from scm import selection, weights
 from scm.data.codec import Codec, plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
-from scm.selection import Measured, Selection, between, finer
+from scm.selection import Measured, Selection, better_half, between, chosen, finer, telling
 from scm.training.distributed import Ranks
 from tests.helpers import tiny_model
 
@@ -89,8 +89,8 @@ def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn
     figures = {0.03: 3.0, 0.05: 1.0, 0.2: 2.0}
     folder = run_of(tmp_path, "teacher")
     weight = {sigma_rel: float(reconstruct(folder, sigma_rel)[0][BIAS]) for sigma_rel in figures}
-    chosen = selection_of(folder, drawn, lambda call: next(f for s, f in figures.items() if weight[s] == call.weight))
-    state, header, rows = chosen.best(tuple(figures))
+    searched = selection_of(folder, drawn, lambda call: next(f for s, f in figures.items() if weight[s] == call.weight))
+    state, header, rows = searched.best(tuple(figures))
     assert rows == [{"sigma_rel": sigma_rel, "fd": fd} for sigma_rel, fd in figures.items()]
     assert header["sigma_rel"] == 0.05 and "t_mid" not in header and state[BIAS] == weight[0.05]
     for call in drawn:
@@ -123,18 +123,18 @@ def test_of_a_student_the_second_step_is_chosen_as_well(tmp_path, drawn, model):
 @pytest.mark.parametrize(("model", "steps"), [("vsd", 1), ("multistep", 3)])
 def test_what_is_sampled_in_one_way_only_has_no_second_step_to_choose(tmp_path, drawn, model, steps):
     folder = run_of(tmp_path, model, **({"segments": 3} if model == "multistep" else {}))
-    chosen = selection_of(folder, drawn, lambda call: 1.0 + len(drawn))
-    _state, header, rows = chosen.best((0.05, 0.1))
+    searched = selection_of(folder, drawn, lambda call: 1.0 + len(drawn))
+    _state, header, rows = searched.best((0.05, 0.1))
     assert rows == [{"sigma_rel": 0.05, "fd": 2.0}, {"sigma_rel": 0.1, "fd": 3.0}]
     assert header["sigma_rel"] == 0.05 and "t_mid" not in header
     assert all(call.times == pytest.approx([T_MAX * k / steps for k in range(steps, 0, -1)]) for call in drawn)
-    points = list(chosen.progress(header, rows[0]))
+    points = list(searched.progress(header, rows[0]))
     assert [set(point) for point in points] == [{"images", "fd"}] * 4 and points[-1]["fd"] == 2.0
 
 
 def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
     changes = {
-        "teacher.label_dropout": 0.1, "sampler.guidance": {"teacher": 1.4, "student": 1.6},
+        "teacher.label_dropout": 0.1, "select.guidance": {"teacher": [1.4], "student": [1.6]},
         "student.methods": {"vsd": "teacher"}, "evaluate.models": ["teacher", "vsd"],
         "student.vsd": {**VSD, "guidance": [1.0, 2.0]},
     }  # fmt: skip
@@ -142,8 +142,9 @@ def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
     for model, header, scale in kinds:
         drawn.clear()
         folder = run_of(tmp_path / model, model, **header)
-        selection_of(folder, drawn, lambda call: 1.0, **changes).best((0.05,))
-        assert {call.guidance for call in drawn} == {scale}, model
+        _state, found, rows = selection_of(folder, drawn, lambda call: 1.0, **changes).best((0.05,))
+        assert {call.guidance for call in drawn} == {scale} == {found["guidance_scale"]}, model
+        assert "guidance" not in rows[0] and found.get("guidance") == header.get("guidance"), model
 
 
 @pytest.mark.parametrize(
@@ -152,10 +153,10 @@ def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
 def test_progress_measures_the_choice_along_the_run(tmp_path, drawn, number, images):
     """The last point is the choice's own figures: it is not measured once more."""
     folder = run_of(tmp_path, "scd")
-    chosen = selection_of(folder, drawn, lambda call: call.weight + len(call.times), **{"select.progress": number})
+    searched = selection_of(folder, drawn, lambda call: call.weight + len(call.times), **{"select.progress": number})
     _, header = reconstruct(folder, 0.08)
     choice = {"sigma_rel": 0.08, "t_mid": 0.8, "fd": 1002.0, "fd_1step": 1001.0}
-    points = list(chosen.progress({**header, "t_mid": 0.8}, choice))
+    points = list(searched.progress({**header, "guidance_scale": 1.0, "t_mid": 0.8}, choice))
     expected = [float(reconstruct(folder, 0.08, until=seen)[0][BIAS]) for seen in images[:-1]] + [1000.0]
     assert [point["images"] for point in points] == images
     assert [point["fd"] for point in points] == pytest.approx([weight + 2 for weight in expected])
@@ -172,11 +173,11 @@ def test_the_average_with_a_half_life_takes_part_and_has_one_point(tmp_path, dra
     weights.save(
         folder / HALFLIFE_FILE, {**state, BIAS: torch.tensor([7.0])}, {**header, "sigma_rel": 0.004, "halflife": 9}
     )
-    chosen = selection_of(folder, drawn, lambda call: abs(call.weight - 7.0))
-    state, header, rows = chosen.best((0.05,))
+    searched = selection_of(folder, drawn, lambda call: abs(call.weight - 7.0))
+    state, header, rows = searched.best((0.05,))
     assert [row["sigma_rel"] for row in rows] == [0.05, 0.05, 0.004, 0.004]
     assert (header["sigma_rel"], header["t_mid"], rows[-1]["fd"]) == (0.004, 0.6, 0.0)
-    assert list(chosen.progress(header, rows[2])) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
+    assert list(searched.progress(header, rows[2])) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
 
 
 @pytest.mark.parametrize("sigma_rel", [None, 0.075])
@@ -184,17 +185,17 @@ def test_an_imported_teacher_is_measured_as_it_is(tmp_path, drawn, sigma_rel):
     """One snapshot, whose length is not known for every file: one row, one point."""
     folder = run_of(tmp_path, "teacher", times=(500,), sigma_rel=sigma_rel)
     (folder / snapshot_file(500, 0.10)).unlink()
-    chosen = selection_of(folder, drawn, lambda call: 1.5)
-    _state, header, rows = chosen.best((0.03, 0.05))
+    searched = selection_of(folder, drawn, lambda call: 1.5)
+    _state, header, rows = searched.best((0.03, 0.05))
     assert rows == [{"fd": 1.5} if sigma_rel is None else {"sigma_rel": 0.075, "fd": 1.5}]
-    assert list(chosen.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}]
+    assert list(searched.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}]
 
 
 def test_a_teachers_progress_is_its_end(tmp_path, drawn):
-    chosen = selection_of(run_of(tmp_path, "teacher"), drawn, lambda call: 1.5)
-    _, header, rows = chosen.best((0.05,))
+    searched = selection_of(run_of(tmp_path, "teacher"), drawn, lambda call: 1.5)
+    _, header, rows = searched.best((0.05,))
     drawn.clear()
-    assert list(chosen.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}] and not drawn
+    assert list(searched.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}] and not drawn
 
 
 def test_without_any_finite_distance_nothing_is_chosen(tmp_path, drawn):
@@ -226,23 +227,125 @@ def test_a_finer_search_closes_in_on_the_best_length_and_second_step(tmp_path, d
 
 
 def test_the_next_candidates_lie_halfway_to_the_neighbours():
-    rows = [{"sigma_rel": s, "t_mid": t} for s in (0.05, 0.1, 0.2) for t in (0.4, 0.8)]
-    found = finer(rows, {"sigma_rel": 0.1, "t_mid": 0.4})
-    assert found == [(0.0707, [0.4]), (0.1414, [0.4]), (0.1, [0.6])]
-    assert finer([{"sigma_rel": 0.05}, {"sigma_rel": 0.1}], {"sigma_rel": 0.1}) == [(0.0707, [])]
-    assert finer(rows, {"sigma_rel": 0.1, "t_mid": 0.4, "halflife": 9}) == []
-    assert finer([{}], {"sigma_rel": None}) == []
+    rows = [
+        {"sigma_rel": s, "guidance": g, "t_mid": t}
+        for s in (0.05, 0.1, 0.2)
+        for g in (2.0, 1.25, 1.0)
+        for t in (0.4, 0.8)
+    ]
+    best = {"sigma_rel": 0.1, "guidance_scale": 1.25, "t_mid": 0.4}
+    ways = [(1.125, 0.4), (1.625, 0.4), (1.25, 0.6)]
+    assert finer(rows, best) == ([0.0707, 0.1414], ways)
+    assert finer(rows, {**best, "halflife": 9}) == finer(rows, {**best, "sigma_rel": None}) == ([], ways)
+    teachers = [{"sigma_rel": 0.05, "guidance": 1.0}, {"sigma_rel": 0.1, "guidance": 1.0}]
+    assert finer(teachers, {"sigma_rel": 0.1, "guidance_scale": 1.0}) == ([0.0707], [])
+    assert finer([{"guidance": 1.0}], {"sigma_rel": None, "guidance_scale": 1.0}) == ([], [])
     assert between([0.1, 0.1001], 0.1, lambda a, b: (a + b) / 2, 4) == []
+
+
+GUIDED = {
+    "teacher.label_dropout": 0.1, "student.methods": {"scd": "teacher"}, "evaluate.models": ["teacher", "scd"],
+    "student.scd": {"images": "128Ki", "dropout": 0.0, "guidance": [1.0, 2.0]}, "select.t_mid": [0.4, 0.9],
+    "select.guidance": {"teacher": [1.0, 1.5, 2.0], "student": [1.0, 1.5, 2.0]},
+}  # fmt: skip
+
+
+def valley(length: float, guidance: float, t_mid: float) -> Callable[[Any], float]:
+    """A distance that is lowest in one place; the length is told by the weight, whose profile is a narrow one."""
+
+    def figure(call: Any) -> float:
+        off = abs(call.times[1] - t_mid) if len(call.times) == 2 else 5.0
+        return 1 + abs(call.weight - length) / 100 + abs(call.guidance - guidance) + off
+
+    return figure
+
+
+def test_length_guidance_scale_and_second_step_are_searched_together(tmp_path, drawn):
+    folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
+    weight = float(reconstruct(folder, 0.1)[0][BIAS])
+    state, header, rows = selection_of(folder, drawn, valley(weight, 1.55, 0.8), **GUIDED).best((0.05, 0.1))
+    assert (header["sigma_rel"], header["guidance_scale"], header["t_mid"]) == (0.1, 1.5, 0.9)
+    assert header["guidance"] == [1.0, 2.0] and state[BIAS] == weight
+    assert [(row["sigma_rel"], row["guidance"], row["t_mid"]) for row in rows] == [
+        (s, g, t) for s in (0.05, 0.1) for g in (1.0, 1.5, 2.0) for t in (0.4, 0.9)
+    ]
+    assert chosen(rows) == {
+        "sigma_rel": 0.1, "guidance": 1.5, "t_mid": 0.9, "fd": pytest.approx(1.15), "fd_1step": pytest.approx(6.05),
+    }  # fmt: skip
+    assert len(drawn) == 2 * 3 * (2 + 1), "one step does not depend on t_mid, but on the scale"
+
+
+def test_a_finer_search_closes_in_on_the_best_guidance_scale(tmp_path, drawn):
+    """Of a student together with the second step; of an imported teacher, whose length is given, alone."""
+    folder = run_of(tmp_path / "scd", "scd", guidance=[1.0, 2.0])
+    weight = float(reconstruct(folder, 0.1)[0][BIAS])
+    refined = {**GUIDED, "select.refine": 4}
+    _, header, rows = selection_of(folder, drawn, valley(weight, 1.3, 0.77), **refined).best((0.05, 0.1, 0.2))
+    assert header["guidance_scale"] == pytest.approx(1.3, abs=0.03) and header["t_mid"] == pytest.approx(0.77, abs=0.03)
+    assert header["sigma_rel"] == 0.1 and all(row["guidance"] == round(row["guidance"], 3) for row in rows)
+    points = list(selection_of(folder, drawn, valley(weight, 1.3, 0.77), **refined).progress(header, chosen(rows)))
+    assert {call.guidance for call in drawn[-2 * (len(points) - 1) :]} == {header["guidance_scale"]}
+    folder = run_of(tmp_path / "teacher", "teacher", times=(500,), sigma_rel=None, label_dropout=0.1)
+    (folder / snapshot_file(500, 0.10)).unlink()
+    _, header, rows = selection_of(folder, drawn, lambda call: abs(call.guidance - 1.7), **refined).best((0.03, 0.05))
+    assert header["guidance_scale"] == pytest.approx(1.7, abs=0.03) and header["sigma_rel"] is None
+    assert [row["guidance"] for row in rows[:5]] == [1.0, 1.5, 2.0, 1.25, 1.75]
+
+
+def test_a_first_look_sorts_out_the_worse_half(tmp_path, drawn):
+    """The distances on few samples are the smaller ones here, which must not matter."""
+    folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
+    few = {(0.05, 1.0): 1.1, (0.05, 1.5): 1.0, (0.05, 2.0): 1.4, (0.1, 1.0): 1.3, (0.1, 1.5): 0.9, (0.1, 2.0): 1.2}
+    many = {(0.05, 1.0): 5, (0.05, 1.5): 4, (0.1, 1.5): 6, (0.0707, 1.5): 8, (0.05, 1.25): 3, (0.05, 1.75): 7}
+    weights_of = {float(reconstruct(folder, s)[0][BIAS]): s for s in (0.05, 0.0707, 0.1)}
+
+    def figure(call: Any) -> float:
+        return (few if len(call.seeds) == 3 else many)[weights_of[call.weight], call.guidance] - len(call.times) / 4
+
+    settings = {**GUIDED, "select.t_mid": [0.8], "select.coarse": 3, "select.refine": 1}
+    searched = selection_of(folder, drawn, figure, **settings)
+    _, header, rows = searched.best((0.05, 0.1))
+    assert [(row["sigma_rel"], row["guidance"], row["fd"]) for row in rows if row["samples"] == 3] == [
+        (*place, fd - 0.5) for place, fd in few.items()
+    ]
+    whole = [(row["sigma_rel"], row["guidance"]) for row in rows if row["samples"] == 6]
+    # 2.0 fell out, and is a neighbour still
+    assert whole == [(0.05, 1.0), (0.05, 1.5), (0.1, 1.5), (0.0707, 1.5), (0.05, 1.25), (0.05, 1.75)]
+    assert [row["samples"] for row in rows] == [3] * 6 + [6] * 6
+    assert (header["sigma_rel"], header["guidance_scale"], chosen(rows)["fd"]) == (0.05, 1.25, 2.5)
+    assert {call.seeds for call in drawn} == {range(3), range(6)}
+    assert all(("fd_1step" in row) == (row["samples"] == 6) for row in rows)
+    assert len(drawn) == 6 + 2 * 6
+    assert selection_of(folder, drawn, figure, **settings).best((0.05, 0.1))[1:] == (header, rows)
+    assert len(drawn) == 6 + 2 * 6, "nothing is measured twice"
+    drawn.clear()
+    plain = run_of(tmp_path / "plain", "scd", guidance=[1.0, 2.0])
+    rows = selection_of(plain, drawn, lambda call: 1.0, **{**settings, "select.samples": 3}).best((0.05,))[2]
+    assert len(rows) == 4 and all("samples" not in row for row in rows), "as many samples as decide: no first look"
+
+
+def test_figures_on_different_numbers_of_samples_are_not_compared():
+    rows = [
+        {"guidance": 1.0, "samples": 3, "fd": 0.5},
+        *({"guidance": 1.0, "samples": 6, "fd": fd} for fd in (4, 3, 5)),
+    ]
+    assert chosen(rows) == {"guidance": 1.0, "samples": 6, "fd": 3}
+    assert telling(rows) == [{"samples": row["samples"], "fd": row["fd"]} for row in rows]
+    assert telling(rows[1:]) == [{"fd": 4}, {"fd": 3}, {"fd": 5}]
+    assert chosen([{"fd": math.nan}, {"fd": 2.0}, {"fd": math.inf}]) == {"fd": 2.0}
+    assert [row["fd"] for row in better_half(rows)] == [0.5, 3]
+    assert [row["fd"] for row in better_half([*rows, {"fd": math.nan}])] == [0.5, 3, 4]
+    assert better_half(rows[:1]) == rows[:1]
 
 
 def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
     """The file ends in half a line, as kill -9 may leave it."""
-    folder = run_of(tmp_path, "scd")
+    folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
 
     def figure(call: Any) -> float:
-        return call.weight + sum(call.times)
+        return call.weight + sum(call.times) + call.guidance
 
-    whole = selection_of(folder, drawn, figure)
+    whole = selection_of(folder, drawn, figure, **GUIDED)
     _, header, rows = whole.best((0.05, 0.1))
     points = list(whole.progress(header, rows[0]))
     number, file = len(drawn), folder / "measured.jsonl"
@@ -250,6 +353,6 @@ def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
     assert len(lines) == number == len(set(lines))
     file.write_bytes(b"".join(lines[:3]) + lines[3][:-4])
     drawn.clear()
-    again = selection_of(folder, drawn, figure)
+    again = selection_of(folder, drawn, figure, **GUIDED)
     assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, rows[0])) == points
     assert len(drawn) == number - 3 and file.read_bytes() == b"".join(lines)

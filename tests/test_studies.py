@@ -235,9 +235,16 @@ def test_guidance_scales_train_nothing_twice(project):
     presets.apply(project / "params.yaml", project, "digits")
     first, *others = (variant.values for variant in studies.read(project, "fig7").variants)
     for other in others:
-        assert {**other, "sampler": None} == {**first, "sampler": None}
-        assert other["sampler"] == {**first["sampler"], "guidance": other["sampler"]["guidance"]}
-    assert [len(value) for value in (*first["select"]["sigma_rel"].values(), first["select"]["t_mid"])] == [1, 1, 1]
+        assert {**other, "select": None} == {**first, "select": None}
+        assert other["select"] == {**first["select"], "guidance": other["select"]["guidance"]}
+    for select in (first["select"], *(other["select"] for other in others)):
+        given = *select["sigma_rel"].values(), *select["guidance"].values(), select["t_mid"]
+        assert [len(candidates) for candidates in given] == [1] * 5 and select["coarse"] is None
+    stages = parse_mapping((ROOT / "dvc.yaml").read_text(encoding="utf-8"), "dvc.yaml")["stages"]
+    training = stages["train_student"]["do"]
+    assert not any("select" in entry or "sampling.json" in entry for entry in [*training["params"], *training["deps"]])
+    written = "models/${item.model}/sampling.json"
+    assert written in stages["select_ema"]["outs"] and written in stages["evaluate"]["deps"]
 
 
 def test_discrete_time_is_compared_in_full_precision(project):

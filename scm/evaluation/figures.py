@@ -6,10 +6,12 @@ of 512 x 512 pixels would be 39 GB.
 
 import statistics
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from scm import weights
 from scm.evaluation.generate import count_bad, require_finite
 from scm.evaluation.reference import Reference
 from scm.training.distributed import Ranks
@@ -46,6 +48,25 @@ def sampled_features(
         seconds[ranks.rank] += taken
     require_finite(int(ranks.total(torch.tensor(bad, device=ranks.device))), count)
     return ranks.total(features), float(ranks.total(seconds).max())
+
+
+def kept_features(file: Path, measure: Callable[[], tuple[Tensor, float]], ranks: Ranks) -> tuple[Tensor, float]:
+    """Features and seconds of a set of samples, which an interrupted evaluation may have left in `file`.
+
+    The first of several processes has the file and says whether it is there; what the others return is not read.
+
+    Args:
+        measure: computes them where they are not there, as `sampled_features` does; they are then kept in `file`.
+    """
+    if ranks.any(ranks.rank == 0 and file.exists()):
+        if ranks.rank:
+            return torch.zeros(0), 0.0
+        kept, header = weights.load(file, ranks.device)
+        return kept["features"], header["seconds"]
+    features, seconds = measure()
+    if ranks.rank == 0:
+        weights.save(file, {"features": features}, {"seconds": seconds})
+    return features, seconds
 
 
 def figures_of(

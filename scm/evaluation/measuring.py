@@ -1,15 +1,14 @@
-"""The real images' features: one pass over their shards, in groups of shards that are each kept when they are done.
+"""The real images' features: one pass over their shards, in blocks of images that are each kept when they are done.
 
-Processes share the groups without talking to each other, and an interrupted pass goes on with the next group. Sums are
-taken within a group in the order of its shards and then over the groups in their order, so that no bit of them depends
+Processes share the blocks without talking to each other, and an interrupted pass goes on with the next block. Sums are
+taken within a block in the order of its images and then over the blocks in their order, so that no bit of them depends
 on the number of processes.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +25,8 @@ from scm.files import replacing
 from scm.progress import Progress
 from scm.randomness import generator
 
-GROUPS = 16
-"""Of shards; of 2,048 features the sums of a group are 100 MB."""
+BLOCKS = 16
+"""Of as many images each; of 2,048 features the sums of a block are 100 MB."""
 PARTS = ("first half", "second half", "rest")
 """Two random halves, whose distance is the floor, and the last image of an odd number."""
 
@@ -64,7 +63,7 @@ def measure(
     world: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Measures this process's groups and keeps each in `work`.
+    """Measures this process's blocks and keeps each in `work`.
 
     Args:
         extractor: on `device`.
@@ -84,19 +83,18 @@ def measure(
         )
     part = torch.randperm(count, generator=generator(seed, "reference floor")).argsort() // (count // 2)
     place = torch.randperm(count, generator=generator(seed, "precision and recall")).argsort()
-    groups = _groups(index)
-    mine = [group for group in range(rank, len(groups), world) if not _file(work, group).exists()]
-    speed = Progress(sum(shard["count"] for group in mine for shard, _ in groups[group]), progress, "measured")
-    for group in mine:
-        content = _group(extractor, shards, groups[group], part, place, device, speed)
-        with replacing(_file(work, group)) as temporary:
+    mine = [block for block in _blocks(count)[rank::world] if not _file(work, block).exists()]
+    speed = Progress(sum(map(len, mine)), progress, "measured")
+    for block in mine:
+        content = _block(extractor, _batches(shards, block), part, place, device, speed)
+        with replacing(_file(work, block)) as temporary:
             save_file(content, temporary)
 
 
 def collect(shards: Path, work: Path, every: float = 0.5) -> RealImages:
     """What all processes have measured; waits for them. One that fails ends all of them (torchrun)."""
     index = read_index(shards)
-    files = [_file(work, group) for group in range(len(_groups(index)))]
+    files = [_file(work, block) for block in _blocks(index["count"])]
     while not all(file.exists() for file in files):
         time.sleep(every)
     parts: list[list[Statistics]] = [[] for _ in PARTS]
@@ -120,22 +118,34 @@ def collect(shards: Path, work: Path, every: float = 0.5) -> RealImages:
     )
 
 
-def _groups(index: dict[str, Any]) -> list[list[tuple[dict[str, Any], int]]]:
-    """Shards with the position of their first image, every GROUPS-th to a group."""
-    starts = np.cumsum([0, *(shard["count"] for shard in index["shards"])])[:-1].tolist()
-    placed = list(zip(index["shards"], starts, strict=True))
-    return [placed[group::GROUPS] for group in range(min(GROUPS, len(placed)))]
+def _blocks(count: int) -> list[range]:
+    """Positions of the images of each block."""
+    number = min(BLOCKS, count)
+    return [range(count * block // number, count * (block + 1) // number) for block in range(number)]
 
 
-def _file(work: Path, group: int) -> Path:
-    return work / f"features-{group:02d}.safetensors"
+def _file(work: Path, block: range) -> Path:
+    return work / f"features-{block.start:09d}.safetensors"
+
+
+def _batches(shards: Path, block: range) -> Iterator[tuple[slice, Tensor]]:
+    """The images of a block with their positions; of a shard that reaches beyond it, the others are left out."""
+    start = 0
+    for shard in read_index(shards)["shards"]:
+        if start + shard["count"] > block.start and start < block.stop:
+            position = start
+            for _, images, _ in iterate_batches(shards, LARGEST_BATCH, [shard]):
+                first, last = max(position, block.start), min(position + len(images), block.stop)
+                if first < last:
+                    yield slice(first, last), images[first - position : last - position]
+                position += len(images)
+        start += shard["count"]
 
 
 @torch.no_grad()
-def _group(
+def _block(
     extractor: Extractor,
-    shards: Path,
-    group: list[tuple[dict[str, Any], int]],
+    batches: Iterator[tuple[slice, Tensor]],
     part: Tensor,
     place: Tensor,
     device: torch.device | str,
@@ -143,18 +153,15 @@ def _group(
 ) -> dict[str, Tensor]:
     """Sums of each part's features, and the features that are kept with their places among all such."""
     sums = [Sums(extractor.num_features, device) for _ in PARTS]
-    places, kept = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, extractor.num_features)]
-    for shard, start in group:
-        for _, images, _ in iterate_batches(shards, LARGEST_BATCH, [shard]):
-            features = extractor(images.to(device)).double()
-            rows = slice(start, start + len(images))
-            for number, each in enumerate(sums):
-                each.add(features[(part[rows] == number).to(features.device)])
-            chosen = place[rows] < MOST_IMAGES
-            places.append(place[rows][chosen])
-            kept.append(features.float().cpu()[chosen])
-            start += len(images)
-            speed.add(len(images))
+    places, kept = list[Tensor](), list[Tensor]()
+    for rows, images in batches:
+        features = extractor(images.to(device)).double()
+        for number, each in enumerate(sums):
+            each.add(features[(part[rows] == number).to(features.device)])
+        chosen = place[rows] < MOST_IMAGES
+        places.append(place[rows][chosen])
+        kept.append(features.float().cpu()[chosen])
+        speed.add(len(images))
     content = {"places": torch.cat(places), "features": torch.cat(kept)}
     for name, each in zip(PARTS, sums, strict=True):
         content |= {f"{name} {key}": value.cpu() for key, value in each.statistics.items()}

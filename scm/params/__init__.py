@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from scm.errors import UserError
 from scm.params.faults import explain
 from scm.params.rules import impossible
-from scm.params.schema import METHODS, Params, StudentMethod
+from scm.params.schema import METHODS, USERS_SECTIONS, Params, StudentMethod
 from scm.yaml_files import parse_mapping, read_text
 
-__all__ = ["METHODS", "Params", "StudentMethod", "dump", "flatten", "load", "validate"]
+__all__ = ["METHODS", "USERS_SECTIONS", "Params", "StudentMethod", "dump", "flatten", "load", "validate"]
 
 
 def load(path: Path) -> Params:

@@ -228,6 +228,9 @@ def _sampling(params: Params) -> Iterator[Fault]:
             problem = f"sampling starts at arctan(sampler.sigma_max / network.sigma_d) = {t_max:.4f}"
             yield Fault("select.t_mid", t_mid, f"{problem}; use less")
     yield from _guidance(params)
+    if select.coarse is not None and select.coarse > select.samples:
+        problem = f"a first look at more samples than the {select.samples.written} that decide"
+        yield Fault("select.coarse", select.coarse.written, f"{problem}; use less, or null")
     if evaluate.seed < select.samples:
         problem = "evaluation would draw the samples that chose the average"
         yield Fault("evaluate.seed", evaluate.seed, f"{problem}; use select.samples ({select.samples}) or more")
@@ -248,18 +251,21 @@ def _sampling(params: Params) -> Iterator[Fault]:
 
 def _guidance(params: Params) -> Iterator[Fault]:
     """Scales that a model was not trained for."""
-    scales = params.sampler.guidance
-    if scales.teacher != 1 and not params.teacher.label_dropout:
-        problem = "a teacher can be guided only if it was trained without labels as well"
-        remedy = "set teacher.label_dropout to 0.1, or write 1.0"
-        yield Fault("sampler.guidance.teacher", scales.teacher, f"{problem}; {remedy}")
-    methods = [params.student.method(name) for name in params.student.methods if name in params.student.declared]
-    ranges = [method.guidance for method in methods if method.guidance]
-    if scales.student != 1 and not ranges:
-        problem = "no student is told a guidance scale"
-        remedy = "write 1.0, or add guidance: [1.0, 2.0] to a method's block"
-        yield Fault("sampler.guidance.student", scales.student, f"{problem}; {remedy}")
-    elif any(not low <= scales.student <= high for low, high in ranges):
-        low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
-        remedy = f"use {low:g} to {high:g}" if low <= high else "let these overlap"
-        yield Fault("sampler.guidance.student", scales.student, f"outside the guidance of the students; {remedy}")
+    scales = params.select.guidance
+    for scale in scales.teacher if not params.teacher.label_dropout else ():
+        if scale != 1:
+            problem = "a teacher can be guided only if it was trained without labels as well"
+            remedy = "set teacher.label_dropout to 0.1, or write [1.0]"
+            yield Fault("select.guidance.teacher", scale, f"{problem}; {remedy}")
+    student = params.student
+    guided = {name: given for name in student.declared if (given := student.method(name).guidance)}
+    ranges = [guided[name] for name in student.methods if name in guided]
+    for scale in scales.student:
+        if scale != 1 and not guided:  # of those that are switched off as well, whose scales stay for later
+            problem = "no student is told a guidance scale"
+            remedy = "write [1.0], or add guidance: [1.0, 2.0] to a method's block"
+            yield Fault("select.guidance.student", scale, f"{problem}; {remedy}")
+        elif any(not low <= scale <= high for low, high in ranges):
+            low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
+            remedy = f"use {low:g} to {high:g}" if low <= high else "let these overlap"
+            yield Fault("select.guidance.student", scale, f"outside the guidance of the students; {remedy}")

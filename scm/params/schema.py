@@ -5,6 +5,7 @@ say together is in `rules`.
 """
 
 import copy
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
@@ -14,6 +15,8 @@ from scm.params.count import Count
 
 Method = Literal["scd", "sct", "discrete", "multistep", "scd_vsd", "vsd"]
 METHODS: tuple[str, ...] = get_args(Method)
+USERS_SECTIONS = ("runtime", "mlflow", "publish")
+"""Sections of params.yaml that say how to run, where to show and what to publish: no result follows from them."""
 TEACHER = "teacher"
 TWO_STEPS = ("scd", "sct", "discrete", "scd_vsd")
 """Methods that are sampled in two steps as well as in one; vsd knows one time only, and multistep has its segments."""
@@ -43,6 +46,12 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _registry_name(name: str) -> str:
+    if not re.fullmatch(r"[^/:'\"`\s]+", name):
+        raise PydanticCustomError("literal_error", "bad name", {"expected": "a name without spaces, quotes, / and :"})
+    return name
+
+
 def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
     if scales[0] > scales[1]:
         raise ValueError("must name the smaller one first")
@@ -56,6 +65,7 @@ def _grey_or_colour(channels: int) -> int:
     return channels
 
 
+RegistryName = Annotated[str, AfterValidator(_registry_name)]
 Items = Field(strict=False, min_length=1)
 """Of tuple fields: YAML has lists only."""
 Distinct = AfterValidator(_distinct)
@@ -261,19 +271,11 @@ class Ema(Section):
     halflife: PositiveCount | None
 
 
-class Scales(Section):
-    """Guidance scales, by the kind of model; 1 = without guidance."""
-
-    teacher: Scale
-    student: Scale
-
-
 class Sampler(Section):
     sigma_min: Positive
     sigma_max: Positive
     rho: Positive
     teacher_steps: Annotated[int, Field(ge=2)]
-    guidance: Scales
 
 
 class Lengths(Section):
@@ -283,10 +285,19 @@ class Lengths(Section):
     student: Annotated[tuple[SigmaRel, ...], Items, Distinct]
 
 
+class Scales(Section):
+    """Candidates for the guidance scale, by the kind of model; 1 = without guidance."""
+
+    teacher: Annotated[tuple[Scale, ...], Items, Distinct]
+    student: Annotated[tuple[Scale, ...], Items, Distinct]
+
+
 class Select(Section):
     sigma_rel: Lengths
+    guidance: Scales
     t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
     refine: Annotated[int, Field(ge=0)]
+    coarse: Annotated[Count, Field(ge=2)] | None
     samples: Annotated[Count, Field(ge=2)]
     progress: Whole
 
@@ -308,6 +319,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Whole | None
     processes: Whole
+    shards: Text | None
     compile: bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount
@@ -317,6 +329,14 @@ class Mlflow(Section):
     enabled: bool
     uri: Text | None
     experiment: Text | None
+
+
+class Publish(Section):
+    name: RegistryName | None
+    model: Text
+    evaluations: Whole | None
+    allowed: Scale
+    deviations: Scale
 
 
 class Params(Section):
@@ -336,6 +356,7 @@ class Params(Section):
     evaluate: Evaluate
     runtime: Runtime
     mlflow: Mlflow
+    publish: Publish
 
     @property
     def shape(self) -> list[int]:

@@ -18,12 +18,14 @@ from scm.data.autoencoders import load_codec
 from scm.data.codec import RANDOM
 from scm.drawing import own_steps
 from scm.errors import UserError
-from scm.files import link_or_copy, sha256, write_text
+from scm.files import link_or_copy, read_json, sha256, write_text
 from scm.params import Params, load
 from scm.product.card import card
 from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Drawing
 from scm.project import find_root
+from scm.publishing import name_of
 from scm.records import Settings
+from scm.registry import CHAMPION
 from scm.results import run_path
 from scm.sampling import noise_levels
 from scm.sync import record_of
@@ -33,9 +35,6 @@ MAX_ROWS, MAX_STEPS = 16, 100
 MAX_GUIDANCE = 10.0
 """Of a teacher, which takes any scale in principle."""
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "pillow")
-ALIAS = "champion"
-PREFERRED = "scd"
-"""Of the project's students, where no model is named."""
 DESCRIPTION = "MLmodel"
 ENTRY = Path(__file__).with_name("entry.py")
 PACKAGE = Path(__file__).parents[1]
@@ -55,7 +54,7 @@ def log_version(settings: Settings, root: Path, params: Params, model: str, name
     tracking.send(client, record, settings)
     run = _run_of(client, record.key)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = package(root, params, model, Path(temporary) / "model", f"models:/{name}@champion")
+        folder = package(root, params, model, Path(temporary) / "model", f"models:/{name}@{CHAMPION}")
         place = f"model-{_digest(folder)[:12]}"
         _store(client, run.info.run_id, folder, place)
     _require_name(client, name)
@@ -103,21 +102,9 @@ def card_command(args: argparse.Namespace) -> int:
     """`scm card`: prints the card of args.model, None = the project's product."""
     root = find_root()
     params = load(root / "params.yaml")
-    content, _ = content_of(root, params, args.model or served_model(params))
-    print(card(root, params, content, f"models:/{registered_name(params)}@{ALIAS}"), end="")
+    content, _ = content_of(root, params, args.model or params.publish.model)
+    print(card(root, params, content, f"models:/{name_of(params)}@{CHAMPION}"), end="")
     return 0
-
-
-def registered_name(params: Params) -> str:
-    """Name of the registered model: publish.name or, by default, the preset."""
-    return getattr(getattr(params, "publish", None), "name", None) or params.preset
-
-
-def served_model(params: Params) -> str:
-    """The model that is published, or a student."""
-    students = [model for model in params.evaluate.models if model != TEACHER]
-    published = getattr(getattr(params, "publish", None), "model", None)
-    return published or (PREFERRED if PREFERRED in students else (students or [TEACHER])[0])
 
 
 def content_of(root: Path, params: Params, model: str) -> tuple[Content, dict[str, dict[str, Any]]]:
@@ -125,11 +112,11 @@ def content_of(root: Path, params: Params, model: str) -> tuple[Content, dict[st
     if model not in params.evaluate.models:
         raise UserError(f"model {model}: params.yaml has {', '.join(params.evaluate.models)}; use one of them")
     roles = {TEACHER: TEACHER} if model == TEACHER else {STUDENT: model, TEACHER: TEACHER}
-    headers = {role: weights.read_header(_weights(root, name)) for role, name in roles.items()}
+    headers = {role: _header(root, name) for role, name in roles.items()}
     codec = load_codec(root / "data/codec")
     for role, name in roles.items():
         codec.check(headers[role]["codec"], f"models/{name}")
-    drawings = {role: _drawing(params, header) for role, header in headers.items()}
+    drawings = {role: _drawing(header) for role, header in headers.items()}
     student_steps = list(own_steps(headers[STUDENT])) if STUDENT in headers else []
     teacher_steps = params.sampler.teacher_steps
     content = Content(
@@ -209,12 +196,17 @@ def _weights(root: Path, model: str) -> Path:
     return root / "models" / model / "model.safetensors"
 
 
-def _drawing(params: Params, header: dict[str, Any]) -> Drawing:
-    """How selection and params.yaml have this model drawn."""
+def _header(root: Path, model: str) -> dict[str, Any]:
+    """Of a selected model's file, and how selection chose to sample it."""
+    return {**weights.read_header(_weights(root, model)), **read_json(root / "models" / model / build.SAMPLING)}
+
+
+def _drawing(header: dict[str, Any]) -> Drawing:
+    """How selection has this model drawn, and the scales that it takes."""
     trained = header.get("guidance")
     limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if header.get("label_dropout") else None
     chosen = {key: header[key] for key in ("t_mid",) if header.get(key) is not None}
-    return Drawing(chosen, build.guidance_of(params, header), limits)
+    return Drawing(chosen, header["guidance_scale"], limits)
 
 
 def _stage(root: Path, folder: Path, headers: dict[str, dict[str, Any]]) -> None:

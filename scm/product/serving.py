@@ -18,9 +18,11 @@ from scm import tracking
 from scm.errors import UserError
 from scm.params import Params, load
 from scm.product.content import CARD
-from scm.product.packaging import ALIAS, package, registered_name, served_model
+from scm.product.packaging import package
 from scm.project import find_root
+from scm.publishing import name_of
 from scm.records import Settings
+from scm.registry import CHAMPION
 from scm.report import display_name
 
 PAGE = Path(__file__).with_name("page.html")
@@ -75,7 +77,7 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
     """What MLflow loads the model by, and what people call it.
 
     Args:
-        asked: a packaged folder, a folder of the project's models/, an address such as models:/NAME@ALIAS; None = the
+        asked: a packaged folder, a folder of the project's models/, an address such as models:/NAME@CHAMPION; None = the
             champion of the project's store or, where there is none, the project's own student.
     """
     if asked is not None:
@@ -97,11 +99,11 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
         return
     root = find_root()
     params = load(root / "params.yaml")
-    uri = f"models:/{registered_name(params)}@{ALIAS}"
+    uri = f"models:/{name_of(params)}@{CHAMPION}"
     if has_champion(root, params):
         yield uri, uri
         return
-    model = served_model(params)
+    model = params.publish.model
     print(f"scm serve: there is no {uri}; taking models/{model} of the project", file=sys.stderr, flush=True)
     with packaged(root, model) as own:
         yield own, f"models/{model}"
@@ -127,7 +129,7 @@ def has_champion(root: Path, params: Params) -> bool:
         return False  # nothing is made by looking
     try:
         client = _use_store(settings)
-        client.get_model_version_by_alias(registered_name(params), ALIAS)
+        client.get_model_version_by_alias(name_of(params), CHAMPION)
     except Exception as error:  # mlflow, its database driver and the network each raise their own
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False

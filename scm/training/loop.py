@@ -284,6 +284,11 @@ class Trainer:
             if self.loss_scale is not None:
                 self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")
+        if self.ranks.any(self.ranks.of_first(self.images) != self.images):
+            raise UserError(
+                f"{self.work} is not the same on all machines: set SCM_WORK to a folder that all of them see, and that "
+                "holds the first one's checkpoint"
+            )
         if self.ranks.rank == 0:
             metrics = self.work / METRICS
             self.work.mkdir(parents=True, exist_ok=True)

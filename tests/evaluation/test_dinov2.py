@@ -123,8 +123,8 @@ def test_refuses_other_networks(tmp_path):
 
 def test_says_how_to_get_the_files(tmp_path, monkeypatch):
     command = (
-        "run hf download facebook/dinov2-large config.json model.safetensors --local-dir models/dinov2-large where "
-        "there is a network, and write reference.weights: models/dinov2-large"
+        "run hf download facebook/dinov2-large config.json model.safetensors --local-dir data/extractor where "
+        "there is a network, and write reference.weights: data/extractor"
     )
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scm.errors import UserError
 from scm.evaluation.extractors.classifier import ClassifierSettings
-from scm.evaluation.figures import figures_of, sampled_features
+from scm.evaluation.figures import figures_of, kept_features, sampled_features
 from scm.evaluation.generate import Sampler, batches, generate
 from scm.evaluation.reference import Reference
 from scm.samplers import SampleNoise
@@ -117,10 +117,17 @@ def measure(ranks: Ranks, file: Path) -> dict[str, float | str]:
     """All figures of two ranges of seeds, and what a search that was interrupted after one distance goes on to."""
     reference = reference_of_stripes()
     ranges = [range(COUNT), range(COUNT, 2 * COUNT)]
-    sets = [sampled_features(drawn(ranks, seeds), COUNT, decode, reference, ranks) for seeds in ranges]
+
+    def measured(seeds: range) -> tuple[Tensor, float]:
+        return sampled_features(drawn(ranks, seeds), COUNT, decode, reference, ranks)
+
+    new = file.parent / "new.safetensors"
+    sets = [measured(ranges[0]), kept_features(new, partial(measured, ranges[1]), ranks)]
     figures: dict[str, float | str] = {}
     if ranks.rank == 0:
         figures |= figures_of(sets, LABELS, reference, 3)
+    kept, seconds = kept_features(new, partial(pytest.fail, "drawn again"), ranks)
+    figures["same"] = float(ranks.rank > 0 or (torch.equal(kept, sets[1][0]) and seconds == sets[1][1]))
     known = Measured(file, ranks)
     figures["known"] = known.of("known", partial(pytest.fail, "measured again"))
     figures["new"] = known.of("new", lambda: 2.5 if ranks.rank == 0 else 99.0)
@@ -143,7 +150,7 @@ def test_the_figures_of_two_processes_are_those_of_one(tmp_path, reference):
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     for found in (first, second):
-        assert found.pop("known") == 1.25 and found.pop("new") == 2.5
+        assert found.pop("known") == 1.25 and found.pop("new") == 2.5 and found.pop("same") == 1.0
         assert found.pop("error").startswith("10 of 22 samples are not finite")  # batches 1, 3 and 5, the last of 2
     assert not second and (tmp_path / "measured.jsonl").read_text() == '["known", 1.25]\n["new", 2.5]\n'
     sets = (

@@ -1,4 +1,4 @@
-"""One pass over the real images, in groups that several processes share and that an interruption does not lose."""
+"""One pass over the real images, in blocks that several processes share and that an interruption does not lose."""
 
 import threading
 
@@ -39,8 +39,8 @@ class Squashed(Extractor):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, striped: tuple[Tensor, Tensor]):
-    """240 images in 20 shards, of which four groups have two."""
-    return shards_of(tmp_path_factory.mktemp("many") / "shards", *striped, CLASSES, 12)
+    """240 images in 12 shards of 20, which are no whole number of blocks of 15."""
+    return shards_of(tmp_path_factory.mktemp("many") / "shards", *striped, CLASSES, 20)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,15 @@ def test_everything_is_of_all_images_once(alone, striped: tuple[Tensor, Tensor])
     assert torch.equal(alone.labels, labels) and alone.classes == tuple(CLASSES) and alone.shape == (1, 8, 8)
     rows = {tuple(row) for row in features.float().tolist()}
     assert {tuple(row) for row in alone.features.tolist()} == rows and len(rows) == 240
+
+
+def test_shards_do_not_show(alone, tmp_path, striped: tuple[Tensor, Tensor]):
+    for shard_images in (7, 240):
+        shards = shards_of(tmp_path / f"shards-{shard_images}", *striped, CLASSES, shard_images)
+        measure(Squashed(), shards, tmp_path / f"work-{shard_images}", seed=3)
+        real = collect(shards, tmp_path / f"work-{shard_images}")
+        assert torch.equal(real.features, alone.features)
+        torch.testing.assert_close(real.whole, alone.whole, rtol=1e-12, atol=1e-12)
 
 
 def test_the_halves_are_disjoint_random_and_equal(alone):
@@ -103,7 +112,7 @@ def test_the_first_process_waits_for_the_others(many, alone, tmp_path):
     other.join()
 
 
-def test_an_interrupted_pass_goes_on_with_the_next_group(many, alone, tmp_path, monkeypatch):
+def test_an_interrupted_pass_goes_on_with_the_next_block(many, alone, tmp_path, monkeypatch):
     class Failing(Squashed):
         def forward(self, images):
             if self.seen >= 60:
@@ -114,8 +123,7 @@ def test_an_interrupted_pass_goes_on_with_the_next_group(many, alone, tmp_path, 
         measure(Failing(), many, tmp_path, seed=3)
     again = Squashed()
     measure(again, many, tmp_path, seed=3)
-    kept = 48  # of the three groups of the first shards with two each; the fourth was not done
-    assert again.seen == 240 - kept
+    assert again.seen == 240 - 4 * 15
     assert equal(collect(many, tmp_path), alone)
 
 

@@ -71,6 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "progress": 1,
     }
     params["evaluate"] |= {"samples": 48, "batch": 16}
+    params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
     runner(folder)("scm", "run")

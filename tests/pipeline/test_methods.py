@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["student"]["methods"] = {method: start for method, (start, _) in METHODS.items()}
     for method, (_, block) in METHODS.items():
         params["student"][method] = block
-    params["sampler"]["guidance"] = {"teacher": 1.5, "student": 1.5}
+    params["select"]["guidance"] = {"teacher": [1.5], "student": [1.5]}
     params["ema"]["snapshots"], params["select"]["progress"] = 4, 2
     params["select"]["sigma_rel"] = {"teacher": [0.1], "student": [0.1]}
     params["evaluate"]["models"] = ["teacher", *METHODS]
@@ -109,3 +109,25 @@ def test_samples_are_drawn_with_guidance_and_in_a_methods_own_steps(project, run
     assert error == "scm: error: --guidance 3: scd was trained for 1 to 2; choose from there\n"
     error = draw("--model", "discrete", "--guidance", "1.5", code=1)
     assert error == "scm: error: --guidance 1.5: discrete was not trained for guidance; leave the option out\n"
+
+
+def test_another_guidance_scale_retrains_nobody(project, run):
+    """What a teacher is sampled with lies beside its weights: students start from these alone."""
+    path, yaml = project / "params.yaml", YAML()
+    text = path.read_text()
+    params = yaml.load(text)
+    params["select"]["guidance"], params["select"]["coarse"] = {"teacher": [1.0, 1.3, 1.7], "student": [1.5]}, 32
+    with path.open("w") as file:
+        yaml.dump(params, file)
+    run("dvc", "repro", "select_ema@teacher")
+    lines = (project / "results/curves/select-teacher.csv").read_text().splitlines()
+    scales, samples = zip(*(line.split(",")[1:3] for line in lines[1:]), strict=True)
+    assert lines[0] == "sigma_rel,guidance,samples,fd" and scales[:3] == ("1.0", "1.3", "1.7")
+    assert set(scales[3:]) < set(scales[:3]) and samples == ("32",) * 3 + (str(params["select"]["samples"]),) * 2
+    chosen = json.loads((project / "models/teacher/sampling.json").read_text())
+    assert chosen == {
+        "guidance_scale": json.loads((project / "results/metrics/select-teacher.json").read_text())["guidance"]
+    }
+    stale = json.loads(run("dvc", "status", "--json").stdout)
+    assert "evaluate@teacher" in stale and not [stage for stage in stale if stage.startswith("train")]
+    path.write_text(text)

@@ -54,6 +54,13 @@ def repro(run: Run) -> tuple[set[str], set[str]]:
     return set(re.findall(r"Running stage '(.+?)'", text)) - cached, cached
 
 
+def planned(run: Run) -> tuple[set[str], set[str], dict[str, dict]]:
+    """Stages that `scm plan` says run, those that it says are restored, and its JSON by stage."""
+    stages = json.loads(run("scm", "plan", "--json").stdout)["stages"]
+    by_status = [{stage["name"] for stage in stages if stage["status"] == status} for status in ("runs", "restored")]
+    return by_status[0], by_status[1], {stage["name"]: stage for stage in stages}
+
+
 def md5s(project: Path, stage: str) -> dict[str, str]:
     lock = YAML(typ="safe").load((project / "dvc.lock").read_text())
     return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"] if "results/" not in out["path"]}
@@ -98,19 +105,52 @@ def test_the_grids_show_the_same_classes_for_every_model(project):
 def test_a_students_parameter_reruns_that_student_and_what_follows(project, run):
     before = {stage: md5s(project, stage) for stage in STAGES}
     old = edit(project, "student.sct.images", "3Ki")
+    runs, restored, stages = planned(run)
     ran, _ = repro(run)
+    assert (runs, restored) == (ran, set())
+    assert stages["train_student@sct"]["reasons"] == [f"params: student.sct.images: {old} -> 3Ki"]
+    assert stages["evaluate@sct"]["reasons"] == ["upstream: select_ema@sct"]
+    assert all(stages[stage]["seconds"] > 0 for stage in runs) and stages["train_student@sct"]["about"]
     assert ran == {"train_student@sct", "select_ema@sct", "evaluate@sct", "report"}
     after = {stage: md5s(project, stage) for stage in STAGES}
     assert {stage for stage in STAGES if before[stage] != after[stage]} <= ran
     assert before["train_student@sct"] != after["train_student@sct"]
     edit(project, "student.sct.images", old)
+    runs, restored, _ = planned(run)
+    assert runs == {"report"}  # that its folders will be as they were before cannot be told
     ran, cached = repro(run)
+    assert restored | runs == cached
     assert ran == set() and {"train_student@sct", "select_ema@sct", "evaluate@sct"} <= cached
     assert {stage: md5s(project, stage) for stage in STAGES} == before
 
 
+def test_a_plan_without_data_and_outputs(project, run, tmp_path):
+    """In a clone; what its code changes is what `dvc status` sees in the project, and what follows."""
+    run("git", "add", ".")
+    run("git", "commit", "-qm", "ran", "--allow-empty")
+    run("git", "clone", "-q", str(project), str(tmp_path / "clone"))
+    there = runner(tmp_path / "clone")
+    runs, restored, stages = planned(there)
+    assert (runs, restored, set(stages)) == (set(), set(), set(STAGES))
+    assert {stage["missing"] for stage in stages.values()} == {"dvc pull"}
+    assert there("scm", "plan", "--check").stdout.splitlines()[-1] == "no stage of 13 runs"
+    for folder in (project, tmp_path / "clone"):
+        with (folder / "scm/objectives/consistency.py").open("a") as file:
+            file.write("# other code\n")
+    students = {"train_student@scd", "train_student@sct"}
+    runs, _, stages = planned(there)
+    assert students == json.loads(run("dvc", "status", "--json").stdout).keys()
+    assert runs == students | {f"{stage}@{model}" for stage in ("select_ema", "evaluate") for model in MODELS[1:]} | {
+        "report"
+    }
+    assert stages["train_student@scd"]["reasons"] == ["code: scm/objectives"]
+    there("scm", "plan", "--check", code=10)
+    run("git", "checkout", "-q", "scm")
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x")]
+    ("key", "value"),
+    [("runtime.log_every", "1Ki"), ("runtime.threads", 2), ("mlflow.experiment", "x"), ("publish.allowed", 0.5)],
 )
 def test_how_it_runs_reruns_nothing(project, run, key, value):
     edit(project, key, value)
@@ -275,12 +315,14 @@ def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_pat
     edit(folder, "runtime.processes", 2)
     edit(folder, "evaluate.repeats", 2)
     edit(folder, "mlflow.enabled", False)
-    (folder / "models/scd/model.safetensors").unlink()
+    same = [f"models/scd/{name}" for name in ("model.safetensors", "sampling.json")]
+    for name in same:
+        (folder / name).unlink()
     for stage in ("select_ema", "evaluate"):
         lines = runner(folder)("python", "-m", f"stages.{stage}", "scd").stdout.splitlines()
         assert lines and len(lines) == len(set(lines)), "each is said once"
-    same = "models/scd/model.safetensors"
-    assert (folder / same).read_bytes() == (project / same).read_bytes()
+    for name in same:
+        assert (folder / name).read_bytes() == (project / name).read_bytes()
     found, before = (json.loads((root / "results/metrics/evaluate-scd.json").read_text()) for root in (folder, project))
     assert found["fd_0@2"] == pytest.approx(before["fd@2"], rel=1e-9) and found["fd_1@2"] != found["fd_0@2"]
     assert found["fd@2"] == min(found["fd_0@2"], found["fd_1@2"])

@@ -153,10 +153,11 @@ def test_a_guided_student_without_classes_of_one_time(tmp_path):
     guided = {"images": "128Ki", "dropout": 0.0, "guidance": [1.2, 2.0]}
     changes = {
         "student.scd": guided,
+        "select.guidance": {"teacher": [1.3], "student": [1.6]},
         "teacher.label_dropout": 0.1,
-        "sampler.guidance": {"teacher": 1.3, "student": 1.6},
     }
-    headers = {"teacher": {"classes": [], "label_dropout": 0.1}, "scd": {"classes": [], "guidance": [1.2, 2.0]}}
+    guided_by = {"scale": 1.6, "guidance": [1.2, 2.0]}
+    headers = {"teacher": {"classes": [], "scale": 1.3, "label_dropout": 0.1}, "scd": {"classes": [], **guided_by}}
     product = packed_as(tmp_path, "scd", changes, headers)
     assert product.content.student_steps == [1] and product.content.steps == 1
     for label in ({}, {"class": -1}, {"class": None}):

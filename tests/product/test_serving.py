@@ -12,7 +12,6 @@ import pytest
 
 from scm import cli
 from scm.errors import UserError
-from scm.product.packaging import registered_name, served_model
 from scm.product.serving import MAX_BODY, has_champion, located
 from tests.product.conftest import Server, start
 
@@ -145,7 +144,7 @@ def test_a_package_of_something_else_is_refused(tmp_path, capsys):
 def test_without_a_registry_the_projects_own_student_is_taken(project, params, monkeypatch, capsys):
     monkeypatch.chdir(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert (registered_name(params), served_model(params)) == ("digits", "scd")
+    assert params.publish.model == "scd"
     assert not has_champion(project, params) and not (project / "mlflow.db").exists()
     with located(None) as (uri, shown):
         assert (Path(uri) / "MLmodel").is_file() and shown == "models/scd"

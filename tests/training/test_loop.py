@@ -152,6 +152,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert equal(before, result(tmp_path))
 
 
+def test_a_machine_that_does_not_see_the_first_ones_checkpoint_ends(tmp_path):
+    class Second(Ranks):
+        def of_first(self, value: float) -> float:
+            return 32.0 if value == 0 else value
+
+    with pytest.raises(
+        UserError, match=f"^{tmp_path} is not the same on all machines: set SCM_WORK to a folder that all"
+    ):
+        trainer(tmp_path, ranks=Second(0, 1, torch.device("cpu"))).run()
+
+
 class Poisoned(Diffusion):
     """Answers NaN on the steps whose images seen are in `bad`."""
 

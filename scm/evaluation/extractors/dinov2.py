@@ -18,6 +18,8 @@ from scm.errors import UserError
 from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
 
 FOLDER, CONFIG, WEIGHTS = "dinov2", "config.json", "model.safetensors"
+PLACE = "data/extractor"
+"""Where weights of one's own are kept: git ignores it, and `make clean` leaves it alone."""
 SIDE = 224
 """Pixels on a side of what the network sees."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -115,11 +117,10 @@ def load(folder: Path) -> Dinov2:
 
 def command(weights: str) -> str:
     """How to get the files of a model by hand."""
-    name = weights if weights.count("/") == 1 and not weights.startswith((".", "models/")) else "facebook/dinov2-large"
-    local = f"models/{name.split('/')[1]}"
+    name = weights if weights.count("/") == 1 and not weights.startswith((".", "data/")) else "facebook/dinov2-large"
     return (
-        f"run hf download {name} {CONFIG} {WEIGHTS} --local-dir {local} where there is a network, and write "
-        f"reference.weights: {local}"
+        f"run hf download {name} {CONFIG} {WEIGHTS} --local-dir {PLACE} where there is a network, and write "
+        f"reference.weights: {PLACE}"
     )
 
 

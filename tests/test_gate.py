@@ -1,0 +1,144 @@
+"""scm.gate: every verdict, its boundaries, and its statistics against scipy's test of Welch."""
+
+import dataclasses
+import math
+import random
+import statistics
+
+import pytest
+from scipy import stats
+
+from scm.gate import Entry, Rules, decide, welch
+
+RULES = Rules(allowed=0.0, deviations=2.0)
+CHAMPION = (5.0, 5.2, 5.1)
+SPREAD = math.sqrt(0.02 / 3)
+"""Standard error of the difference between two sides that both spread like CHAMPION; the variance of each is 0.01."""
+
+
+def entry(distances: tuple[float, ...], name: str = "new", **changes: object) -> Entry:
+    figures = {"fd@2": min(distances), "recall@2": 0.9}
+    made = Entry(f"key {name}", "scd", 2, {1: (9.0, 9.1, 9.2), 2: distances}, figures, f"weights {name}", "protocol a")
+    return dataclasses.replace(made, **changes)
+
+
+def shifted(by: float) -> tuple[float, ...]:
+    return tuple(distance + by for distance in CHAMPION)
+
+
+def champion(**changes: object) -> Entry:
+    return entry(CHAMPION, "old", **{"version": "7", **changes})
+
+
+@pytest.mark.parametrize(
+    ("by", "rules", "kind", "reason"),
+    [
+        (-1.0, RULES, "promoted", "better by more than the noise: fd@2 is 4.1, the champion's 5.1; 2 standard errors"),
+        (-2.01 * SPREAD, RULES, "promoted", "better by more than the noise"),
+        (-1.99 * SPREAD, RULES, "challenger", "no better than the noise lets one tell"),
+        (0.0, RULES, "challenger", "no better than the noise lets one tell"),
+        (1.99 * SPREAD, RULES, "challenger", "no better than the noise lets one tell"),
+        (2.01 * SPREAD, RULES, "challenger", "worse by more than the noise"),
+        (-1.99 * SPREAD, Rules(0.0, 1.9), "promoted", "better by more than the noise"),
+        (0.0, Rules(0.1, 2.0), "promoted", "not worse than publish.allowed: 0.1 lets it be"),
+        (0.51 - 2.01 * SPREAD, Rules(0.1, 2.0), "promoted", "not worse than publish.allowed"),
+        (0.51 - 1.99 * SPREAD, Rules(0.1, 2.0), "challenger", "worse by more than the noise"),
+        (-1e-9, Rules(0.0, 0.0), "promoted", "better"),
+        (0.0, Rules(0.0, 0.0), "challenger", "no better"),
+    ],
+)
+def test_distances_decide_beyond_their_noise(by: float, rules: Rules, kind: str, reason: str) -> None:
+    verdict = decide(entry(shifted(by)), champion(), rules)
+    assert (verdict.kind, len(verdict.reasons)) == (kind, 1) and verdict.reasons[0].startswith(reason)
+    assert verdict.figures["improvement"] == pytest.approx(-by, abs=1e-9)
+    assert verdict.figures["standard_error"] == pytest.approx(SPREAD)
+
+
+def test_ranges_without_any_spread_need_no_more_than_to_be_better() -> None:
+    still = entry((5.0, 5.0), "old", version="7")
+    assert decide(entry((5.0, 5.0)), still, RULES).kind == "challenger"
+    assert decide(entry((4.99, 4.99)), still, RULES).kind == "promoted"
+    assert decide(entry((5.01, 5.01)), still, RULES).reasons[0].startswith("worse by more than the noise")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_statistic_is_welchs(seed: int) -> None:
+    draws = random.Random(seed)
+    first = tuple(draws.gauss(5, 0.2) for _ in range(3 + seed))
+    second = tuple(draws.gauss(4.8, 0.05) for _ in range(4))
+    difference, error = welch(first, second)
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    assert difference / error == pytest.approx(expected.statistic)
+    assert difference == pytest.approx(statistics.fmean(first) - statistics.fmean(second))
+    rules = Rules(0.0, float(expected.statistic))
+    either_side = [Rules(0.0, rules.deviations * factor) for factor in (0.999, 1.001)]
+    kinds = [decide(entry(second), entry(first, "old", version="1"), each).kind for each in either_side]
+    assert kinds == ["promoted" if difference > 0 else "challenger", "challenger"]
+
+
+def test_no_champion_yet() -> None:
+    verdict = decide(entry((5.0,)), None, RULES)
+    assert (verdict.kind, verdict.reasons) == ("first", ("there is no champion yet",))
+
+
+@pytest.mark.parametrize("against", [None, champion()], ids=["first", "champion"])
+def test_what_is_broken_is_refused_whatever_its_distance(against: Entry | None) -> None:
+    better = shifted(-3)
+    for value in (math.nan, math.inf):
+        verdict = decide(entry(better, figures={"fd@2": 2.0, "recall@2": value}), against, RULES)
+        expected = f"recall@2 is {value}, not a finite number: look at the training's curves"
+        assert (verdict.kind, verdict.reasons) == ("refused", (expected,))
+    verdict = decide(entry(better, health=("train_teacher: samples move away",)), against, RULES)
+    expected = "failed health check of the training: train_teacher: samples move away"
+    assert (verdict.kind, verdict.reasons) == ("refused", (expected,))
+
+
+def test_the_same_candidate_changes_nothing_even_if_rules_or_health_have_changed() -> None:
+    for same in (
+        champion(key="key old"),
+        champion(key="another", health=("x",)),
+        entry(shifted(-3), "old", health=("x",)),
+    ):
+        verdict = decide(same, champion(), RULES)
+        reason = "the champion, version 7, has these weights and figures"
+        assert (verdict.kind, verdict.reasons) == ("unchanged", (reason,))
+
+
+def test_the_champions_own_weights_may_be_measured_anew() -> None:
+    anew = dataclasses.replace(champion(), key="another", protocol="protocol b", distances={2: (50.0,)})
+    verdict = decide(anew, champion(), RULES)
+    assert verdict.kind == "promoted" and verdict.reasons[0].startswith("the champion's own weights, measured anew")
+
+
+def test_another_ruler_is_refused_with_what_differs() -> None:
+    old = champion(protocol="protocol b", parts={"evaluate.samples": "1797", "sampler.rho": "7.0", "gone": "1"})
+    new = entry(shifted(-3), parts={"evaluate.samples": "5391", "sampler.rho": "7.0"})
+    verdict = decide(new, old, RULES)
+    assert (verdict.kind, len(verdict.reasons)) == ("refused", 1)
+    assert verdict.reasons[0] == (
+        "not comparable: the champion was measured in another way (evaluate.samples 1797 -> 5391; gone 1 -> -): "
+        'measure the champion in the same way and publish that first (docs/retraining.md, "Another ruler")'
+    )
+    silent = decide(entry(shifted(-3)), champion(protocol="protocol b"), RULES)
+    assert "(eval.protocol protocol b -> protocol a)" in silent.reasons[0]
+    many = champion(protocol="protocol b", parts={f"sampler.{number}": "1" for number in range(8)})
+    assert "sampler.5 1 -> -; 2 more)" in decide(entry(shifted(-3)), many, RULES).reasons[0]
+
+
+def test_the_champion_must_have_the_figure_that_decides() -> None:
+    four = dataclasses.replace(entry(shifted(-3)), distances={4: (1.0, 2.0)}, evaluations=4)
+    verdict = decide(four, champion(), RULES)
+    assert verdict.kind == "refused"
+    assert verdict.reasons[0].startswith("not comparable: the champion has no fd@4, only fd@1, fd@2: write one of them")
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [((1.0,), CHAMPION), ((1.0, 2.0), (5.0,)), ((1.0,), (5.0,))])
+def test_one_range_of_seeds_says_nothing_of_the_noise(ours: tuple[float, ...], theirs: tuple[float, ...]) -> None:
+    verdict = decide(entry(ours), entry(theirs, "old", version="7"), RULES)
+    assert verdict.kind == "refused"
+    assert "noise of fd@2 is not known from 1 range of seeds: write evaluate.repeats: 3" in verdict.reasons[0]
+
+
+def test_weights_that_a_person_took_back_are_not_promoted_again() -> None:
+    verdict = decide(entry(shifted(-3), rolled_back="9"), champion(), RULES)
+    assert verdict.kind == "challenger" and "`scm rollback --to 9`" in verdict.reasons[0]
