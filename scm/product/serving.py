@@ -77,7 +77,7 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
     """What MLflow loads the model by, and what people call it.
 
     Args:
-        asked: a packaged folder, a folder of the project's models/, an address such as models:/NAME@CHAMPION; None = the
+        asked: a packaged folder, a folder of the project's models/, an address such as models:/NAME@ALIAS; None = the
             champion of the project's store or, where there is none, the project's own student.
     """
     if asked is not None:
