@@ -76,14 +76,16 @@ def run(stage: Stage) -> None:
     with replacing_folder(stage.root / f"results/samples/{model_name}") as folder:
         for nfe, images in grids.items():
             save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(images.shape[-1]))
-    stage.extra |= {"device": device, "protocol": protocol_of(stage, reference)}
+    stage.extra |= {"device": device, "protocol": protocol_of(stage, reference, model_name)}
     stage.metrics(f"evaluate-{model_name}", figures)
 
 
-def protocol_of(stage: Stage, reference: Reference) -> str:
+def protocol_of(stage: Stage, reference: Reference, model: str) -> str:
     """Hash of all that defines a figure but the model."""
     settings, sampler = stage.params.evaluate, stage.params.sampler.model_dump()
     protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, sampler, settings.repeats]
+    if model == "teacher":
+        protocol += [settings.teacher_few_steps, settings.teacher_few_spacing]
     return hashlib.sha256(json.dumps(protocol).encode()).hexdigest()
 
 

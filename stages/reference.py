@@ -48,7 +48,8 @@ def run(stage: Stage) -> None:
     )
     if ranks.rank:
         return
-    reference = build(extractor, collect(shards, stage.work), statistics=others, **taught)  # type: ignore[arg-type]
+    real, digest = collect(shards, stage.work, stage.params.seed), block.statistics_sha256
+    reference = build(extractor, real, statistics=others, statistics_sha256=digest, **taught)  # type: ignore[arg-type]
     reference.save(stage.root / "data/reference")
     stage.extra["device"] = ranks.device.type
     figures = {"fd_floor": reference.floor, "features": extractor.num_features, "images": len(reference.labels)}

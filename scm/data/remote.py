@@ -30,7 +30,7 @@ import numpy as np
 from scm.data.shards import INDEX, LABELS, OFFSETS, read_index
 from scm.data.store import PAUSES, Failed, Source, Stopped, again
 from scm.errors import UserError
-from scm.files import replacing, room_in
+from scm.files import replacing, room_in, sha256
 
 THREADS = 8
 """Shards that a machine fetches at the same time."""
@@ -41,7 +41,7 @@ POLL = 0.2
 
 
 def fetch_index(folder: Path, address: str, say: Callable[[str], None], pauses: Sequence[float] = PAUSES) -> Any:
-    """The folder's index; fetched, if it has none.
+    """The folder's index; fetched, if it has none, after what does not belong to it was taken out of the folder.
 
     Args:
         folder: data/latents; made if it is not there.
@@ -59,9 +59,20 @@ def fetch_index(folder: Path, address: str, say: Callable[[str], None], pauses: 
             if claim is None:
                 time.sleep(POLL)
             elif not path.exists():
-                claim.write(_read_index(Source(address), say, pauses))
+                content = _read_index(Source(address), say, pauses)
+                _clear(folder, json.loads(content))
+                claim.write(content)
                 _settle(claim, path)
     return read_index(folder)
+
+
+def _clear(folder: Path, index: dict[str, Any]) -> None:
+    """Removes labels, offsets and shards that other data have left; shards that the index means stay."""
+    known = {shard["file"]: shard for shard in index["shards"]}
+    for path in [folder / LABELS, folder / OFFSETS, *folder.glob("*.tar")]:
+        shard = known.get(path.name)
+        if shard is None or not _is_there(folder, shard) or sha256(path) != shard["sha256"]:
+            path.unlink(missing_ok=True)
 
 
 def fetch_missing(
@@ -85,8 +96,8 @@ def fetch_missing(
     """
     index = fetch_index(folder, address, say, pauses)
     with room_in(folder, "make room, then run the same command to go on"):
-        _fetch_shards(folder, address, index, say, threads, pauses)
-        _complete_arrays(folder, index, say)
+        fetched = _fetch_shards(folder, address, index, say, threads, pauses)
+        _complete_arrays(folder, index, say, fetched)
 
 
 def _fetch_shards(
@@ -96,7 +107,8 @@ def _fetch_shards(
     say: Callable[[str], None],
     threads: int,
     pauses: Sequence[float],
-) -> None:
+) -> bool:
+    """Whether any was missing."""
     missing = [shard for shard in index["shards"] if not _is_there(folder, shard)]
     if missing:
         size = sum(shard["bytes"] for shard in missing)
@@ -104,6 +116,7 @@ def _fetch_shards(
         source = Source(address)
         say(f"fetching {len(missing)} of {len(index['shards'])} shards, {_mib(size)}, from {source.address}")
         _Job(folder, source, deque(missing), _Progress(size, say), say, pauses).run(min(threads, len(missing)))
+    return bool(missing)
 
 
 @dataclass
@@ -248,12 +261,12 @@ class _Progress:
             self._say(f"{self._done / self._total:4.0%}  {figures}  ETA {left // 60}:{left % 60:02d}")
 
 
-def _complete_arrays(folder: Path, index: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Makes labels and offsets from the shards, where they are missing; one process does it, the others wait."""
+def _complete_arrays(folder: Path, index: dict[str, Any], say: Callable[[str], None], fetched: bool) -> None:
+    """Makes labels and offsets from the shards, where they are missing or a shard is new; others wait meanwhile."""
     paths = [folder / LABELS, folder / OFFSETS]
-    while not all(path.exists() for path in paths):
+    while fetched or not all(path.exists() for path in paths):
         with _claimed(folder / OFFSETS) as claim:
-            if claim is not None and not all(path.exists() for path in paths):
+            if claim is not None and (fetched or not all(path.exists() for path in paths)):
                 say(f"making {LABELS} and {OFFSETS} from {len(index['shards'])} shards")
                 parts = [_contents(folder / shard["file"], shard["count"]) for shard in index["shards"]]
                 for path, arrays in zip(paths, zip(*parts, strict=True), strict=True):

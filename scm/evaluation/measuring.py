@@ -5,6 +5,8 @@ taken within a block in the order of its images and then over the blocks in thei
 on the number of processes.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from scm.data.shards import LABELS, iterate_batches, read_index
 from scm.errors import UserError
-from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor
+from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.frechet import FEWEST_SAMPLES
 from scm.evaluation.precision_recall import MOST_IMAGES
 from scm.evaluation.statistics import Statistics, Sums, together
@@ -42,6 +44,7 @@ class RealImages:
         labels: int64 [N], of all, in order.
         classes: names of the classes; empty for unlabelled data.
         shape: [C, H, W] of an image.
+        identity: hash of the images, and of the seed by which they were divided.
     """
 
     halves: tuple[Statistics, Statistics]
@@ -50,6 +53,7 @@ class RealImages:
     labels: Tensor
     classes: tuple[str, ...]
     shape: tuple[int, ...]
+    identity: str
 
 
 def measure(
@@ -91,7 +95,7 @@ def measure(
             save_file(content, temporary)
 
 
-def collect(shards: Path, work: Path, every: float = 0.5) -> RealImages:
+def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImages:
     """What all processes have measured; waits for them. One that fails ends all of them (torchrun)."""
     index = read_index(shards)
     files = [_file(work, block) for block in _blocks(index["count"])]
@@ -115,6 +119,7 @@ def collect(shards: Path, work: Path, every: float = 0.5) -> RealImages:
         torch.from_numpy(np.load(shards / LABELS)),
         tuple(index["classes"]),
         (index["channels"], index["resolution"], index["resolution"]),
+        hashlib.sha256(json.dumps([seed, [shard["sha256"] for shard in index["shards"]]]).encode()).hexdigest(),
     )
 
 
@@ -155,7 +160,7 @@ def _block(
     sums = [Sums(extractor.num_features, device) for _ in PARTS]
     places, kept = list[Tensor](), list[Tensor]()
     for rows, images in batches:
-        features = extractor(images.to(device)).double()
+        features = require_finite(extractor(images.to(device)), extractor.name).double()
         for number, each in enumerate(sums):
             each.add(features[(part[rows] == number).to(features.device)])
         chosen = place[rows] < MOST_IMAGES

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scm.errors import UserError
 from scm.evaluation import extractors
-from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor
+from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.extractors.classifier import Classifier, Task
 from scm.evaluation.frechet import frechet_distance
 from scm.evaluation.kernel import kernel_distance
@@ -48,6 +48,8 @@ class Reference:
         features: float32 [M, F], features of M real images chosen at random, 10,000 at most, for all figures but FD.
             Rounded, so that the last bits, which depend on the batch, do not tell features of equal images apart.
         statistics: of the real images, or other people's of such images: what the distance is measured against.
+        statistics_sha256: of the file that other people's came from; None = of the real images.
+        identity: hash of the real images, and of the seed by which they were divided.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +61,8 @@ class Reference:
     features: Tensor
     statistics: Statistics
     extractor: Extractor
+    identity: str
+    statistics_sha256: str | None = None
 
     @torch.no_grad()
     def features_of(self, images: Tensor) -> Tensor:
@@ -70,7 +74,8 @@ class Reference:
         if images.dtype != torch.uint8 or images.shape[1:] != self.shape:
             raise ValueError(f"the reference measures uint8 [N, {self.shape}], not {images.dtype} {list(images.shape)}")
         device = next(self.extractor.buffers(), next(self.extractor.parameters(), images)).device
-        return torch.cat([self.extractor(some.to(device)).double() for some in images.split(LARGEST_BATCH)])
+        parts = [self.extractor(some.to(device)).double() for some in images.split(LARGEST_BATCH)]
+        return require_finite(torch.cat(parts), self.extractor.name)
 
     def distance_of(self, features: Tensor) -> float:
         """Frechet distance of generated images with these features, [N, F], to the real ones."""
@@ -107,17 +112,21 @@ class Reference:
 
     @property
     def protocol(self) -> str:
-        """SHA-256 of all that defines the figures: extractor and weights, the real images' statistics and features.
+        """SHA-256 of all that defines the figures; they are comparable where it is equal.
 
-        Figures are comparable where this is equal.
+        Of a network that somebody else has trained it follows from the files that are looked at and looked with: what
+        it computes from them differs in its last bits from machine to machine. The pipeline's own classifier has no
+        other identity than its weights, and what it says of the real images.
         """
         extractor = [self.extractor.name, self.extractor.preprocessing, self.extractor.weights_sha256]
-        digest = hashlib.sha256(f"{extractor}\n".encode())
-        tensors = {**self.extractor.state_dict(), **self._tensors}
-        for name in sorted(tensors):
-            value = tensors[name].detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.numpy().tobytes())
+        known = [*extractor, self.identity, self.statistics_sha256]
+        digest = hashlib.sha256(f"{known}\n".encode())
+        if self.extractor.weights_sha256 is None:
+            tensors = {**self.extractor.state_dict(), **self._tensors}
+            for name in sorted(tensors):
+                value = tensors[name].detach().cpu().contiguous()
+                digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+                digest.update(value.numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -130,6 +139,8 @@ class Reference:
                 "extractor": self.extractor.name,
                 "preprocessing": self.extractor.preprocessing,
                 "weights_sha256": self.extractor.weights_sha256,
+                "statistics_sha256": self.statistics_sha256,
+                "identity": self.identity,
                 "shape": list(self.shape),
                 "classes": list(self.classes),
                 "task": self.task,
@@ -153,6 +164,7 @@ def build(
     task: Task | None = None,
     held_out_accuracy: float | None = None,
     statistics: Statistics | None = None,
+    statistics_sha256: str | None = None,
 ) -> Reference:
     """The ruler, from what was measured of the real images.
 
@@ -161,11 +173,20 @@ def build(
         task: what the pipeline's classifier learnt.
         held_out_accuracy: how well.
         statistics: what the Frechet distance is measured against; None = these images.
+        statistics_sha256: of the file that they came from.
     """
-    floor = frechet_distance(*real.halves)
-    statistics = statistics or real.whole
     return Reference(
-        real.classes, real.shape, task, held_out_accuracy, floor, real.labels, real.features, statistics, extractor
+        real.classes,
+        real.shape,
+        task,
+        held_out_accuracy,
+        frechet_distance(*real.halves),
+        real.labels,
+        real.features,
+        statistics or real.whole,
+        extractor,
+        real.identity,
+        statistics_sha256,
     )
 
 
@@ -201,4 +222,6 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
         features,
         tensors,
         extractor,
+        header["identity"],
+        header["statistics_sha256"],
     )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -96,7 +95,7 @@ def _npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in ("mu", "sigma")}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile stumble in many ways over what is no such file
         raise UserError(f"{path} cannot be read as .npz ({error}): check reference.statistics") from None
 
 
@@ -104,7 +103,11 @@ def _numbers(value: Any, path: Path) -> Tensor:
     value = value.value if isinstance(value, pickles.NumpyArray) else value
     if not isinstance(value, np.ndarray | Tensor):
         raise UserError(f"{path}: mu or sigma is no array: {REMEDY}")
-    numbers = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f":
+            raise UserError(f"{path}: mu or sigma holds something else than finite numbers: {REMEDY}")
+        value = value.astype(np.float64)
+    numbers = torch.as_tensor(value)
     if not numbers.is_floating_point() or not numbers.isfinite().all():
         raise UserError(f"{path}: mu or sigma holds something else than finite numbers: {REMEDY}")
     return numbers.double()

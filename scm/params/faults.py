@@ -117,6 +117,12 @@ def _whole(value: Any, _: Mapping[str, Any]) -> str:
     return "must be a whole number; write one such as 128"
 
 
+def _pattern(value: Any, context: Mapping[str, Any]) -> str:
+    if "0-9a-f" in str(context.get("pattern")):
+        return "no SHA-256; write its 64 digits, 0 to 9 and a to f in lower case"
+    return "must not be empty; write a value"
+
+
 def _limit(words: str, name: str) -> Callable[[Any, Mapping[str, Any]], str]:
     def rule(_: Any, context: Mapping[str, Any]) -> str:
         limit = context[name]
@@ -132,7 +138,7 @@ _RULES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "finite_number": lambda value, _: "must be a finite number; write one such as 0.5 or 1.0e-4",
     "bool_type": lambda value, _: "must be true or false",
     "string_type": lambda value, _: "must be text; put quotes around it",
-    "string_pattern_mismatch": lambda value, _: "must not be empty; write a value",
+    "string_pattern_mismatch": _pattern,
     "tuple_type": lambda value, _: "must be a list; write [a, b]",
     "too_short": lambda value, _: "has too few entries; add what is missing",
     "too_long": lambda value, context: f"has too many entries; keep {context['max_length']}",

@@ -151,6 +151,19 @@ def test_only_what_is_missing_or_of_the_wrong_size_is_fetched(origin, empty, web
     assert web.asked.total() == 2
 
 
+def test_what_other_data_have_left_is_taken_out(origin, empty, web, tmp_path):
+    """Of the same shapes, so that no size tells them apart: shards, labels and offsets go with their index."""
+    other = make_latents(tmp_path / "other", seed=1)
+    for gone in ("index.json", "0*.tar"):
+        shutil.rmtree(empty, ignore_errors=True)
+        shutil.copytree(other, empty)
+        for path in [empty / "index.json", *empty.glob(gone)]:
+            path.unlink(missing_ok=True)
+        (empty / "labels.npy").write_bytes(bytes(reversed((origin / "labels.npy").read_bytes())))
+        fetch(empty, web.address)
+        assert contents(empty) == contents(origin)
+
+
 def test_progress_is_said_about_every_tenth_with_rate_and_time_left(empty, web, origin):
     said: list[str] = []
     fetch(empty, web.address, said, threads=1)
@@ -166,9 +179,11 @@ def test_progress_is_said_about_every_tenth_with_rate_and_time_left(empty, web, 
 
 
 FETCH = """
+import signal
 import sys
 from pathlib import Path
 from scm.data.remote import fetch_missing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
 print("ready", flush=True)
 input()
 fetch_missing(Path(sys.argv[1]), sys.argv[2], lambda text: print(text, flush=True), threads=2, pauses=(0.1,) * 3)

@@ -57,4 +57,4 @@ def reference_of(
     with tempfile.TemporaryDirectory() as folder:
         shards, work = shards_of(Path(folder) / "shards", images, labels, classes), Path(folder) / "work"
         measure(extractor, shards, work, seed=seed)
-        return build(extractor, collect(shards, work), task, reached)
+        return build(extractor, collect(shards, work, seed), task, reached)

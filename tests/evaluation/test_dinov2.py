@@ -109,6 +109,8 @@ def test_is_read_by_its_name_and_hash(model: Dinov2, folder: Path):
 def test_refuses_other_networks(tmp_path):
     with pytest.raises(UserError, match=r"config.json describes a vit, not a dinov2: see docs/evaluation.md for"):
         read(folder_with(tmp_path / "vit", RECIPES.published(STATE), model_type="vit"))
+    with pytest.raises(UserError, match=r"has \{'hidden_act': 'relu'\}, which the published networks have not: "):
+        read(folder_with(tmp_path / "relu", RECIPES.published(STATE), hidden_act="relu"))
     state = RECIPES.published(STATE)
     del state["layernorm.weight"]
     with pytest.raises(UserError, match=r"model.safetensors lacks layernorm.weight and 0 others: see docs/eval"):

@@ -63,16 +63,37 @@ class Whole(nn.Module):
         return images.flatten(1)
 
 
+class Nothing(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().flatten(1)[:, :0]
+
+
+class Infinite(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float().flatten(1)[:, :4] - 300).log()
+
+
+class Untrained(nn.Module):
+    """Subtracts the batch's own mean, as batch normalisation does in training."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float().flatten(1)[:, :4]
+        return x - x.mean(0)
+
+
 HINT = r': export it with dynamic_shapes=\(\{0: torch\.export\.Dim\("batch"\)\},\)$'
 
 
 @pytest.mark.parametrize(
     ("module", "options", "text"),
     [
-        (Flat(), {}, r"maps uint8 \[1, 3, 8, 8\] to \[1\], not to \[1, F\]" + HINT),
+        (Flat(), {}, r"maps uint8 \[32, 3, 8, 8\] to \[32\], not to \[32, F\]" + HINT),
         (Whole(), {}, r"gives torch.uint8, not floating-point features: export another network$"),
-        (Means(), {"dynamic": False}, r"does not take uint8 \[1, 3, 8, 8\] \(.*\)" + HINT),
-        (Means(), {"shape": (2, 3, 16, 16)}, r"does not take uint8 \[1, 3, 8, 8\] \(.*\)" + HINT),
+        (Nothing(), {}, r"gives no features at all: export another network$"),
+        (Infinite(), {}, r"gives features of random images that are not finite: export another network$"),
+        (Untrained(), {}, r"beside other images: export the network after network.eval\(\)$"),
+        (Means(), {"dynamic": False}, r"does not take uint8 \[32, 3, 8, 8\] \(.*\)" + HINT),
+        (Means(), {"shape": (2, 3, 16, 16)}, r"does not take uint8 \[32, 3, 8, 8\] \(.*\)" + HINT),
     ],
 )
 def test_refuses_programs_of_another_kind(tmp_path, module, options, text):
@@ -148,6 +169,20 @@ def test_downloads_once_and_keeps_it(server, cache, tmp_path):
     assert path == cache / "weights.pth" and path.read_bytes() == b"weights"
     (folder / "weights.pth").unlink()
     assert located("reference.weights", f"{address}/weights.pth", None, tmp_path) == path, "it is here already"
+
+
+def test_two_addresses_may_end_alike(server, cache, tmp_path):
+    address, folder = server
+    digests = []
+    for version in ("v1", "v2"):
+        (folder / version).mkdir()
+        (folder / version / "stats.npz").write_bytes(version.encode())
+        digests.append(sha256(folder / version / "stats.npz"))
+    found = [
+        located("reference.statistics", f"{address}/{version}/stats.npz", digest, tmp_path).read_bytes()
+        for version, digest in zip(("v1", "v2", "v1"), (*digests, digests[0]), strict=True)
+    ]
+    assert found == [b"v1", b"v2", b"v1"]
 
 
 def test_a_download_with_another_hash_is_not_kept(server, cache, tmp_path):

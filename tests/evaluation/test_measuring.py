@@ -47,7 +47,7 @@ def many(tmp_path_factory, striped: tuple[Tensor, Tensor]):
 def alone(many, tmp_path_factory):
     work = tmp_path_factory.mktemp("alone")
     measure(Squashed(), many, work, seed=3)
-    return collect(many, work)
+    return collect(many, work, 3)
 
 
 def equal(first, second) -> bool:
@@ -73,7 +73,7 @@ def test_shards_do_not_show(alone, tmp_path, striped: tuple[Tensor, Tensor]):
     for shard_images in (7, 240):
         shards = shards_of(tmp_path / f"shards-{shard_images}", *striped, CLASSES, shard_images)
         measure(Squashed(), shards, tmp_path / f"work-{shard_images}", seed=3)
-        real = collect(shards, tmp_path / f"work-{shard_images}")
+        real = collect(shards, tmp_path / f"work-{shard_images}", 3)
         assert torch.equal(real.features, alone.features)
         torch.testing.assert_close(real.whole, alone.whole, rtol=1e-12, atol=1e-12)
 
@@ -88,7 +88,7 @@ def test_the_halves_are_disjoint_random_and_equal(alone):
 def test_one_image_more_belongs_to_the_whole_alone(tmp_path, striped: tuple[Tensor, Tensor]):
     shards = shards_of(tmp_path / "shards", striped[0][:81], striped[1][:81], CLASSES)
     measure(Squashed(), shards, tmp_path / "work", seed=3)
-    real = collect(shards, tmp_path / "work")
+    real = collect(shards, tmp_path / "work", 3)
     assert [half["count"] for half in real.halves] == [40, 40] and real.whole["count"] == 81
     torch.testing.assert_close(real.whole["sum"], Squashed()(striped[0][:81]).sum(0))
 
@@ -101,14 +101,14 @@ def test_any_number_of_processes_gives_the_same_bits(many, alone, tmp_path, worl
         measure(extractor, many, tmp_path, seed=3, rank=rank, world=world)
         seen.append(extractor.seen)
     assert sum(seen) == 240 and min(seen) > 0
-    assert equal(collect(many, tmp_path), alone)
+    assert equal(collect(many, tmp_path, 3), alone)
 
 
 def test_the_first_process_waits_for_the_others(many, alone, tmp_path):
     measure(Squashed(), many, tmp_path, seed=3, rank=0, world=2)
     other = threading.Timer(0.3, lambda: measure(Squashed(), many, tmp_path, seed=3, rank=1, world=2))
     other.start()
-    assert equal(collect(many, tmp_path, every=0.01), alone)
+    assert equal(collect(many, tmp_path, 3, every=0.01), alone)
     other.join()
 
 
@@ -124,19 +124,20 @@ def test_an_interrupted_pass_goes_on_with_the_next_block(many, alone, tmp_path, 
     again = Squashed()
     measure(again, many, tmp_path, seed=3)
     assert again.seen == 240 - 4 * 15
-    assert equal(collect(many, tmp_path), alone)
+    assert equal(collect(many, tmp_path, 3), alone)
 
 
 def test_of_many_images_some_are_kept_at_random(many, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "MOST_IMAGES", 60)
     measure(Squashed(), many, tmp_path, seed=3)
-    fewer = collect(many, tmp_path)
+    fewer = collect(many, tmp_path, 3)
     assert torch.equal(fewer.features, alone.features[:60])
 
 
 def test_another_seed_gives_other_halves_of_the_same_whole(many, alone, tmp_path):
     measure(Squashed(), many, tmp_path, seed=4)
-    other = collect(many, tmp_path)
+    other = collect(many, tmp_path, 4)
+    assert other.identity != alone.identity
     assert all(torch.equal(other.whole[name], alone.whole[name]) or name != "count" for name in other.whole)
     torch.testing.assert_close(other.whole["sum"], alone.whole["sum"])
     assert not torch.equal(other.halves[0]["sum"], alone.halves[0]["sum"])
@@ -147,6 +148,15 @@ def test_too_few_images(tmp_path, striped: tuple[Tensor, Tensor]):
     with pytest.raises(UserError) as error:
         measure(Squashed(), shards, tmp_path / "work", seed=0)
     assert str(error.value) == "the reference needs at least 4 images, not 3: add images to data.path"
+
+
+def test_features_that_are_no_numbers_are_refused(many, tmp_path):
+    class Broken(Squashed):
+        def forward(self, images):
+            return super().forward(images).log()
+
+    with pytest.raises(UserError, match=r"^reference.extractor = squashed: the features of \d+ of \d+ images are not "):
+        measure(Broken(), many, tmp_path, seed=3)
 
 
 def test_a_damaged_shard_is_named(tmp_path, striped: tuple[Tensor, Tensor]):

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from scm.errors import UserError
 from scm.evaluation.extractors.classifier import Classifier, accuracy
 from scm.evaluation.figures import figures_of
 from scm.evaluation.kernel import kernel_distance
+from scm.evaluation.measuring import RealImages
 from scm.evaluation.precision_recall import precision_recall
-from scm.evaluation.reference import load
+from scm.evaluation.reference import build, load
 from tests.evaluation.conftest import reference_of
 
 CLASSES = ["lying", "standing", "none"]
@@ -139,6 +141,32 @@ def test_protocol_follows_what_defines_the_distance(reference, striped: tuple[Te
     images, labels = striped
     assert reference_of(images, labels, CLASSES, seed=1).protocol != reference.protocol
     assert reference_of(images[:-1], labels[:-1], CLASSES).protocol != reference.protocol
+
+
+class Given(Classifier):
+    """Somebody else's network, as far as the protocol goes."""
+
+    weights_sha256 = "1" * 64
+
+
+def test_protocol_of_a_given_network_follows_from_files_and_not_from_rounding(reference):
+    def protocol(extractor, real, **further):
+        return build(extractor, real, **further).protocol
+
+    def nudged(value):
+        return {name: each * (1 + 1e-9) for name, each in value.items()}
+
+    halves = reference.statistics, reference.statistics
+    known = {"labels": reference.labels, "classes": reference.classes, "shape": reference.shape, "identity": "images"}
+    real = RealImages(halves=halves, whole=reference.statistics, features=reference.features, **known)
+    given = Given(**reference.extractor.settings)
+    expected = protocol(given, real)
+    assert protocol(given, replace(real, whole=nudged(real.whole), features=real.features * (1 + 1e-6))) == expected
+    assert protocol(given, replace(real, identity="others")) != expected
+    assert protocol(given, real, statistics=real.whole, statistics_sha256="2" * 64) != expected
+    assert protocol(reference.extractor, replace(real, whole=nudged(real.whole))) != protocol(reference.extractor, real)
+    given.weights_sha256 = "3" * 64
+    assert protocol(given, real) != expected
 
 
 def test_wrong_images_are_refused(reference, striped: tuple[Tensor, Tensor]):

@@ -89,6 +89,10 @@ def test_refuses_what_is_no_such_file(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"a.npz cannot be read as .npz \(.*\): check reference.statistics$"):
         read(tmp_path / "a.npz", "fid", 6)
+    whole = written(tmp_path, "whole.npz", moments()[1]).read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[:200] + bytes(100) + whole[300:])
+    with pytest.raises(UserError, match=r"a.npz"):
+        read(tmp_path / "a.npz", "fid", 6)
     path = written(tmp_path, "list.pkl", [1, 2])
     with pytest.raises(UserError, match=r"list.pkl has no mu and sigma for fid" + REMEDY):
         read(path, "fid", 6)

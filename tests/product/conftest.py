@@ -27,6 +27,16 @@ class Server:
     process: subprocess.Popen
 
 
+@pytest.fixture(autouse=True)
+def nobody_elses_store() -> Iterator[None]:
+    """mlflow.set_tracking_uri leaves its address in the environment, where other tests' stores would be sought."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("product") / "project"

@@ -10,6 +10,7 @@ import torch
 from scm.errors import UserError
 from scm.evaluation.extractors import classifier, dinov2, exported, inception
 from scm.evaluation.extractors.base import Extractor, reason, verify
+from scm.files import sha256 as digest_of
 
 ADDRESSES = ("https://", "http://")
 
@@ -32,7 +33,7 @@ def read(
         UserError: the file is missing, has another hash, or holds something else.
     """
     if name == dinov2.Dinov2.name:
-        place = dinov2.located(weights, root / Path(weights).expanduser())
+        place = dinov2.located(weights, _own(root, weights))
         digest = verify(place / dinov2.WEIGHTS, sha256, "reference.sha256")
         extractor: Extractor = dinov2.read(place)
     else:
@@ -73,11 +74,13 @@ def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
         UserError: it is not there, cannot be had, or comes with another hash.
     """
     if not value.startswith(ADDRESSES):
-        path = root / Path(value).expanduser()
+        path = _own(root, value)
         if not path.is_file():
             raise UserError(f"{key} = {value}: there is no such file; docs/evaluation.md says where to get it")
         return path
     path = Path(torch.hub.get_dir()) / "checkpoints" / value.rsplit("/", 1)[1]
+    if path.is_file() and sha256 not in (None, digest_of(path)):  # of another address
+        path = path.with_name(f"{str(sha256)[:12]}-{path.name}")
     if path.is_file():
         return path
     if sha256 is None:
@@ -86,7 +89,7 @@ def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(value, str(path), hash_prefix=sha256, progress=False)
-    except (http.client.HTTPException, OSError, RuntimeError) as error:
+    except (http.client.HTTPException, OSError, RuntimeError, ValueError) as error:
         why = str(error.reason) if isinstance(error, urllib.error.URLError) and error.reason else reason(error)
         command = f"curl -fL --create-dirs -o {shlex.quote(str(path))} {shlex.quote(value)}"
         raise UserError(
@@ -94,3 +97,8 @@ def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
             "to the same place here"
         ) from None
     return path
+
+
+def _own(root: Path, value: str) -> Path:
+    """A path as the user writes it, from the project's folder; ~ is the user's own."""
+    return root / (Path(value).expanduser() if value.startswith("~/") else value)

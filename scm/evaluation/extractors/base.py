@@ -48,6 +48,19 @@ def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, batch: int) -
     return torch.cat([function(some) for some in images.split(batch)])
 
 
+def require_finite(features: Tensor, name: str) -> Tensor:
+    """The features, unless one is no finite number.
+
+    Args:
+        name: of the extractor.
+    """
+    bad = int((~features.isfinite().all(dim=1)).sum())
+    if bad:
+        problem = f"the features of {bad} of {len(features)} images are not finite"
+        raise UserError(f"reference.extractor = {name}: {problem}: use other weights, or another extractor")
+    return features
+
+
 def verify(path: Path, expected: str | None, key: str) -> str:
     """Compares a file with what params.yaml says of it, before anything in it is read; returns its SHA-256.
 

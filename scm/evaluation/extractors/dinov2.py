@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +23,8 @@ SIDE = 224
 """Pixels on a side of what the network sees."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of pixels in [0, 1]."""
+FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "qkv_bias": True, "apply_layernorm": True}
+"""Of config.json, which has no hash in params.yaml: what changes the features and no weight's shape."""
 OFFSET = 0.1
 """What the original program adds to the number of patches when it computes the scale of `positions_for`."""
 BATCH = 32
@@ -150,13 +151,19 @@ def _network(transformers: ModuleType, folder: Path) -> Any:
     """The Dinov2Model of a folder, all of whose weights must be there."""
     remedy = "see docs/evaluation.md for the files to use"
     try:
-        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = config["model_type"]
+        others = {key: config[key] for key, value in FIXED.items() if config.get(key, value) != value}
+        if kind == "dinov2" and others:
+            raise UserError(f"{folder / CONFIG} has {others}, which the published networks have not: {remedy}")
         if kind != "dinov2":
             raise UserError(f"{folder / CONFIG} describes a {kind}, not a dinov2: {remedy}")
         network, report = transformers.Dinov2Model.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # transformers and safetensors raise their own for values and files of other kinds
         raise UserError(f"{folder} holds no DINOv2 ({reason(error)}): {remedy}") from None
     absent = sorted(report["missing_keys"])
     if absent:

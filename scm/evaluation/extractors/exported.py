@@ -18,6 +18,8 @@ from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
 FILE = "extractor.pt2"
 BATCH = 32
 """Images in one forward pass; changes the rounding alone."""
+ROUNDING = 1e-2
+"""By which features may differ with the batch, in units of their size; half precision stays below it."""
 HINT = 'export it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
 
 
@@ -54,19 +56,30 @@ def read(path: Path, resolution: int, device: torch.device | str) -> Exported:
         raise UserError(
             f"{path} is no file of torch.export ({reason(error)}): write it with torch.export.save"
         ) from None
-    lengths = set()
-    for count in (1, 3):
-        images = torch.zeros(count, 3, resolution, resolution, dtype=torch.uint8, device=device)
-        try:
-            with torch.no_grad():
-                features = program(images)
-        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            taken = f"does not take uint8 {list(images.shape)}"
-            raise UserError(f"{path} {taken} ({reason(error)}): {HINT}") from None
-        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != count:
-            found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise UserError(f"{path} maps uint8 {list(images.shape)} to {found}, not to [{count}, F]: {HINT}")
-        if not features.is_floating_point():
-            raise UserError(f"{path} gives {features.dtype}, not floating-point features: export another network")
-        lengths.add(features.shape[1])
-    return Exported(path, program, lengths.pop())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (BATCH, 3, resolution, resolution), generator=generator, dtype=torch.uint8).to(device)
+    whole, again, alone = (_tried(path, program, some) for some in (images, images, images[:1]))
+    if not whole.shape[1]:
+        raise UserError(f"{path} gives no features at all: export another network")
+    if not whole.isfinite().all():
+        raise UserError(f"{path} gives features of random images that are not finite: export another network")
+    scale = whole.double().square().mean().sqrt()
+    if not torch.equal(whole, again) or (whole[:1] - alone).abs().max() > ROUNDING * scale:
+        problem = "gives other features of the same image each time, or beside other images"
+        raise UserError(f"{path} {problem}: export the network after network.eval()")
+    return Exported(path, program, whole.shape[1])
+
+
+def _tried(path: Path, program: nn.Module, images: Tensor) -> Tensor:
+    """Features of images, if these are what an extractor has to give."""
+    try:
+        with torch.no_grad():
+            features = program(images)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not take uint8 {list(images.shape)} ({reason(error)}): {HINT}") from None
+    if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(images):
+        found = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"{path} maps uint8 {list(images.shape)} to {found}, not to [{len(images)}, F]: {HINT}")
+    if not features.is_floating_point():
+        raise UserError(f"{path} gives {features.dtype}, not floating-point features: export another network")
+    return features

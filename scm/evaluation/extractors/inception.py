@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -238,7 +237,9 @@ def _state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} holds no weights (no pickle, or one that would run code): {REMEDY}") from None
+    except Exception as error:  # torch's parser stumbles in many ways over what is no such file
         raise UserError(f"{path} holds no weights ({reason(error)}): {REMEDY}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is no dictionary of weights: {REMEDY}")
