@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,26 +115,18 @@ def _from_mlflow(settings: Settings, preset: str, names: Sequence[str]) -> dict[
     if not settings.enabled or (store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists()):
         return {}
     found: dict[str, Earlier] = {}
-    faults: list[str] = []
 
     def work() -> None:
-        try:
-            client = tracking.connect(settings)
-            experiment = client.get_experiment_by_name(settings.experiment_of(_record(preset)))
-            if experiment is not None:
-                runs = {name: _last_run(client, experiment.experiment_id, name) for name in names}
-                found.update({name: run for name, run in runs.items() if run is not None})
-        except Exception as error:  # whatever MLflow, its database driver or the network raise is no fault of the plan
-            faults.append(tracking.reason(error))
+        client = tracking.connect(settings)
+        experiment = client.get_experiment_by_name(settings.experiment_of(_record(preset)))
+        if experiment is not None:
+            runs = {name: _last_run(client, experiment.experiment_id, name) for name in names}
+            found.update({name: run for name, run in runs.items() if run is not None})
 
-    thread = threading.Thread(target=work, name="mlflow-plan", daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    if thread.is_alive():
-        faults.append(f"no answer within {PATIENCE:.0f} s")
-    if faults:
+    fault = tracking.fault_of(work, PATIENCE)
+    if fault is not None:
         where = tracking.without_password(settings.store)
-        print(f"mlflow: {faults[-1]} ({where}); what only it knows is left out of the seconds", file=sys.stderr)
+        print(f"mlflow: {fault} ({where}); what only it knows is left out of the seconds", file=sys.stderr)
     return dict(found)
 
 

@@ -199,9 +199,7 @@ def _attach(registry: Registry, record: RunRecord, root: Path, settings: Setting
     """Puts params.yaml and dvc.lock into the run of the candidate's evaluation; returns their folder's address."""
     client = registry.client
     tracking.send(client, record, settings)
-    experiment = client.get_experiment_by_name(settings.experiment_of(record))
-    assert experiment is not None, "send has made it"
-    run = client.search_runs([experiment.experiment_id], f"tags.`scm.key` = '{record.key}'", max_results=1)[0]
+    run = tracking.run_of(client, record.key)
     folder = f"publish/{mark}"
     for name in ("params.yaml", "dvc.lock"):
         client.log_artifact(run.info.run_id, str(root / name), folder)

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -69,22 +69,38 @@ def publish(record: RunRecord, settings: Settings, patience: float = PATIENCE) -
     """
     if not settings.enabled:
         return True
+    fault = fault_of(lambda: send(connect(settings), record, settings), patience)
+    if fault is not None:
+        _warn(fault, settings)
+    return fault is None
+
+
+def fault_of(work: Callable[[], object], patience: float) -> str | None:
+    """Does something with MLflow in a thread of its own; what went wrong, None if nothing did.
+
+    Args:
+        patience: seconds after which the caller goes on, whatever the server does.
+    """
     faults: list[str] = []
 
-    def work() -> None:
+    def guarded() -> None:
         try:
-            send(connect(settings), record, settings)
-        except Exception as error:  # whatever MLflow, its database driver or the network raise must not end a stage
+            work()
+        except Exception as error:  # whatever MLflow, its database driver or the network raise must not end the caller
             faults.append(reason(error))
 
-    thread = threading.Thread(target=work, name="mlflow-publish", daemon=True)
+    thread = threading.Thread(target=guarded, name="mlflow", daemon=True)
     thread.start()
     thread.join(patience)
     if thread.is_alive():
         faults.append(f"no answer within {patience:.0f} s")
-    if faults:
-        _warn(faults[-1], settings)
-    return not faults
+    return faults[-1] if faults else None
+
+
+def run_of(client: "MlflowClient", key: str) -> Any:
+    """The run with this tag scm.key, which `send` has found or made."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, f"tags.`scm.key` = '{key}'", max_results=1)[0]
 
 
 def quieten() -> None:

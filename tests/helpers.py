@@ -1,8 +1,11 @@
 """Small things that several tests share."""
 
 import dataclasses
+import importlib.util
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -81,3 +84,14 @@ class Linear(nn.Module):
 
     def log_weight(self, t: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(t)
+
+
+def recipes(name: str) -> ModuleType:
+    """A program of tests/golden, whose recipes make the weights and images of the figures there."""
+    golden, before = Path(__file__).parent / "golden", list(sys.path)
+    spec = importlib.util.spec_from_file_location(name, golden / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[:] = before  # to which one of them adds its own folder
+    return module

@@ -52,7 +52,7 @@ def log_version(settings: Settings, root: Path, params: Params, model: str, name
     record = record_of(root, run_path(root, f"evaluate@{model}"))
     client = tracking.connect(settings)
     tracking.send(client, record, settings)
-    run = _run_of(client, record.key)
+    run = tracking.run_of(client, record.key)
     with tempfile.TemporaryDirectory() as temporary:
         folder = package(root, params, model, Path(temporary) / "model", f"models:/{name}@{CHAMPION}")
         place = f"model-{_digest(folder)[:12]}"
@@ -243,12 +243,6 @@ def _store(client: Any, run_id: str, folder: Path, place: str) -> None:
     (folder / DESCRIPTION).rename(description)
     client.log_artifacts(run_id, str(folder), place)
     client.log_artifact(run_id, str(description), place)
-
-
-def _run_of(client: Any, key: str) -> Any:
-    """The run with this tag scm.key, which `tracking.send` has found or made."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, f"tags.`scm.key` = '{key}'", max_results=1)[0]
 
 
 def _require_name(client: Any, name: str) -> None:

@@ -1,10 +1,8 @@
 """transformers' DINOv2 as we use it against the original program on the same weights: tests/golden/make_dinov2.py."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -16,22 +14,13 @@ from scm.errors import UserError
 from scm.evaluation import extractors
 from scm.evaluation.extractors.dinov2 import Dinov2, load, positions_for, prepared, read
 from scm.files import sha256
+from tests.helpers import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIGURES = json.loads((GOLDEN / "dinov2.json").read_text(encoding="utf-8"))
 
 
-def recipes() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_dinov2", GOLDEN / "make_dinov2.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
-
-
-RECIPES = recipes()
+RECIPES = recipes("make_dinov2")
 STATE = RECIPES.filled({name: torch.Size(shape) for name, shape in FIGURES["shapes"].items()})
 
 

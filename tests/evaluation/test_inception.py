@@ -1,9 +1,7 @@
 """Our network against torch-fidelity's on the same weights and images: tests/golden/make_inception.py."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -12,20 +10,13 @@ from torch import Tensor, nn
 
 from scm.errors import UserError
 from scm.evaluation.extractors.inception import InceptionV3, load, read, resized
+from tests.helpers import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIGURES = json.loads((GOLDEN / "inception.json").read_text(encoding="utf-8"))
 
 
-def recipes() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_inception", GOLDEN / "make_inception.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RECIPES = recipes()
+RECIPES = recipes("make_inception")
 
 
 def published(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
