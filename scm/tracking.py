@@ -21,19 +21,19 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from scm.attachments import send_files, send_pictures
 from scm.errors import Interrupted, UserError
 from scm.records import RunRecord, Settings, metric_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
-    from PIL.Image import Image
 
 PATIENCE = 30.0
 """Seconds that a stage waits for MLflow at its end."""
@@ -42,10 +42,12 @@ CLOSING = 5.0
 LONGEST_BACK_OFF = 300.0
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
-PICTURE_PIXELS = 640
-"""Longest side to which a sample grid is enlarged."""
-TABLE_TAG = "mlflow.loggedArtifacts"
-"""Where the UI looks for the tables of a run."""
+ATTEMPTS = 5
+"""At sending a run that another process sends at the same moment."""
+OVERTAKEN = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE")
+"""What MLflow says of a parameter or a run that another process has written or deleted meanwhile."""
+
+Result = TypeVar("Result")
 
 _defaults = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -99,8 +101,7 @@ def fault_of(work: Callable[[], object], patience: float) -> str | None:
 
 def run_of(client: "MlflowClient", key: str) -> Any:
     """The run with this tag scm.key, which `send` has found or made."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, f"tags.`scm.key` = '{key}'", max_results=1)[0]
+    return _runs_of(client, [experiment.experiment_id for experiment in client.search_experiments()], key)[0]
 
 
 def quieten() -> None:
@@ -125,19 +126,37 @@ def connect(settings: Settings) -> "MlflowClient":
 
 def send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool:
     """Sends what the store does not have yet. Returns True if the run is new. Raises what mlflow raises."""
+    return _undisturbed(lambda: _send(client, record, settings))
+
+
+def _send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool:
+    """Figures and status first: they arrive where the store of artifacts is full, and files can be sent later."""
     run, created = _find_or_create(client, record, settings)
     run_id, ended = run.info.run_id, _milliseconds(record.ended or time.time())
     _send_texts(client, run, record)
-    _send_metrics(client, run_id, _points([{"images": 0, "time": ended / 1000, **record.metrics}]))
+    _send_metrics(client, run_id, _figures(record.metrics, ended, step=0))
     _send_metrics(client, run_id, _points(record.series))
-    _send_images(client, run, record, ended)
-    _send_artifacts(client, run_id, record, settings)
     if record.status == "RUNNING":
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
     elif (run.info.status, run.info.end_time) != (record.status, ended):
         client.set_terminated(run_id, record.status, ended)
+    send_pictures(client, run, record, ended)
+    send_files(client, run_id, record, settings.root / "results")
     return created
+
+
+def _undisturbed(work: Callable[[], Result]) -> Result:
+    """Does something again that another process which sends the same run came between: it sees what is there now."""
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except MlflowException as error:
+            if error.error_code not in OVERTAKEN:
+                raise
+    return work()
 
 
 def bury(client: "MlflowClient") -> int:
@@ -201,6 +220,7 @@ class Live:
                 self._ship()
                 pause, faults = self._interval, 0
             except Exception as error:  # see publish
+                self._client = None  # the run may be gone: see _find_or_create
                 faults += 1
                 pause = min(self._interval * 2**faults, LONGEST_BACK_OFF)
                 _warn(reason(error), self._settings)
@@ -212,17 +232,22 @@ class Live:
             client = connect(self._settings)
             bury(client)
             self._record.tags["scm.process"] = _process_mark(os.getpid())
-            run, _ = _find_or_create(client, self._record, self._settings)
-            self._run_id = run.info.run_id
-            _send_texts(client, run, self._record)
-            if run.info.status != "RUNNING":
-                client.update_run(self._run_id, status="RUNNING")
+            run_id = _undisturbed(lambda: self._begin(client))
+            if run_id != self._run_id:
+                self._run_id, self._offset = run_id, 0
             self._client = client
         rows, end = _new_rows(self._metrics, self._offset)
         _send_metrics(self._client, self._run_id, _points(rows))
         self._offset = end
         if self._stop.is_set() and self._status is not None:
             self._client.set_terminated(self._run_id, self._status)
+
+    def _begin(self, client: "MlflowClient") -> str:
+        run, _ = _find_or_create(client, self._record, self._settings)
+        _send_texts(client, run, self._record)
+        if run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+        return run.info.run_id
 
 
 def reason(error: Exception) -> str:
@@ -261,14 +286,27 @@ def _sole_opener(store: str) -> Iterator[None]:
 
 
 def _find_or_create(client: "MlflowClient", record: RunRecord, settings: Settings) -> tuple["Run", bool]:
-    """The run with the record's key, and whether it is new. One thread and, in SQLite, one process at a time."""
+    """The run with the record's key, and whether it is new. One thread and, in SQLite, one process at a time.
+
+    A server makes two runs of a key where two processes ask at once, or where it is killed before it answers. Of these
+    everybody goes on with the same one, and whoever sees the others deletes them.
+    """
     with _finding, _sole_opener(settings.store):
         experiment = _experiment(client, settings.experiment_of(record), settings)
-        found = client.search_runs([experiment], f"tags.`scm.key` = '{record.key}'", max_results=1)
-        if found:
-            return found[0], False
-        started = None if record.started is None else _milliseconds(record.started)
-        return client.create_run(experiment, started, {"scm.key": record.key}, record.name), True
+        found, created = _runs_of(client, [experiment], record.key), False
+        if not found:
+            started = None if record.started is None else _milliseconds(record.started)
+            client.create_run(experiment, started, {"scm.key": record.key}, record.name)
+            found, created = _runs_of(client, [experiment], record.key), True
+        for surplus in found[1:]:
+            client.delete_run(surplus.info.run_id)
+        return found[0], created
+
+
+def _runs_of(client: "MlflowClient", experiments: list[str], key: str) -> "list[Run]":
+    """All runs of a key in an order that is the same for everybody."""
+    found = client.search_runs(experiments, f"tags.`scm.key` = '{key}'")
+    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
@@ -309,18 +347,24 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _points(rows: Iterable[dict[str, Any]]) -> "list[Metric]":
-    """Figures of rows with the rows' own steps and times; what is not a finite number is left out."""
-    from mlflow.entities import Metric
-
+def _points(rows: Iterable[Mapping[str, Any]]) -> "list[Metric]":
+    """Figures of rows with the rows' own steps and times."""
     points = []
     for row in rows:
-        step, moment = int(row["images"]), _milliseconds(row["time"])
-        for key, value in row.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if number and key not in ("images", "time"):
-                points.append(Metric(metric_name(key), float(value), moment, step))
+        figures = {key: value for key, value in row.items() if key not in ("images", "time")}
+        points += _figures(figures, _milliseconds(row["time"]), int(row["images"]))
     return points
+
+
+def _figures(figures: Mapping[str, Any], moment: int, step: int) -> "list[Metric]":
+    """What is a finite number; the rest is left out."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(metric_name(key), float(value), moment, step)
+        for key, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
 
 
 def _send_metrics(client: "MlflowClient", run_id: str, points: "list[Metric]") -> None:
@@ -337,58 +381,6 @@ def _new_rows(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
         text = handle.read()
     complete = text[: text.rfind(b"\n") + 1]
     return [json.loads(line) for line in complete.splitlines() if line.strip()], offset + len(complete)
-
-
-def _send_images(client: "MlflowClient", run: "Run", record: RunRecord, moment: int) -> None:
-    """Sends grids as images and, since only the table view shows runs side by side, as a table of these images.
-
-    The image cards of the chart view put all parameters of a run above its picture, and so hide it.
-    """
-    if not record.images:
-        return
-    run_id = run.info.run_id
-    there = _names(client, run_id, "images")
-    for key, (path, step) in sorted(record.images.items()):
-        if not any(name.startswith(f"{key}+step+{step}+") and name.endswith(".webp") for name in there):
-            client.log_image(run_id, _squared(path), key=key, step=step, timestamp=moment)
-    if TABLE_TAG in run.data.tags:
-        return
-    names, rows = _names(client, run_id, "images"), []
-    for key, (_, step) in sorted(record.images.items(), key=lambda item: item[1][1]):
-        files = sorted(f"images/{name}" for name in names if name.startswith(f"{key}+step+{step}+"))
-        full, small = (next(file for file in files if file.endswith(end)) for end in (".png", ".webp"))
-        rows.append([str(step), {"type": "image", "filepath": full, "compressed_filepath": small}])
-    client.log_dict(run_id, {"columns": ["NFE", "samples"], "data": rows}, "samples.json")
-    client.set_tag(run_id, TABLE_TAG, json.dumps([{"path": "samples.json", "type": "table"}]))
-
-
-def _names(client: "MlflowClient", run_id: str, folder: str) -> list[str]:
-    return [Path(entry.path).name for entry in client.list_artifacts(run_id, folder)]
-
-
-def _squared(path: Path) -> "Image":
-    """The picture at the top of an empty square: the UI shows squares, cuts off their lower part, never enlarges."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        factor = max(1, PICTURE_PIXELS // max(picture.size))
-        size = (picture.width * factor, picture.height * factor)
-        enlarged = picture.convert("RGBA").resize(size, Image.Resampling.NEAREST)
-    square = Image.new("RGBA", (max(size), max(size)))
-    square.paste(enlarged, ((max(size) - size[0]) // 2, 0))
-    return square
-
-
-def _send_artifacts(client: "MlflowClient", run_id: str, record: RunRecord, settings: Settings) -> None:
-    """Sends files under the name of their folder in results/, unless one of this name and size is there."""
-    results, there = settings.root.resolve() / "results", {}
-    for path in record.artifacts:
-        inside = path.resolve().is_relative_to(results)
-        folder = path.resolve().parent.relative_to(results).as_posix() if inside else "files"
-        if folder not in there:
-            there[folder] = {(entry.path, entry.file_size) for entry in client.list_artifacts(run_id, folder)}
-        if (f"{folder}/{path.name}", path.stat().st_size) not in there[folder]:
-            client.log_artifact(run_id, str(path), folder)
 
 
 def _milliseconds(seconds: float) -> int:
