@@ -1,5 +1,6 @@
 """Real services on loopback, each with files of its own: PostgreSQL, and MLflow's server with it behind."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ REMEDY = "PostgreSQL is not installed: apt-get install postgresql (.ci/run does)
 
 
 @pytest.fixture(autouse=True)
-def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No MLFLOW_* variables of the user, no warning given yet, and no proxy before loopback."""
     for name in [name for name in os.environ if name.startswith(("MLFLOW", "DVC_", "GIT_", "SCM_WORK"))]:
         monkeypatch.delenv(name)
@@ -36,6 +37,11 @@ def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("no_proxy", HOST)
     tracking._warned.clear()
+    logger = logging.getLogger("mlflow")  # as with MLFLOW_LOGGING_LEVEL, which counts before the import alone
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(level)
 
 
 def free_port() -> int:
@@ -177,15 +183,22 @@ class Disk:
     folder: Path
 
     @contextmanager
-    def full(self) -> Iterator[None]:
-        filler = self.folder / "filler"
+    def full(self, spare: int = 0) -> Iterator[None]:
+        """Leaves `spare` bytes free."""
+        filler, room = self.folder / "filler", self.folder / "room"
+        room.write_bytes(bytes(spare))
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while file.write(bytes(4096)):
                 pass
+        room.unlink()
         try:
             yield
         finally:
             filler.unlink()
+
+    def nearly_full(self) -> AbstractContextManager[None]:
+        """Room for a run's files, and none for a model."""
+        return self.full(200 * 1024)
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
