@@ -47,6 +47,8 @@ ATTEMPTS = 5
 OVERTAKEN = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE")
 """What MLflow says of a parameter or a run that another process has written or deleted meanwhile."""
 
+BROKEN_OFF = ("too many 500 error responses", "Connection aborted", "Connection reset", "Broken pipe")
+"""Of a server that refuses a file, which it may do before it has read it."""
 Result = TypeVar("Result")
 
 _defaults = {
@@ -255,6 +257,8 @@ def reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if "Failed to establish a new connection" in text or "NameResolutionError" in text:
         text = "the tracking server does not answer"
+    elif any(fault in text for fault in BROKEN_OFF):
+        text = "the tracking server fails or breaks off, its log says why: is its disk full or read-only?"
     first = without_password(text.strip().splitlines()[0])
     return first if len(first) <= 200 else first[:200] + "…"
 
@@ -335,8 +339,7 @@ def _send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
     for start in range(0, len(params), PARAMS_A_BATCH):
         client.log_batch(run.info.run_id, params=params[start : start + PARAMS_A_BATCH])
     tags = {**record.tags, "scm.key": record.key, "scm.stage": record.stage, "mlflow.runName": record.name}
-    if record.item is not None:
-        tags["scm.item"] = record.item
+    tags |= {} if record.item is None else {"scm.item": record.item}
     changed = [RunTag(key, text) for key, text in tags.items() if run.data.tags.get(key) != text]
     for start in range(0, len(changed), PARAMS_A_BATCH):
         client.log_batch(run.info.run_id, tags=changed[start : start + PARAMS_A_BATCH])

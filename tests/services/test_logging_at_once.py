@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from scm import tracking
-from tests.services.conftest import Server
+from scm.records import RunRecord
+from tests.services.conftest import Server, wait_for
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 ROWS = 120
 KEYS = ("same", "same", "same", "b", "c", "d")
@@ -51,7 +55,6 @@ def histories(client: MlflowClient, run_id: str) -> dict[str, set[tuple[int, int
     return found
 
 
-@pytest.mark.slow
 def test_six_processes_on_an_empty_database_make_one_experiment_and_one_run_of_each_key(
     server: Server, tmp_path: Path
 ) -> None:
@@ -84,3 +87,35 @@ def test_six_processes_on_an_empty_database_make_one_experiment_and_one_run_of_e
         assert run.info.status == "FINISHED" and len(run.data.params) == 150
         assert histories(client, run.info.run_id) == expected
         assert [file.path for file in client.list_artifacts(run.info.run_id, "files")] == ["files/metrics.jsonl"]
+
+
+def test_a_training_whose_run_was_the_surplus_one_goes_on_in_the_other_with_all_its_figures(
+    server: Server, tmp_path: Path
+) -> None:
+    """As where a server was killed after it had made a run and before it could say so."""
+    settings, path = replace(server.settings(tmp_path), experiment="twice"), tmp_path / "metrics.jsonl"
+    rows = [{"images": step, "time": 1.79e9 + step, "loss": 1 / step} for step in range(1, 21)]
+    client = tracking.connect(settings)
+
+    def runs() -> list[Any]:
+        experiment = client.get_experiment_by_name("twice")
+        return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+    def sent(number: int) -> bool:
+        found = runs()
+        return len(found) == 1 and len(client.get_metric_history(found[0].info.run_id, "loss")) == number
+
+    def write(part: list[dict[str, float]]) -> None:
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in part)
+
+    with tracking.Live(RunRecord("key", "name", "train_teacher"), settings, path, 0.2):
+        write(rows[:10])
+        wait_for("ten rows", lambda: sent(10))
+        (surplus,) = runs()
+        first = client.create_run(surplus.info.experiment_id, start_time=1, tags={"scm.key": "key"})
+        assert not tracking.send(client, RunRecord("key", "name", "train_teacher"), settings)
+        assert [run.info.run_id for run in runs()] == [first.info.run_id]
+        write(rows[10:])
+        wait_for("all rows in the other run", lambda: sent(20))
+    assert client.get_run(surplus.info.run_id).info.lifecycle_stage == "deleted"
