@@ -26,7 +26,7 @@ from scm.candidate import model_files
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.gate import FEWEST_RANGES
 from scm.params import Params, load
-from scm.plan import RUNS, plan
+from scm.plan import UP_TO_DATE, plan
 from scm.plan_command import table
 from scm.plan_cost import estimates
 from scm.presets import apply, set_values
@@ -55,25 +55,24 @@ def retrain_command(options: argparse.Namespace) -> int:
         if options.action == "publish":
             return _publish(root, _checked(root), options)
         params = _edited(root, options)
-        runs = options.action == "train" or _plan(root, params, options)
-        if options.action == "plan":
-            return 0
-        code = _train(root, params, options) if runs else 0
-        # Where nothing runs it is published all the same: that may be what has failed before.
-        return code if code or options.action == "train" else _publish(root, params, options)
+        if options.action != "train":
+            _plan(root, params, options)
+        # Where nothing runs, the champion may still have to be measured, or the model to be published: the rest of a
+        # cycle that has failed before.
+        code = _train(root, params, options) if options.action != "plan" else 0
+        return code if code or options.action is not None else _publish(root, params, options)
 
 
-def _plan(root: Path, params: Params, options: argparse.Namespace) -> bool:
-    """Prints the plan; whether something would run."""
+def _plan(root: Path, params: Params, options: argparse.Namespace) -> None:
+    """Prints the plan, and tells the CI service whether something would run."""
     steps = plan(root, params, options.assume_data)
     lines = table(steps, estimates(root, steps, Settings.of(params, root), params.preset))
-    runs = options.force or any(step.status == RUNS for step in steps)
+    runs = options.force or any(step.status != UP_TO_DATE for step in steps)
     if options.force:
         lines.append("--force: all stages run")
     print("\n".join(lines), flush=True)
     ci.output("runs", "true" if runs else "false")
-    ci.summary("\n".join(["### Plan", "", "```", *lines, "```", ""]))
-    return runs
+    ci.summary("\n".join(["### Plan", "", "```", *lines, "```"]))
 
 
 def _train(root: Path, params: Params, options: argparse.Namespace) -> int:
