@@ -81,7 +81,7 @@ def definition() -> dict:
 
 
 def environment() -> dict[str, str]:
-    """Nobody's MLflow, work folder or git; DVC tells nobody of its use, for which it would start a process each time."""
+    """Nobody's MLflow, work folder or git; DVC tells nobody of its use, which costs a process each time."""
     foreign = ("MLFLOW", "SCM_", "DVC_", "GIT_")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return {**kept, "DVC_NO_ANALYTICS": "1"}
