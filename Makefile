@@ -1,6 +1,7 @@
 # make repro: install what the pipeline needs and run it. Everything lives in .venv; nothing else on the machine changes.
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS ?=
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -9,10 +10,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
 	@echo "make test    install, then run all tests"
-	@echo "make lint    ruff, pyright and the import rules"
+	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make ui      MLflow on http://127.0.0.1:5000"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
 	@echo "PYTHON=...   the interpreter for .venv, 3.11 or later (default: python3)"
+	@echo "EXTRAS=...   optional parts to install as well: latents, dinov2, s3, gs, server; several with commas"
 
 repro: .venv/.run
 	$(BIN)/scm run
@@ -25,6 +27,10 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
 
 ui: .venv/.run
 	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
@@ -43,7 +49,7 @@ clean:
 
 .venv/.run: .venv/.created pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet setuptools torch
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".$(if $(EXTRAS),[$(EXTRAS)])"
 	@touch $@
 
 .venv/.dev: .venv/.run

@@ -130,15 +130,20 @@ def licence_of(chain: Mapping[str, Any]) -> str:
     return f"code: Apache-2.0; weights: made from the imported teacher {file}, so under {terms}"
 
 
-def _health(root: Path, params: Params, model: str) -> Iterator[str]:
-    """What the trainings that the model comes from found wrong. Every such line is a failed check: of a healthy
-    training there is none. An imported teacher has none either, as nobody here has seen its training.
-    """
+def trainings_of(params: Params, model: str) -> list[str]:
+    """Names of the stages that have trained the model, and those that it starts from."""
     names = []
     while model != TEACHER:
         names.append(f"train_student@{model}")
         model = params.student.methods[model]  # type: ignore[index]
-    for name in [*names, "train_teacher"]:
+    return [*names, "train_teacher"]
+
+
+def _health(root: Path, params: Params, model: str) -> Iterator[str]:
+    """What the trainings that the model comes from found wrong. Every such line is a failed check: of a healthy
+    training there is none. An imported teacher has none either, as nobody here has seen its training.
+    """
+    for name in trainings_of(params, model):
         for line in read_run(run_path(root, name)).get("health", ()):
             yield f"{name}: {line}"
 

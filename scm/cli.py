@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_study(commands)
     _add_sync(commands)
     _add_publish(commands)
+    _add_retrain(commands)
     return parser
 
 
@@ -203,6 +204,24 @@ def _add_publish(commands: argparse._SubParsersAction) -> None:
     rollback.set_defaults(handler=_rollback)
     champion = _add(commands, "champion", "print the champion's version, distance and commit", "scm champion")
     champion.set_defaults(handler=_champion)
+
+
+def _add_retrain(commands: argparse._SubParsersAction) -> None:
+    summary = "what a schedule starts: plan, train what is out of date, publish it if it is better (docs/retraining.md)"
+    examples = ('scm retrain --params "teacher.images=1Mi seed=1"', "scm retrain train --minutes 330")
+    retrain = _add(commands, "retrain", summary, "scm retrain", *examples, "scm retrain publish --propose github")
+    retrain.add_argument("action", nargs="?", choices=["plan", "train", "publish"], help="default: all three")
+    retrain.add_argument("--preset", default="", help="apply this preset to params.yaml first")
+    retrain.add_argument("--params", default="", metavar="'KEY=VALUE ...'", help="then write these values into it")
+    retrain.add_argument("--force", action="store_true", help="run all stages, whatever is up to date")
+    retrain.add_argument(
+        "--assume-data", action="store_true", help="in the plan: take images that are not here for those of dvc.lock"
+    )
+    retrain.add_argument("--minutes", type=float, help="interrupt after this time, with exit code 75; again goes on")
+    places = ["github", "gitlab", "branch"]
+    retrain.add_argument("--propose", choices=places, help="push what is new as a branch, and ask to merge it there")
+    retrain.add_argument("--remote", default="origin", help="git's remote for that (default: origin)")
+    retrain.set_defaults(handler=_retrain)
 
 
 def _version(text: str) -> str:
@@ -353,6 +372,12 @@ def _champion(options: argparse.Namespace) -> int:
     from scm.publishing import champion_command
 
     return champion_command(options)
+
+
+def _retrain(options: argparse.Namespace) -> int:
+    from scm.retraining import retrain_command
+
+    return retrain_command(options)
 
 
 if __name__ == "__main__":

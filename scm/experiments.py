@@ -127,24 +127,27 @@ class Clone:
 
 
 @contextmanager
-def clone(root: Path, data: str) -> Iterator[Clone]:
-    """A fresh copy of the project, which no other study uses at the same time.
+def clone(root: Path, data: str | None, purpose: str = "studies") -> Iterator[Clone]:
+    """A fresh copy of the project, which nothing else uses for this purpose at the same time.
 
     Args:
         root: the project.
-        data: `data.path`, which git need not know.
+        data: `data.path`, which git need not know; None = what runs there does not read it.
+        purpose: name of the folder in .work.
 
     Raises:
-        UserError: outside git, without a commit, while another study runs, or for a path that leads out of the project.
+        UserError: outside git, without a commit, while another one is in use, or for a path out of the project.
     """
     check(root, data)
-    place = root / ".work" / "studies"
+    place = root / ".work" / purpose
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another study is running in {root}: wait for it or end it") from None
+            raise UserError(
+                f"another copy of {root} for {purpose} is in use: wait for that command or end it"
+            ) from None
         made = Clone(root, place / "clone")
         shutil.rmtree(made.folder, ignore_errors=True)
         try:
@@ -154,18 +157,18 @@ def clone(root: Path, data: str) -> Iterator[Clone]:
             shutil.rmtree(made.folder, ignore_errors=True)
 
 
-def check(root: Path, data: str) -> None:
+def check(root: Path, data: str | None) -> None:
     """Raises UserError where experiments cannot be made."""
     if _run(root, "git", "rev-parse", "--show-prefix", check=False).stdout.strip():
         remedy = "make it a repository of its own"
         raise UserError(f"{root} is only a folder of a git repository, but experiments are copies of one: {remedy}")
     if _run(root, "git", "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
         raise UserError(f"{root} has no commit, but experiments are commits: `git init && git add . && git commit`")
-    if not Path(data).is_absolute() and not (root / data).resolve().is_relative_to(root.resolve()):
+    if data and not Path(data).is_absolute() and not (root / data).resolve().is_relative_to(root.resolve()):
         raise UserError(f"params.yaml: data.path = {data}: leads out of the project; write an absolute path")
 
 
-def _fill(made: Clone, data: str) -> None:
+def _fill(made: Clone, data: str | None) -> None:
     root, folder = made.root, made.folder
     _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(folder))
     _git(folder, "reset", "--quiet")
@@ -174,7 +177,7 @@ def _fill(made: Clone, data: str) -> None:
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
-    if not Path(data).is_absolute():
+    if data and not Path(data).is_absolute():
         for path in [root / data, *(root / data).rglob("*")]:
             target = folder / path.relative_to(root)
             if path.is_file() and not target.exists():

@@ -174,13 +174,15 @@ class _Planner:
             if not dep.hash_info:
                 return f"dvc.yaml: {path} is a new dependency"
             return f"code: {path}" if dep.workspace_status() else None
+        wanted = tracked.hash_info if tracked is not None and tracked.fs_path == dep.fs_path else None
+        if tracked is not None and wanted and wanted != dep.hash_info:  # whatever lies there: a pull brings new ones
+            return f"{kind}: {path} changed ({tracked.stage.path_in_repo} has another hash)"
         if dep.exists and not dep.workspace_status():
             return None
         if dep.exists and _holds_something(Path(dep.fs_path)):
             return f"{kind}: {path} changed"
-        if tracked is not None and tracked.fs_path == dep.fs_path and tracked.hash_info:
-            known = tracked.hash_info == dep.hash_info
-            return None if known else f"{kind}: {path} changed ({tracked.stage.path_in_repo} has another hash)"
+        if wanted:
+            return None
         if self._assume_data and dep.hash_info:
             return None
         return f"{kind}: {path} is not here" + (" (--assume-data: as dvc.lock has it)" if dep.hash_info else "")
@@ -215,7 +217,8 @@ class _Planner:
                 return False
             dep.save()
         for dep in _files(stage):
-            makers, made = self._makers_of(dep), self._foretold.get(dep.fs_path)
+            makers = self._makers_of(dep)
+            made = self._foretold.get(dep.fs_path) or _to_come(dep, makers)
             if made is not None and made.meta is not None:
                 dep.hash_name, dep.hash_info, dep.meta = made.hash_name, made.hash_info, made.meta
             elif any(self._makes_anew(maker, out, dep) for maker, out in makers) or not dep.exists:
@@ -223,6 +226,16 @@ class _Planner:
             else:
                 dep.save()
         return True
+
+
+def _to_come(dep: "Dependency", makers: "Sequence[tuple[Any, Output]]") -> "Output | None":
+    """What a .dvc file says that will lie here once it is pulled, where other things do now or nothing."""
+    from dvc.stage import PipelineStage
+
+    for maker, out in makers:
+        if out.fs_path == dep.fs_path and not isinstance(maker, PipelineStage) and out.hash_info:
+            return out if out.hash_info != dep.hash_info or not dep.exists else None
+    return None
 
 
 def _files(stage: "PipelineStage") -> "list[Dependency]":

@@ -69,16 +69,34 @@ def apply(params_file: Path, root: Path, name: str) -> list[str]:
     The result is checked before it is written; nothing is written when nothing changes.
     """
     tree = _read_params(params_file)
-    target = _target(tree, root, name)
+    return _write(params_file, tree, _target(tree, root, name), f"preset {name} applied to")
+
+
+def _write(params_file: Path, tree: CommentedMap, target: CommentedMap, what: str) -> list[str]:
     before = _plain(tree)
     _edit(tree, target)
     text = render(tree)
     after = parse_mapping(text, str(params_file))
-    validate(after, f"preset {name} applied to {params_file}")
+    validate(after, f"{what} {params_file}")
     changes = _changes(before, after)
     if changes:
         write_text(params_file, text)
     return changes
+
+
+def set_values(params_file: Path, values: Mapping[str, Any]) -> list[str]:
+    """Writes values under dotted keys, each in place of all that is there; otherwise as `apply`."""
+    tree = _read_params(params_file)
+    target = copy.deepcopy(tree)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node: Any = target
+        for part in parents:
+            node = node.setdefault(part, CommentedMap()) if isinstance(node, CommentedMap) else None
+        if not isinstance(node, CommentedMap):
+            raise UserError(f"{params_file} has no key {key}: `scm params show` prints them all")
+        node[last] = value
+    return _write(params_file, tree, target, "values set in")
 
 
 def summary(root: Path, name: str) -> str:

@@ -66,13 +66,18 @@ def champion_command(args: argparse.Namespace) -> int:
     del args
     _, params, settings = _project()
     name = name_of(params)
-    found = None if _is_new(settings) else _answered(settings, "scm champion", lambda: _open(settings, name).champion())
+    found = champion_of(settings, name, "scm champion")
     if found is None:
         raise UserError(f"{name} has no champion: run `scm publish`")
     dirty = " with uncommitted changes" if found.origin.get("dirty") == "true" else ""
     measured = f"fd@{found.evaluations} {verdict.distance(found, found.evaluations)}"
     print(f"{name} version {found.version}: {found.model}, {measured}, commit {found.origin.get('commit', '')}{dirty}")
     return 0
+
+
+def champion_of(settings: Settings, name: str, command: str) -> Entry | None:
+    """The champion, None if there is none yet; `command` is what to run again if the registry does not answer."""
+    return None if is_new(settings) else answered(settings, command, lambda: open_registry(settings, name).champion())
 
 
 def publish(root: Path, params: Params, settings: Settings, *, dry_run: bool = False) -> Outcome:
@@ -93,17 +98,17 @@ def publish(root: Path, params: Params, settings: Settings, *, dry_run: bool = F
 
     def work() -> None:
         with sole_publisher(settings):
-            registry = _open(settings, name)
+            registry = open_registry(settings, name)
             judge(registry, outcome)
             verdict.write(root, outcome)
             if not dry_run:
                 carry_out(registry, outcome, root, params, settings)
 
     try:
-        if dry_run and _is_new(settings):
+        if dry_run and is_new(settings):
             outcome.verdict = decide(candidate, None, outcome.rules)
         else:
-            _answered(settings, "scm publish", work)
+            answered(settings, "scm publish", work)
     except UserError as error:
         outcome.error = str(error)
         raise
@@ -136,7 +141,7 @@ def carry_out(registry: Registry, outcome: Outcome, root: Path, params: Params, 
     else:
         previous = previous_of(outcome.candidate, champion)
         if outcome.version is None:
-            outcome.version = _register(registry, outcome.candidate, previous, root, params, settings)
+            outcome.version = _register(registry, outcome, previous, root, params, settings)
         _place(registry, decision, outcome.version, previous, before)
     outcome.published = True
 
@@ -150,12 +155,12 @@ def rollback(settings: Settings, name: str, to: str | None) -> str:
     The version that is left gets a mark by which `scm publish` does not promote its weights again; the one that
     becomes champion loses it.
     """
-    if _is_new(settings):
+    if is_new(settings):
         raise UserError(f"{name} has no champion that could be rolled back: run `scm publish`")
 
     def work() -> str:
         with sole_publisher(settings):
-            registry = _open(settings, name)
+            registry = open_registry(settings, name)
             champion = registry.champion()
             target = to or _predecessor(name, champion)
             entry = entry_of(name, registry.version(target))
@@ -169,7 +174,7 @@ def rollback(settings: Settings, name: str, to: str | None) -> str:
             measured = f"fd@{entry.evaluations} {verdict.distance(entry, entry.evaluations)}"
             return f"{name}: champion is version {target} again ({measured}), it was version {before or 'none'}"
 
-    return _answered(settings, "scm rollback", work)
+    return answered(settings, "scm rollback", work)
 
 
 def name_of(params: Params) -> str:
@@ -185,13 +190,21 @@ def previous_of(candidate: Entry, champion: Entry | None) -> str | None:
 
 
 def _register(
-    registry: Registry, candidate: Entry, previous: str | None, root: Path, params: Params, settings: Settings
+    registry: Registry, outcome: Outcome, previous: str | None, root: Path, params: Params, settings: Settings
 ) -> str:
-    """Makes the version. It has no alias yet, so that nobody takes it for anything."""
-    require_weights(root, candidate)
+    """Makes the version. It has no alias yet, so that nobody takes it for anything.
+
+    The champion's own weights, measured anew, are its package again: its card tells of its own data and training.
+    """
+    candidate, champion = outcome.candidate, outcome.champion
+    known = champion is not None and candidate.weights == champion.weights
+    if not known:
+        require_weights(root, candidate)
     record = record_of(root, run_path(root, f"evaluate@{candidate.model}"))
     files = _attach(registry, record, root, settings, candidate.origin["dvc_lock"][: verdict.DIGITS])
     tags = {**tags_of(candidate), FILES: files, PREVIOUS: previous or ""}
+    if champion is not None and known:
+        return registry.register_again(str(champion.version), tags)
     return _log_version(settings, root, params, candidate.model, registry.name, tags)
 
 
@@ -241,17 +254,17 @@ def _project() -> tuple[Path, Params, Settings]:
     return root, params, settings
 
 
-def _open(settings: Settings, name: str) -> Registry:
+def open_registry(settings: Settings, name: str) -> Registry:
     return Registry(tracking.connect(settings), name)
 
 
-def _is_new(settings: Settings) -> bool:
+def is_new(settings: Settings) -> bool:
     """Whether the store is a file that does not exist yet, which a mere question must not make."""
     store = settings.store
     return store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///").partition("?")[0]).exists()
 
 
-def _answered(settings: Settings, command: str, work: Callable[[], Result]) -> Result:
+def answered(settings: Settings, command: str, work: Callable[[], Result]) -> Result:
     """Does what needs the registry; a fault of MLflow, its database driver or the network becomes one line."""
     try:
         return work()

@@ -65,6 +65,14 @@ class Registry:
         number = self.holder(CHAMPION)
         return None if number is None else entry_of(self.name, self.version(number))
 
+    def register_again(self, number: str, tags: Mapping[str, str]) -> str:
+        """Makes another version of the same files, with tags of its own; returns its number."""
+        old = self.client.get_model_version(self.name, number)
+        made = self.client.create_model_version(
+            self.name, old.source or "", old.run_id, tags=dict(tags), await_creation_for=60
+        )
+        return str(made.version)
+
     def tag(self, number: str, key: str, value: str | None) -> None:
         """Sets a tag of a version, None = takes it away, unless it is so already."""
         old = self.version(number).tags.get(key)

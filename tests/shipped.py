@@ -3,6 +3,7 @@
 So tests depend neither on a user's edits nor on the tuning of the shipped values.
 """
 
+import copy
 import functools
 import shutil
 import subprocess
@@ -69,6 +70,23 @@ publish: {name: null, model: scd, evaluations: null, allowed: 0.0, deviations: 2
 
 def make_project(folder: Path) -> Path:
     """dvc.yaml (empty), the presets and params.yaml with digits applied; returns params.yaml's path."""
+    for name, text in _files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "params.yaml"
+
+
+@functools.cache
+def _files() -> dict[str, str]:
+    """The project's files, made once in each process, since applying presets takes a while."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _fill(folder)
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in paths}
+
+
+def _fill(folder: Path) -> None:
     presets_folder = folder / "pipelines" / "presets"
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
@@ -85,22 +103,20 @@ def make_project(folder: Path) -> Path:
     for name in ("shipped", "fixed"):
         (presets_folder / f"{name}.yaml").unlink()
     (folder / "dvc.yaml").touch()
-    return params_file
+
+
+@functools.cache
+def _values() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(_files()["params.yaml"])
 
 
 def values_with(changes: dict[str, Any]) -> dict[str, Any]:
     """The fixed values with some changed, named by dotted keys."""
-    values = YAML(typ="safe", pure=True).load(_text())
+    values = copy.deepcopy(_values())
     for key, value in changes.items():
         *sections, last = key.split(".")
         functools.reduce(dict.__getitem__, sections, values)[last] = value
     return values
-
-
-@functools.cache
-def _text() -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        return make_project(Path(folder)).read_text(encoding="utf-8")
 
 
 def params_with(changes: dict[str, Any]) -> Params:

@@ -263,6 +263,8 @@ def test_a_dvc_file_says_whether_images_that_are_not_here_are_others(project, mo
     shutil.rmtree(project / "data/raw/0")
     reason = "data: data/raw/0 changed (data/raw/0.dvc has another hash)"
     assert planned(project, assume_data=True)["prepare"].reasons == [reason]
+    write("data/raw/0/a.png", "an image")(project)  # as after `git pull`: what was trained on lies there still
+    assert (planned(project)["prepare"].reasons, planned(project)["prepare"].status) == ([reason], RUNS)
 
 
 def test_outputs_that_were_touched(project):

@@ -1,5 +1,6 @@
 """A project of its own, made from the files of this one, in which the whole pipeline has run with digits-smoke."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -8,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
+
+from scm import cli
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -23,8 +27,22 @@ def environment() -> dict[str, str]:
     return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "OMP_NUM_THREADS": "1"}
 
 
+def edit(project: Path, key: str, value: object) -> object:
+    """Sets a dotted key of params.yaml; returns the old value."""
+    path, yaml = project / "params.yaml", YAML()
+    tree = yaml.load(path.read_text())
+    node, *_ = [tree]
+    *parents, last = key.split(".")
+    for part in parents:
+        node = node[part]
+    old, node[last] = node[last], value
+    with path.open("w") as file:
+        yaml.dump(tree, file)
+    return old
+
+
 def make_project(folder: Path) -> Path:
-    """A git repository with the files that git would take from this one."""
+    """A git repository with the files that git would take from this one; digits-smoke, but with shorter students."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -38,6 +56,9 @@ def make_project(folder: Path) -> Path:
     run("git", "config", "user.email", "tests@example.invalid")
     run("git", "config", "user.name", "tests")
     run("scm", "preset", "apply", "digits-smoke")
+    shorter = {"scd.images": "2Ki", "sct.images": "2Ki", "common.lr.decay_from": "1Ki"}
+    for key, value in shorter.items():
+        edit(folder, f"student.{key}", value)
     run("git", "add", ".")
     run("git", "commit", "-qm", "start")
     return folder
@@ -55,12 +76,44 @@ def runner(folder: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_project(tmp_path_factory.mktemp("project"))
-    runner(folder)("scm", "run")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project in which everything has run, to be copied: made by the first test process that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder / "project", ignore_errors=True)
+            (folder / "project").mkdir()
+            runner(make_project(folder / "project"))("scm", "run")
+            (folder / "whole").touch()
+    return folder / "project"
+
+
+def copy_project(finished: Path, folder: Path) -> Path:
+    """A copy of a project with its cache, in a new folder; outputs that are links to files of the cache stay so."""
+    subprocess.run(["cp", "-a", str(finished), str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project(finished, tmp_path_factory.mktemp("project") / "copy")
 
 
 @pytest.fixture
 def run(project: Path) -> Run:
     return runner(project)
+
+
+@pytest.fixture
+def scm(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs `scm` in this process, which has torch already; `code` is the exit code. Returns its lines on stderr."""
+    monkeypatch.chdir(project)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        assert cli.main(list(arguments)) == code
+        return capsys.readouterr().err
+
+    return run

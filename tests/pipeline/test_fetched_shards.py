@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_remote import serving
-from tests.pipeline.conftest import make_project, runner
-from tests.pipeline.test_repro import edit
+from tests.pipeline.conftest import edit, make_project, runner
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.pipeline.conftest import Run, make_project, runner
+from scm import cli
+from tests.pipeline.conftest import Run, copy_project, edit, runner
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +31,9 @@ EVALUATIONS = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """digits-smoke with a guided teacher and every method but sCT, which the other pipeline has."""
-    folder = make_project(tmp_path_factory.mktemp("methods"))
+def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """digits-smoke with a guided teacher and every method but sCT, which the other pipeline has; its data are there."""
+    folder = copy_project(finished, tmp_path_factory.mktemp("methods") / "project")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
     params["teacher"]["label_dropout"], params["teacher"]["images"] = 0.1, "2Ki"
@@ -45,6 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["ema"]["snapshots"], params["select"]["progress"] = 4, 2
     params["select"]["sigma_rel"] = {"teacher": [0.1], "student": [0.1]}
     params["evaluate"]["models"] = ["teacher", *METHODS]
+    params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
     runner(folder)("scm", "run")
@@ -74,12 +76,19 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
         )
 
 
-def test_every_method_is_in_the_report_and_in_mlflow(project, run):
+def test_every_method_is_in_the_report_and_in_mlflow(project, run, capsys, monkeypatch):
     page, text = ((project / f"results/report.{ending}").read_text() for ending in ("html", "md"))
     for name in ("sCD", "Discrete sCD", "Multistep sCD", "sCD + VSD", "VSD", "Heun, guidance 1.5"):
         assert name in page and f"| {name} |" in text
     assert "fake_loss" in (project / "results/curves/train-vsd.csv").read_text().splitlines()[0]
-    assert "0 new" in run("scm", "sync").stdout
+    edit(project, "mlflow.enabled", True)
+    monkeypatch.chdir(project)
+    shown = []
+    for _ in range(2):
+        assert cli.main(["sync"]) == 0
+        shown.append(capsys.readouterr().out)
+    edit(project, "mlflow.enabled", False)
+    assert ": 0 new" not in shown[0] and ": 0 new" in shown[1]
     chain = json.loads((project / "results/runs/evaluate@scd_vsd.json").read_text())["chain"]
     assert chain["student.start"] == "scd" and chain["student.vsd.weight"] == 1.0
     assert (chain["student.scd.start"], chain["student.scd.tangent_warmup"]) == ("teacher", 256)
@@ -94,9 +103,9 @@ def test_a_student_that_another_starts_from_takes_it_along(project, run):
         assert models == {"models/teacher/model.safetensors", f"models/{start}/model.safetensors"}
 
 
-def test_samples_are_drawn_with_guidance_and_in_a_methods_own_steps(project, run, tmp_path):
+def test_samples_are_drawn_with_guidance_and_in_a_methods_own_steps(scm, tmp_path):
     def draw(*options: str, code: int = 0) -> str:
-        return run("scm", "sample", "-n", "4", "-o", str(tmp_path / "x.png"), *options, code=code).stderr
+        return scm("sample", "-n", "4", "-o", str(tmp_path / "x.png"), *options, code=code)
 
     assert "2 network evaluations" in draw("--model", "scd_vsd", "--guidance", "1.2")
     weak = (tmp_path / "x.png").read_bytes()

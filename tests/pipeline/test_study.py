@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Run, environment, make_project, runner
+
+from tests.pipeline.conftest import Run, copy_project, edit, environment, runner
 
 pytestmark = pytest.mark.slow
 STUDY = """# A study of tests.
@@ -14,7 +15,6 @@ title: Adaptive weighting
 paper: something.
 methods: {scd: teacher}
 params:
-  reference: {classifier: {epochs: 1}}
   teacher: {images: 512, lr: {warmup: 64, decay_from: 256}}
   student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 2Ki}}
   sampler: {teacher_steps: 4}
@@ -27,12 +27,14 @@ figure: {kind: progress, models: [scd]}
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_project(tmp_path_factory.mktemp("study"))
+def fresh(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose data are there; the study has a teacher of its own."""
+    folder = copy_project(finished, tmp_path_factory.mktemp("study") / "project")
     (folder / "pipelines" / "studies" / "mine.yaml").write_text(STUDY, encoding="utf-8")
     params = folder / "params.yaml"
     text = params.read_text(encoding="utf-8").replace("checkpoint_every: 32Ki", "checkpoint_every: 256")
     params.write_text(text.replace("log_every: 4Ki", "log_every: 256"), encoding="utf-8")
+    edit(folder, "mlflow.enabled", False)
     return folder
 
 

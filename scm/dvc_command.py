@@ -1,0 +1,91 @@
+"""DVC's commands about remotes, for retraining: whether there is one, what it brings, what it is given."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scm.errors import UserError
+from scm.fingerprint import made_by_stages
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The default remote: its name, and its address as it is seen from anywhere."""
+
+    name: str
+    address: str
+
+
+def remote(root: Path) -> Remote | None:
+    """The project's default remote; None if it has none."""
+    name = dvc(root, "config", "core.remote", check=False).stdout.strip()
+    if not name:
+        return None
+    for line in dvc(root, "remote", "list").stdout.splitlines():
+        known, _, address = line.expandtabs().partition(" ")
+        if known == name:
+            return Remote(name, address.strip().removesuffix("(default)").strip())
+    raise UserError(f"{root / '.dvc/config'}: core.remote = {name}: no such remote; `dvc remote add -d {name} ADDRESS`")
+
+
+def bring(root: Path, targets: Sequence[str], source: Remote | None) -> list[str]:
+    """Puts outputs in their places as dvc.lock has them, from the cache or else from the remote.
+
+    Args:
+        targets: outputs, or folders of which all outputs are meant.
+
+    Returns:
+        those that dvc.lock does not know, and outputs that are in neither.
+    """
+    known = made_by_stages(root)
+    found = {target: [path for path in known if f"{path}/".startswith(f"{target}/")] for target in targets}
+    wanted = sorted({path for paths in found.values() for path in paths})
+    if wanted and dvc(root, "checkout", "--force", *wanted, check=False).returncode and source is not None:
+        dvc(root, "pull", "--force", "--remote", source.name, *wanted, check=False)
+    unknown = [target for target, paths in found.items() if not paths]
+    return [*unknown, *(path for path in wanted if not (root / path).exists())]
+
+
+def bring_images(root: Path, path: str, source: Remote | None) -> None:
+    """Puts the images in place that a .dvc file beside `path` asks for, if there is one. DVC, reproducing, would take
+    older ones that lie there for what is wanted, and write their hash into that file.
+
+    Raises:
+        UserError: some lie there that DVC has not got, or those that are wanted are nowhere.
+    """
+    file = f"{path}.dvc"
+    if not (root / file).is_file():
+        return
+    done = dvc(root, *(["checkout"] if source is None else ["pull", "--remote", source.name]), file, check=False)
+    if "unsaved files" in done.stderr:
+        remedy = f"`dvc add {path}` and commit {file} to train on them, or take them out"
+        raise UserError(f"{root / path} holds files that {file} does not know: {remedy}")
+    if done.returncode:
+        place = "DVC's cache" if source is None else f"the remote {source.name}"
+        raise UserError(
+            f"{file}: its images do not come from {place} ({_last(done.stderr)}): `dvc push` them where they are"
+        )
+
+
+def push(root: Path) -> None:
+    """Gives the remote what it lacks, with the run cache, from which another machine takes stages that have run."""
+    dvc(root, "push", "--run-cache")
+
+
+def dvc(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs DVC of this Python's environment; its last line is the reason if it fails."""
+    command = [str(Path(sys.executable).parent / "dvc"), *arguments]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, start_new_session=True)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]} is missing: install the project with `pip install -e .`") from None
+    if check and done.returncode:
+        raise UserError(f"`dvc {' '.join(arguments)}` failed ({_last(done.stderr)}): run it yourself, then this again")
+    return done
+
+
+def _last(text: str) -> str:
+    """The last line that says something."""
+    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no message"])[-1]

@@ -1,0 +1,192 @@
+"""scm retrain around the pipeline: what it writes, brings, refuses and tells a CI service. The cycle is the drill."""
+
+import fcntl
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import plan_projects
+import pytest
+from fake_candidate import make_candidates, set_param, write_candidate
+from plan_projects import dvc, edit, git
+
+from scm import dvc_command, remeasuring
+from scm.candidate import candidate_of
+from scm.errors import UserError
+from scm.params import load
+from scm.stage import chain
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The small pipeline, in which nothing has run; a second model could be promoted."""
+    folder = plan_projects.make(tmp_path / "project")
+    edit(folder, "params.yaml", "evaluate.repeats", 3)
+    git(folder, "commit", "-qam", "three ranges")
+    return folder
+
+
+def retrain(folder: Path, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`scm retrain` in the project."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scm.cli", "retrain", *arguments],
+        cwd=folder, env={**plan_projects.environment(), **variables}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_the_plan_tells_a_ci_service_whether_something_runs(project, tmp_path):
+    output, summary = tmp_path / "output", tmp_path / "summary"
+    places = {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)}
+    retrain(project, "plan", **places)
+    assert output.read_text() == "runs=true\n"
+    assert "never run: dvc.lock does not know it" in summary.read_text()
+    dvc(project, "repro", "-q")
+    retrain(project, "plan", **places)
+    retrain(project, "plan", "--force", **places)
+    assert output.read_text().splitlines()[1:] == ["runs=false", "runs=true"]
+    assert not (project / "mlflow.db").exists()
+
+
+def test_values_and_a_preset_are_written_into_params(project):
+    shown = retrain(
+        project,
+        "plan",
+        "--params",
+        "teacher.images=256Ki evaluate.models=[teacher,scd] student.methods='{scd: teacher}' seed=7",
+    ).stderr
+    assert "scm retrain: teacher.images: 192Ki -> 256Ki\n" in shown
+    params = load(project / "params.yaml")
+    assert (int(params.teacher.images), params.seed, list(params.student.methods)) == (256 * 1024, 7, ["scd"])
+    text = (project / "params.yaml").read_text()
+    assert "# training budget" in text, "comments stay"
+    retrain(project, "plan", "--preset", "", "--params", "")
+    assert (project / "params.yaml").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--params", "teacher.images"), r"--params 'teacher.images': must be KEY=VALUE, such as teacher.images=1Mi"),
+        (("--params", "a='b"), r"--params \"a='b\": No closing quotation: close the quotation"),
+        (("--params", "seed=[1"), r"--params seed=\[1:1 is not valid YAML .*"),
+        (("--params", "teacher.imagse=1Ki"), r"values set in .*params.yaml: teacher.imagse.*did you mean .*"),
+        (("--params", "seed.x=1"), r".*params.yaml has no key seed.x: `scm params show` prints them all"),
+        (("--params", "evaluate.repeats=1"), r"evaluate.repeats = 1: one range of seeds does not tell .*: write 3 .*"),
+        (("--params", "mlflow.enabled=false"), r"mlflow.enabled = false: there is no registry of models; write .*"),
+        (("--preset", "digit"), r"no preset digit in .*: .*"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(project, arguments, error):
+    text = retrain(project, "plan", *arguments, code=1).stderr.splitlines()
+    assert re.fullmatch(f"scm: error: {error}", text[-1]), text
+
+
+def test_time_runs_out_and_the_same_command_goes_on(project, tmp_path):
+    places = {"GITHUB_OUTPUT": str(tmp_path / "output")}
+    command = plan_projects.definition()["stages"]["prepare"]["cmd"]
+    edit(project, "dvc.yaml", "stages.prepare.cmd", "exec sleep 600")
+    said = retrain(project, "train", "--minutes", "0.05", code=75, **places).stderr
+    assert "scm retrain: interrupted: run the same command to go on" in said
+    edit(project, "dvc.yaml", "stages.prepare.cmd", command)
+    retrain(project, "train", "--minutes", "10", **places)
+    assert (tmp_path / "output").read_text() == "state=interrupted\nstate=done\n"
+    assert "up to date" in dvc(project, "status")
+
+
+def test_what_ran_is_given_to_the_remote_even_if_a_later_stage_fails(project, tmp_path):
+    dvc(project, "remote", "add", "-d", "storage", "../a storage")
+    edit(project, "dvc.yaml", "stages.report.cmd", "exec false")
+    output = tmp_path / "output"
+    said = retrain(project, "train", code=1, GITHUB_OUTPUT=str(output)).stderr
+    assert "scm retrain: giving the remote storage what it lacks" in said and output.read_text() == "state=failed\n"
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "trained")
+    plan_projects.run(tmp_path, "git", "clone", "-q", str(project), "clone")
+    clone = tmp_path / "clone"
+    assert dvc_command.remote(clone) == dvc_command.Remote("storage", str(tmp_path / "a storage"))
+    wanted = ["models/scd/model.json", "results/runs", "nothing"]
+    assert dvc_command.bring(clone, wanted, dvc_command.remote(clone)) == ["nothing"]
+    assert (clone / "results/runs/evaluate@scd.json").is_file()
+    assert (clone / "models/scd/model.json").read_bytes() == (project / "models/scd/model.json").read_bytes()
+
+
+def test_images_that_dvc_keeps_are_those_that_are_trained_on(project, tmp_path):
+    """DVC itself would take older ones that lie there for what is wanted, and rewrite the .dvc file."""
+    dvc(project, "remote", "add", "-d", "storage", str(tmp_path / "storage"))
+    edit(project, "params.yaml", "data.path", "data/images")
+    folder = project / "data/images"
+    folder.mkdir()
+    versions = []
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+        dvc(project, "add", "-q", "data/images")
+        versions.append((project / "data/images.dvc").read_text())
+    remote = dvc_command.remote(project)
+    dvc(project, "push", "-q", "data/images.dvc")
+    (project / "data/images.dvc").write_text(versions[0])
+    dvc_command.bring_images(project, "data/images", remote)
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    (folder / "c").write_text("new")
+    with pytest.raises(
+        UserError, match=r"data/images holds files that data/images.dvc does not know: `dvc add data/im"
+    ):
+        dvc_command.bring_images(project, "data/images", remote)
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "c"]
+    (folder / "c").unlink()
+    (project / "data/images.dvc").write_text(versions[1].replace("md5: ", "md5: 0", 1))
+    with pytest.raises(UserError, match=r"^data/images.dvc: its images do not come from the remote storage \("):
+        dvc_command.bring_images(project, "data/images", remote)
+    dvc_command.bring_images(project, "data/raw", remote)
+
+
+def test_a_second_one_waits(project):
+    (project / ".work").mkdir(exist_ok=True)
+    with (project / ".work/retrain.lock").open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write("123")
+        handle.flush()
+        second = subprocess.Popen(
+            [sys.executable, "-m", "scm.cli", "retrain", "plan"],
+            cwd=project, env=plan_projects.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert second.stderr
+        said = second.stderr.readline()
+        assert said == "scm retrain: another `scm retrain` is at work (process 123): waiting for it\n"
+        time.sleep(0.3)
+        assert second.poll() is None
+    assert "stages run" in second.communicate(timeout=60)[0] and second.returncode == 0
+
+
+def test_without_a_model_nothing_is_published(project):
+    error = retrain(project, "publish", code=1).stderr
+    assert error.endswith("model.safetensors is missing, and there is no DVC remote: run `scm retrain train` here\n")
+    assert error.count("\n") == 1 and not (project / "mlflow.db").exists()
+
+
+def test_a_ruler_is_another_one_if_a_part_of_the_protocol_is(tmp_path):
+    root = make_candidates(tmp_path)
+    params = load(root / "params.yaml")
+    write_candidate(root, chain=chain(root, params, "scd"))
+    champion = candidate_of(root, params, "digits")
+    assert champion.parts and remeasuring.same_ruler(root, params, champion)
+    assert not remeasuring.same_ruler(root, set_param(root, "evaluate.samples", 7), champion)
+    set_param(root, "evaluate.samples", int(params.evaluate.samples))
+    assert remeasuring.same_ruler(root, set_param(root, "teacher.batch", 7), champion)
+    write_candidate(root, ruler="ruler 2")
+    assert not remeasuring.same_ruler(root, params, champion)
+
+
+def test_the_champions_model_has_to_be_evaluated(tmp_path):
+    root = make_candidates(tmp_path)
+    write_candidate(root)
+    params = load(root / "params.yaml")
+    champion = candidate_of(root, params, "digits")
+    fewer = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"models": ["teacher"]})})
+    with pytest.raises(
+        UserError, match=r"^params.yaml: evaluate.models: the champion, version None, is of the model scd"
+    ):
+        remeasuring.measure_anew(root, fewer, None, champion)  # type: ignore[arg-type]
