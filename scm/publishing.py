@@ -229,6 +229,7 @@ def _log_version(settings: Settings, root: Path, params: Params, model: str, nam
 def _place(registry: Registry, decision: Verdict, version: str, previous: str | None, before: str | None) -> None:
     """Gives a version that is complete its alias."""
     registry.tag(version, VERDICT, decision.kind)
+    registry.describe(version, "; ".join(decision.reasons))
     if decision.kind == "challenger":
         registry.give(CHALLENGER, version)
         return

@@ -83,6 +83,11 @@ class Registry:
         else:
             self.client.set_model_version_tag(self.name, number, key, value)
 
+    def describe(self, number: str, text: str) -> None:
+        """Says in MLflow's list of versions why a version is what it is."""
+        if self.client.get_model_version(self.name, number).description != text:
+            self.client.update_model_version(self.name, number, text)
+
     def give(self, alias: str, number: str) -> None:
         if self.holder(alias) != number:
             self.client.set_registered_model_alias(self.name, alias, number)

@@ -95,6 +95,7 @@ def test_the_first_is_champion_and_its_version_carries_where_it_comes_from(root:
     assert tags["scm.verdict"] == "first" and json.loads(tags["scm.figures"])["recall@2"] == 0.9
     assert json.loads(tags["eval.parts"])["evaluate.samples"] == "1797"
     client, address = tracking.connect(settings_of(root)), tags["scm.files"].removeprefix("runs:/")
+    assert client.get_model_version("digits", "1").description == "there is no champion yet"
     run_id, _, folder = address.partition("/")
     assert client.get_run(run_id).data.tags["scm.key"] == tags["scm.run_key"]
     place = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://")) / folder
@@ -212,7 +213,10 @@ def test_one_range_is_refused_and_the_way_out_works(root: Path) -> None:
     write_candidate(root, BETTER, "two")
     assert "evaluate.repeats 1 -> 3" in publish(root).verdict.reasons[0]
     write_candidate(root)
+    (root / "models/scd/model.safetensors").unlink()  # its version has the champion's package
     assert publish(root).verdict.reasons[0].startswith("the champion's own weights, measured anew")
+    client = tracking.connect(settings_of(root))
+    assert len({client.get_model_version("digits", number).source for number in ("1", "2")}) == 1
     write_candidate(root, BETTER, "two")
     assert publish(root).verdict.kind == "promoted" and aliases(root)[CHAMPION] == "3"
     write_candidate(root, (4.0, 4.2, 4.2), "two", ruler="ruler 2")
