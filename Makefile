@@ -5,7 +5,7 @@ EXTRAS ?=
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test lint ui clean
+.PHONY: help repro test lint ui clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
@@ -47,7 +47,11 @@ clean:
 	"$(PYTHON)" -m venv .venv
 	@touch $@
 
-.venv/.run: .venv/.created pyproject.toml constraints.txt
+# Changes when EXTRAS does.
+.venv/.extras: .venv/.created always
+	@echo "$(EXTRAS)" | cmp -s - $@ || echo "$(EXTRAS)" > $@
+
+.venv/.run: .venv/.created .venv/.extras pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet setuptools torch
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".$(if $(EXTRAS),[$(EXTRAS)])"
 	@touch $@

@@ -17,6 +17,8 @@ from scm.results import evaluations_of, metrics_path, read_numbers, read_run, ru
 
 MEASURED_BY = ("evaluate.samples", "evaluate.seed", "evaluate.repeats", "evaluate.neighbours", "sampler.", "reference.")
 """Parameters, or beginnings of their names, that a protocol follows from."""
+BY_TEACHERS = ("evaluate.teacher_few",)
+"""And that of the teacher."""
 RULER = "data/reference"
 OWN_LICENCE = "code: Apache-2.0; weights: trained here from nothing, on your own data, whose terms apply"
 
@@ -116,7 +118,8 @@ def distances_of(figures: Mapping[str, float]) -> dict[int, tuple[float, ...]]:
 def protocol_parts(run: Mapping[str, Any]) -> dict[str, str]:
     """What a protocol follows from, so that two that differ can be told apart: parameters, and the ruler's hash."""
     values = {**run["chain"], **run["params"]}
-    parts = {key: json.dumps(value) for key, value in sorted(values.items()) if key.startswith(MEASURED_BY)}
+    names = (*MEASURED_BY, *BY_TEACHERS) if run.get("item") == TEACHER else MEASURED_BY
+    parts = {key: json.dumps(value) for key, value in sorted(values.items()) if key.startswith(names)}
     ruler = (run.get("deps") or {}).get(RULER)
     return parts | ({} if ruler is None else {f"{RULER} (extractor and statistics of the real images)": ruler[:12]})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
+MINUTES_OF_A_YEAR = 525_600
 _RUN_OPTIONS = ("--parallel", "-h", "--help")
 
 
@@ -217,7 +218,7 @@ def _add_retrain(commands: argparse._SubParsersAction) -> None:
     retrain.add_argument(
         "--assume-data", action="store_true", help="in the plan: take images that are not here for those of dvc.lock"
     )
-    retrain.add_argument("--minutes", type=float, help="interrupt after this time, with exit code 75; again goes on")
+    retrain.add_argument("--minutes", type=_minutes, help="interrupt after this time, with exit code 75; again goes on")
     places = ["github", "gitlab", "branch"]
     retrain.add_argument("--propose", choices=places, help="push what is new as a branch, and ask to merge it there")
     retrain.add_argument("--remote", default="origin", help="git's remote for that (default: origin)")
@@ -232,6 +233,13 @@ def _whole(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return number
+
+
+def _minutes(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= MINUTES_OF_A_YEAR:
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {MINUTES_OF_A_YEAR:,}, not {text}")
     return number
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scm.errors import UserError
-from scm.fingerprint import made_by_stages
+from scm.fingerprint import outputs_of_stages
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,18 @@ def bring(root: Path, targets: Sequence[str], source: Remote | None) -> list[str
         targets: outputs, or folders of which all outputs are meant.
 
     Returns:
-        those that dvc.lock does not know, and outputs that are in neither.
+        those that dvc.lock does not know, and outputs that are in neither; all, if it is not clear which.
     """
-    known = made_by_stages(root)
+    stages = set(dvc(root, "stage", "list", "--name-only").stdout.split())  # dvc.lock keeps those of before
+    known = [path for name, paths in outputs_of_stages(root).items() if name in stages for path in paths]
     found = {target: [path for path in known if f"{path}/".startswith(f"{target}/")] for target in targets}
     wanted = sorted({path for paths in found.values() for path in paths})
-    if wanted and dvc(root, "checkout", "--force", *wanted, check=False).returncode and source is not None:
-        dvc(root, "pull", "--force", "--remote", source.name, *wanted, check=False)
+    done = not wanted or not dvc(root, "checkout", "--force", *wanted, check=False).returncode
+    if not done and source is not None:
+        done = not dvc(root, "pull", "--force", "--remote", source.name, *wanted, check=False).returncode
     unknown = [target for target, paths in found.items() if not paths]
-    return [*unknown, *(path for path in wanted if not (root / path).exists())]
+    missing = [path for path in wanted if not (root / path).exists()]
+    return [*unknown, *(missing if done or missing else wanted)]
 
 
 def bring_images(root: Path, path: str, source: Remote | None) -> None:
@@ -87,5 +90,7 @@ def dvc(root: Path, *arguments: str, check: bool = True) -> subprocess.Completed
 
 
 def _last(text: str) -> str:
-    """The last line that says something."""
-    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no message"])[-1]
+    """The line that says what was wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return ([*lines, *errors] or ["no message"])[-1]

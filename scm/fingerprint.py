@@ -67,10 +67,15 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
 
 def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
     """What dvc.lock knows of each output, by path: md5, size in bytes, of a folder nfiles."""
+    return {path: out for outputs in outputs_of_stages(root).values() for path, out in outputs.items()}
+
+
+def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same by stage; dvc.lock still has stages that dvc.yaml has no more."""
     if not (root / "dvc.lock").exists():
         return {}
     lock = parse_mapping(read_text(root / "dvc.lock", "run `dvc repro`"), "dvc.lock")
-    return {out["path"]: out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ())}
+    return {name: {out["path"]: out for out in stage.get("outs", ())} for name, stage in lock.get("stages", {}).items()}
 
 
 def content_hash(path: Path) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from scm.errors import UserError
@@ -21,10 +22,27 @@ CONTENT = ("dvc.lock", "params.yaml", "results/metrics", "results/curves")
 """What is proposed: what git keeps of a retraining, and the values that it was done with."""
 PICTURES = "scm-pictures"
 """The branch with pictures."""
+TRAILER = "Proposed-by: scm retrain"
+"""Ends the message of a commit that may be replaced by a later one."""
 _IDENTITY = {"NAME": "scm retrain", "EMAIL": "scm@localhost"}
 
 
-def propose(root: Path, to: str, remote: str, branch: str, title: str, body: str) -> str:
+@dataclass(frozen=True)
+class Text:
+    """What a proposal says.
+
+    Attributes:
+        title: one line.
+        body: Markdown, for the commit as well.
+        pictures: Markdown that only a page shows.
+    """
+
+    title: str
+    body: str
+    pictures: str = ""
+
+
+def propose(root: Path, to: str, remote: str, branch: str, text: Text, *, renew: bool = True) -> str:
     """Pushes what is new as a branch and asks to merge it.
 
     Args:
@@ -32,7 +50,8 @@ def propose(root: Path, to: str, remote: str, branch: str, title: str, body: str
         to: github (a pull request by `gh`), gitlab (a merge request by push options) or branch.
         remote: git's name of where it is pushed to.
         branch: its name; the same content on the same HEAD is pushed once.
-        body: Markdown.
+        text: what the commit and the request say.
+        renew: whether that takes the place of what an open request says.
 
     Returns:
         one line that says what was done.
@@ -45,16 +64,16 @@ def propose(root: Path, to: str, remote: str, branch: str, title: str, body: str
     tree = _tree(git)
     if tree == git("rev-parse", "HEAD^{tree}"):
         return "nothing to propose: HEAD has these results"
-    there = _remote_head(git, remote, branch)
-    pushed = there is not None and _is(git, remote, branch, tree, head)
-    options = []
-    if to == "gitlab":
-        options = ["merge_request.create", f"merge_request.title={title}"]
+    there = _fetched(git, remote, branch)
+    pushed = there is not None and git("cat-file", "commit", there).startswith(f"tree {tree}\nparent {head}\n")
     if not pushed:
-        commit = _commit(git, tree, [head], f"{title}\n\n{_plain(body)}")
+        if there is not None and TRAILER not in git("log", "-1", "--format=%B", there):
+            return f"branch {branch} has a commit of somebody else: left as it is"
+        options = ["merge_request.create", f"merge_request.title={text.title}"] if to == "gitlab" else []
+        commit = _commit(git, tree, [head], f"{text.title}\n\n{text.body.strip()}\n\n{TRAILER}")
         _push(git, remote, branch, commit, there, options)
     said = f"branch {branch} {'is there already' if pushed else 'pushed'}"
-    return f"{said}: {_pull_request(git, branch, title, body)}" if to == "github" else said
+    return f"{said}: {_pull_request(git, branch, text, pushed, renew)}" if to == "github" else said
 
 
 def picture_links(root: Path, to: str, remote: str, branch: str, pictures: Sequence[Path]) -> str:
@@ -65,9 +84,7 @@ def picture_links(root: Path, to: str, remote: str, branch: str, pictures: Seque
     git = _Git(root, to)
     names = {path: f"{branch}/{path.parent.name}-{path.name}" for path in pictures}
     for _ in range(3):  # another job may push to the same branch at the same moment
-        there = _remote_head(git, remote, PICTURES)
-        if there is not None:
-            git("fetch", "--quiet", "--no-write-fetch-head", remote, f"refs/heads/{PICTURES}")
+        there = _fetched(git, remote, PICTURES)
         tree = _tree_with(git, there, dict(zip(names.values(), names, strict=True)))
         if there is not None and tree == git("rev-parse", f"{there}^{{tree}}"):
             break
@@ -94,21 +111,26 @@ def _page(to: str) -> str | None:
     if to == "github" and os.environ.get("GITHUB_REPOSITORY"):
         server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
         return f"{server}/{os.environ['GITHUB_REPOSITORY']}/blob/{{sha}}/{{path}}?raw=true"
-    if to == "gitlab" and os.environ.get("CI_PROJECT_URL"):
-        return f"{os.environ['CI_PROJECT_URL']}/-/raw/{{sha}}/{{path}}"
     return None
 
 
-def _pull_request(git: "_Git", branch: str, title: str, body: str) -> str:
-    """Opens the pull request, or renews the text of the one that is open; its address."""
-    found = json.loads(git.run("gh", "pr", "list", "--head", branch, "--state", "open", "--json", "url") or "[]")
+def _pull_request(git: "_Git", branch: str, text: Text, pushed: bool, renew: bool) -> str:
+    """Opens the pull request, or renews the text of the one that is open; its address.
+
+    One that was closed is not opened again, unless there was something new to push.
+    """
+    state = "all" if pushed else "open"
+    found = json.loads(git.run("gh", "pr", "list", "--head", branch, "--state", state, "--json", "url,state") or "[]")
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "body.md"
-        write_text(text, body)
-        if found:
-            git.run("gh", "pr", "edit", found[0]["url"], "--title", title, "--body-file", str(text))
-            return found[0]["url"]
-        return git.run("gh", "pr", "create", "--head", branch, "--title", title, "--body-file", str(text))
+        body = Path(folder) / "body.md"
+        write_text(body, f"{text.body}\n{text.pictures}")
+        written = ("--title", text.title, "--body-file", str(body))
+        if not found:
+            return git.run("gh", "pr", "create", "--head", branch, *written)
+        address = found[0]["url"]
+        if renew and found[0]["state"] == "OPEN":
+            git.run("gh", "pr", "edit", address, *written)
+        return address
 
 
 def _tree(git: "_Git") -> str:
@@ -158,12 +180,12 @@ def _remote_head(git: "_Git", remote: str, branch: str) -> str | None:
     return line.split()[0] if line else None
 
 
-def _is(git: "_Git", remote: str, branch: str, tree: str, parent: str) -> bool:
-    """Whether the branch holds this tree on this parent."""
-    git("fetch", "--quiet", "--no-write-fetch-head", remote, f"refs/heads/{branch}")
+def _fetched(git: "_Git", remote: str, branch: str) -> str | None:
+    """The head of the branch, whose commits are here afterwards; None if there is no such branch."""
     there = _remote_head(git, remote, branch)
-    raw = git("cat-file", "commit", str(there))
-    return raw.startswith(f"tree {tree}\nparent {parent}\n")
+    if there is not None:
+        git("fetch", "--quiet", "--no-write-fetch-head", remote, f"refs/heads/{branch}")
+    return there
 
 
 def _push(git: "_Git", remote: str, branch: str, commit: str, there: str | None, options: Sequence[str]) -> None:
@@ -171,11 +193,6 @@ def _push(git: "_Git", remote: str, branch: str, commit: str, there: str | None,
     lease = f"--force-with-lease=refs/heads/{branch}:{there or ''}"
     asked = [f"--push-option={option}" for option in options]
     git("push", "--quiet", lease, *asked, remote, f"{commit}:refs/heads/{branch}")
-
-
-def _plain(body: str) -> str:
-    """The text of a commit: Markdown without pictures, of which nobody sees anything there."""
-    return "\n".join(line for line in body.splitlines() if "![" not in line)
 
 
 class _Git:

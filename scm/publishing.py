@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from scm import tracking, verdict
 from scm.candidate import candidate_of, require_weights
-from scm.errors import UserError
+from scm.errors import Interrupted, UserError
 from scm.gate import Entry, Rules, Verdict, decide
 from scm.params import Params, load
 from scm.project import find_root
@@ -28,6 +28,7 @@ from scm.records import RunRecord, Settings
 from scm.registry import (
     CHALLENGER,
     KEY,
+    PARTS,
     PREVIOUS,
     ROLLED_BACK,
     VERDICT,
@@ -43,6 +44,8 @@ from scm.verdict import Outcome
 
 FILES = "scm.files"
 """Tag of a version: the folder of its run in MLflow that holds its params.yaml and dvc.lock."""
+OF_THE_EVALUATION = ("dvc_lock", "run_key")
+"""Of a version's origin, what is not the model's."""
 Result = TypeVar("Result")
 
 
@@ -137,7 +140,10 @@ def carry_out(registry: Registry, outcome: Outcome, root: Path, params: Params, 
         return
     before = None if champion is None else champion.version
     if decision.kind == "unchanged":
+        assert champion is not None
         outcome.version = before
+        if outcome.candidate.protocol == champion.protocol:  # whatever it follows from by now
+            registry.tag(str(before), PARTS, tags_of(outcome.candidate)[PARTS])
     else:
         previous = previous_of(outcome.candidate, champion)
         if outcome.version is None:
@@ -194,7 +200,7 @@ def _register(
 ) -> str:
     """Makes the version. It has no alias yet, so that nobody takes it for anything.
 
-    The champion's own weights, measured anew, are its package again: its card tells of its own data and training.
+    The champion's own weights, measured anew, are its package again, and come from where they came from.
     """
     candidate, champion = outcome.candidate, outcome.champion
     known = champion is not None and candidate.weights == champion.weights
@@ -202,6 +208,9 @@ def _register(
         require_weights(root, candidate)
     record = record_of(root, run_path(root, f"evaluate@{candidate.model}"))
     files = _attach(registry, record, root, settings, candidate.origin["dvc_lock"][: verdict.DIGITS])
+    if champion is not None and known:
+        own = {name: candidate.origin[name] for name in OF_THE_EVALUATION}
+        candidate = replace(candidate, origin={**champion.origin, **own})
     tags = {**tags_of(candidate), FILES: files, PREVIOUS: previous or ""}
     if champion is not None and known:
         return registry.register_again(str(champion.version), tags)
@@ -269,7 +278,7 @@ def answered(settings: Settings, command: str, work: Callable[[], Result]) -> Re
     """Does what needs the registry; a fault of MLflow, its database driver or the network becomes one line."""
     try:
         return work()
-    except UserError:
+    except (UserError, Interrupted):
         raise
     except Exception as error:  # each of the three raises its own
         address = tracking.without_password(settings.store)

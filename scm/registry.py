@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY, WEIGHTS, PREVIOUS, VERDICT = "scm.key", "scm.weights", "scm.previous", "scm.verdict"
+PARTS = "eval.parts"
 ROLLED_BACK = "scm.rolled_back"
 """Tag with the time at which a person took the version back."""
 ORIGIN = ("preset", "commit", "dirty", "params_hash", "data", "dvc_lock", "licence", "run_key")
@@ -124,7 +125,7 @@ def tags_of(entry: Entry) -> dict[str, str]:
         "scm.distances": json.dumps({str(number): list(values) for number, values in entry.distances.items()}),
         "scm.figures": json.dumps(dict(entry.figures), sort_keys=True),
         "eval.protocol": entry.protocol,
-        "eval.parts": json.dumps(dict(entry.parts), sort_keys=True),
+        PARTS: json.dumps(dict(entry.parts), sort_keys=True),
     }
     return own | {f"scm.{name}": value for name, value in entry.origin.items()}
 
@@ -146,7 +147,7 @@ def entry_of(name: str, version: Version) -> Entry:
             figures=json.loads(tags["scm.figures"]),
             weights=tags[WEIGHTS],
             protocol=tags["eval.protocol"],
-            parts=json.loads(tags["eval.parts"]),
+            parts=json.loads(tags[PARTS]),
             origin={each: tags[f"scm.{each}"] for each in ORIGIN if f"scm.{each}" in tags},
             version=version.number,
             previous=tags.get(PREVIOUS) or None,

@@ -37,7 +37,7 @@ def same_ruler(root: Path, params: Params, champion: Entry) -> bool:
     The stage `reference` has to be up to date. Told by what the protocol follows from: where that is equal, so is it.
     """
     ruler = made_by_stages(root).get(RULER, {}).get("md5", "")
-    run = {"chain": chain(root, params, champion.model), "params": {}, "deps": {RULER: ruler}}
+    run = {"item": champion.model, "chain": chain(root, params, champion.model), "params": {}, "deps": {RULER: ruler}}
     return protocol_parts(run) == dict(champion.parts)
 
 
@@ -45,7 +45,7 @@ def measure_anew(root: Path, params: Params, settings: Settings, champion: Entry
     """Evaluates the champion by the ruler of now and publishes its new figures.
 
     Raises:
-        UserError: params.yaml does not evaluate its model, or its files are gone.
+        UserError: params.yaml does not evaluate its model, its files are gone, or the gate refuses the figures.
         Interrupted: by a signal; the same call goes on.
     """
     model = champion.model
@@ -66,7 +66,13 @@ def measure_anew(root: Path, params: Params, settings: Settings, champion: Entry
             raise Interrupted("run the same command to go on")
         if code:
             raise UserError(f"evaluate@{model} of the champion, version {champion.version}, failed: see above")
-        return publish(made.folder, theirs, settings)
+        outcome = publish(made.folder, theirs, settings)
+    if outcome.verdict is not None and outcome.verdict.kind == "refused":
+        reasons = "; ".join(outcome.reasons)
+        raise UserError(
+            f"the champion, version {champion.version}, cannot be measured anew ({reasons}): `scm rollback`"
+        )
+    return outcome
 
 
 def _lock(root: Path, params: Params, settings: Settings, champion: Entry) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`scm retrain`: the cycle that a schedule starts, as a whole on one machine or as three jobs of a CI service.
 
     plan      what would run, and why
-    train     the champion measured anew if the ruler is a new one, then `scm run`
+    train     `scm run`, and the champion measured anew if the ruler is a new one
     publish   the gate, and a branch or a pull request with what is new
 
 Each may end at any moment and be started again. Two in one folder wait for each other (.work/retrain.lock), and what
@@ -24,23 +24,25 @@ from typing import Any
 from scm import ci, dvc_command, remeasuring, verdict
 from scm.candidate import model_files
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
-from scm.gate import FEWEST_RANGES
+from scm.files import write_text
+from scm.gate import FEWEST_RANGES, Entry
 from scm.params import Params, load
+from scm.params.schema import TEACHER
 from scm.plan import UP_TO_DATE, plan
 from scm.plan_command import table
 from scm.plan_cost import estimates
 from scm.presets import apply, set_values
 from scm.project import find_root
-from scm.proposal import picture_links, propose
+from scm.proposal import Text, picture_links, propose
 from scm.publishing import champion_of, name_of, publish
 from scm.records import Settings
 from scm.results import evaluations_of, metrics_path, read_numbers, sample_path
 from scm.supervisor import SIGNALS, run
 from scm.verdict import Outcome
-from scm.yaml_files import parse_mapping
+from scm.yaml_files import parse_mapping, read_text
 
 PUBLISHED = ("data/codec", "results/runs", "results/samples")
-"""Outputs that publishing reads beside the model's own."""
+"""Outputs that publishing reads beside the model's own and the teacher's, which accompanies it."""
 _GO_ON = "run the same command to go on"
 
 
@@ -78,45 +80,65 @@ def _plan(root: Path, params: Params, options: argparse.Namespace) -> None:
 def _train(root: Path, params: Params, options: argparse.Namespace) -> int:
     """Runs what is out of date; whatever comes of it, interrupted or not, is given to the remote."""
     remote, code = dvc_command.remote(root), 1
-    pull = [] if remote is None else ["--pull"]
+    arguments = [*(["--pull", "--allow-missing"] if remote else []), *(["--force"] if options.force else [])]
     try:
         with _limited(options.minutes):
+            champion = _champion(params, Settings.of(params, root))
             dvc_command.bring_images(root, params.data.path, remote)
-            code = _measure_champion(root, params, pull)
-            code = code or run([*pull, *(["--force"] if options.force else [])], root=root)
+            result = run(arguments, root=root)
+            if result == 0 and champion is not None:
+                _measure(root, params, champion)
+        code = result
     except Interrupted:
         code = EXIT_INTERRUPTED
     finally:
-        if remote is not None:
-            _say(f"giving the remote {remote.name} what it lacks")
-            dvc_command.push(root)
         state = {0: "done", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed")
-        ci.output("state", state)
+        code = min(code, 1) if state == "failed" else code
+        fault = _pushed(root, remote)
+        ci.output("state", "failed" if fault and state == "done" else state)
         ci.summary(f"Training: {state}")
     if state == "interrupted":
         _say(f"interrupted: {_GO_ON}")
-    return min(code, 1) if state == "failed" else code
+    if fault is not None and state == "done":
+        raise fault
+    return code
 
 
-def _measure_champion(root: Path, params: Params, pull: list[str]) -> int:
-    """Makes the ruler, and measures the champion by it if it is a new one; the exit code of the first."""
-    settings = Settings.of(params, root)
+def _pushed(root: Path, remote: dvc_command.Remote | None) -> UserError | None:
+    """Gives the remote what it lacks; what went wrong is said, and returned."""
+    if remote is None:
+        return None
+    _say(f"giving the remote {remote.name} what it lacks")
+    try:
+        dvc_command.push(root)
+    except UserError as error:
+        _say(str(error))
+        return error
+    return None
+
+
+def _champion(params: Params, settings: Settings) -> Entry | None:
+    """The champion, None if there is none yet; checks, before hours of training, that it can be compared with."""
     champion = champion_of(settings, name_of(params), "scm retrain")
-    if champion is None:
-        return 0
-    code = run([*pull, "reference"], root=root)
-    if code or remeasuring.same_ruler(root, params, champion):
-        return code
+    if champion is not None and params.evaluate.repeats < FEWEST_RANGES:
+        what = f"what is better than the champion, version {champion.version}, cannot be told from one range of seeds"
+        raise UserError(f"evaluate.repeats = {params.evaluate.repeats}: {what}: write 3 into params.yaml")
+    return champion
+
+
+def _measure(root: Path, params: Params, champion: Entry) -> None:
+    """Measures the champion anew, if what has just run is measured in another way."""
+    if remeasuring.same_ruler(root, params, champion):
+        return
     _say(f"the champion, version {champion.version}, was measured by another ruler: measuring it anew")
-    outcome = remeasuring.measure_anew(root, params, settings, champion)
-    for line in (outcome.title, *outcome.reasons):
+    outcome = remeasuring.measure_anew(root, params, Settings.of(params, root), champion)
+    for line in (outcome.title, *(f"  {reason}" for reason in outcome.reasons)):
         _say(line)
-    return 0
 
 
 def _publish(root: Path, params: Params, options: argparse.Namespace) -> int:
     model = params.publish.model
-    wanted = [*model_files(model), *PUBLISHED]
+    wanted = sorted({*model_files(model), *model_files(TEACHER), *PUBLISHED})
     remote = dvc_command.remote(root)
     missing = dvc_command.bring(root, wanted, remote)
     if missing:
@@ -129,8 +151,10 @@ def _publish(root: Path, params: Params, options: argparse.Namespace) -> int:
     if options.propose and not refused:
         branch = f"retrain/{outcome.candidate.key[: verdict.DIGITS]}"
         links = picture_links(root, options.propose, options.remote, branch, _pictures(root, params, outcome))
+        renew = outcome.verdict is None or outcome.verdict.kind != "unchanged"
+        text = Text(outcome.title, page, links)
+        _say(propose(root, options.propose, options.remote, branch, text, renew=renew))
         page = f"{page}\n{links}" if links else page
-        _say(propose(root, options.propose, options.remote, branch, outcome.title, page))
     ci.summary(page)
     for line in (outcome.title, *(f"  {reason}" for reason in outcome.reasons)):
         _say(line)
@@ -139,33 +163,34 @@ def _publish(root: Path, params: Params, options: argparse.Namespace) -> int:
 
 def _pictures(root: Path, params: Params, outcome: Outcome) -> list[Path]:
     """Grids of the candidate, and the teacher's best beside it."""
-    teacher = metrics_path(root, "evaluate", "teacher")
+    teacher = metrics_path(root, "evaluate", TEACHER)
     paths = [root / path for path in verdict.grids(root, outcome.candidate)]
-    if teacher is not None and teacher.exists() and params.publish.model != "teacher":
-        paths.append(sample_path(root, "teacher", max(evaluations_of(read_numbers(teacher)))))
+    if teacher is not None and teacher.exists() and params.publish.model != TEACHER:
+        paths.append(sample_path(root, TEACHER, max(evaluations_of(read_numbers(teacher)))))
     return [path for path in paths if path.exists()]
 
 
 def _edited(root: Path, options: argparse.Namespace) -> Params:
-    """params.yaml with the preset and the values of the command line written into it."""
+    """params.yaml with the preset and values of the command line written into it; as it was if they are refused."""
     path = root / "params.yaml"
-    values = _values(options.params)
-    for change in [
-        *(apply(path, root, options.preset) if options.preset else ()),
-        *(set_values(path, values) if values else ()),
-    ]:
+    values, before = _values(options.params), read_text(path, "restore it with git")
+    try:
+        changes = apply(path, root, options.preset) if options.preset else []
+        changes += set_values(path, values) if values else []
+        params = _checked(root)
+    except UserError:
+        write_text(path, before)
+        raise
+    for change in changes:
         _say(change)
-    return _checked(root)
+    return params
 
 
 def _checked(root: Path) -> Params:
-    """Parameters with which the cycle makes sense, known before hours of training."""
+    """Parameters with which something can be published, known before hours of training."""
     params = load(root / "params.yaml")
     if not params.mlflow.enabled:
         raise UserError("mlflow.enabled = false: there is no registry of models; write true into params.yaml")
-    if params.evaluate.repeats < FEWEST_RANGES:
-        what = "one range of seeds does not tell an improvement from noise, so that no second model could be promoted"
-        raise UserError(f"evaluate.repeats = {params.evaluate.repeats}: {what}: write 3 into params.yaml")
     return params
 
 

@@ -10,21 +10,24 @@ import pytest
 
 from scm import ci
 from scm.errors import UserError
-from scm.proposal import PICTURES, picture_links, propose
+from scm.proposal import PICTURES, TRAILER, Text, picture_links, propose
 
 BRANCH, TITLE = "retrain/0123456789ab", "Promoted: digits, version 2"
-BODY = "# Promoted\n\n| | candidate |\n|---|---|\n| fd@2 | 1.1 |\n\n| ![scd](https://example.invalid/a.png) |\n"
+BODY, PICTURE = "# Promoted\n\n| | candidate |\n|---|---|\n| fd@2 | 1.1 |\n", "![scd](https://example.invalid/a.png)"
+TEXT = Text(TITLE, BODY, PICTURE)
 GH = """#!{python}
 import json, pathlib, sys
-log = pathlib.Path({log!r})
+log, state = pathlib.Path({log!r}), pathlib.Path({state!r})
 asked = json.loads(log.read_text()) if log.exists() else []
 arguments = sys.argv[1:]
 body = arguments.index("--body-file") + 1 if "--body-file" in arguments else None
 shown = [pathlib.Path(a).read_text() if n == body else a for n, a in enumerate(arguments)]
 log.write_text(json.dumps([*asked, shown]))
 if arguments[:2] == ["pr", "list"]:
-    print(json.dumps([{{"url": "https://example.invalid/1"}}] if any(a[:2] == ["pr", "create"] for a in asked) else []))
+    there = state.read_text()
+    print(json.dumps([{{"url": "https://example.invalid/1", "state": there}}] if there else []))
 elif arguments[:2] == ["pr", "create"]:
+    state.write_text("OPEN")
     print("https://example.invalid/1")
 """
 
@@ -72,7 +75,7 @@ def state(folder: Path) -> tuple[str, str, str]:
 
 def test_what_is_new_is_on_the_branch_and_nothing_moves_here(root):
     before = state(root)
-    assert propose(root, "branch", "origin", BRANCH, TITLE, BODY) == f"branch {BRANCH} pushed"
+    assert propose(root, "branch", "origin", BRANCH, TEXT) == f"branch {BRANCH} pushed"
     assert state(root) == before
     git(root, "fetch", "-q", "origin")
     shown = git(root, "diff", "--name-status", "HEAD", f"origin/{BRANCH}").splitlines()
@@ -80,55 +83,92 @@ def test_what_is_new_is_on_the_branch_and_nothing_moves_here(root):
     assert git(root, "rev-parse", f"origin/{BRANCH}^") == before[0]
     who, _, message = git(root, "log", "-1", "--format=%an <%ae>%n%B", f"origin/{BRANCH}").partition("\n")
     assert who == "scm retrain <scm@localhost>"
-    assert message.startswith(TITLE) and "| fd@2 | 1.1 |" in message and "![" not in message
+    assert message.startswith(TITLE) and message.endswith(TRAILER)
+    assert "| fd@2 | 1.1 |" in message and PICTURE not in message
 
 
 def test_again_pushes_nothing_and_new_results_replace_it(root):
-    propose(root, "branch", "origin", BRANCH, TITLE, BODY)
+    propose(root, "branch", "origin", BRANCH, TEXT)
     first = git(root, "ls-remote", "origin", BRANCH)
-    assert propose(root, "branch", "origin", BRANCH, TITLE, BODY) == f"branch {BRANCH} is there already"
+    assert propose(root, "branch", "origin", BRANCH, TEXT) == f"branch {BRANCH} is there already"
     assert git(root, "ls-remote", "origin", BRANCH) == first
     write(root, {"dvc.lock": "newer"})
-    assert propose(root, "branch", "origin", BRANCH, TITLE, BODY) == f"branch {BRANCH} pushed"
+    assert propose(root, "branch", "origin", BRANCH, TEXT) == f"branch {BRANCH} pushed"
     assert git(root, "ls-remote", "origin", BRANCH) != first
 
 
 def test_without_new_results_there_is_nothing_to_propose(root):
     git(root, "checkout", "-q", "HEAD", "--", "dvc.lock", "results")
     (root / "results/curves/a.csv").unlink()
-    assert propose(root, "github", "origin", BRANCH, TITLE, BODY) == "nothing to propose: HEAD has these results"
+    assert propose(root, "github", "origin", BRANCH, TEXT) == "nothing to propose: HEAD has these results"
     assert git(root, "ls-remote", "origin", BRANCH) == ""
 
 
 def test_ones_own_identity_is_kept(root):
     git(root, "config", "user.name", "somebody")
     git(root, "config", "user.email", "somebody@example.invalid")
-    propose(root, "branch", "origin", BRANCH, TITLE, BODY)
+    propose(root, "branch", "origin", BRANCH, TEXT)
     git(root, "fetch", "-q", "origin")
     assert git(root, "log", "-1", "--format=%an %cn", f"origin/{BRANCH}") == "somebody somebody"
 
 
-def test_github_has_one_pull_request_whose_text_is_renewed(root, tmp_path, monkeypatch):
-    log = tmp_path / "asked.json"
+@pytest.fixture
+def asked(root, tmp_path, monkeypatch):
+    """A function that gives the calls of gh since it was asked last; `state` of the request that is there."""
+    log, state = tmp_path / "asked.json", tmp_path / "state"
     program = tmp_path / "bin/gh"
-    write(tmp_path, {"bin/gh": GH.format(python=sys.executable, log=str(log))})
+    write(tmp_path, {"bin/gh": GH.format(python=sys.executable, log=str(log), state=str(state)), "state": ""})
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    said = propose(root, "github", "origin", BRANCH, TITLE, BODY)
+
+    def calls() -> list[list[str]]:
+        found = json.loads(log.read_text())
+        log.unlink()
+        return found
+
+    return calls
+
+
+def test_github_has_one_pull_request_whose_text_is_renewed(root, asked):
+    said = propose(root, "github", "origin", BRANCH, TEXT)
     assert said == f"branch {BRANCH} pushed: https://example.invalid/1"
-    said = propose(root, "github", "origin", BRANCH, TITLE, "measured again")
+    listed, created = asked()
+    assert listed[:6] == ["pr", "list", "--head", BRANCH, "--state", "open"]
+    assert created == ["pr", "create", "--head", BRANCH, "--title", TITLE, "--body-file", f"{BODY}\n{PICTURE}"]
+    said = propose(root, "github", "origin", BRANCH, Text(TITLE, "measured again"))
     assert said == f"branch {BRANCH} is there already: https://example.invalid/1"
-    asked = json.loads(log.read_text())
-    assert [call[:2] for call in asked] == [["pr", "list"], ["pr", "create"], ["pr", "list"], ["pr", "edit"]]
-    assert asked[1][2:] == ["--head", BRANCH, "--title", TITLE, "--body-file", BODY]
-    assert asked[3][2:] == ["https://example.invalid/1", "--title", TITLE, "--body-file", "measured again"]
+    listed, edited = asked()
+    assert edited == ["pr", "edit", "https://example.invalid/1", "--title", TITLE, "--body-file", "measured again\n"]
+
+
+def test_what_nothing_new_is_known_of_is_not_written_again_nor_opened_again(root, asked, tmp_path):
+    propose(root, "github", "origin", BRANCH, TEXT)
+    asked()
+    propose(root, "github", "origin", BRANCH, Text("Unchanged", "nothing new"), renew=False)
+    assert [call[1] for call in asked()] == ["list"]
+    (tmp_path / "state").write_text("CLOSED")
+    propose(root, "github", "origin", BRANCH, TEXT)
+    (listed,) = asked()
+    assert listed[5] == "all"
+
+
+def test_a_commit_of_somebody_else_is_not_replaced(root, tmp_path):
+    propose(root, "branch", "origin", BRANCH, TEXT)
+    git(tmp_path, "clone", "-q", "-b", BRANCH, "origin", "other")
+    write(tmp_path / "other", {"NOTES": "mine"})
+    git(tmp_path / "other", "add", ".")
+    git(tmp_path / "other", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "mine")
+    git(tmp_path / "other", "push", "-q")
+    before = git(root, "ls-remote", "origin", BRANCH)
+    assert propose(root, "branch", "origin", BRANCH, TEXT).endswith("has a commit of somebody else: left as it is")
+    assert git(root, "ls-remote", "origin", BRANCH) == before
 
 
 def test_gitlab_is_asked_with_the_push(root, tmp_path):
     hook = tmp_path / "origin/hooks/pre-receive"
     write(tmp_path, {"origin/hooks/pre-receive": "#!/bin/sh\nenv | grep GIT_PUSH_OPTION_ | sort > asked\n"})
     hook.chmod(0o755)
-    propose(root, "gitlab", "origin", BRANCH, TITLE, BODY)
+    propose(root, "gitlab", "origin", BRANCH, TEXT)
     asked = (tmp_path / "origin/asked").read_text().splitlines()
     assert asked == [
         "GIT_PUSH_OPTION_0=merge_request.create", f"GIT_PUSH_OPTION_1=merge_request.title={TITLE}",
@@ -145,7 +185,7 @@ def test_a_missing_program_is_named(root, tmp_path, monkeypatch, to, missing):
         (folder / "git").symlink_to(found)
     monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(UserError, match=f"^{missing} is missing: install it, or use --propose branch$"):
-        propose(root, to, "origin", BRANCH, TITLE, BODY)
+        propose(root, to, "origin", BRANCH, TEXT)
 
 
 def test_a_remote_that_refuses_is_one_line_without_its_password(root, tmp_path):
@@ -153,10 +193,10 @@ def test_a_remote_that_refuses_is_one_line_without_its_password(root, tmp_path):
     write(tmp_path, {"origin/hooks/pre-receive": "#!/bin/sh\nexit 1\n"})
     hook.chmod(0o755)
     with pytest.raises(UserError, match=r"^`git push` failed \(.*\): see to the access to the remote, then run the c"):
-        propose(root, "branch", "origin", BRANCH, TITLE, BODY)
+        propose(root, "branch", "origin", BRANCH, TEXT)
     git(root, "remote", "add", "gone", "https://user:secret@127.0.0.1:9/x.git")
     with pytest.raises(UserError, match=r"^`git ls-remote` failed \(") as caught:
-        propose(root, "branch", "gone", BRANCH, TITLE, BODY)
+        propose(root, "branch", "gone", BRANCH, TEXT)
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -173,7 +213,7 @@ def test_what_somebody_else_has_pushed_meanwhile_stays(root, monkeypatch):
 
     monkeypatch.setattr(proposal, "_remote_head", late)
     with pytest.raises(UserError, match=r"^`git push` failed \(.*\): "):
-        propose(root, "branch", "origin", BRANCH, TITLE, BODY)
+        propose(root, "branch", "origin", BRANCH, TEXT)
     assert git(root, "ls-remote", "origin", BRANCH).split()[0] == git(root, "rev-parse", "HEAD")
 
 
@@ -198,8 +238,7 @@ def test_pictures_have_a_branch_of_their_own(root, monkeypatch):
     ]
     assert git(root, "show", f"origin/{PICTURES}:retrain/other/scd-nfe-1.png") == "another"
     assert git(root, "rev-parse", f"origin/{PICTURES}^") == head and state(root) == before
-    monkeypatch.setenv("CI_PROJECT_URL", "https://gitlab.example.invalid/o/r")
-    assert "(https://gitlab.example.invalid/o/r/-/raw/" in picture_links(root, "gitlab", "origin", BRANCH, pictures)
+    assert picture_links(root, "gitlab", "origin", BRANCH, pictures) == "", "its requests have no such text"
 
 
 def test_a_ci_service_is_told_where_there_is_one(tmp_path, monkeypatch):

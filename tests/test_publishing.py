@@ -14,7 +14,7 @@ import pytest
 from fake_candidate import change_run, make_candidates, set_param, write_candidate
 
 from scm import candidate, cli, publishing, tracking
-from scm.errors import UserError
+from scm.errors import Interrupted, UserError
 from scm.params import Params, load
 from scm.records import Settings
 from scm.registry import CHALLENGER, CHAMPION, Registry
@@ -216,13 +216,34 @@ def test_one_range_is_refused_and_the_way_out_works(root: Path) -> None:
     (root / "models/scd/model.safetensors").unlink()  # its version has the champion's package
     assert publish(root).verdict.reasons[0].startswith("the champion's own weights, measured anew")
     client = tracking.connect(settings_of(root))
-    assert len({client.get_model_version("digits", number).source for number in ("1", "2")}) == 1
+    first, second = (client.get_model_version("digits", number) for number in ("1", "2"))
+    assert first.source == second.source
+    for name in ("commit", "data", "params_hash", "dirty", "licence"):
+        assert first.tags[f"scm.{name}"] == second.tags[f"scm.{name}"], "it comes from where it came from"
+    assert first.tags["scm.run_key"] != second.tags["scm.run_key"]
     write_candidate(root, BETTER, "two")
     assert publish(root).verdict.kind == "promoted" and aliases(root)[CHAMPION] == "3"
     write_candidate(root, (4.0, 4.2, 4.2), "two", ruler="ruler 2")
     assert publish(root).verdict.kind == "promoted" and aliases(root)[CHAMPION] == "4"
     assert cli.main(["rollback"]) == 0
     assert aliases(root)[CHAMPION] == "2", "back to another model, not to another measurement of the same one"
+
+
+def test_what_a_protocol_follows_from_is_renewed(root: Path) -> None:
+    """Otherwise `scm retrain` would measure the champion anew each time, though nothing about it has changed."""
+    publish(root)
+    run = json.loads((root / "results/runs/evaluate@scd.json").read_text())
+    change_run(root, "evaluate@scd", deps={**run["deps"], "data/reference": "other bytes"})
+    assert publish(root).verdict.kind == "unchanged"
+    assert "other bytes" in json.loads(registry(root).version("1").tags["eval.parts"]).values()
+
+
+def test_an_interruption_is_no_fault_of_mlflow(root: Path) -> None:
+    def interrupted() -> None:
+        raise Interrupted("run the same command to go on")
+
+    with pytest.raises(Interrupted):
+        publishing.answered(settings_of(root), "scm publish", interrupted)
 
 
 def test_rollback_goes_back_and_the_weights_do_not_return_by_themselves(

@@ -1,7 +1,9 @@
 """scm retrain around the pipeline: what it writes, brings, refuses and tells a CI service. The cycle is the drill."""
 
+import argparse
 import fcntl
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +14,8 @@ import pytest
 from fake_candidate import make_candidates, set_param, write_candidate
 from plan_projects import dvc, edit, git
 
-from scm import dvc_command, remeasuring
-from scm.candidate import candidate_of
+from scm import dvc_command, remeasuring, retraining
+from scm.candidate import candidate_of, protocol_parts
 from scm.errors import UserError
 from scm.params import load
 from scm.stage import chain
@@ -21,11 +23,8 @@ from scm.stage import chain
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The small pipeline, in which nothing has run; a second model could be promoted."""
-    folder = plan_projects.make(tmp_path / "project")
-    edit(folder, "params.yaml", "evaluate.repeats", 3)
-    git(folder, "commit", "-qam", "three ranges")
-    return folder
+    """The small pipeline, in which nothing has run."""
+    return plan_projects.make(tmp_path / "project")
 
 
 def retrain(folder: Path, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +74,6 @@ def test_values_and_a_preset_are_written_into_params(project):
         (("--params", "seed=[1"), r"--params seed=\[1:1 is not valid YAML .*"),
         (("--params", "teacher.imagse=1Ki"), r"values set in .*params.yaml: teacher.imagse.*did you mean .*"),
         (("--params", "seed.x=1"), r".*params.yaml has no key seed.x: `scm params show` prints them all"),
-        (("--params", "evaluate.repeats=1"), r"evaluate.repeats = 1: one range of seeds does not tell .*: write 3 .*"),
         (("--params", "mlflow.enabled=false"), r"mlflow.enabled = false: there is no registry of models; write .*"),
         (("--preset", "digit"), r"no preset digit in .*: .*"),
     ],
@@ -83,6 +81,11 @@ def test_values_and_a_preset_are_written_into_params(project):
 def test_bad_input_is_one_line(project, arguments, error):
     text = retrain(project, "plan", *arguments, code=1).stderr.splitlines()
     assert re.fullmatch(f"scm: error: {error}", text[-1]), text
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "inf", "nan", "soon"])
+def test_no_time_at_all_is_refused(project, minutes):
+    assert "argument --minutes: " in retrain(project, "train", "--minutes", minutes, code=2).stderr
 
 
 def test_time_runs_out_and_the_same_command_goes_on(project, tmp_path):
@@ -112,6 +115,49 @@ def test_what_ran_is_given_to_the_remote_even_if_a_later_stage_fails(project, tm
     assert dvc_command.bring(clone, wanted, dvc_command.remote(clone)) == ["nothing"]
     assert (clone / "results/runs/evaluate@scd.json").is_file()
     assert (clone / "models/scd/model.json").read_bytes() == (project / "models/scd/model.json").read_bytes()
+
+
+def test_what_dvc_yaml_has_no_more_does_not_keep_the_rest_away(project, tmp_path):
+    """dvc.lock keeps the stages of before, and DVC takes one target that it does not know for a reason to stop."""
+    dvc(project, "remote", "add", "-d", "storage", str(tmp_path / "storage"))
+    dvc(project, "repro", "-q")
+    dvc(project, "push", "-q")
+    fewer = "evaluate.models=[teacher,scd] student.methods='{scd: teacher}'"
+    retrain(project, "plan", "--params", fewer)
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "trained")
+    plan_projects.run(tmp_path, "git", "clone", "-q", str(project), "clone")
+    wanted = ["results/runs", "models/scd/model.json"]
+    assert dvc_command.bring(tmp_path / "clone", wanted, dvc_command.remote(tmp_path / "clone")) == []
+    assert (tmp_path / "clone/results/runs/evaluate@scd.json").is_file()
+    assert not (tmp_path / "clone/results/runs/evaluate@sct.json").exists()
+    shutil.rmtree(tmp_path / "storage")
+    shutil.rmtree(tmp_path / "clone/.dvc/cache")
+    shutil.rmtree(tmp_path / "clone/models")
+    missing = dvc_command.bring(tmp_path / "clone", ["models/scd/model.json"], dvc_command.remote(tmp_path / "clone"))
+    assert missing == ["models/scd/model.json"]
+
+
+def test_a_remote_that_is_gone_fails_what_was_done_and_hides_no_other_fault(project, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    dvc(project, "remote", "add", "-d", "storage", str(tmp_path / "file/storage"))
+    output = tmp_path / "output"
+    said = retrain(project, "train", code=1, GITHUB_OUTPUT=str(output)).stderr.splitlines()
+    assert said[-1].startswith("scm: error: `dvc push --run-cache` failed (") and "support" not in said[-1]
+    edit(project, "params.yaml", "data.path", "data/images")
+    (project / "data/images.dvc").write_text(
+        "outs:\n- md5: 00000000000000000000000000000000.dir\n  hash: md5\n  path: images\n"
+    )
+    said = retrain(project, "train", code=1, GITHUB_OUTPUT=str(output)).stderr.splitlines()
+    assert said[-1].startswith("scm: error: data/images.dvc: its images do not come from the remote storage (")
+    assert output.read_text() == "state=failed\nstate=failed\n"
+
+
+def test_a_refused_value_leaves_params_as_they_were(project):
+    before = (project / "params.yaml").read_text()
+    retrain(project, "plan", "--preset", "digits-smoke", "--params", "seed=soon", code=1)
+    retrain(project, "plan", "--params", "mlflow.enabled=false", code=1)
+    assert (project / "params.yaml").read_text() == before
 
 
 def test_images_that_dvc_keeps_are_those_that_are_trained_on(project, tmp_path):
@@ -163,7 +209,7 @@ def test_a_second_one_waits(project):
 
 def test_without_a_model_nothing_is_published(project):
     error = retrain(project, "publish", code=1).stderr
-    assert error.endswith("model.safetensors is missing, and there is no DVC remote: run `scm retrain train` here\n")
+    assert error.endswith("data/codec is missing, and there is no DVC remote: run `scm retrain train` here\n")
     assert error.count("\n") == 1 and not (project / "mlflow.db").exists()
 
 
@@ -178,6 +224,27 @@ def test_a_ruler_is_another_one_if_a_part_of_the_protocol_is(tmp_path):
     assert remeasuring.same_ruler(root, set_param(root, "teacher.batch", 7), champion)
     write_candidate(root, ruler="ruler 2")
     assert not remeasuring.same_ruler(root, params, champion)
+
+
+def test_one_range_of_seeds_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    root = make_candidates(tmp_path)
+    write_candidate(root)
+    params = load(root / "params.yaml")
+    assert params.evaluate.repeats == 1
+    champion = candidate_of(root, params, "digits")
+    monkeypatch.setattr(retraining, "champion_of", lambda *_: champion)
+    monkeypatch.setattr(retraining.dvc_command, "remote", lambda _: None)
+    monkeypatch.setattr(retraining, "run", lambda *_, **__: pytest.fail("something runs"))
+    with pytest.raises(
+        UserError, match=r"^evaluate.repeats = 1: what is better than the champion, .* one range of seeds"
+    ):
+        retraining._train(root, params, argparse.Namespace(minutes=None, force=False))
+
+
+def test_the_teachers_few_steps_are_part_of_its_ruler_alone():
+    run = {"chain": {"evaluate.teacher_few_steps": 2, "evaluate.samples": 5}, "params": {}, "deps": {}}
+    assert protocol_parts({"item": "scd", **run}) == {"evaluate.samples": "5"}
+    assert protocol_parts({"item": "teacher", **run}) == {"evaluate.samples": "5", "evaluate.teacher_few_steps": "2"}
 
 
 def test_the_champions_model_has_to_be_evaluated(tmp_path):

@@ -58,7 +58,7 @@ def test_it_starts_on_a_schedule_off_the_full_hour_on_new_data_and_by_hand():
     minute = events["schedule"][0]["cron"].split()[0]
     assert 0 < int(minute) < 60
     assert events["push"] == {"branches": ["main"], "paths": ["data/**"]}
-    assert set(events["workflow_dispatch"]["inputs"]) == {"preset", "params", "force"}
+    assert set(events["workflow_dispatch"]["inputs"]) == {"preset", "params", "force", "attempt"}
     assert WORKFLOWS["retrain"]["concurrency"] == {"group": "retrain", "cancel-in-progress": False}
     assert {GITLAB[name]["extends"] for name in ("plan", "train", "publish")} == {".retrain"}
     assert GITLAB[".retrain"]["resource_group"] == "retrain"
@@ -91,7 +91,13 @@ def test_an_interrupted_training_goes_on():
     assert train["run"].endswith("|| [ $? -eq 75 ]")
     assert RETRAIN["train"]["outputs"] == {"state": "${{ steps.train.outputs.state }}"}
     assert RETRAIN["publish"]["if"] == "needs.train.outputs.state == 'done'"
-    assert RETRAIN["again"]["if"] == "needs.train.outputs.state == 'interrupted' && !inputs.force"
+    condition = "needs.train.outputs.state == 'interrupted' && !inputs.force && inputs.attempt != '9'"
+    assert RETRAIN["again"]["if"] == condition, "and not for ever"
+    assert '-f attempt="$((ATTEMPT + 1))"' in commands(RETRAIN["again"])[0]
+    for job in ("train", "publish"):
+        kept = [step["with"] for step in RETRAIN[job]["steps"] if "actions/cache/" in step.get("uses", "")]
+        assert [each["path"].split() for each in kept] == 2 * [[".work", ".dvc/cache", "mlflow.db", "mlartifacts"]]
+        assert kept[0]["key"] == kept[1]["key"] and kept[0]["key"].startswith(kept[0]["restore-keys"])
     assert GITLAB["train"]["retry"]["exit_codes"] == [75]
 
 
