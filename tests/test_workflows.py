@@ -103,3 +103,11 @@ def test_an_interrupted_training_goes_on():
 
 def test_both_services_run_what_every_change_has_to_pass():
     assert commands(WORKFLOWS["test"]["jobs"]["test"]) == [".ci/run"] == commands(GITLAB["test"])
+    group = "test-${{ github.event_name == 'pull_request' && github.ref || github.sha }}"
+    assert WORKFLOWS["test"]["concurrency"] == {"group": group, "cancel-in-progress": True}
+
+
+def test_both_services_install_the_extras_of_the_variable():
+    assert WORKFLOWS["retrain"]["env"]["EXTRAS"] == "${{ vars.SCM_EXTRAS }}"
+    # The shell fills it in: of a variable that nobody has set, make would otherwise take the name for an extra.
+    assert GITLAB["default"]["before_script"] == ['make .venv/.run EXTRAS="${SCM_EXTRAS:-}"']
