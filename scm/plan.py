@@ -7,7 +7,7 @@ as changed. Here DVC compares single files and parameters with dvc.lock, and thi
 - What a stage makes is foretold: dvc.lock's hashes if it is up to date, the run cache's if they come from there,
   unknown if it runs. A stage that reads what is unknown counts as running, though DVC skips it if nothing new comes.
 - An output in DVC's care that is not here is no reason to run: `dvc pull` brings it. So this is the plan of
-  `scm run --pull`, which is the same as `scm run` where everything is here.
+  `scm run --pull --allow-missing`, which is the same as `scm run` where everything is here.
 - Images that are not here are a reason, since they may be others, unless a .dvc file knows their hash or the user says
   that they are the same. (DVC, pulling, looks over a folder of images that is not there at all.)
 

@@ -41,7 +41,8 @@ from scm.supervisor import SIGNALS, run
 from scm.verdict import Outcome
 from scm.yaml_files import parse_mapping, read_text
 
-PUBLISHED = ("data/codec", "results/runs", "results/samples")
+RESULTS = ("results/runs", "results/samples")
+PUBLISHED = ("data/codec", *RESULTS)
 """Outputs that publishing reads beside the model's own and the teacher's, which accompanies it."""
 _GO_ON = "run the same command to go on"
 
@@ -85,6 +86,8 @@ def _train(root: Path, params: Params, options: argparse.Namespace) -> int:
         with _limited(options.minutes):
             champion = _champion(params, Settings.of(params, root))
             dvc_command.bring_images(root, params.data.path, remote)
+            if remote is not None:  # the report reads them, and DVC does not pull what lies in a folder
+                dvc_command.bring(root, RESULTS, remote)
             result = run(arguments, root=root)
             if result == 0 and champion is not None:
                 _measure(root, params, champion)
