@@ -73,7 +73,7 @@ def propose(root: Path, to: str, remote: str, branch: str, text: Text, *, renew:
         commit = _commit(git, tree, [head], f"{text.title}\n\n{text.body.strip()}\n\n{TRAILER}")
         _push(git, remote, branch, commit, there, options)
     said = f"branch {branch} {'is there already' if pushed else 'pushed'}"
-    return f"{said}: {_pull_request(git, branch, text, pushed, renew)}" if to == "github" else said
+    return f"{said}: {_pull_request(git, branch, text, renew)}" if to == "github" else said
 
 
 def picture_links(root: Path, to: str, remote: str, branch: str, pictures: Sequence[Path]) -> str:
@@ -114,23 +114,19 @@ def _page(to: str) -> str | None:
     return None
 
 
-def _pull_request(git: "_Git", branch: str, text: Text, pushed: bool, renew: bool) -> str:
-    """Opens the pull request, or renews the text of the one that is open; its address.
-
-    One that was closed is not opened again, unless there was something new to push.
-    """
-    state = "all" if pushed else "open"
-    found = json.loads(git.run("gh", "pr", "list", "--head", branch, "--state", state, "--json", "url,state") or "[]")
+def _pull_request(git: "_Git", branch: str, text: Text, renew: bool) -> str:
+    """Opens the branch's one pull request, or renews its text; its address. One that was closed stays so."""
+    listed = git.run("gh", "pr", "list", "--head", branch, "--state", "all", "--json", "url,state")
+    found = sorted(json.loads(listed or "[]"), key=lambda request: request["state"] != "OPEN")
     with tempfile.TemporaryDirectory() as folder:
         body = Path(folder) / "body.md"
         write_text(body, f"{text.body}\n{text.pictures}")
         written = ("--title", text.title, "--body-file", str(body))
         if not found:
             return git.run("gh", "pr", "create", "--head", branch, *written)
-        address = found[0]["url"]
         if renew and found[0]["state"] == "OPEN":
-            git.run("gh", "pr", "edit", address, *written)
-        return address
+            git.run("gh", "pr", "edit", found[0]["url"], *written)
+        return found[0]["url"]
 
 
 def _tree(git: "_Git") -> str:

@@ -133,7 +133,7 @@ def test_github_has_one_pull_request_whose_text_is_renewed(root, asked):
     said = propose(root, "github", "origin", BRANCH, TEXT)
     assert said == f"branch {BRANCH} pushed: https://example.invalid/1"
     listed, created = asked()
-    assert listed[:6] == ["pr", "list", "--head", BRANCH, "--state", "open"]
+    assert listed[:6] == ["pr", "list", "--head", BRANCH, "--state", "all"]
     assert created == ["pr", "create", "--head", BRANCH, "--title", TITLE, "--body-file", f"{BODY}\n{PICTURE}"]
     said = propose(root, "github", "origin", BRANCH, Text(TITLE, "measured again"))
     assert said == f"branch {BRANCH} is there already: https://example.invalid/1"
@@ -147,9 +147,9 @@ def test_what_nothing_new_is_known_of_is_not_written_again_nor_opened_again(root
     propose(root, "github", "origin", BRANCH, Text("Unchanged", "nothing new"), renew=False)
     assert [call[1] for call in asked()] == ["list"]
     (tmp_path / "state").write_text("CLOSED")
-    propose(root, "github", "origin", BRANCH, TEXT)
-    (listed,) = asked()
-    assert listed[5] == "all"
+    write(root, {"dvc.lock": "newer"})
+    assert propose(root, "github", "origin", BRANCH, TEXT) == f"branch {BRANCH} pushed: https://example.invalid/1"
+    assert [call[1] for call in asked()] == ["list"]
 
 
 def test_a_commit_of_somebody_else_is_not_replaced(root, tmp_path):
