@@ -23,10 +23,9 @@ def remote(root: Path) -> Remote | None:
     name = dvc(root, "config", "core.remote", check=False).stdout.strip()
     if not name:
         return None
-    for line in dvc(root, "remote", "list").stdout.splitlines():
-        known, _, address = line.expandtabs().partition(" ")
-        if known == name:
-            return Remote(name, address.strip().removesuffix("(default)").strip())
+    address = dvc(root, "config", f"remote.{name}.url", check=False).stdout.strip()
+    if address:
+        return Remote(name, address)
     raise UserError(f"{root / '.dvc/config'}: core.remote = {name}: no such remote; `dvc remote add -d {name} ADDRESS`")
 
 

@@ -20,6 +20,8 @@ from scm.errors import UserError
 from scm.params import load
 from scm.stage import chain
 
+LONG = "a storage with a name that is longer than a line of a terminal/where it would be wrapped"
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -101,7 +103,7 @@ def test_time_runs_out_and_the_same_command_goes_on(project, tmp_path):
 
 
 def test_what_ran_is_given_to_the_remote_even_if_a_later_stage_fails(project, tmp_path):
-    dvc(project, "remote", "add", "-d", "storage", "../a storage")
+    dvc(project, "remote", "add", "-d", "storage", f"../{LONG}")
     edit(project, "dvc.yaml", "stages.report.cmd", "exec false")
     output = tmp_path / "output"
     said = retrain(project, "train", code=1, GITHUB_OUTPUT=str(output)).stderr
@@ -110,7 +112,7 @@ def test_what_ran_is_given_to_the_remote_even_if_a_later_stage_fails(project, tm
     git(project, "commit", "-qm", "trained")
     plan_projects.run(tmp_path, "git", "clone", "-q", str(project), "clone")
     clone = tmp_path / "clone"
-    assert dvc_command.remote(clone) == dvc_command.Remote("storage", str(tmp_path / "a storage"))
+    assert dvc_command.remote(clone) == dvc_command.Remote("storage", str(tmp_path / LONG))
     wanted = ["models/scd/model.json", "results/runs", "nothing"]
     assert dvc_command.bring(clone, wanted, dvc_command.remote(clone)) == ["nothing"]
     assert (clone / "results/runs/evaluate@scd.json").is_file()

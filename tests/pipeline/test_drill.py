@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from scm.proposal import CONTENT
 from tests.pipeline.conftest import ROOT, Run, environment, make_project, runner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 VALUES = (
     "data.source=folder data.path=data/images student.methods='{scd: teacher}' evaluate.models=[teacher,scd] "

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("dvc_s3", reason="the extra dev is not installed as a whole")
 pytest.importorskip("moto", reason="the extra dev is not installed as a whole")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 BUCKET = "team"
 

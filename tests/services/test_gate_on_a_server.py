@@ -17,7 +17,7 @@ from scm.records import Settings
 from scm.registry import CHALLENGER, CHAMPION, Registry
 from tests.services.conftest import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 FIRST, BETTER, BEST = (5.0, 5.2, 5.1), (4.0, 4.2, 4.1), (3.0, 3.2, 3.1)
 
 

@@ -15,7 +15,7 @@ from scm import tracking
 from scm.records import RunRecord
 from tests.services.conftest import Server, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 ROWS = 120
 KEYS = ("same", "same", "same", "b", "c", "d")

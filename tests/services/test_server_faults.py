@@ -31,7 +31,7 @@ from tests.helpers import save_model
 from tests.pipeline.conftest import environment, make_project
 from tests.services.conftest import Disk, Server, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINING = """
 from scm import cli, tracking
 from scm.candidate import model_files
