@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
 	@echo "make test    install, then run all tests but the long ones"
-	@echo "make long    the long ones: the retraining drill, and PostgreSQL, MLflow's server and a DVC remote in trouble"
+	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make ui      MLflow on http://127.0.0.1:5000"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"

@@ -54,6 +54,7 @@ def test_each_family_is_traced_whole(family: str):
     check(family, "aot_eager", blocks=0)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="on the CPU torch.compile needs a C++ compiler")
