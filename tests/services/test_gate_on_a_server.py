@@ -92,14 +92,14 @@ def test_of_two_machines_at_once_the_champion_is_better_than_before_and_the_best
             thread.join()
     found = registry(first)
     champion, versions = found.champion(), found.versions()
-    assert champion is not None and champion.mean(2) in (4.1, 3.1) and champion.version in ("2", "3")
+    assert champion is not None and round(champion.mean(2), 6) in (4.1, 3.1) and champion.version in ("2", "3")
     assert [version.number for version in versions] == ["1", "2", "3"]
     assert "promoted" in said.values()
     for text in said.values():
         assert text == "promoted" or f"became version {champion.version} meanwhile (it was 1): run the command" in text
     assert {publish(root).verdict.kind for root in checkouts} <= {"promoted", "challenger", "unchanged"}
     champion = found.champion()
-    assert champion is not None and champion.mean(2) == 3.1
+    assert champion is not None and round(champion.mean(2), 6) == 3.1
     assert found.holder(CHALLENGER) != found.holder(CHAMPION) and len(found.versions()) == 3
     assert [publish(root).verdict.kind for root in checkouts] == ["challenger", "unchanged"]
     assert len(found.versions()) == 3
