@@ -105,7 +105,10 @@ def postgres() -> Iterator[Postgres]:
                 yield cluster
             finally:
                 process.send_signal(signal.SIGQUIT)  # at once; nobody needs the files afterwards
-                process.wait()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 def _programs() -> Path | None:
