@@ -1,5 +1,6 @@
-"""DVC's commands about remotes, for retraining: whether there is one, what it brings, what it is given."""
+"""The command `dvc`, of this Python's environment, and its remotes: what they bring, what they are given."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 
 from scm.errors import UserError
 from scm.fingerprint import outputs_of_stages
+
+FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""What DVC's stages and git's hooks set: it would lead git and DVC to another project."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,17 @@ def push(root: Path) -> None:
 
 
 def dvc(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs DVC of this Python's environment; its last line is the reason if it fails."""
+    """Runs it, out of the reach of the terminal's Ctrl-C; what it says is the reason if it fails."""
+    environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
     command = [str(Path(sys.executable).parent / "dvc"), *arguments]
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, start_new_session=True)
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, check=False, start_new_session=True
+        )
     except FileNotFoundError:
         raise UserError(f"{command[0]} is missing: install the project with `pip install -e .`") from None
     if check and done.returncode:
-        raise UserError(f"`dvc {' '.join(arguments)}` failed ({_last(done.stderr)}): run it yourself, then this again")
+        raise UserError(f"`dvc {' '.join(arguments)}` in {root} failed ({_last(done.stderr)}): run it there yourself")
     return done
 
 

@@ -12,7 +12,6 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scm.dvc_command import FOREIGN, dvc
 from scm.errors import UserError
 from scm.files import link_or_copy, write_text
 from scm.fingerprint import content_hash
@@ -34,8 +34,6 @@ RESULTS = ("results/metrics", "results/curves")
 SNAPSHOTS = "models/teacher/snapshots"
 """What `scm import-teacher` fills."""
 _IDENTITY = {"user.name": "scm", "user.email": "scm@localhost"}
-_FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""What DVC's stages and git's hooks set: it would lead git and DVC to another project."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +113,12 @@ class Clone:
     def prepare(self, params: str) -> None:
         """Writes params.yaml, and brings outputs that DVC knows back from its cache."""
         write_text(self.folder / "params.yaml", params)
-        _dvc(self.folder, "checkout", "--force", "--allow-missing", "--quiet")
+        dvc(self.folder, "checkout", "--force", "--allow-missing", "--quiet")
 
     def save(self, name: str) -> None:
         """Makes an experiment of what the clone holds and hands it to the project, in place of an older one."""
         _git(self.folder, "add", "--all", "--", *CODE, *RESULTS)
-        _dvc(self.folder, "exp", "save", "--force", "--name", name, *WANTED)
+        dvc(self.folder, "exp", "save", "--force", "--name", name, *WANTED)
         base = _git(self.folder, "rev-parse", "HEAD")
         ref = f"refs/exps/{base[:2]}/{base[2:]}/{name}"
         _git(self.root, "fetch", "--quiet", "--no-write-fetch-head", str(self.folder), f"+{ref}:{ref}")
@@ -183,8 +181,8 @@ def _fill(made: Clone, data: str | None) -> None:
             if path.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(path, target)
-    _dvc(folder, "config", "--local", "cache.dir", _dvc(root, "cache", "dir"))
-    _dvc(folder, "config", "--local", "core.autostage", "true")
+    dvc(folder, "config", "--local", "cache.dir", dvc(root, "cache", "dir").stdout.strip())
+    dvc(folder, "config", "--local", "core.autostage", "true")
     for key, fallback in _IDENTITY.items():
         known = _run(root, "git", "config", key, check=False).stdout.decode().strip()
         _git(folder, "config", key, known or fallback)
@@ -204,13 +202,9 @@ def _git(folder: Path, *arguments: str) -> str:
     return _run(folder, "git", *arguments).stdout.decode().strip()
 
 
-def _dvc(folder: Path, *arguments: str) -> str:
-    return _run(folder, sys.executable, "-m", "dvc", *arguments).stdout.decode().strip()
-
-
 def _run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
     """A short command, out of the reach of the terminal's Ctrl-C: the step is finished, then the study stops."""
-    environment = {key: value for key, value in os.environ.items() if key not in _FOREIGN}
+    environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, check=False, start_new_session=True

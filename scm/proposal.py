@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from scm.dvc_command import FOREIGN
 from scm.errors import UserError
 from scm.files import write_text
 
@@ -207,7 +208,8 @@ class _Git:
         return self.run("git", *arguments, env={**self._env, **(env or {})}, check=check)
 
     def run(self, *command: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
-        variables = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **(env or {})}
+        own = {key: value for key, value in os.environ.items() if key not in FOREIGN}
+        variables = {**own, "GIT_TERMINAL_PROMPT": "0", **(env or {})}
         try:
             done = subprocess.run(command, cwd=self.root, env=variables, capture_output=True, text=True, check=False)
         except FileNotFoundError:

@@ -203,17 +203,17 @@ def _register(
     The champion's own weights, measured anew, are its package again, and come from where they came from.
     """
     candidate, champion = outcome.candidate, outcome.champion
-    known = champion is not None and candidate.weights == champion.weights
-    if not known:
+    anew = champion if champion is not None and candidate.weights == champion.weights else None
+    if anew is None:
         require_weights(root, candidate)
     record = record_of(root, run_path(root, f"evaluate@{candidate.model}"))
     files = _attach(registry, record, root, settings, candidate.origin["dvc_lock"][: verdict.DIGITS])
-    if champion is not None and known:
+    if anew is not None:
         own = {name: candidate.origin[name] for name in OF_THE_EVALUATION}
-        candidate = replace(candidate, origin={**champion.origin, **own})
+        candidate = replace(candidate, origin={**anew.origin, **own})
     tags = {**tags_of(candidate), FILES: files, PREVIOUS: previous or ""}
-    if champion is not None and known:
-        return registry.register_again(str(champion.version), tags)
+    if anew is not None:
+        return registry.register_again(str(anew.version), tags)
     return _log_version(settings, root, params, candidate.model, registry.name, tags)
 
 

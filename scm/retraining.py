@@ -42,6 +42,7 @@ from scm.verdict import Outcome
 from scm.yaml_files import parse_mapping, read_text
 
 RESULTS = ("results/runs", "results/samples")
+"""Folders of outputs that are small, and that the report and the gate read as wholes."""
 PUBLISHED = ("data/codec", *RESULTS)
 """Outputs that publishing reads beside the model's own and the teacher's, which accompanies it."""
 _GO_ON = "run the same command to go on"

@@ -3,11 +3,18 @@
 import dataclasses
 import importlib.util
 import math
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -84,6 +91,22 @@ class Linear(nn.Module):
 
     def log_weight(self, t: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(t)
+
+
+@contextmanager
+def small_disk(size: str) -> Iterator[Path]:
+    """A file system of its own, of a size such as 48k; the test is left out where it cannot be mounted."""
+    if shutil.which("mount") is None or os.geteuid():
+        pytest.skip("only root can mount a small file system")
+    with tempfile.TemporaryDirectory(prefix="scm-disk-") as folder:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting a small file system failed: {done.stderr.strip()}")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
 
 
 def recipes(name: str) -> ModuleType:

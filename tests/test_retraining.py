@@ -145,7 +145,7 @@ def test_a_remote_that_is_gone_fails_what_was_done_and_hides_no_other_fault(proj
     dvc(project, "remote", "add", "-d", "storage", str(tmp_path / "file/storage"))
     output = tmp_path / "output"
     said = retrain(project, "train", code=1, GITHUB_OUTPUT=str(output)).stderr.splitlines()
-    assert said[-1].startswith("scm: error: `dvc push --run-cache` failed (") and "support" not in said[-1]
+    assert said[-1].startswith("scm: error: `dvc push --run-cache` in ") and "support" not in said[-1]
     edit(project, "params.yaml", "data.path", "data/images")
     (project / "data/images.dvc").write_text(
         "outs:\n- md5: 00000000000000000000000000000000.dir\n  hash: md5\n  path: images\n"

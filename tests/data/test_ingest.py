@@ -19,6 +19,7 @@ from scm.data.ingest import Plan, Workers, assemble, ingest
 from scm.data.shards import iterate
 from scm.data.sources import Wanted, open_source
 from scm.errors import Interrupted, UserError
+from tests.helpers import small_disk
 from tests.pictures import make_tar, picture
 
 COUNT = 23
@@ -251,40 +252,29 @@ def test_a_full_disk_when_the_shards_are_put_together_leaves_the_old_ones(tmp_pa
 
 
 @pytest.fixture
-def small_disk():
+def disk():
     """A file system with room for about two shards."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", folder]
-        if shutil.which("mount") is None or os.geteuid():
-            pytest.skip("only root can mount a small file system")
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"mounting a small file system failed: {done.stderr.strip()}")
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", folder], check=True)
+    with small_disk("48k") as folder:
+        yield folder
 
 
-def test_a_disk_that_is_really_full(tmp_path, small_disk, expected):
+def test_a_disk_that_is_really_full(tmp_path, disk, expected):
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\): free some space"):
-        run(small_disk / "work")
-    records = list((small_disk / "work/shards").glob("*.json"))
+        run(disk / "work")
+    records = list((disk / "work/shards").glob("*.json"))
     assert 0 < len(records) < 6
-    shutil.copytree(small_disk / "work", tmp_path / "work")
+    shutil.copytree(disk / "work", tmp_path / "work")
     again = set()
     run(tmp_path / "work", images=source(again.add))
     assert min(again) == 4 * len(records) and made(tmp_path) == expected
 
 
-def test_no_room_to_unpack_a_gzip_is_named(tmp_path, small_disk, monkeypatch):
+def test_no_room_to_unpack_a_gzip_is_named(tmp_path, disk, monkeypatch):
     path = make_tar(tmp_path / "a.tar.gz", {f"cat/{seed}.png": picture(seed, (100, 60)) for seed in range(4)})
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
     with pytest.raises(UserError) as caught:
         open_source(Wanted("folder", path, True, 10_000, "error"))
-    expected = (
-        f"{small_disk} cannot be written (No space left on device): set TMPDIR to a larger disk, or run gunzip on"
-    )
+    expected = f"{disk} cannot be written (No space left on device): set TMPDIR to a larger disk, or run gunzip on"
     assert str(caught.value) == f"{expected} {path}"
 
 

@@ -20,6 +20,7 @@ import requests
 
 from scm import tracking
 from scm.records import Settings
+from tests.helpers import small_disk
 
 HOST = "127.0.0.1"
 START = 120.0
@@ -217,17 +218,8 @@ class Disk:
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Disk]:
-    if os.geteuid() or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small file system")
-    with tempfile.TemporaryDirectory(prefix="scm-disk-") as folder:
-        command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"mounting a small file system failed: {done.stderr.strip()}")
-        try:
-            yield Disk(Path(folder))
-        finally:
-            subprocess.run(["umount", folder], check=True)
+    with small_disk("4m") as folder:
+        yield Disk(folder)
 
 
 @pytest.fixture(scope="module")
