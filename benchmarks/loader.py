@@ -8,12 +8,9 @@ The same random samples in the same shards, in batches of 256, in random order:
 
 Rates are images/s over whole epochs, files in the page cache, the best of three epochs of each, taken in turns. How
 long a training waits for its data is the column data_wait of results/curves/train-*.csv, a fraction of its time.
-Below the table: how fast the last of these sets is fetched from a web server on this machine (`runtime.shards`).
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -28,7 +25,6 @@ from webdataset import __version__ as webdataset_version
 from webdataset.compat import WebDataset
 
 from scm.data.loader import LatentLoader
-from scm.data.remote import fetch_missing
 from scm.data.shards import OFFSETS, read_index, write_latents
 from scm.machine import machine_name
 
@@ -105,21 +101,6 @@ def rates(folder: Path, count: int) -> dict[str, float]:
     return best
 
 
-def fetching(folder: Path, target: Path) -> float:
-    """MiB/s of a folder of shards from Python's own web server, in a process of its own, onto the same disk."""
-    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-        try:
-            assert server.stdout
-            address = server.stdout.readline().partition("(")[2].partition("/)")[0]
-            started = time.perf_counter()
-            fetch_missing(target, address, lambda text: None)
-            seconds = time.perf_counter() - started
-        finally:
-            server.terminate()
-    return sum(path.stat().st_size for path in target.iterdir()) / 2**20 / seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to put the samples, 0.5 GB (default: the temporary folder)")
@@ -134,10 +115,8 @@ def main() -> None:
             samples = ((f"{number:08d}", sample[number % 64], 0) for number in range(count))
             write_latents(samples, Path(folder) / "latents", shard, {"classes": ["all"], "codec": {}})
             found = rates(Path(folder) / "latents", count)
-            fetched = fetching(Path(folder) / "latents", Path(folder) / "fetched")
         cells = [f"{rate:,.0f} ({rate / found['scm']:.2f} x)" for rate in found.values()]
         print(f"| {kind} | {' | '.join(cells)} |", flush=True)
-    print(f"\nfetched at {fetched:,.0f} MiB/s")
 
 
 if __name__ == "__main__":

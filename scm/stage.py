@@ -37,9 +37,6 @@ MALLOC = {
 }
 """Keeps freed memory in the process; a training step on the CPU otherwise spends much of its time on page faults."""
 
-READ_LATENTS = ("train_teacher", "train_student")
-"""Stages that are trained on data/latents."""
-
 
 @dataclass
 class Stage:
@@ -185,10 +182,6 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         params = load(root / "params.yaml")
         if training or (parallel and params.runtime.processes > 1):
             _start_processes(name, params.runtime.processes)
-        if name in READ_LATENTS and params.runtime.shards is not None:
-            from scm.fetching import fetch_latents
-
-            fetch_latents(root, params.runtime.shards, name)
         stage = _open(root, name, sys.argv[1] if matrix else None, params)
         with _locked(stage):
             run(stage)

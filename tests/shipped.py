@@ -62,7 +62,7 @@ select:
   progress: 4
 evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2, neighbours: 3}
 runtime:
-  {device: auto, threads: null, processes: 1, shards: null, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
+  {device: auto, threads: null, processes: 1, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
 mlflow: {enabled: true, uri: null, experiment: null}
 publish: {name: null, model: scd, evaluations: null, allowed: 0.0, deviations: 2.0}
 """

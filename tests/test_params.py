@@ -338,7 +338,6 @@ ONE_KEY = [
     ),
     ("select", "samples: 1797", "samples: 1", ": select.samples = 1: must be at least 2"),
     ("runtime", "device: auto", "device: tpu", """: runtime.device = "tpu": must be 'auto', 'cpu' or 'cuda'"""),
-    ("runtime", "shards: null", "shards: 3", ": runtime.shards = 3: must be text; put quotes around it"),
     ("runtime", "threads: null", "threads: 0", ": runtime.threads = 0: must be at least 1"),
 ]
 

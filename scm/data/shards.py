@@ -27,7 +27,7 @@ FORMAT = 1
 INDEX = "index.json"
 OFFSETS = "offsets.npy"
 LABELS = "labels.npy"
-REMEDY = "delete the folder and run `dvc repro`"
+REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
 
 COMMON_KEYS = frozenset({"format", "kind", "count", "shape", "classes", "class_counts", "shards"})
 KEYS_OF_KIND = {

@@ -319,7 +319,6 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Whole | None
     processes: Whole
-    shards: Text | None
     compile: bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount

@@ -16,6 +16,5 @@ def check_same_index(index: Path, ranks: Ranks) -> None:
     own = float(int(sha256(index)[:12], 16))  # 48 bits, which a float64 holds exactly
     if ranks.any(own != ranks.of_first(own)):
         raise UserError(
-            f"{index} is not the same on all machines: delete {index.parent} where it is out of date, and set "
-            "runtime.shards to have it fetched again"
+            f"{index} is not the same on all machines: run `dvc pull data/latents` where it is out of date"
         )
