@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scm.data.ingest import Plan, Workers, assemble, ingest
-from scm.data.sources import Wanted, open_source
-from scm.machine import machine_name
+from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
+from scm.data.sources.opening import Wanted, open_source
+from scm.results.provenance import machine_name
 
 SIDE, RESOLUTION, CLASSES, DIFFERENT, SHARD_IMAGES = 256, 64, 10, 64, 1024
 GROWTH = 10

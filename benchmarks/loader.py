@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from webdataset import __version__ as webdataset_version
 from webdataset.compat import WebDataset
 
-from scm.data.loader import LatentLoader
-from scm.data.shards import OFFSETS, read_index, write_latents
-from scm.machine import machine_name
+from scm.data.shards.loader import LatentLoader
+from scm.data.shards.shards import OFFSETS, read_index, write_latents
+from scm.results.provenance import machine_name
 
 BATCH = 256
 KINDS = {

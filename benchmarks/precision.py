@@ -8,10 +8,10 @@ import argparse
 
 import torch
 
-from scm.build import PRECISIONS
-from scm.machine import machine_name
+from scm.build.models import PRECISIONS
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.objectives.consistency import consistency_tangent
+from scm.results.provenance import machine_name
 from scm.trigflow import interpolate, per_sample, propose_times, velocity
 
 NETWORKS = {

@@ -29,16 +29,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from scm import preset_table, presets
-from scm.build import device_of, network_settings
+from scm.base.yaml_files import parse_mapping, render
+from scm.build.models import device_of, network_settings
 from scm.errors import UserError
 from scm.jvp import output_and_tangent
-from scm.machine import machine_name
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion, consistency
 from scm.params import USERS_SECTIONS, dump, load, validate
-from scm.stage import MALLOC
-from scm.yaml_files import parse_mapping, render
+from scm.pipeline.stage import MALLOC
+from scm.presets import apply, table
+from scm.results.provenance import machine_name
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -164,14 +164,14 @@ def count(steps: Steps, name: str, way: str = "ours") -> Cost:
 
 def paper_presets() -> list[str]:
     """Names of the presets that stand for a column of the paper's tables."""
-    return [entry.name for entry in preset_table.entries(ROOT) if entry.parameters]
+    return [entry.name for entry in table.entries(ROOT) if entry.parameters]
 
 
 def preset_settings(name: str) -> NetworkSettings:
     """The teacher's network of a preset; of those that are not ImageNet's without classes."""
     current = dump(load(ROOT / "params.yaml"))
     users = {key: current[key] for key in USERS_SECTIONS}
-    values = parse_mapping(render(presets.resolve(ROOT, name)), name)
+    values = parse_mapping(render(apply.resolve(ROOT, name)), name)
     params = validate({**users, "preset": name, **values}, name)
     return network_settings(params.network, 1000 if name.startswith("imagenet") else 0, params.shape)
 

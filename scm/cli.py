@@ -251,7 +251,7 @@ def _names(text: str) -> list[str]:
 
 
 def _params_file(given: Path | None) -> Path:
-    from scm.project import find_root
+    from scm.base.project import find_root
 
     return given or find_root() / "params.yaml"
 
@@ -283,24 +283,24 @@ def _as_yaml(value: object) -> str:
 
 
 def _preset_list(_: argparse.Namespace) -> int:
-    from scm.preset_table import entries, table
-    from scm.project import find_root
+    from scm.base.project import find_root
+    from scm.presets.table import entries, table
 
     print("\n".join(table(entries(find_root()))))
     return 0
 
 
 def _preset_show(options: argparse.Namespace) -> int:
-    from scm.presets import show
-    from scm.project import find_root
+    from scm.base.project import find_root
+    from scm.presets.apply import show
 
     print(show(find_root(), options.name), end="")
     return 0
 
 
 def _preset_diff(options: argparse.Namespace) -> int:
-    from scm.presets import diff
-    from scm.project import find_root
+    from scm.base.project import find_root
+    from scm.presets.apply import diff
 
     root = find_root()
     print("\n".join(diff(root / "params.yaml", root, options.name)) or "no change")
@@ -308,8 +308,8 @@ def _preset_diff(options: argparse.Namespace) -> int:
 
 
 def _preset_apply(options: argparse.Namespace) -> int:
-    from scm.presets import apply
-    from scm.project import find_root
+    from scm.base.project import find_root
+    from scm.presets.apply import apply
 
     root = find_root()
     print("\n".join(apply(root / "params.yaml", root, options.name)) or "no change")
@@ -317,19 +317,19 @@ def _preset_apply(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from scm.plan_command import plan_command
+    from scm.pipeline.plan_table import plan_command
 
     return plan_command(options)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scm.supervisor import run
+    from scm.pipeline.supervisor import run
 
     return run(options.passed_on, parallel=options.parallel)
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from scm.sampling import sample_command
+    from scm.commands.sample import sample_command
 
     return sample_command(options) or 0
 
@@ -347,43 +347,43 @@ def _card(options: argparse.Namespace) -> int:
 
 
 def _import_teacher(options: argparse.Namespace) -> int:
-    from scm.importing import import_command
+    from scm.pipeline.importing import import_command
 
     return import_command(options)
 
 
 def _study(options: argparse.Namespace) -> int:
-    from scm.study_command import study_command
+    from scm.study.run import study_command
 
     return study_command(options)
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from scm.sync import sync_command
+    from scm.tracking.sync import sync_command
 
     return sync_command(options) or 0
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from scm.publishing import publish_command
+    from scm.publishing.publish import publish_command
 
     return publish_command(options)
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from scm.publishing import rollback_command
+    from scm.publishing.publish import rollback_command
 
     return rollback_command(options)
 
 
 def _champion(options: argparse.Namespace) -> int:
-    from scm.publishing import champion_command
+    from scm.publishing.publish import champion_command
 
     return champion_command(options)
 
 
 def _retrain(options: argparse.Namespace) -> int:
-    from scm.retraining import retrain_command
+    from scm.retraining.cycle import retrain_command
 
     return retrain_command(options)
 

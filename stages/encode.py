@@ -1,12 +1,12 @@
 """Image shards to latent shards: what the networks are trained on, encoded once, and the codec that decodes it."""
 
-from scm.build import device_of
-from scm.data.autoencoders import Pretrained, check_fits, description, located, read, save_codec
-from scm.data.codec import Codec, normalized, plain_header
-from scm.data.encoding import encode_shards, join, measured, wait_for
-from scm.data.shards import read_index
-from scm.stage import Stage, main
-from scm.training.distributed import Ranks
+from scm.base.distributed import Ranks
+from scm.build.models import device_of
+from scm.data.latents.autoencoders import Pretrained, check_fits, description, located, read, save_codec
+from scm.data.latents.codec import Codec, normalized, plain_header
+from scm.data.latents.encoding import encode_shards, join, measured, wait_for
+from scm.data.shards.shards import read_index
+from scm.pipeline.stage import Stage, main
 
 
 def run(stage: Stage) -> None:

@@ -8,23 +8,25 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from scm import build
-from scm.data.autoencoders import load_codec
+from scm.base.distributed import Ranks
+from scm.base.files import replacing_folder
+from scm.build import models, sampling
+from scm.data.latents.autoencoders import load_codec
 from scm.evaluation.figures import figures_of, kept_features, sampled_features
-from scm.evaluation.generate import Sampler, asked_labels, batches, generate
-from scm.evaluation.grids import save_grid, scale_for
 from scm.evaluation.reference import Reference, load
-from scm.files import replacing_folder
-from scm.stage import Stage, main
-from scm.training.distributed import Ranks
+from scm.generation import trained
+from scm.generation.generate import asked_labels, batches, generate
+from scm.generation.grids import save_grid, scale_for
+from scm.generation.sampler import Sampler
+from scm.pipeline.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
     params, settings, model_name = stage.params, stage.params.evaluate, str(stage.item)
-    device = build.device_of(params.runtime)
+    device = models.device_of(params.runtime)
     ranks = Ranks.join(device)
     reference = load(stage.root / "data/reference", ranks.device)
-    model, header = build.load_selected(stage.root / f"models/{model_name}", ranks.device)
+    model, header = trained.load_selected(stage.root / f"models/{model_name}", ranks.device)
     codec, scale = load_codec(stage.root / "data/codec", ranks.device), header["guidance_scale"]
     codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
@@ -37,14 +39,14 @@ def run(stage: Stage) -> None:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     figures: dict[str, float] = {"mparams": parameters}
     figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
-    figures |= {"guidance": scale} if build.is_guided(header) else {}
+    figures |= {"guidance": scale} if sampling.is_guided(header) else {}
     grids: dict[int, Tensor] = {}
 
     def drawn(sampler: Sampler, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
         place = settings.batch, ranks.device, scale, ranks.rank, ranks.world
         return batches(model, sampler, seeds, labels, shape, *place)
 
-    samplers = build.samplers(params, header, scale, header.get("t_mid"))
+    samplers = sampling.samplers(params, header, scale, header.get("t_mid"))
     # a first batch is slow, and not to count in images_per_second
     warm_up = cache(lambda: next(drawn(samplers[0], ranges[0]), None))
 

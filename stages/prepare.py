@@ -2,13 +2,13 @@
 
 import os
 
-from scm.data.autoencoders import located, weight_files
-from scm.data.ingest import FREE, Plan, Workers, assemble, ingest
-from scm.data.sources import Wanted, open_source
-from scm.data.summary import contact_images, summary
-from scm.evaluation.grids import save_grid, scale_for
-from scm.files import replacing_folder, room_in, write_json
-from scm.stage import Stage, main
+from scm.base.files import replacing_folder, room_in, write_json
+from scm.data.latents.autoencoders import located, weight_files
+from scm.data.preparation.ingest import FREE, Plan, Workers, assemble, ingest
+from scm.data.preparation.summary import contact_images, summary
+from scm.data.sources.opening import Wanted, open_source
+from scm.generation.grids import save_grid, scale_for
+from scm.pipeline.stage import Stage, main
 
 COLUMNS = 10
 """Of the contact sheet."""

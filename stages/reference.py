@@ -6,18 +6,18 @@ Reads data/shards; writes data/reference and results/metrics/reference.json. Sev
 import time
 from pathlib import Path
 
-from scm.build import classifier_settings, device_of
-from scm.data.shards import read_images, read_index
-from scm.data.transforms import augment
+from scm.base.distributed import Ranks
+from scm.base.files import read_json, write_json
+from scm.build.models import classifier_settings, device_of
+from scm.data.shards.shards import read_images, read_index
+from scm.data.sources.transforms import augment
 from scm.evaluation import extractors, statistics
 from scm.evaluation.extractors.base import Extractor, verify
 from scm.evaluation.extractors.classifier import FILE, TURNS, Task, load_classifier, train_classifier
 from scm.evaluation.measuring import collect, measure
 from scm.evaluation.reference import build
 from scm.evaluation.statistics import Statistics
-from scm.files import read_json, write_json
-from scm.stage import Stage, main
-from scm.training.distributed import Ranks
+from scm.pipeline.stage import Stage, main
 
 KINDS: dict[str, statistics.Kind] = {"inception": "fid", "dinov2": "fd_dinov2"}
 """What EDM2's file of statistics calls an extractor's distance."""

@@ -1,21 +1,12 @@
 """A student by one method (sec. 4, alg. 1 and its variants), started from a model's selected average."""
 
-from scm.build import (
-    TrainingData,
-    compiled,
-    device_of,
-    fitting_teacher,
-    load_model,
-    new_student,
-    student_header,
-    student_objective,
-    student_probe,
-    training_settings,
-)
-from scm.stage import Stage, main
-from scm.training.distributed import Ranks
+from scm.base.distributed import Ranks
+from scm.build.models import compiled, device_of, new_student, student_header
+from scm.build.training import TrainingData, fitting_teacher, student_objective, student_probe, training_settings
+from scm.generation.trained import load_model
+from scm.pipeline.stage import Stage, main
+from scm.training.export import export
 from scm.training.loop import METRICS, Trainer
-from scm.training.results import export
 
 
 def run(stage: Stage) -> None:

@@ -1,10 +1,11 @@
 """TrigFlow diffusion model: the teacher, and the start of every student."""
 
-from scm.build import TrainingData, compiled, device_of, diffusion, network_settings, new_model, training_settings
-from scm.stage import Stage, main
-from scm.training.distributed import Ranks
+from scm.base.distributed import Ranks
+from scm.build.models import compiled, device_of, network_settings, new_model
+from scm.build.training import TrainingData, diffusion, training_settings
+from scm.pipeline.stage import Stage, main
+from scm.training.export import export
 from scm.training.loop import METRICS, Trainer
-from scm.training.results import export
 
 
 def run(stage: Stage) -> None:

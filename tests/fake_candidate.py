@@ -11,8 +11,8 @@ from fake_results import write_fake_results
 from ruamel.yaml import YAML
 from shipped import make_project
 
-from scm.fingerprint import inputs_of
 from scm.params import Params, dump, load
+from scm.results.fingerprint import inputs_of
 
 DVC = """
 stages:

@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from scm import weights
-from scm.data.autoencoders import save_codec
-from scm.data.codec import plain_header
-from scm.files import write_json
+from scm.base import weights
+from scm.base.files import write_json
+from scm.data.latents.autoencoders import save_codec
+from scm.data.latents.codec import plain_header
 from scm.networks import FLAVOURS, Model, NetworkSettings
 
 TINY = NetworkSettings(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scm.data.ingest import Plan, Workers, assemble, ingest
-from scm.data.shards import iterate
-from scm.data.sources import Wanted, open_source
+from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
+from scm.data.shards.shards import iterate
+from scm.data.sources.opening import Wanted, open_source
 from scm.errors import UserError
 
 MAX_PIXELS = 4096

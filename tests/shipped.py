@@ -13,9 +13,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from scm import presets
+from scm.base.yaml_files import render
 from scm.params import USERS_SECTIONS, Params, validate
-from scm.yaml_files import render
+from scm.presets import apply
 
 ROOT = Path(__file__).parents[1]
 FIXED = """
@@ -91,12 +91,12 @@ def _fill(folder: Path) -> None:
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
     (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
     (presets_folder / "fixed.yaml").write_text(FIXED, encoding="utf-8")
-    values = presets.resolve(folder, "fixed")
+    values = apply.resolve(folder, "fixed")
     digits = presets_folder / "digits.yaml"
     digits.write_text(render(values), encoding="utf-8")
     params_file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", params_file)
-    presets.apply(params_file, folder, "digits")
+    apply.apply(params_file, folder, "digits")
     for users_section in USERS_SECTIONS:
         values.pop(users_section)
     digits.write_text(render(values), encoding="utf-8")

@@ -10,11 +10,15 @@ import pytest
 import torch
 from shipped import params_with
 
-from scm import build, weights
-from scm.data.codec import plain_header
-from scm.data.shards import write_latents
+from scm.base import weights
+from scm.base.distributed import Ranks
+from scm.base.files import sha256, write_json
+from scm.build import models as build
+from scm.build import sampling, training
+from scm.data.latents.codec import plain_header
+from scm.data.shards.shards import write_latents
 from scm.errors import UserError
-from scm.files import sha256, write_json
+from scm.generation import trained
 from scm.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -25,7 +29,6 @@ from scm.objectives import (
 from scm.params import Params
 from scm.params.schema import Runtime, StudentMethod
 from scm.samplers import SampleNoise
-from scm.training.distributed import Ranks
 from scm.training.loop import make_optimizer
 from scm.trigflow import time_of_sigma
 from tests.helpers import FAMILIES, tiny_model
@@ -139,12 +142,12 @@ def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
     assert calls == [models[0].network, models[2].network]
 
 
-def latents(folder: Path, classes: int = 3) -> build.TrainingData:
+def latents(folder: Path, classes: int = 3) -> training.TrainingData:
     """Eight samples, as `encode` writes them."""
     samples = [(f"{i:03d}", np.zeros((1, 8, 8), np.uint8), i % classes) for i in range(8)]
     header = {"classes": [str(i) for i in range(classes)], "codec": plain_header("identity", 0.5, [1, 8, 8])}
     write_latents(samples, folder, 8, header)
-    return build.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")))
+    return training.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")))
 
 
 def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatch):
@@ -178,7 +181,7 @@ def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
     guided = StudentMethod(**METHOD, guidance=(1.0, 2.0))
     for settings, dropout in ((plain, 0.0), (plain, 0.1), (guided, 0.1)):
         path = teacher_file(tmp_path / "model.safetensors", label_dropout=dropout)
-        teacher, header = build.fitting_teacher(path, data, settings)
+        teacher, header = training.fitting_teacher(path, data, settings)
         assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
         assert header["label_dropout"] == dropout
 
@@ -205,7 +208,7 @@ def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path, changes, guidance, message):
     path = teacher_file(tmp_path / "model.safetensors", **changes)
     with pytest.raises(UserError) as caught:
-        build.fitting_teacher(path, latents(tmp_path / "latents"), StudentMethod(**METHOD, guidance=guidance))
+        training.fitting_teacher(path, latents(tmp_path / "latents"), StudentMethod(**METHOD, guidance=guidance))
     assert str(caught.value) == f"{path} {message}"
 
 
@@ -251,13 +254,13 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
         "multistep": (MultistepDistillation, {**distilled, "segments": 3, "t_max": t_max}),
     }
     for method, (kind, fields) in expected.items():
-        objective, auxiliary = build.student_objective(
+        objective, auxiliary = training.student_objective(
             method, params.student.method(method), params.sampler, teacher, 0
         )
         assert auxiliary is None and type(objective) is kind and fields_of(objective) == fields
     for method in ("scd_vsd", "vsd"):
         settings = params.student.method(method)
-        objective, auxiliary = build.student_objective(method, settings, params.sampler, teacher, 0)
+        objective, auxiliary = training.student_objective(method, settings, params.sampler, teacher, 0)
         assert auxiliary is not None and type(objective) is ScoreDistillation
         fields = fields_of(objective)
         fake, consistency = fields.pop("fake"), fields.pop("consistency")
@@ -277,7 +280,7 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
 def test_the_fake_score_starts_from_the_teacher_with_its_own_dropout_and_follows_from_the_seed():
     params, teacher = params_of_all([1.1, 1.9], **{"select.guidance.student": [1.5]}), tiny_model()
     settings = params.student.method("vsd")
-    one, same, other = (build.fake_score(teacher, settings, seed) for seed in (0, 0, 1))
+    one, same, other = (training.fake_score(teacher, settings, seed) for seed in (0, 0, 1))
     assert one.network.settings == build.student_settings(teacher.settings, settings)
     state = one.network.network.state_dict()
     assert all(torch.equal(state[name], value) for name, value in teacher.network.state_dict().items())
@@ -296,10 +299,10 @@ def test_the_fake_score_starts_from_the_teacher_with_its_own_dropout_and_follows
 def test_the_fake_score_learns_at_its_own_rate():
     params, teacher = params_of_all(), tiny_model()
     settings = params.student.method("vsd")
-    _, auxiliary = build.student_objective("vsd", settings, params.sampler, teacher, 0)
+    _, auxiliary = training.student_objective("vsd", settings, params.sampler, teacher, 0)
     student = build.new_student(teacher, settings, 0)
     header = {"model": "vsd", "network": student.settings.to_dict()}
-    optimizer = make_optimizer(student, auxiliary, build.training_settings(params, settings, "student vsd", header))
+    optimizer = make_optimizer(student, auxiliary, training.training_settings(params, settings, "student vsd", header))
     groups = [(len(group["params"]), group["lr_scale"]) for group in optimizer.param_groups]
     assert auxiliary is not None
     fake = len(list(auxiliary.module.parameters()))
@@ -330,16 +333,16 @@ def times_of(sampler: Any, inputs: int = 2) -> list[float]:
 def test_samplers_follow_from_the_header():
     params = params_of_all()
     t_max = math.atan(50.0 / 0.5)
-    few, full = build.samplers(params, header("teacher"), 1.0, None)
+    few, full = sampling.samplers(params, header("teacher"), 1.0, None)
     assert (few.nfe, len(times_of(few)), full.nfe, len(times_of(full))) == (2, 2, 35, 35)
     assert times_of(few)[0] == times_of(full)[0] == pytest.approx(t_max, abs=1e-6)
     for method in ("scd", "sct", "discrete", "scd_vsd"):
-        one, two = build.samplers(params, header(method), 1.0, 0.9)
+        one, two = sampling.samplers(params, header(method), 1.0, 0.9)
         assert (one.nfe, two.nfe) == (1, 2)
         assert times_of(one) == pytest.approx([T_MAX]) and times_of(two) == pytest.approx([T_MAX, 0.9])
-    (only,) = build.samplers(params, header("vsd"), 1.0, None)
+    (only,) = sampling.samplers(params, header("vsd"), 1.0, None)
     assert only.nfe == 1 and times_of(only) == pytest.approx([T_MAX])
-    (jumps,) = build.samplers(params, header("multistep", segments=3), 1.0, None)
+    (jumps,) = sampling.samplers(params, header("multistep", segments=3), 1.0, None)
     assert jumps.nfe == 3
     assert times_of(jumps, 3) == pytest.approx([T_MAX, T_MAX * 2 / 3, T_MAX / 3])
 
@@ -347,9 +350,9 @@ def test_samplers_follow_from_the_header():
 def test_two_steps_are_tried_for_those_that_know_all_times():
     params = params_of_all()
     for method in ("scd", "sct", "discrete", "scd_vsd"):
-        assert build.two_step_times(params, header(method)) == params.select.t_mid == (0.6, 0.8, 1.1)
+        assert sampling.two_step_times(params, header(method)) == params.select.t_mid == (0.6, 0.8, 1.1)
     for model in ("teacher", "vsd", "multistep"):
-        assert build.two_step_times(params, header(model)) == ()
+        assert sampling.two_step_times(params, header(model)) == ()
 
 
 def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_more():
@@ -358,8 +361,8 @@ def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_
     told = {"network": {"guidance": True}}
     teacher = header("teacher", label_dropout=0.1)
     for scale, evaluations in ((1.7, [4, 70]), (0.0, [4, 70]), (1.0, [2, 35])):
-        assert [sampler.nfe for sampler in build.samplers(params, teacher, scale, None)] == evaluations
-    assert [sampler.nfe for sampler in build.samplers(params, header("scd", **told), 1.5, 0.9)] == [1, 2]
+        assert [sampler.nfe for sampler in sampling.samplers(params, teacher, scale, None)] == evaluations
+    assert [sampler.nfe for sampler in sampling.samplers(params, header("scd", **told), 1.5, 0.9)] == [1, 2]
     cases = {
         "a teacher": (params, teacher, (1.0, 1.7), [False, True]),
         "one that is not guided": (plain, header("teacher"), (1.0,), [False]),
@@ -369,8 +372,8 @@ def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_
         "one of a file from before": (params, header("sct", network={}), (1.0,), [False]),
     }
     for name, (settings, of, scales, guided) in cases.items():
-        assert build.scales_of(settings, of) == scales, name
-        assert [build.is_guided({**of, "guidance_scale": scale}) for scale in scales] == guided, name
+        assert sampling.scales_of(settings, of) == scales, name
+        assert [sampling.is_guided({**of, "guidance_scale": scale}) for scale in scales] == guided, name
     assert [build.evaluations_of(header("teacher"), scale) for scale in (1.0, 1.7)] == [1, 2]
     assert build.evaluations_of(header("scd", **told), 1.7) == 1
 
@@ -379,7 +382,7 @@ def test_a_teacher_that_never_went_without_labels_is_not_guided():
     """params.yaml does not know how an imported teacher was trained."""
     params = params_with({"teacher.label_dropout": 0.1, "select.guidance.teacher": [1.0, 1.7]})
     with pytest.raises(UserError) as caught:
-        build.scales_of(params, header("teacher"))
+        sampling.scales_of(params, header("teacher"))
     assert str(caught.value) == (
         "params.yaml: select.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be "
         "guided; write [1.0]"
@@ -389,21 +392,21 @@ def test_a_teacher_that_never_went_without_labels_is_not_guided():
 def test_a_selected_model_is_loaded_with_how_it_is_sampled(tmp_path):
     teacher_file(tmp_path / "model.safetensors", label_dropout=0.1)
     with pytest.raises(UserError, match=r"sampling\.json is missing: run `dvc repro` first$"):
-        build.load_selected(tmp_path)
+        trained.load_selected(tmp_path)
     write_json(tmp_path / "sampling.json", {"guidance_scale": 1.25})
-    _, of_file = build.load_model(tmp_path / "model.safetensors")
-    model, found = build.load_selected(tmp_path)
+    _, of_file = trained.load_model(tmp_path / "model.safetensors")
+    model, found = trained.load_selected(tmp_path)
     assert found == {**of_file, "guidance_scale": 1.25} and not model.training
 
 
 def test_a_student_is_probed_as_it_is_sampled():
     params, student = params_of_all(), tiny_model(guidance=True)
     settings = params.student.method("multistep").model_copy(update={"guidance": (1.0, 2.0), "batch": 16})
-    probe = build.student_probe(params, settings, student, Images())
+    probe = training.student_probe(params, settings, student, Images())
     assert (probe.segments, probe.guidance) == (settings.segments, 1.0)
     assert probe.t_max == pytest.approx(math.atan(params.sampler.sigma_max / 0.5))
     plain = params.student.method("sct")
-    assert build.student_probe(params, plain, tiny_model(), Images()).guidance is None
+    assert training.student_probe(params, plain, tiny_model(), Images()).guidance is None
 
 
 class Images:

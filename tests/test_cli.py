@@ -145,7 +145,9 @@ def test_outside_a_project(tmp_path, monkeypatch, capsys):
 
 def test_run_passes_on_what_is_not_its_own_in_order(replace_module):
     calls = []
-    replace_module("scm.supervisor", "run", lambda arguments, parallel: calls.append((arguments, parallel)) or 7)
+    replace_module(
+        "scm.pipeline.supervisor", "run", lambda arguments, parallel: calls.append((arguments, parallel)) or 7
+    )
     assert cli.main(["run", "-s", "evaluate@scd", "--parallel", "--force", "-v"]) == 7
     assert cli.main(["run"]) == 7
     assert calls == [(["-s", "evaluate@scd", "--force", "-v"], True), ([], False)]
@@ -153,7 +155,7 @@ def test_run_passes_on_what_is_not_its_own_in_order(replace_module):
 
 def test_sample_arguments(replace_module):
     seen = []
-    replace_module("scm.sampling", "sample_command", lambda options: seen.append(options))
+    replace_module("scm.commands.sample", "sample_command", lambda options: seen.append(options))
     command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 --guidance 1.5 -o out/grid.png --device cpu"
     assert cli.main(command.split()) == 0
     assert cli.main(["sample"]) == 0
@@ -191,13 +193,13 @@ def test_exit_codes(replace_module, capsys, raised, code, message):
     def fail(_):
         raise raised
 
-    replace_module("scm.sync", "sync_command", fail)
+    replace_module("scm.tracking.sync", "sync_command", fail)
     assert cli.main(["sync"]) == code
     assert capsys.readouterr().err == message
 
 
 def test_a_bug_keeps_its_traceback(replace_module):
-    replace_module("scm.sync", "sync_command", lambda _: [][0])
+    replace_module("scm.tracking.sync", "sync_command", lambda _: [][0])
     with pytest.raises(IndexError):
         cli.main(["sync"])
 

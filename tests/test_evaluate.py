@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from scm import weights
-from scm.data.autoencoders import save_codec
-from scm.data.codec import plain_header
-from scm.evaluation.generate import batches
-from scm.files import write_json
-from scm.fingerprint import Inputs
-from scm.stage import Stage
+from scm.base import weights
+from scm.base.files import write_json
+from scm.data.latents.autoencoders import save_codec
+from scm.data.latents.codec import plain_header
+from scm.generation.generate import batches
+from scm.pipeline.stage import Stage
+from scm.results.fingerprint import Inputs
 from stages import evaluate
 from tests.evaluation.test_figures import reference_of_stripes
 from tests.helpers import tiny_model

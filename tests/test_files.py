@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm import weights
+from scm.base import weights
+from scm.base.files import read_json, replacing, replacing_folder, write_json
+from scm.base.randomness import generator, global_draws, seed_of
 from scm.errors import UserError
-from scm.files import read_json, replacing, replacing_folder, write_json
-from scm.randomness import generator, global_draws, seed_of
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scm.errors import UserError
-from scm.fingerprint import content_hash, inputs_of
+from scm.results.fingerprint import content_hash, inputs_of
 
 DVC = """
 stages:

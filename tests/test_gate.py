@@ -1,4 +1,4 @@
-"""scm.gate: every verdict, its boundaries, and its statistics against scipy's test of Welch."""
+"""scm.publishing.gate: every verdict, its boundaries, and its statistics against scipy's test of Welch."""
 
 import dataclasses
 import math
@@ -8,7 +8,8 @@ import statistics
 import pytest
 from scipy import stats
 
-from scm.gate import Entry, Rules, decide, welch
+from scm.publishing.entry import Entry
+from scm.publishing.gate import Rules, decide, welch
 
 RULES = Rules(allowed=0.0, deviations=2.0)
 CHAMPION = (5.0, 5.2, 5.1)

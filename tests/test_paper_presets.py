@@ -15,11 +15,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from scm import build, presets
+from scm.build import models as build
 from scm.errors import UserError
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.params import Params, dump, load, validate
-from scm.preset_table import published
+from scm.presets import apply
+from scm.presets.table import published
 from stages import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def applied(name: str) -> Params:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
         shutil.copy(ROOT / "params.yaml", path)
-        presets.apply(path, ROOT, name)
+        apply.apply(path, ROOT, name)
         return load(path)
 
 
@@ -149,7 +150,7 @@ def test_what_is_compared_is_all_that_the_tables_hold():
 
 
 def test_every_column_has_its_preset_and_every_result_its_method():
-    rows = {name: presets.paper_row(ROOT, name) for name in presets.names(ROOT)}
+    rows = {name: apply.paper_row(ROOT, name) for name in apply.names(ROOT)}
     rows = {name: (row["dataset"], row.get("size")) for name, row in rows.items() if row}
     assert rows == {"cifar10": ("cifar10", None), "cifar10-ect": ("cifar10", None)} | {
         name: (dataset, size) for name, dataset, size in IMAGENET
@@ -164,7 +165,7 @@ def test_every_column_has_its_preset_and_every_result_its_method():
 
 def published_scales(name: str) -> dict[str, list[float]]:
     """The best guidance scales for FID and for FDD, of the students together; of those in one step or two, in two."""
-    row = presets.paper_row(ROOT, name)
+    row = apply.paper_row(ROOT, name)
     size, found = row.get("size"), {"teacher": set[float](), "student": set[float]()}
     for model, block in TABLES["results"][row["dataset"]].items():
         if model != "vsd_ablation_M" or size == "M":
@@ -178,7 +179,7 @@ def published_scales(name: str) -> dict[str, list[float]]:
 def test_what_a_comment_derives_from_the_tables_stays_so(name):
     """Values that the tables do not print for a method, and that the presets therefore take from another."""
     params = applied(name)
-    student, dataset = params.student, presets.paper_row(ROOT, name)["dataset"]
+    student, dataset = params.student, apply.paper_row(ROOT, name)["dataset"]
     others = {"imagenet512": {"multistep": "teacher", "scd_vsd": "scd", "vsd": "teacher"}}.get(dataset, {})
     scd = {} if name == "cifar10-ect" else {"scd": "teacher"}
     assert student.methods == {**scd, "sct": "teacher", **others}
@@ -210,7 +211,7 @@ def test_what_a_comment_derives_from_the_tables_stays_so(name):
     assert scd.dropout == multistep.dropout == scd_vsd.dropout == vsd.dropout
     assert multistep.segments in TABLES["results"]["imagenet512"]["multistep_scd"]["fid"]
     assert multistep.model_copy(update={"segments": None}) == scd
-    assert scd_vsd.tangent_warmup == 0 and "tangent needs no warm-up" in presets.show(ROOT, "base/imagenet512")
+    assert scd_vsd.tangent_warmup == 0 and "tangent needs no warm-up" in apply.show(ROOT, "base/imagenet512")
     assert vsd == scd_vsd.model_copy(update={"tangent_warmup": student.common.tangent_warmup})
 
 
@@ -226,7 +227,7 @@ def count(model: Model) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_teacher_and_students_have_their_parameters(name):
     params, settings = networks(name)
-    row = presets.paper_row(ROOT, name)
+    row = apply.paper_row(ROOT, name)
     with torch.device("meta"):
         teacher = build.new_model(settings, params.teacher, params.seed)
     assert count(teacher) == row["parameters"]
@@ -276,8 +277,8 @@ def test_the_networks_are_the_papers_in_what_it_changes(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_header_cites_the_table_and_the_published_figures(name):
-    row = presets.paper_row(ROOT, name)
-    header = presets.show(ROOT, name).partition("\nextends")[0]
+    row = apply.paper_row(ROOT, name)
+    header = apply.show(ROOT, name).partition("\nextends")[0]
     dataset, size = row["dataset"], row.get("size")
     table = {"imagenet512": "table 5", "imagenet64": "table 4", "cifar10": "app. G"}[dataset]
     assert ("table 3" if "comparison" in row else table) in header and "arXiv 2410.11081v2" in header

@@ -99,7 +99,7 @@ def test_params_are_frozen_and_survive_pickling(params_file):
 
 
 def test_no_torch_is_imported():
-    code = "import sys, scm.params, scm.preset_table; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, scm.params, scm.presets.table; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -17,7 +17,7 @@ from dvc.repo import Repo
 from scm import cli
 from scm.errors import UserError
 from scm.params import load
-from scm.plan import RESTORED, RUNS, UP_TO_DATE, UPSTREAM, Step, plan
+from scm.pipeline.plan import RESTORED, RUNS, UP_TO_DATE, UPSTREAM, Step, plan
 
 SCD_VSD = {
     "images": "48Ki", "dropout": 0.0, "tangent_warmup": 0,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scm import plan_cost, tracking
-from scm.plan import RESTORED, RUNS, UP_TO_DATE, Step
-from scm.plan_command import as_json, table
-from scm.plan_cost import Estimate, estimates
-from scm.records import RunRecord, Settings
+from scm.pipeline import plan_cost
+from scm.pipeline.plan import RESTORED, RUNS, UP_TO_DATE, Step
+from scm.pipeline.plan_cost import Estimate, estimates
+from scm.pipeline.plan_table import as_json, table
+from scm.tracking import sending, store
+from scm.tracking.records import RunRecord, Settings
 
 OFF = Settings(False, None, None, Path("nowhere"))
 
@@ -19,7 +20,7 @@ OFF = Settings(False, None, None, Path("nowhere"))
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLFLOW_* variables of the user, and none left behind."""
-    for name in [*tracking._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in [*store._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -88,12 +89,12 @@ def test_mlflow_says_what_no_run_file_says(tmp_path, capsys):
     settings = Settings(True, None, None, tmp_path)
     assert one(tmp_path, "encode", settings) == Estimate(None)
     assert not (tmp_path / "mlflow.db").exists()  # a plan makes no store
-    client = tracking.connect(settings)
+    client = store.connect(settings)
 
     def send(key: str, stage: str, item: str | None, started: float, seconds: float, **changes: object) -> None:
         params = {"student.sct.images": 1024} if item else {"imported.file": "x"}
         values = {"params": params, "tags": {"scm.preset": "digits"}, "status": "FINISHED", **changes}
-        tracking.send(
+        sending.send(
             client, RunRecord(key, key, stage, item, started=started, ended=started + seconds, **values), settings
         )
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from scm.data.shards import iterate, read_index
+from scm.data.shards.shards import iterate, read_index
 from scm.errors import UserError
-from scm.stage import Stage
+from scm.pipeline.stage import Stage
 from stages import prepare
 from tests.pictures import make, make_tar, picture
 from tests.shipped import params_with, values_with

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import shipped
 
-from scm import preset_table
 from scm.errors import UserError
+from scm.presets import table
 
 ROOT = Path(__file__).parents[1]
-LISTED = {entry.name: entry for entry in preset_table.entries(ROOT)}
+LISTED = {entry.name: entry for entry in table.entries(ROOT)}
 
 
 @pytest.fixture
@@ -63,16 +63,16 @@ def test_multistep_figures_follow_the_segments(project):
     for segments in (3, 4):
         block = f"student: {{multistep: {{segments: {segments}}}}}"
         write_preset(project, f"multi-{segments}", f"# Multi.\nextends: imagenet512-s\n{paper}{block}\n")
-    listed = {entry.name: entry for entry in preset_table.entries(project)}
+    listed = {entry.name: entry for entry in table.entries(project)}
     assert listed["multi-3"].methods["multistep"] == {}
     assert listed["multi-4"].methods["multistep"] == {"nfe": 4, "fid": 2.78, "fdd": 72.01}
 
 
 def test_the_lines(project):
     write_preset(project, "a-wide", f"# Wide.{' And long.' * 20}\nextends: imagenet512-s\nnetwork: {{width: 64}}\n")
-    entries = {entry.name: entry for entry in preset_table.entries(project)}
+    entries = {entry.name: entry for entry in table.entries(project)}
     chosen = [LISTED["digits"], entries["a-wide"], entries["cifar10"], entries["imagenet512-m"]]
-    lines = preset_table.table(chosen)
+    lines = table.table(chosen)
     assert max(map(len, lines)) <= 115 and [line for line in lines if line != line.rstrip()] == []
     assert [line[:16].strip() for line in lines[1:-2] if line[:16].strip()] == [
         "preset", "digits", "a-wide", "cifar10", "imagenet512-m",
@@ -108,6 +108,6 @@ def test_the_lines(project):
 def test_a_paper_block_that_names_no_row_is_refused(project, block, missing):
     write_preset(project, "wrong", f"extends: digits\npaper: {block}\n")
     with pytest.raises(UserError) as caught:
-        preset_table.entries(project)
+        table.entries(project)
     expected = f"paper = {block}: '{missing}' is missing there or in pipelines/paper_tables.yaml; correct the block"
     assert str(caught.value) == f"{project / 'pipelines' / 'presets' / 'wrong.yaml'}: {expected}"

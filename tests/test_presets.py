@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import shipped
 
-from scm import preset_table, presets
 from scm.errors import UserError
 from scm.params import METHODS, dump, flatten, load
+from scm.presets import apply, table
 
 ROOT = Path(__file__).parents[1]
 OWN = ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder", "photos-latent"]
@@ -35,7 +35,7 @@ def applied(tmp_path_factory):
     found = {}
     for name in UNLIKE:
         folder = tmp_path_factory.mktemp(name)
-        presets.apply(shipped.make_project(folder), folder, name)
+        apply.apply(shipped.make_project(folder), folder, name)
         found[name] = (folder / "params.yaml").read_text(encoding="utf-8"), values(folder)
     return found
 
@@ -49,10 +49,10 @@ def values(project: Path) -> dict:
 
 
 def test_the_shipped_presets_begin_with_what_they_are():
-    assert presets.names(ROOT) == NAMES
-    assert presets.summary(ROOT, "folder").startswith("Your own images, 32x32 RGB: ")
+    assert apply.names(ROOT) == NAMES
+    assert apply.summary(ROOT, "folder").startswith("Your own images, 32x32 RGB: ")
     for name in NAMES:
-        header = presets.show(ROOT, name)
+        header = apply.show(ROOT, name)
         assert "\n# Expected" in header and "Time: " in header
         assert f"# Command: scm preset apply {name} && scm run\n" in header
 
@@ -63,12 +63,12 @@ def test_digits_changes_nothing_in_the_shipped_file(tmp_path):
     shutil.copy(ROOT / "params.yaml", path)
     before = path.stat().st_mtime_ns
     assert load(path).preset == "digits"
-    assert presets.apply(path, ROOT, "digits") == []
+    assert apply.apply(path, ROOT, "digits") == []
     assert path.stat().st_mtime_ns == before
 
 
 def test_digits_names_every_value_but_the_users(project):
-    named = set(flatten(presets.resolve(ROOT, "digits")))
+    named = set(flatten(apply.resolve(ROOT, "digits")))
     everything = set(values(project))
     assert {key.partition(".")[0] for key in everything - named} == {"preset", "runtime", "mlflow", "publish"}
 
@@ -77,7 +77,7 @@ def test_digits_names_every_value_but_the_users(project):
 def test_a_preset_after_another_gives_the_same_values(project, applied, first):
     for then in UNLIKE:
         (project / "params.yaml").write_text(applied[first][0], encoding="utf-8")
-        presets.apply(project / "params.yaml", project, then)
+        apply.apply(project / "params.yaml", project, then)
         assert values(project) == applied[then][1] and applied[then][1]["preset"] == then
 
 
@@ -85,7 +85,7 @@ def test_there_and_back_restores_the_file_to_the_letter(project):
     path = project / "params.yaml"
     original = path.read_text(encoding="utf-8")
     for name in ("folder", "digits-smoke", "imagenet512-m", "cifar10-ect", "digits-methods", "digits"):
-        presets.apply(path, project, name)
+        apply.apply(path, project, name)
     assert path.read_text(encoding="utf-8") == original
 
 
@@ -93,14 +93,14 @@ def test_there_and_back_restores_the_file_to_the_letter(project):
 def test_every_preset_does_what_diff_says_and_digits_restores_the_shipped_file(tmp_path, name):
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
-    presets.apply(path, ROOT, "digits")
+    apply.apply(path, ROOT, "digits")
     original = path.read_text(encoding="utf-8")
-    told = presets.diff(path, ROOT, name)
-    assert presets.apply(path, ROOT, name) == told and presets.diff(path, ROOT, name) == []
-    resolved = presets.resolve(ROOT, name)["student"]["methods"]
+    told = apply.diff(path, ROOT, name)
+    assert apply.apply(path, ROOT, name) == told and apply.diff(path, ROOT, name) == []
+    resolved = apply.resolve(ROOT, name)["student"]["methods"]
     params = load(path)
     assert params.preset == name and list(params.student.methods.items()) == list(resolved.items())
-    presets.apply(path, ROOT, "digits")
+    apply.apply(path, ROOT, "digits")
     assert path.read_text(encoding="utf-8") == original
 
 
@@ -118,7 +118,7 @@ def test_methods_are_replaced_as_a_whole_and_in_their_order(project, written):
     assert line in text
     path.write_text(text.replace(line, f"methods: {written.removesuffix('  common:')}\n"), encoding="utf-8")
     told = ["student.methods.sct: scd -> teacher", "evaluate.models: [teacher, sct, scd] -> [teacher, scd, sct]"]
-    assert presets.apply(path, project, "digits") == told
+    assert apply.apply(path, project, "digits") == told
     student = load(path).student
     assert list(student.methods) == ["scd", "sct"]
     assert ("# on" if "# on" in written else "# from a finished sCD") in path.read_text(encoding="utf-8")
@@ -126,13 +126,13 @@ def test_methods_are_replaced_as_a_whole_and_in_their_order(project, written):
         project, "one", "extends: digits\nstudent: {methods: {sct: teacher}}\nevaluate: {models: [teacher, sct]}\n"
     )
     told = ["preset: digits -> one", "student.methods.scd: teacher -> (absent)"]
-    assert presets.apply(path, project, "one") == [*told, "evaluate.models: [teacher, scd, sct] -> [teacher, sct]"]
+    assert apply.apply(path, project, "one") == [*told, "evaluate.models: [teacher, scd, sct] -> [teacher, sct]"]
 
 
 def test_comments_and_layout_stay_and_only_changed_lines_differ(project):
     path = project / "params.yaml"
     before = path.read_text(encoding="utf-8").splitlines()
-    presets.apply(path, project, "folder")
+    apply.apply(path, project, "folder")
     after = path.read_text(encoding="utf-8").splitlines()
     assert len(after) == len(before)
     assert [line.partition(" #")[2] for line in after] == [line.partition(" #")[2] for line in before]
@@ -147,26 +147,26 @@ def test_diff_tells_what_apply_does(project):
         "teacher.images: 320Ki -> 1Mi",
         "select.t_mid: [0.6, 0.8, 1.1] -> [0.7]",
     ]
-    assert presets.diff(path, project, "short") == expected
+    assert apply.diff(path, project, "short") == expected
     assert values(project)["preset"] == "digits"
-    assert presets.apply(path, project, "short") == expected
-    assert presets.diff(path, project, "short") == []
+    assert apply.apply(path, project, "short") == expected
+    assert apply.diff(path, project, "short") == []
 
 
 def test_the_users_sections_stay_unless_the_preset_names_them(project):
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("threads: null", "threads: 2"), encoding="utf-8")
-    presets.apply(path, project, "folder")
+    apply.apply(path, project, "folder")
     assert values(project)["runtime.threads"] == 2
     write_preset(project, "named", "extends: digits\nruntime:\n  threads: 1\n")
-    assert "runtime.threads: 2 -> 1" in presets.apply(path, project, "named")
+    assert "runtime.threads: 2 -> 1" in apply.apply(path, project, "named")
 
 
 def test_overrides_that_the_preset_does_not_name_are_taken_out(project):
     path = project / "params.yaml"
     original = path.read_text(encoding="utf-8")
     path.write_text(original.replace("sct: {images: 128Ki,", "sct: {images: 128Ki, p_mean: -0.5,"), encoding="utf-8")
-    assert presets.apply(path, project, "digits") == ["student.sct.p_mean: -0.5 -> (absent)"]
+    assert apply.apply(path, project, "digits") == ["student.sct.p_mean: -0.5 -> (absent)"]
     assert path.read_text(encoding="utf-8") == original
 
 
@@ -176,7 +176,7 @@ def test_a_removed_last_key_leaves_the_comment_after_it(project):
     end = "  sct: {images: 128Ki, dropout: 0.0}\n"
     block = "  sct:\n    images: 128Ki\n    dropout: 0.0\n    p_mean: -0.5\n\n# about the averages\n"
     path.write_text(original.replace(end + "\n", block), encoding="utf-8")
-    presets.apply(path, project, "digits")
+    apply.apply(path, project, "digits")
     assert "    dropout: 0.0\n\n# about the averages\nema:" in path.read_text(encoding="utf-8")
 
 
@@ -184,7 +184,7 @@ def test_small_numbers_are_written_with_a_dot(project):
     write_preset(
         project, "tiny", "extends: digits\nteacher:\n  optimizer: {name: radam, betas: [0.9, 0.95], eps: 1.0e-12}\n"
     )
-    presets.apply(project / "params.yaml", project, "tiny")
+    apply.apply(project / "params.yaml", project, "tiny")
     assert "optimizer: {name: radam, betas: [0.9, 0.95], eps: 1.0e-12}" in (project / "params.yaml").read_text()
 
 
@@ -246,9 +246,9 @@ def test_an_ill_formed_preset_is_refused_alike_by_all_commands(project, command,
     write_preset(project, "bad", text if text.startswith("extends") else f"extends: digits\n{text}\n")
     with pytest.raises(UserError) as caught:
         if command == "list":
-            preset_table.entries(project)
+            table.entries(project)
         else:
-            {"diff": presets.diff, "apply": presets.apply}[command](path, project, "bad")
+            {"diff": apply.diff, "apply": apply.apply}[command](path, project, "bad")
     assert str(caught.value) == f"{project / 'pipelines' / 'presets' / 'bad.yaml'}: {message}"
     assert path.read_text(encoding="utf-8") == original
 
@@ -257,7 +257,7 @@ def test_a_fault_is_looked_for_in_the_file_that_has_it(project):
     write_preset(project, "base/part", "data: 5\n")
     write_preset(project, "mine", "extends: [digits, base/part]\n")
     with pytest.raises(UserError, match=r"presets/base/part\.yaml: data = 5: must be a mapping; "):
-        presets.diff(project / "params.yaml", project, "mine")
+        apply.diff(project / "params.yaml", project, "mine")
 
 
 def test_values_that_do_not_go_together_are_refused_and_nothing_written(project):
@@ -266,7 +266,7 @@ def test_values_that_do_not_go_together_are_refused_and_nothing_written(project)
     write_preset(project, "wrong", "extends: digits\nsampler: {sigma_min: 90.0}\n")
     message = "sampler.sigma_min = 90.0: must be below sampler.sigma_max; use less than 80.0"
     with pytest.raises(UserError) as caught:
-        presets.apply(path, project, "wrong")
+        apply.apply(path, project, "wrong")
     assert str(caught.value) == f"preset wrong applied to {path}: {message}"
     assert path.read_text(encoding="utf-8") == original
 
@@ -274,15 +274,15 @@ def test_values_that_do_not_go_together_are_refused_and_nothing_written(project)
 def test_unknown_names_and_circles(project):
     folder = project / "pipelines" / "presets"
     with pytest.raises(UserError) as caught:
-        presets.show(project, "digit")
+        apply.show(project, "digit")
     assert str(caught.value) == f"no preset digit in {folder}: did you mean digits?"
     with pytest.raises(UserError) as caught:
-        presets.show(project, "../../params")
+        apply.show(project, "../../params")
     assert str(caught.value) == f"no preset ../../params in {folder}: choose from {', '.join(NAMES)}"
     write_preset(project, "a", "extends: b\n")
     write_preset(project, "b", "extends: a\n")
     with pytest.raises(UserError) as caught:
-        presets.resolve(project, "a")
+        apply.resolve(project, "a")
     assert str(caught.value) == f"{folder / 'a.yaml'}: extends itself (a -> b -> a); cut the circle"
 
 
@@ -294,25 +294,25 @@ def test_a_later_part_wins_and_paper_is_no_value(project):
         "preset: digits -> mixed", "seed: 0 -> 1", "network.width: 32 -> 96", "teacher.batch: 128 -> 64",
         "teacher.dropout: 0.0 -> 0.2",
     }  # fmt: skip
-    assert set(presets.diff(project / "params.yaml", project, "mixed")) == expected
-    assert presets.paper_row(project, "mixed") == {"dataset": "red", "size": "M", "parameters": 7}
+    assert set(apply.diff(project / "params.yaml", project, "mixed")) == expected
+    assert apply.paper_row(project, "mixed") == {"dataset": "red", "size": "M", "parameters": 7}
     write_preset(project, "mine", "extends: mixed\nnetwork: {width: 16}\n")
-    assert presets.paper_row(project, "mine") == {}
+    assert apply.paper_row(project, "mine") == {}
     write_preset(project, "claim", "extends: mixed\npaper: {parameters: 8}\n")
-    assert presets.paper_row(project, "claim")["parameters"] == 8
+    assert apply.paper_row(project, "claim")["parameters"] == 8
 
 
 def test_parts_are_shown_but_not_applied(project):
     path = project / "params.yaml"
     original = path.read_text(encoding="utf-8")
-    assert presets.show(project, "base/images").startswith("# Part of presets: ")
-    for action in (presets.apply, presets.diff):
+    assert apply.show(project, "base/images").startswith("# Part of presets: ")
+    for action in (apply.apply, apply.diff):
         with pytest.raises(UserError) as caught:
             action(path, project, "base/images")
         expected = f"base/images is a part of presets, not a preset: choose from {', '.join(NAMES)}"
         assert str(caught.value) == expected
     assert path.read_text(encoding="utf-8") == original
     with pytest.raises(UserError, match=r"no preset base/image in .*: did you mean base/images\?$"):
-        presets.show(project, "base/image")
+        apply.show(project, "base/image")
     with pytest.raises(UserError, match=r"no preset base/\.\./digits in .*: "):
-        presets.show(project, "base/../digits")
+        apply.show(project, "base/../digits")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scm import ci
 from scm.errors import UserError
-from scm.proposal import PICTURES, TRAILER, Text, picture_links, propose
+from scm.retraining import ci
+from scm.retraining.proposal import PICTURES, TRAILER, Text, picture_links, propose
 
 BRANCH, TITLE = "retrain/0123456789ab", "Promoted: digits, version 2"
 BODY, PICTURE = "# Promoted\n\n| | candidate |\n|---|---|\n| fd@2 | 1.1 |\n", "![scd](https://example.invalid/a.png)"
@@ -201,7 +201,7 @@ def test_a_remote_that_refuses_is_one_line_without_its_password(root, tmp_path):
 
 
 def test_what_somebody_else_has_pushed_meanwhile_stays(root, monkeypatch):
-    from scm import proposal
+    from scm.retraining import proposal
 
     true = proposal._remote_head
 

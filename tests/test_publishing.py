@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from fake_candidate import change_run, make_candidates, set_param, write_candidate
 
-from scm import candidate, cli, publishing, tracking
+from scm import cli
 from scm.errors import Interrupted, UserError
 from scm.params import Params, load
-from scm.records import Settings
-from scm.registry import CHALLENGER, CHAMPION, Registry
-from scm.stage import chain, params_hash
+from scm.publishing import publish as publishing
+from scm.results import provenance
+from scm.results.provenance import chain, params_hash
+from scm.tracking import store as store_module
+from scm.tracking.records import Settings
+from scm.tracking.registry import CHALLENGER, CHAMPION, Registry
 
 BETTER, WORSE, NOISE = (4.0, 4.2, 4.1), (6.0, 6.2, 6.1), (5.05, 5.15, 5.1)
 
@@ -27,13 +30,13 @@ BETTER, WORSE, NOISE = (4.0, 4.2, 4.1), (6.0, 6.2, 6.1), (5.05, 5.15, 5.1)
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project and an empty store, which take a second or two to make."""
     folder = make_candidates(tmp_path_factory.mktemp("template"))
-    tracking.connect(Settings(True, None, None, folder))
+    store_module.connect(Settings(True, None, None, folder))
     return folder
 
 
 @pytest.fixture
 def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [*tracking._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"]:
+    for name in [*store_module._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(publishing, "_log_version", log_version)
@@ -46,7 +49,7 @@ def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def log_version(settings: Settings, root: Path, params: Params, model: str, name: str, tags: dict[str, str]) -> str:
     """What scm.product.packaging promises, with the weights as the only file."""
-    client = tracking.connect(settings)
+    client = store_module.connect(settings)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     place = (root / f"models/{model}").as_uri()
@@ -62,7 +65,7 @@ def publish(root: Path, **options: bool) -> Any:
 
 
 def registry(root: Path) -> Registry:
-    return Registry(tracking.connect(settings_of(root)), "digits")
+    return Registry(store_module.connect(settings_of(root)), "digits")
 
 
 def aliases(root: Path) -> dict[str, str | None]:
@@ -94,7 +97,7 @@ def test_the_first_is_champion_and_its_version_carries_where_it_comes_from(root:
     assert tags["scm.licence"].startswith("code: Apache-2.0; weights: trained here") and tags["scm.previous"] == ""
     assert tags["scm.verdict"] == "first" and json.loads(tags["scm.figures"])["recall@2"] == 0.9
     assert json.loads(tags["eval.parts"])["evaluate.samples"] == "1797"
-    client, address = tracking.connect(settings_of(root)), tags["scm.files"].removeprefix("runs:/")
+    client, address = store_module.connect(settings_of(root)), tags["scm.files"].removeprefix("runs:/")
     assert client.get_model_version("digits", "1").description == "there is no champion yet"
     run_id, _, folder = address.partition("/")
     assert client.get_run(run_id).data.tags["scm.key"] == tags["scm.run_key"]
@@ -164,7 +167,11 @@ def test_what_a_crash_left_half_done_is_finished(
     assert publish(root).verdict.kind == ("unchanged" if moved else "promoted")
     assert aliases(root) == {CHAMPION: "2", CHALLENGER: None}
     tags = registry(root).version("2").tags
-    assert (tags["scm.previous"], tags["scm.verdict"], len(registry(root).versions())) == ("1", "promoted", 2)
+    assert (tags["scm.previous"], tags["scm.verdict"], len(registry(root).versions())) == (
+        "1",
+        "promoted",
+        2,
+    )
     assert written(root)["published"] is True
 
 
@@ -215,7 +222,7 @@ def test_one_range_is_refused_and_the_way_out_works(root: Path) -> None:
     write_candidate(root)
     (root / "models/scd/model.safetensors").unlink()  # its version has the champion's package
     assert publish(root).verdict.reasons[0].startswith("the champion's own weights, measured anew")
-    client = tracking.connect(settings_of(root))
+    client = store_module.connect(settings_of(root))
     first, second = (client.get_model_version("digits", number) for number in ("1", "2"))
     assert first.source == second.source
     for name in ("commit", "data", "params_hash", "dirty", "licence"):
@@ -243,7 +250,7 @@ def test_an_interruption_is_no_fault_of_mlflow(root: Path) -> None:
         raise Interrupted("run the same command to go on")
 
     with pytest.raises(Interrupted):
-        publishing.answered(settings_of(root), "scm publish", interrupted)
+        store_module.answered(settings_of(root), "scm publish", interrupted)
 
 
 def test_rollback_goes_back_and_the_weights_do_not_return_by_themselves(
@@ -352,7 +359,7 @@ def test_a_champion_that_another_machine_made_meanwhile_stays(root: Path, monkey
     def log_and_be_overtaken(*arguments: Any) -> str:
         other = log_version(*arguments[:-1], {})
         arguments[-1]["scm.key"] = "the candidate's"
-        tracking.connect(arguments[0]).set_registered_model_alias("digits", CHAMPION, other)
+        store_module.connect(arguments[0]).set_registered_model_alias("digits", CHAMPION, other)
         return log_version(*arguments)
 
     monkeypatch.setattr(publishing, "_log_version", log_and_be_overtaken)
@@ -433,5 +440,5 @@ def test_no_result_follows_from_how_it_is_published(root: Path) -> None:
 
 
 def test_the_weights_of_another_projects_teacher() -> None:
-    note = candidate.licence_of({"imported.file": "t.safetensors"})
+    note = provenance.licence_of({"imported.file": "t.safetensors"})
     assert note.endswith("made from the imported teacher t.safetensors, so under whatever terms its owner states")

@@ -1,4 +1,4 @@
-"""scm.report: the page says what the files say, needs nothing else, and names what is missing."""
+"""scm.report.findings: the page says what the files say, needs nothing else, and names what is missing."""
 
 import itertools
 import json
@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from fake_results import fake_params, write_fake_results
 
-from scm import report_page, report_paper
+from scm.charts.axes import IMAGES, Line, image_count
+from scm.charts.inline import Drawing, svg
 from scm.errors import UserError
-from scm.figures import IMAGES, Drawing, Line, image_count, svg
-from scm.report import build, collect, duration, number
+from scm.report import page as report_page
+from scm.report import paper
+from scm.report.findings import collect
+from scm.report.wording import duration, number
+from stages.report import build
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +128,7 @@ def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
 def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:
     change(root / "results/metrics/evaluate-teacher.json", **{"fd@35": 4.0, "mparams": 0.2})
     change(root / "results/metrics/evaluate-scd.json", **{"fd@1": 7.0, "fd@2": 5.0, "mparams": 0.2})
-    compute, size = report_paper.drawings(collect(root, fake_params()), ("red", "blue"))
+    compute, size = paper.drawings(collect(root, fake_params()), ("red", "blue"))
     assert compute.lines[0] == Line([100 / 35, 200 / 35], [1.75, 1.25], "red", "sCD", points=True)
     assert size.lines[0] == Line([0.2], [1.25], "red", "sCD, 2 NFE", points=True)
     assert [line.label for line in compute.lines[1:]] == [

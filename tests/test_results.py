@@ -1,11 +1,11 @@
-"""scm.results: paths and reading of what stages leave under results/."""
+"""scm.results.reading: paths and reading of what stages leave under results/."""
 
 from pathlib import Path
 
 import pytest
 
 from scm.errors import UserError
-from scm.results import curve_path, metrics_path, read_curve, read_run, run_names
+from scm.results.reading import curve_path, metrics_path, read_curve, read_run, run_names
 
 
 def test_run_names_are_those_of_dvc_yaml_in_its_order() -> None:

@@ -14,11 +14,12 @@ import pytest
 from fake_candidate import make_candidates, set_param, write_candidate
 from plan_projects import dvc, edit, git
 
-from scm import dvc_command, remeasuring, retraining
-from scm.candidate import candidate_of, protocol_parts
 from scm.errors import UserError
 from scm.params import load
-from scm.stage import chain
+from scm.pipeline import dvc_command
+from scm.publishing.candidate import candidate_of, protocol_parts
+from scm.results.provenance import chain
+from scm.retraining import cycle, remeasuring
 
 LONG = "a storage with a name that is longer than a line of a terminal/where it would be wrapped"
 
@@ -234,13 +235,13 @@ def test_one_range_of_seeds_is_refused_before_anything_runs(tmp_path, monkeypatc
     params = load(root / "params.yaml")
     assert params.evaluate.repeats == 1
     champion = candidate_of(root, params, "digits")
-    monkeypatch.setattr(retraining, "champion_of", lambda *_: champion)
-    monkeypatch.setattr(retraining.dvc_command, "remote", lambda _: None)
-    monkeypatch.setattr(retraining, "run", lambda *_, **__: pytest.fail("something runs"))
+    monkeypatch.setattr(cycle, "champion_of", lambda *_: champion)
+    monkeypatch.setattr(cycle.dvc_command, "remote", lambda _: None)
+    monkeypatch.setattr(cycle, "run", lambda *_, **__: pytest.fail("something runs"))
     with pytest.raises(
         UserError, match=r"^evaluate.repeats = 1: what is better than the champion, .* one range of seeds"
     ):
-        retraining._train(root, params, argparse.Namespace(minutes=None, force=False))
+        cycle._train(root, params, argparse.Namespace(minutes=None, force=False))
 
 
 def test_the_teachers_few_steps_are_part_of_its_ruler_alone():

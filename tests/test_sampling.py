@@ -10,15 +10,15 @@ import shipped
 import torch
 from PIL import Image
 
-from scm import sampling
-from scm.drawing import sampler_of
+from scm.base.files import write_json
+from scm.base.yaml_files import render
+from scm.commands import sample
 from scm.errors import UserError
-from scm.evaluation.generate import Sampler
-from scm.files import write_json
+from scm.generation.sampler import Sampler
+from scm.generation.trained import NoiseLevels, sampler_of
 from scm.params import Params, load
-from scm.results import RUN_FIELDS
-from scm.stage import chain
-from scm.yaml_files import render
+from scm.results.provenance import chain
+from scm.results.reading import RUN_FIELDS
 from tests.helpers import T_MAX, save_model
 
 HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}, "guidance_scale": 1.0}
@@ -42,7 +42,7 @@ def options(**changes: Any) -> argparse.Namespace:
 
 
 def drawn(params: Params, header: dict[str, Any], steps: int) -> Sampler:
-    return sampler_of(header, steps, sampling.noise_levels(params))
+    return sampler_of(header, steps, NoiseLevels(*params.sampler.noise_levels))
 
 
 def times_of(sampler: Any) -> list[float]:
@@ -71,7 +71,7 @@ def times_of(sampler: Any) -> list[float]:
     ],
 )
 def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scale):
-    assert sampling.scale_of(header, asked) == scale
+    assert sample.scale_of(header, asked) == scale
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scal
 )  # fmt: skip
 def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
     with pytest.raises(UserError) as caught:
-        sampling.scale_of(header, asked)
+        sample.scale_of(header, asked)
     assert str(caught.value) == message
 
 
@@ -135,14 +135,14 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
         ("sct", None, 2, "2"), ("sct", 1.0, 2, "2"), ("sct", 2.0, 2, "2"),
     ]  # fmt: skip
     for model, guidance, steps, evaluations in cases:
-        assert sampling.sample_command(options(model=model, guidance=guidance, steps=steps)) == 0
+        assert sample.sample_command(options(model=model, guidance=guidance, steps=steps)) == 0
         assert capsys.readouterr().err.startswith(f"grid.png: 6 images, {evaluations} network evaluations each, ")
         with Image.open("grid.png") as picture:
             pictures[model, guidance] = picture.tobytes()
     assert pictures["teacher", None] == pictures["teacher", 1.0] != pictures["teacher", 2.0]
     assert pictures["sct", None] == pictures["sct", 1.0] and len(pictures) == 7
     save_model(project, "teacher", label_dropout=0.1, scale=2.0)
-    assert sampling.sample_command(options(model="teacher", steps=3)) == 0
+    assert sample.sample_command(options(model="teacher", steps=3)) == 0
     assert capsys.readouterr().err.startswith("grid.png: 6 images, 10 network evaluations each, ")
     with Image.open("grid.png") as picture:
         assert picture.tobytes() == pictures["teacher", 2.0]
@@ -162,16 +162,16 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
 def test_what_cannot_be_drawn_is_refused_and_nothing_written(project, changes, message):
     save_model(project, "scd", t_mid=0.9)
     with pytest.raises(UserError) as caught:
-        sampling.sample_command(options(**changes))
+        sample.sample_command(options(**changes))
     assert str(caught.value) == message and not list(project.glob("*.png"))
 
 
 def test_classes_by_name_or_number():
     names = ["zero", "1", "two"]
-    assert sampling.class_numbers(["two", "1", "0"], names) == [2, 1, 0]
-    assert (sampling.class_numbers(None, names), sampling.class_numbers(None, [])) == ([0, 1, 2], [-1])
+    assert sample.class_numbers(["two", "1", "0"], names) == [2, 1, 0]
+    assert (sample.class_numbers(None, names), sample.class_numbers(None, [])) == ([0, 1, 2], [-1])
     with pytest.raises(UserError, match=r"^--classes: this model was trained without classes; leave the option out$"):
-        sampling.class_numbers(["0"], [])
+        sample.class_numbers(["0"], [])
 
 
 def test_a_model_that_params_no_longer_ask_for_is_drawn_with_a_word(project, capsys):
@@ -181,7 +181,7 @@ def test_a_model_that_params_no_longer_ask_for_is_drawn_with_a_word(project, cap
 
     def said(changes: dict[str, Any]) -> str:
         (project / "params.yaml").write_text(render(shipped.values_with(changes)))
-        assert sampling.sample_command(options()) == 0
+        assert sample.sample_command(options()) == 0
         return "".join(line for line in capsys.readouterr().err.splitlines() if "made with" in line)
 
     assert (

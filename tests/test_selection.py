@@ -10,12 +10,14 @@ import pytest
 import torch
 from shipped import params_with
 
-from scm import selection, weights
-from scm.data.codec import Codec, plain_header
+from scm.base import weights
+from scm.base.distributed import Ranks
+from scm.build import sampling
+from scm.data.latents.codec import Codec, plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
-from scm.selection import Measured, Selection, better_half, between, chosen, finer, telling
-from scm.training.distributed import Ranks
+from scm.evaluation import selection
+from scm.evaluation.selection import Measured, Selection, better_half, between, chosen, finer, telling
 from tests.helpers import tiny_model
 
 TIMES = (100, 200, 300, 400, 500)
@@ -82,7 +84,7 @@ def selection_of(folder: Path, drawn: list[Any], figure: Callable[[Any], float],
         distance_of=lambda features: figure(drawn[-1]),
     )
     known = Measured(folder / "measured.jsonl", ALONE)
-    return Selection(params, reference, CODEC, folder, ALONE, lambda line: None, known)
+    return sampling.selection(params, reference, CODEC, folder, ALONE, lambda line: None, known)
 
 
 def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn):

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import shipped
 
-from scm import presets, studies
+from scm.base.yaml_files import parse_mapping
 from scm.errors import UserError
 from scm.params import validate
 from scm.params.count import Count
-from scm.yaml_files import parse_mapping
+from scm.presets import apply
+from scm.study import variants
 
 ROOT = Path(__file__).parents[1]
 FIGURE = "figure: {kind: progress, models: [scd]}\n"
@@ -26,10 +27,10 @@ def project(tmp_path):
     return tmp_path
 
 
-def study(project: Path, text: str, figure: str = FIGURE) -> studies.Study:
+def study(project: Path, text: str, figure: str = FIGURE) -> variants.Study:
     """The study of this file, given without its head."""
     (project / "pipelines" / "studies" / "mine.yaml").write_text(HEAD + text + figure, encoding="utf-8")
-    return studies.read(project, "mine")
+    return variants.read(project, "mine")
 
 
 def current(project: Path) -> dict:
@@ -66,7 +67,7 @@ def test_a_variant_is_the_parameters_under_the_study_under_the_variant(project):
 )
 def test_counts_may_be_relative(project, written, expected):
     base = current(project)
-    got = studies._laid_over(base, {"student": {"scd": {"images": written}}}, base)
+    got = variants._laid_over(base, {"student": {"scd": {"images": written}}}, base)
     assert got["student"]["scd"]["images"] == expected
     assert base == current(project)
 
@@ -78,7 +79,7 @@ def test_other_values_may_be_relative(project):
         "select": {"t_mid": ["=select.t_mid.1", 1.3]},
         "network": {"modulation": {"by": "network.architecture", "edm2": "gain", "ddpmpp": "scale_shift"}},
     }
-    got = studies._laid_over(base, overlay, base)
+    got = variants._laid_over(base, overlay, base)
     assert got["teacher"]["lr"] == {"max": 5e-3, "warmup": "5Ki", "decay": "cosine", "decay_from": "160Ki"}
     assert got["teacher"]["optimizer"] == base["teacher"]["optimizer"]
     assert got["select"]["t_mid"] == [0.8, 1.3]
@@ -144,7 +145,7 @@ def test_parameters_are_written_plainly(project):
         "1.0e-4, dropout: 0.0, p_mean: -0.8, p_std: 1.6, updates: 1}}}\nvariants: {one: {mlflow: {enabled: false}}}\n"
     )  # fmt: skip
     values = made.variants[0].values
-    again = parse_mapping(studies.write(values), "params.yaml")
+    again = parse_mapping(variants.write(values), "params.yaml")
     assert again == values
     assert list(again["student"]["methods"]) == ["vsd", "scd"]
 
@@ -156,11 +157,11 @@ def test_anchors_of_the_parameters_do_not_tie_values_together(project):
     tied = re.sub(r"  scd: \{.*\}", f"  scd: &scd {block}", text)
     params_file.write_text(re.sub(r"  sct: \{.*\}", "  sct: *scd", tied), encoding="utf-8")
     made = study(project, "variants: {one: {student: {sct: {images: 96Ki}}}, two: {}}\n")
-    written = studies.write(made.variants[0].values)
+    written = variants.write(made.variants[0].values)
     scd, sct = (parse_mapping(written, "params.yaml")["student"][method] for method in ("scd", "sct"))
     assert (scd["images"], sct["images"]) == ("128Ki", "96Ki")
     assert scd["optimizer"]["betas"] == sct["optimizer"]["betas"] == [0.9, 0.99]
-    assert not re.search(r"[&*]\w", studies.write(made.variants[1].values))
+    assert not re.search(r"[&*]\w", variants.write(made.variants[1].values))
 
 
 @pytest.mark.parametrize(
@@ -204,36 +205,36 @@ def test_faults_are_told_in_one_line(project, text, figure, message):
 
 def test_an_unknown_study_is_named_with_the_closest(project):
     with pytest.raises(UserError, match=r"no study fig5 in .*did you mean fig5\w\?"):
-        studies.read(project, "fig5")
+        variants.read(project, "fig5")
 
 
-@pytest.mark.parametrize("preset", presets.names(ROOT))
+@pytest.mark.parametrize("preset", apply.names(ROOT))
 def test_every_shipped_study_works_with_every_preset(project, preset):
     """Reading checks the parameters of each variant, writing that they read back as they were."""
-    presets.apply(project / "params.yaml", project, preset)
+    apply.apply(project / "params.yaml", project, preset)
     read = {}
-    for name in studies.names(project):
+    for name in variants.names(project):
         reason = IMPOSSIBLE.get((preset, name))
         if reason:
             with pytest.raises(UserError, match=reason):
-                studies.read(project, name)
+                variants.read(project, name)
         else:
-            read[name] = studies.read(project, name)
-    assert studies.write(read["parts"].variants[-1].values)
+            read[name] = variants.read(project, name)
+    assert variants.write(read["parts"].variants[-1].values)
 
 
 def test_every_shipped_study_has_a_header():
-    assert set(studies.names(ROOT)) == {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3"}
-    for name in studies.names(ROOT):
+    assert set(variants.names(ROOT)) == {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3"}
+    for name in variants.names(ROOT):
         first, *rest = (ROOT / "pipelines" / "studies" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        assert first.startswith("# ") and studies.summary(ROOT, name) == first[2:]
+        assert first.startswith("# ") and variants.summary(ROOT, name) == first[2:]
         assert f"# Command: scm study {name}" in rest
 
 
 def test_guidance_scales_train_nothing_twice(project):
     """In fig7 only what select_ema and evaluate track differs, and the choice that selection makes is fixed."""
-    presets.apply(project / "params.yaml", project, "digits")
-    first, *others = (variant.values for variant in studies.read(project, "fig7").variants)
+    apply.apply(project / "params.yaml", project, "digits")
+    first, *others = (variant.values for variant in variants.read(project, "fig7").variants)
     for other in others:
         assert {**other, "select": None} == {**first, "select": None}
         assert other["select"] == {**first["select"], "guidance": other["select"]["guidance"]}
@@ -249,17 +250,17 @@ def test_guidance_scales_train_nothing_twice(project):
 
 def test_discrete_time_is_compared_in_full_precision(project):
     """Neighbours on a fine grid differ by less than half precision can tell."""
-    presets.apply(project / "params.yaml", project, "cifar3")
+    apply.apply(project / "params.yaml", project, "cifar3")
     assert current(project)["student"]["common"]["precision"] == "bf16"
-    for variant in studies.read(project, "fig5c").variants:
+    for variant in variants.read(project, "fig5c").variants:
         params = validate(variant.values, variant.name)
         assert [params.student.method(model).precision for model in params.student.methods] == ["fp32"]
 
 
 def test_a_smaller_budget_shortens_all_that_is_counted_in_images(project):
-    quarter, half, whole = (variant.values["student"] for variant in studies.read(project, "table3").variants)
+    quarter, half, whole = (variant.values["student"] for variant in variants.read(project, "table3").variants)
     for student, factor in ((quarter, 0.25), (half, 0.5)):
         for key in ("tangent_warmup", "lr.warmup", "lr.decay_from"):
-            (small, large) = (Count(studies._at(values["common"], key)) for values in (student, whole))
+            (small, large) = (Count(variants._at(values["common"], key)) for values in (student, whole))
             assert small == large * factor
         assert Count(student["sct"]["images"]) == Count(whole["sct"]["images"]) * factor

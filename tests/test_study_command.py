@@ -13,8 +13,9 @@ import pytest
 import shipped
 from PIL import Image
 
-from scm import experiments, study_command
 from scm.errors import UserError
+from scm.pipeline import clone
+from scm.study import experiments, run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -246,9 +247,9 @@ def test_a_killed_study_leaves_everything_in_place_and_goes_on(project):
 
 def test_two_studies_do_not_run_at_the_same_time(project):
     with (
-        experiments.clone(project, "data/raw"),
+        clone.clone(project, "data/raw"),
         pytest.raises(UserError, match=r"another copy of .* for studies is in use"),
-        experiments.clone(project, "data/raw"),
+        clone.clone(project, "data/raw"),
     ):
         pass
 
@@ -283,12 +284,12 @@ def test_a_folder_of_a_repository_is_refused_in_one_line(project):
 
 def test_data_outside_the_project_need_an_absolute_path(project):
     with pytest.raises(UserError, match=r"data.path = \.\./raw: leads out"):
-        experiments.check(project, "../raw")
-    experiments.check(project, str(project.parent))
+        clone.check(project, "../raw")
+    clone.check(project, str(project.parent))
 
 
 def test_studies_are_listed_with_their_first_line(project, capsys):
-    assert study_command.study_command(study_command.argparse.Namespace(name=None, list=False, draw=False)) == 0
+    assert run.study_command(run.argparse.Namespace(name=None, list=False, draw=False)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "mine       A study of tests." in lines
 

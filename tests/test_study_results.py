@@ -5,11 +5,13 @@ import math
 import pytest
 import shipped
 
-from scm import studies, study_command, tracking
-from scm.experiments import Experiment
-from scm.figures import IMAGES
-from scm.figures_panels import PNG_BYTES, Level
-from scm.study_results import Outcome, page, panels
+from scm.charts.axes import IMAGES
+from scm.charts.panels import PNG_BYTES, Level
+from scm.study import run as study_command
+from scm.study import variants
+from scm.study.experiments import Experiment
+from scm.study.results import Outcome, page, panels
+from scm.tracking import sending, store
 
 BINS = range(8)
 
@@ -21,7 +23,7 @@ def project(tmp_path):
     return tmp_path
 
 
-def outcome(variant: studies.Variant, order: int, current: bool = True) -> Outcome:
+def outcome(variant: variants.Variant, order: int, current: bool = True) -> Outcome:
     """Figures that tell from which variant, model and number of evaluations they are."""
     metrics, progress, training = {}, {}, {}
     for model in variant.models:
@@ -39,8 +41,8 @@ def outcome(variant: studies.Variant, order: int, current: bool = True) -> Outco
     return Outcome(variant, Experiment(variant.experiment, f"{order:040x}", 1e9), metrics, progress, training, current)
 
 
-def all_of(project, name: str, without: tuple[str, ...] = ()) -> tuple[studies.Study, list[Outcome]]:
-    study = studies.read(project, name)
+def all_of(project, name: str, without: tuple[str, ...] = ()) -> tuple[variants.Study, list[Outcome]]:
+    study = variants.read(project, name)
     found = [outcome(v, order) for order, v in enumerate(study.variants) if v.name not in without]
     return study, found
 
@@ -107,7 +109,7 @@ def test_parts_have_a_bar_for_the_teacher_and_each_step_of_the_student(project):
 
 
 def test_the_page_states_figures_what_is_missing_and_older_code(project):
-    study = studies.read(project, "table3")
+    study = variants.read(project, "table3")
     quarter, _, whole = study.variants
     text = page(study, [outcome(quarter, 0), outcome(whole, 2, current=False)], ["half"])
     assert "| whole | sCT | 2 | 2.020 | 2.020 | 2.020 |" in text
@@ -133,7 +135,7 @@ def test_mlflow_gets_one_run_for_each_variant_and_model_once(project, monkeypatc
     study_command.show(project, study, found[:1])
     study_command.show(project, study, found)
     settings = study_command.Settings(True, None, None, project)
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     experiment = client.get_experiment_by_name("digits · fig5b")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -148,7 +150,7 @@ def test_mlflow_gets_one_run_for_each_variant_and_model_once(project, monkeypatc
 
 def test_mlflow_shows_what_the_student_was_that_a_student_starts_from(project, monkeypatch):
     records = {}
-    monkeypatch.setattr(tracking, "publish", lambda record, settings: records.setdefault(record.item, record))
+    monkeypatch.setattr(sending, "publish", lambda record, settings: records.setdefault(record.item, record))
     study, found = all_of(project, "fig7")
     study_command.show(project, study, found[:1])
     assert {records[name].params["student.start"] for name in ("scd", "vsd")} == {"teacher"}
@@ -159,7 +161,7 @@ def test_mlflow_shows_what_the_student_was_that_a_student_starts_from(project, m
 
 def test_a_dead_server_is_asked_once(project, monkeypatch):
     asked = []
-    monkeypatch.setattr(tracking, "publish", lambda record, settings: asked.append(record.name))
+    monkeypatch.setattr(sending, "publish", lambda record, settings: asked.append(record.name))
     study, found = all_of(project, "fig5b")
     study_command.show(project, study, found)
     assert asked == ["adaptive · teacher"]

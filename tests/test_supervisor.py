@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import shipped
 
-from scm import supervisor
 from scm.errors import UserError
+from scm.pipeline import supervisor
 
 ROOT = Path(__file__).parents[1]
 FAKE_DVC = """#!{python}
@@ -79,7 +79,7 @@ def calls(project: Path) -> list[str]:
 def start(project: Path) -> subprocess.Popen:
     """The supervisor in a process of its own, with the environment of `project`; returns when the child is ready."""
     code = f"import sys; sys.executable = {str(project / 'bin' / 'python')!r}; sys.path.insert(0, {str(ROOT)!r})\n"
-    code += "from scm.supervisor import run; sys.exit(run([]))"
+    code += "from scm.pipeline.supervisor import run; sys.exit(run([]))"
     process = subprocess.Popen(
         [os.path.realpath(sys.executable), "-c", code], cwd=project, stderr=subprocess.PIPE, env=child_environment()
     )

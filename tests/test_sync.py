@@ -1,4 +1,4 @@
-"""scm.sync: what a finished pipeline left in files becomes runs, once."""
+"""scm.tracking.sync: what a finished pipeline left in files becomes runs, once."""
 
 import argparse
 import json
@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from fake_results import MODELS, fake_params, write_fake_results
 
-from scm import sync, tracking
 from scm.errors import UserError
-from scm.records import Settings
+from scm.tracking import sending, store, sync
+from scm.tracking.records import Settings
 
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*tracking._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in [*store._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -57,13 +57,13 @@ def test_a_training_record_carries_its_curve(root: Path) -> None:
 def test_sync_twice_changes_nothing_and_sends_what_is_missing(root: Path) -> None:
     settings = Settings.of(fake_params(), root)
     run_file = root / "results/runs/evaluate@scd.json"
-    tracking.publish(sync.record_of(root, run_file), settings)
+    sending.publish(sync.record_of(root, run_file), settings)
     assert sync.sync(root, settings) == {"new": 11, "known": 1, "killed": 0}
     before = counts(root)
     assert before["runs"] == 12 and before["experiments"] == 2
     assert sync.sync(root, settings) == {"new": 0, "known": 12, "killed": 0}
     assert counts(root) == before
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.`scm.stage` = 'evaluate'")

@@ -1,4 +1,4 @@
-"""scm.tracking against a real SQLite store, a dead server and a server that never answers."""
+"""scm.tracking.sending against a real SQLite store, a dead server and a server that never answers."""
 
 import itertools
 import json
@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scm import tracking
 from scm.errors import Interrupted
-from scm.records import RunRecord, Settings, metric_name
+from scm.tracking import live as live_module
+from scm.tracking import sending, store
+from scm.tracking.records import RunRecord, Settings, metric_name
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
@@ -25,17 +26,17 @@ TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLFLOW_* variables of the user, none left behind, and no warning given yet."""
-    for name in [*tracking._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in [*store._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    tracking._warned.clear()
+    sending._warned.clear()
 
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with all its tables, since making them takes seconds."""
     folder = tmp_path_factory.mktemp("store")
-    tracking.connect(Settings(True, None, None, folder))
+    store.connect(Settings(True, None, None, folder))
     return folder / "mlflow.db"
 
 
@@ -73,7 +74,7 @@ def counts(root: Path) -> dict[str, int]:
 
 
 def only_run(settings: Settings):
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -82,7 +83,7 @@ def only_run(settings: Settings):
 
 
 def test_publish_shows_everything_and_twice_changes_nothing(settings: Settings, tmp_path: Path) -> None:
-    assert tracking.publish(record(tmp_path), settings)
+    assert sending.publish(record(tmp_path), settings)
     before = counts(tmp_path)
     client, run = only_run(settings)
     assert run.data.params == {"lr.max": "0.01", "data.labels": "true", "mlflow.uri": "null"}
@@ -105,20 +106,20 @@ def test_publish_shows_everything_and_twice_changes_nothing(settings: Settings, 
     assert table["data"] == [["2", {"type": "image", "filepath": f"images/{pictures[0].name}",
                                     "compressed_filepath": f"images/{pictures[0].stem}+compressed.webp"}]]  # fmt: skip
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "samples.json", "type": "table"}]
-    assert tracking.publish(record(tmp_path), settings)
+    assert sending.publish(record(tmp_path), settings)
     assert counts(tmp_path) == before
 
 
 def test_figures_that_are_not_finite_are_left_out(settings: Settings, tmp_path: Path) -> None:
     series = [{"images": 1, "time": 1.0, "loss": float("nan"), "lr": 0.5, "note": "text", "flag": True}]
-    tracking.publish(record(tmp_path, series=series), settings)
+    sending.publish(record(tmp_path, series=series), settings)
     assert "loss" not in only_run(settings)[1].data.metrics and "flag" not in only_run(settings)[1].data.metrics
     assert only_run(settings)[1].data.metrics["lr"] == 0.5
 
 
 def test_long_series_and_many_params_go_in_batches(settings: Settings, tmp_path: Path) -> None:
     series = [{"images": step, "time": 1.79e9 + step, "loss": float(step), "lr": 0.5} for step in range(700)]
-    tracking.publish(record(tmp_path, series=series, params={f"key.{n}": n for n in range(230)}), settings)
+    sending.publish(record(tmp_path, series=series, params={f"key.{n}": n for n in range(230)}), settings)
     assert counts(tmp_path)["metrics"] == 1400 + 2 and counts(tmp_path)["params"] == 230
 
 
@@ -142,9 +143,9 @@ def test_a_dead_server_costs_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         port = free.getsockname()[1]
     settings = Settings(True, f"http://me:secret@127.0.0.1:{port}", None, tmp_path)
     start = time.monotonic()
-    assert not tracking.publish(record(tmp_path), settings)
+    assert not sending.publish(record(tmp_path), settings)
     assert time.monotonic() - start < 20
-    assert not tracking.publish(record(tmp_path), settings, patience=0.2)
+    assert not sending.publish(record(tmp_path), settings, patience=0.2)
     error = capsys.readouterr().err
     assert error == (
         f"mlflow: the tracking server does not answer (http://127.0.0.1:{port}); figures are kept in files, "
@@ -160,7 +161,7 @@ def test_a_server_that_never_answers_does_not_hold_the_stage(
         silent.listen()
         settings = Settings(True, f"http://127.0.0.1:{silent.getsockname()[1]}", None, tmp_path)
         start = time.monotonic()
-        assert not tracking.publish(record(tmp_path), settings, patience=1.0)
+        assert not sending.publish(record(tmp_path), settings, patience=1.0)
         assert time.monotonic() - start < 3
         assert "mlflow: no answer within 1 s (" in capsys.readouterr().err
 
@@ -169,8 +170,8 @@ def test_the_users_own_variables_win(settings: Settings, monkeypatch: pytest.Mon
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mine.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    client = tracking.connect(settings)
-    tracking.send(client, record(tmp_path, images={}), settings)
+    client = store.connect(settings)
+    sending.send(client, record(tmp_path, images={}), settings)
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5" and os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
     assert (tmp_path / "mine.db").exists() and counts(tmp_path)["runs"] == 0
     assert client.get_experiment_by_name("mine") is not None
@@ -179,7 +180,7 @@ def test_the_users_own_variables_win(settings: Settings, monkeypatch: pytest.Mon
 
 def test_disabled_does_nothing_and_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from scm.records import *; from scm.tracking import *\n"
+        "import sys; from pathlib import Path; from scm.tracking.records import *; from scm.tracking.sending import *\n"
         f"settings = Settings(False, 'http://127.0.0.1:9', None, Path({str(tmp_path)!r}))\n"
         "record = RunRecord('k', 'n', 'prepare')\n"
         "with Live(record, settings, Path('none')): pass\n"
@@ -193,7 +194,7 @@ def test_disabled_does_nothing_and_does_not_import_mlflow(tmp_path: Path) -> Non
 
 def test_four_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from scm.records import *; from scm.tracking import *\n"
+        "import sys; from pathlib import Path; from scm.tracking.records import *; from scm.tracking.sending import *\n"
         f"settings = Settings(True, None, 'shared', Path({str(tmp_path)!r}))\n"
         "sys.exit(not publish(RunRecord(sys.argv[1], sys.argv[1], 'prepare', status='FINISHED'), settings, 120))\n"
     )
@@ -222,7 +223,7 @@ def points(root: Path) -> int:
 
 def test_live_sends_complete_lines_is_killed_and_goes_on(settings: Settings, tmp_path: Path) -> None:
     path, live_record = tmp_path / "metrics.jsonl", record(tmp_path, status="RUNNING", metrics={}, series=[])
-    with pytest.raises(Interrupted), tracking.Live(live_record, settings, path, interval=0.2):
+    with pytest.raises(Interrupted), live_module.Live(live_record, settings, path, interval=0.2):
         write_line(path, 1)
         until(lambda: points(tmp_path) == 1)
         assert only_run(settings)[1].info.status == "RUNNING"
@@ -231,18 +232,18 @@ def test_live_sends_complete_lines_is_killed_and_goes_on(settings: Settings, tmp
         raise Interrupted("stop")
     assert points(tmp_path) == 2, "the last complete line went with the closing, the cut one did not"
     assert only_run(settings)[1].info.status == "KILLED"
-    with tracking.Live(live_record, settings, path, interval=0.2):
+    with live_module.Live(live_record, settings, path, interval=0.2):
         with path.open("a") as handle:
             handle.write("\n")
         until(lambda: points(tmp_path) == 3)
         assert only_run(settings)[1].info.status == "RUNNING", "the same run goes on"
     assert only_run(settings)[1].info.status == "RUNNING", "publish ends it"
-    tracking.publish(record(tmp_path, series=[]), settings)
+    sending.publish(record(tmp_path, series=[]), settings)
     assert only_run(settings)[1].info.status == "FINISHED"
 
 
 def test_live_marks_an_error_failed(settings: Settings, tmp_path: Path) -> None:
-    live = tracking.Live(record(tmp_path, status="RUNNING"), settings, tmp_path / "none", interval=0.2)
+    live = live_module.Live(record(tmp_path, status="RUNNING"), settings, tmp_path / "none", interval=0.2)
     with pytest.raises(ZeroDivisionError), live:
         until(lambda: counts(tmp_path)["tags"] > 0)
         raise ZeroDivisionError
@@ -254,10 +255,10 @@ def test_live_with_a_dead_server_warns_once_and_never_holds(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     attempts = []
-    connect = tracking.connect
-    monkeypatch.setattr(tracking, "connect", lambda settings: (attempts.append(time.monotonic()), connect(settings))[1])
+    connect = store.connect
+    monkeypatch.setattr(store, "connect", lambda settings: (attempts.append(time.monotonic()), connect(settings))[1])
     start = time.monotonic()
-    with tracking.Live(record(tmp_path), Settings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1):
+    with live_module.Live(record(tmp_path), Settings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1):
         until(lambda: len(attempts) >= 4)
     assert time.monotonic() - start < 15
     assert capsys.readouterr().err.count("\n") == 1
@@ -266,21 +267,21 @@ def test_live_with_a_dead_server_warns_once_and_never_holds(
 
 
 def test_runs_of_dead_processes_are_buried_and_living_ones_are_not(settings: Settings, tmp_path: Path) -> None:
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     with subprocess.Popen(["sleep", "60"]) as sleeper:
-        mark = tracking._process_mark(sleeper.pid)
+        mark = sending._process_mark(sleeper.pid)
         tags = {"scm.preset": "digits", "scm.process": mark}
-        tracking.send(client, record(tmp_path, status="RUNNING", tags=tags), settings)
-        assert tracking.bury(client) == 0
+        sending.send(client, record(tmp_path, status="RUNNING", tags=tags), settings)
+        assert sending.bury(client) == 0
         sleeper.kill()
-    assert tracking.bury(client) == 1
+    assert sending.bury(client) == 1
     assert only_run(settings)[1].info.status == "KILLED"
 
 
 def test_a_deleted_experiment_is_named(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     client.delete_experiment(client.create_experiment("digits"))
-    assert not tracking.publish(record(tmp_path), settings)
+    assert not sending.publish(record(tmp_path), settings)
     assert (
         "experiment 'digits' was deleted in MLflow: restore it there or set mlflow.experiment"
         in capsys.readouterr().err

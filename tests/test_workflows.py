@@ -79,7 +79,7 @@ def test_each_job_is_one_command_that_scm_knows(jobs):
 
 
 def test_what_publishing_needs_is_handed_over():
-    from scm.proposal import CONTENT
+    from scm.retraining.proposal import CONTENT
 
     uploaded = next(step for step in RETRAIN["train"]["steps"] if "upload-artifact" in step.get("uses", ""))
     assert set(uploaded["with"]["path"].split()) == set(CONTENT)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm import weights
+from scm.base import weights
 from scm.ema.profiles import coefficients
 from scm.errors import UserError
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scm import weights
-from scm.evaluation.generate import count_bad, require_finite
+from scm.base import weights
+from scm.base.distributed import Ranks
 from scm.evaluation.reference import Reference
-from scm.training.distributed import Ranks
+from scm.generation.generate import count_bad, require_finite
 
 
 def sampled_features(

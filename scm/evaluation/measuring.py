@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scm.data.shards import LABELS, iterate_batches, read_index
+from scm.base.files import replacing
+from scm.base.progress import Progress
+from scm.base.randomness import generator
+from scm.data.shards.shards import LABELS, iterate_batches, read_index
 from scm.errors import UserError
 from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.frechet import FEWEST_SAMPLES
 from scm.evaluation.precision_recall import MOST_IMAGES
 from scm.evaluation.statistics import Statistics, Sums, together
-from scm.files import replacing
-from scm.progress import Progress
-from scm.randomness import generator
 
 BLOCKS = 16
 """Of as many images each; of 2,048 features the sums of a block are 100 MB."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scm.base.files import read_json, replacing_folder, sha256, write_json
 from scm.errors import UserError
 from scm.evaluation import extractors
 from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor, require_finite
@@ -26,7 +27,6 @@ from scm.evaluation.kernel import kernel_distance
 from scm.evaluation.measuring import RealImages
 from scm.evaluation.precision_recall import precision_recall, spread
 from scm.evaluation.statistics import Statistics, statistics_of
-from scm.files import read_json, replacing_folder, sha256, write_json
 
 FORMAT = 3
 STATISTICS, HEADER = "statistics.safetensors", "header.json"

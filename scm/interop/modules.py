@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from scm.data.codec import plain_header
-from scm.interop.machine import Record, Refused, printable
-from scm.interop.pickles import NumpyArray
+from scm.data.latents.codec import plain_header
 from scm.networks import NetworkSettings
+from scm.pickles.arrays import NumpyArray
+from scm.pickles.machine import Record, Refused, printable
 
 CHANNELS_PER_HEAD = 64
 """EDM2's, where nothing else is said."""

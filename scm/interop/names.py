@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from scm.interop.machine import Refused, printable
 from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.pickles.machine import Refused, printable
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scm import weights
+from scm.base import weights
+from scm.base.randomness import global_draws, seed_of
 from scm.errors import UserError
-from scm.interop import modules, pickles
-from scm.interop.machine import Record, Refused, printable
+from scm.interop import modules
 from scm.interop.names import EDM, EDM2, Program, check_tensors, program_of, settings_of
 from scm.networks import NetworkSettings
 from scm.networks.model import LogWeight
-from scm.randomness import global_draws, seed_of
+from scm.pickles import edm
+from scm.pickles.machine import Record, Refused, printable
 
 SIGMA_D = 0.5
 """Both programs' value, where the file does not say it."""
@@ -108,7 +109,7 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
 
 
 def _from_pickle(path: Path) -> Teacher:
-    content = pickles.read(path)
+    content = edm.read(path)
     content = content if isinstance(content, dict) else {"ema": content}
     network = content.get("ema")
     kind = network.class_name if isinstance(network, Record) else type(network).__name__

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scm.objectives.consistency import (
-    ConsistencyDistillation,
-    Function,
-    Inputs,
-    Tangent,
-    consistency_tangent,
-)
+from scm.objectives.consistency import ConsistencyDistillation, Function, Inputs, Tangent, consistency_tangent
 from scm.objectives.protocol import Batch
 
 

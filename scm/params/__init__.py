@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from scm.base.yaml_files import parse_mapping, read_text
 from scm.errors import UserError
 from scm.params.faults import explain
 from scm.params.rules import impossible
 from scm.params.schema import METHODS, USERS_SECTIONS, Params, StudentMethod
-from scm.yaml_files import parse_mapping, read_text
 
 __all__ = ["METHODS", "USERS_SECTIONS", "Params", "StudentMethod", "dump", "flatten", "load", "validate"]
 

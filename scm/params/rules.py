@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 
+from scm.base.project import TEACHER
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import LATENT_REDUCTION, METHODS, TEACHER, Network, Params, StudentMethod, Teacher
+from scm.params.schema import LATENT_REDUCTION, METHODS, Network, Params, StudentMethod, Teacher
 
 
 def impossible(params: Params) -> Iterator[Fault]:

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
+from scm.base.project import TEACHER
 from scm.params.count import Count
 
 Method = Literal["scd", "sct", "discrete", "multistep", "scd_vsd", "vsd"]
 METHODS: tuple[str, ...] = get_args(Method)
 USERS_SECTIONS = ("runtime", "mlflow", "publish")
 """Sections of params.yaml that say how to run, where to show and what to publish: no result follows from them."""
-TEACHER = "teacher"
 TWO_STEPS = ("scd", "sct", "discrete", "scd_vsd")
 """Methods that are sampled in two steps as well as in one; vsd knows one time only, and multistep has its segments."""
 
@@ -277,6 +277,11 @@ class Sampler(Section):
     rho: Positive
     teacher_steps: Annotated[int, Field(ge=2)]
 
+    @property
+    def noise_levels(self) -> tuple[float, float, float]:
+        """sigma_min, sigma_max and rho: EDM's noise levels but for their number."""
+        return self.sigma_min, self.sigma_max, self.rho
+
 
 class Lengths(Section):
     """Candidates for the length of the average, by the kind of model."""
@@ -356,6 +361,11 @@ class Params(Section):
     runtime: Runtime
     mlflow: Mlflow
     publish: Publish
+
+    @property
+    def registered_name(self) -> str:
+        """Name of the registered model in MLflow."""
+        return self.publish.name or self.preset
 
     @property
     def shape(self) -> list[int]:

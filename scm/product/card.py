@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scm import report_data
-from scm.files import read_json
+from scm.base.files import read_json
 from scm.params import Params, flatten
 from scm.product.content import MAX_SEED, Content
-from scm.report import DISTANCES, commit_of, display_name, duration, number
-from scm.report_text import cell, line
-from scm.results import evaluations_of, metrics_path, read_numbers, read_run, run_path
-from scm.stage import chain, params_hash
+from scm.report import data
+from scm.report.wording import DISTANCES, cell, commit_of, display_name, duration, line, number
+from scm.results.provenance import chain, params_hash
+from scm.results.reading import evaluations_of, metrics_path, read_numbers, read_run, run_path
 
 PAPER = "[arXiv 2410.11081](https://arxiv.org/abs/2410.11081)"
 TEACHER = "teacher"
@@ -95,8 +94,8 @@ def _what(content: Content, models: list[str]) -> Iterator[str]:
 
 
 def _data(root: Path, content: Content) -> Iterator[str]:
-    if (root / report_data.FOLDER / "data.json").exists():
-        yield cell(report_data.sentence(report_data.read(root)))
+    if (root / data.FOLDER / "data.json").exists():
+        yield cell(data.sentence(data.read(root)))
     else:
         yield "The counts of the images that it was trained on are not here."
     names = content.classes

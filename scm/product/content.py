@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scm.base.files import read_json, write_json
 from scm.errors import UserError
-from scm.files import read_json, write_json
 
 FORMAT = 1
 SETTINGS, CARD, CODEC = "settings.json", "card.md", "codec"

@@ -22,11 +22,19 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
-from scm import weights
-from scm.data.autoencoders import load_codec
-from scm.drawing import NoiseLevels, class_number, evaluations_of, model_of, repeatable, require_scale, sampler_of
+from scm.base import weights
+from scm.data.latents.autoencoders import load_codec
 from scm.errors import UserError
-from scm.evaluation.generate import generate
+from scm.generation.generate import generate
+from scm.generation.trained import (
+    NoiseLevels,
+    class_number,
+    evaluations_of,
+    model_of,
+    repeatable,
+    require_scale,
+    sampler_of,
+)
 from scm.networks import Model
 from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content, Drawing
 

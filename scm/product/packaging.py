@@ -13,22 +13,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scm import build, tracking, weights
-from scm.data.autoencoders import load_codec
-from scm.data.codec import RANDOM
-from scm.drawing import own_steps
+from scm.base import weights
+from scm.base.files import link_or_copy, read_json, sha256, write_text
+from scm.base.project import find_root
+from scm.data.latents.autoencoders import load_codec
+from scm.data.latents.codec import RANDOM
 from scm.errors import UserError
-from scm.files import link_or_copy, read_json, sha256, write_text
+from scm.generation import trained as trained_module
+from scm.generation.trained import own_steps
 from scm.params import Params, load
 from scm.product.card import card
 from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Drawing
-from scm.project import find_root
-from scm.publishing import name_of
-from scm.records import Settings
-from scm.registry import CHAMPION
-from scm.results import run_path
-from scm.sampling import noise_levels
-from scm.sync import record_of
+from scm.results.reading import run_path
+from scm.tracking import sending, store
+from scm.tracking.records import Settings
+from scm.tracking.registry import CHAMPION
+from scm.tracking.sync import record_of
 
 MAX_ROWS, MAX_STEPS = 16, 100
 """Limits of a request where whoever serves the model sets no others."""
@@ -50,9 +50,9 @@ def log_version(settings: Settings, root: Path, params: Params, model: str, name
         UserError: files of the model or of its run are missing. Others: whatever mlflow and the network raise.
     """
     record = record_of(root, run_path(root, f"evaluate@{model}"))
-    client = tracking.connect(settings)
-    tracking.send(client, record, settings)
-    run = tracking.run_of(client, record.key)
+    client = store.connect(settings)
+    sending.send(client, record, settings)
+    run = sending.run_of(client, record.key)
     with tempfile.TemporaryDirectory() as temporary:
         folder = package(root, params, model, Path(temporary) / "model", f"models:/{name}@{CHAMPION}")
         place = f"model-{_digest(folder)[:12]}"
@@ -73,7 +73,7 @@ def package(root: Path, params: Params, model: str, folder: Path, uri: str) -> P
     Raises:
         UserError: a file is missing, or the models do not belong together.
     """
-    tracking.quieten()
+    store.quieten()
     import mlflow.pyfunc
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -103,7 +103,7 @@ def card_command(args: argparse.Namespace) -> int:
     root = find_root()
     params = load(root / "params.yaml")
     content, _ = content_of(root, params, args.model or params.publish.model)
-    print(card(root, params, content, f"models:/{name_of(params)}@{CHAMPION}"), end="")
+    print(card(root, params, content, f"models:/{params.registered_name}@{CHAMPION}"), end="")
     return 0
 
 
@@ -128,7 +128,7 @@ def content_of(root: Path, params: Params, model: str) -> tuple[Content, dict[st
         student_steps=student_steps,
         teacher_steps=teacher_steps,
         steps=max(student_steps, default=teacher_steps),
-        **noise_levels(params)._asdict(),
+        **dict(zip(("sigma_min", "sigma_max", "rho"), params.sampler.noise_levels, strict=True)),
     )
     return content, headers
 
@@ -198,7 +198,10 @@ def _weights(root: Path, model: str) -> Path:
 
 def _header(root: Path, model: str) -> dict[str, Any]:
     """Of a selected model's file, and how selection chose to sample it."""
-    return {**weights.read_header(_weights(root, model)), **read_json(root / "models" / model / build.SAMPLING)}
+    return {
+        **weights.read_header(_weights(root, model)),
+        **read_json(root / "models" / model / trained_module.SAMPLING),
+    }
 
 
 def _drawing(header: dict[str, Any]) -> Drawing:

@@ -14,16 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scm import tracking
+from scm.base.project import find_root
 from scm.errors import UserError
 from scm.params import Params, load
 from scm.product.content import CARD
 from scm.product.packaging import package
-from scm.project import find_root
-from scm.publishing import name_of
-from scm.records import Settings
-from scm.registry import CHAMPION
-from scm.report import display_name
+from scm.report.wording import display_name
+from scm.tracking import store
+from scm.tracking.records import Settings
+from scm.tracking.registry import CHAMPION
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_BODY = 2**20
@@ -32,7 +31,7 @@ MAX_BODY = 2**20
 
 def serve_command(args: argparse.Namespace) -> int:
     """Serves args.model on args.host and args.port, args.max_batch images a request at most, until Ctrl-C."""
-    tracking.quieten()
+    store.quieten()
     with listening(args.host, args.port) as listener, located(args.model) as (uri, shown):
         import uvicorn
 
@@ -99,7 +98,7 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
         return
     root = find_root()
     params = load(root / "params.yaml")
-    uri = f"models:/{name_of(params)}@{CHAMPION}"
+    uri = f"models:/{params.registered_name}@{CHAMPION}"
     if has_champion(root, params):
         yield uri, uri
         return
@@ -129,11 +128,11 @@ def has_champion(root: Path, params: Params) -> bool:
         return False  # nothing is made by looking
     try:
         client = _use_store(settings)
-        client.get_model_version_by_alias(name_of(params), CHAMPION)
+        client.get_model_version_by_alias(params.registered_name, CHAMPION)
     except Exception as error:  # mlflow, its database driver and the network each raise their own
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
-        address, why = tracking.without_password(settings.store), tracking.reason(error)
+        address, why = store.without_password(settings.store), store.reason(error)
         raise UserError(f"mlflow: {why} ({address}); `scm serve models/NAME` needs no store") from None
     return True
 
@@ -147,7 +146,7 @@ def load_model(uri: str, max_rows: int) -> Any:
     except UserError:
         raise
     except Exception as error:  # mlflow's, the network's, or of the package's own code
-        raise UserError(f"{uri}: cannot be loaded: {tracking.reason(error)}") from None
+        raise UserError(f"{uri}: cannot be loaded: {store.reason(error)}") from None
     if not hasattr(getattr(model.unwrap_python_model(), "product", None), "content"):
         raise UserError(f"{uri}: not a model that scm packaged; `mlflow models serve` serves others")
     return model
@@ -256,6 +255,6 @@ def _use_store(settings: Settings) -> Any:
     """Opens the store and has MLflow's loader look there."""
     import mlflow
 
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     mlflow.set_tracking_uri(settings.store)
     return client

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scm import weights
+from scm.base import weights
 from scm.ema.tracker import Averages
 
 FILE = "checkpoint.safetensors"

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scm import weights
+from scm.base import weights
+from scm.base.distributed import Ranks
+from scm.base.randomness import generator, global_draws, seed_of
 from scm.ema.profiles import relative_width
 from scm.ema.reconstruct import HALFLIFE_FILE, snapshot_file
 from scm.ema.tracker import Averages
@@ -25,11 +27,9 @@ from scm.errors import Interrupted, UserError
 from scm.networks import Model
 from scm.networks.magnitude import normalize_weights
 from scm.objectives import Batch, Objective
-from scm.randomness import generator, global_draws, seed_of
 from scm.training import checkpoint
 from scm.training.ahead import Ahead, Data
 from scm.training.diagnosis import Context, Diagnosis
-from scm.training.distributed import Ranks
 from scm.training.health import HealthFigures
 from scm.training.loss_scale import LossScale
 from scm.training.schedule import Schedule

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from scm.base.randomness import seed_of
 from scm.networks import Model
 from scm.networks.model import evaluating
-from scm.randomness import seed_of
 from scm.samplers import SampleNoise, consistency, multistep
 from scm.training.ahead import Data
 

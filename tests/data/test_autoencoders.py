@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from scm.data import autoencoders, encoding
-from scm.data.autoencoder_tiny import tiny_autoencoder
-from scm.data.codec import Codec, Statistics, normalized, plain_header
-from scm.data.shards import read_index, write_shards
+from scm.base.randomness import generator
+from scm.data.latents import autoencoders, encoding
+from scm.data.latents.autoencoder_tiny import tiny_autoencoder
+from scm.data.latents.codec import Codec, Statistics, normalized, plain_header
+from scm.data.shards.shards import read_index, write_shards
 from scm.errors import UserError
-from scm.randomness import generator
 
 CONFIG = {"latent_channels": 4, "block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "layers_per_block": 1,
           "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from scm.data.codec import LATENT_REDUCTION, NAMES, Codec, Statistics, normalized, plain_header
+from scm.data.latents.codec import LATENT_REDUCTION, NAMES, Codec, Statistics, normalized, plain_header
 from scm.errors import UserError
 from scm.params import schema
 

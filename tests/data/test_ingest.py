@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scm.data import ingest as ingest_module
-from scm.data.images import Source
-from scm.data.ingest import Plan, Workers, assemble, ingest
-from scm.data.shards import iterate
-from scm.data.sources import Wanted, open_source
+from scm.data.preparation import ingest as ingest_module
+from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
+from scm.data.shards.shards import iterate
+from scm.data.sources.images import Source
+from scm.data.sources.opening import Wanted, open_source
 from scm.errors import Interrupted, UserError
 from tests.helpers import small_disk
 from tests.pictures import make_tar, picture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from scm.data.loader import LatentLoader
-from scm.data.shards import write_latents
+from scm.base.randomness import generator
+from scm.data.shards.loader import LatentLoader
+from scm.data.shards.shards import write_latents
 from scm.errors import UserError
-from scm.randomness import generator
 
 COUNT = 23
 CODEC = {"name": "identity"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scm.data import cifar10
+from scm.data.sources import cifar10
 from tests.pictures import make, make_tar, picture, read, refused
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scm.data import shards
+from scm.data.shards import shards
 from scm.errors import UserError
 
 HEADER = {"classes": ["cat", "dog", "owl"], "channels": 3, "resolution": 6, "skipped": []}

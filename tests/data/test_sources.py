@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scm.data.shards import iterate, read_index
+from scm.data.shards.shards import iterate, read_index
 from tests.pictures import GOOD, make, make_tar, make_zip, picture, prepare, read, refused
 
 

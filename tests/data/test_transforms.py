@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scm.data.transforms import BadImageError, augment, square
+from scm.data.sources.transforms import BadImageError, augment, square
 
 
 def picture(width, height, channels=3):

@@ -9,7 +9,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from scm.data.shards import read_index
+from scm.data.shards.shards import read_index
 from tests.pictures import GOOD, make, make_tar, picture, prepare, read, refused
 
 

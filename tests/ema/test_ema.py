@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from scm import weights
+from scm.base import weights
 from scm.ema.profiles import coefficients, decay, exponent_of, inner_product, relative_width
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file, snapshot_times
 from scm.ema.reconstruct import averages as offered

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scm.data.shards import write_shards
-from scm.data.transforms import augment
+from scm.data.shards.shards import write_shards
+from scm.data.sources.transforms import augment
 from scm.evaluation.extractors.classifier import ClassifierSettings, train_classifier
 from scm.evaluation.measuring import collect, measure
 from scm.evaluation.reference import Reference, build

@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from scm.data.transforms import augment
+from scm.data.sources.transforms import augment
 from scm.errors import UserError
 from scm.evaluation.extractors.classifier import (
     Classifier,

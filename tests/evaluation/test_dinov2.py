@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Dinov2Config
 
+from scm.base.files import sha256
 from scm.errors import UserError
 from scm.evaluation import extractors
 from scm.evaluation.extractors.dinov2 import Dinov2, load, positions_for, prepared, read
-from scm.files import sha256
 from tests.helpers import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scm.base.files import sha256
 from scm.errors import UserError
 from scm.evaluation import extractors
 from scm.evaluation.extractors import located
 from scm.evaluation.extractors.base import verify
-from scm.files import sha256
 
 
 class Means(nn.Module):

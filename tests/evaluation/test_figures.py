@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from scm.base.distributed import Ranks
 from scm.errors import UserError
 from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.evaluation.figures import figures_of, kept_features, sampled_features
-from scm.evaluation.generate import Sampler, batches, generate
 from scm.evaluation.reference import Reference
+from scm.evaluation.selection import Measured
+from scm.generation.generate import batches, generate
+from scm.generation.sampler import Sampler
 from scm.samplers import SampleNoise
-from scm.selection import Measured
-from scm.training.distributed import Ranks
 from tests.evaluation.conftest import reference_of, striped_images
 from tests.helpers import tiny_model
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scm.evaluation.grids import GAP_GREY, save_grid, scale_for
+from scm.generation.grids import GAP_GREY, save_grid, scale_for
 
 
 def test_every_pixel_is_where_it_belongs(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scm.data.shards import read_index
+from scm.data.shards.shards import read_index
 from scm.errors import UserError
 from scm.evaluation import measuring
 from scm.evaluation.extractors.base import Extractor

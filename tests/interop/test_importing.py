@@ -12,13 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from scm import build, cli, importing, weights
-from scm.data.autoencoders import save_codec
-from scm.data.codec import plain_header
-from scm.data.shards import write_latents
+from scm import cli
+from scm.base import weights
+from scm.data.latents.autoencoders import save_codec
+from scm.data.latents.codec import plain_header
+from scm.data.shards.shards import write_latents
 from scm.errors import UserError
-from scm.results import read_curve, read_run
-from scm.sync import record_of
+from scm.generation import trained as trained_module
+from scm.pipeline import importing
+from scm.results.reading import read_curve, read_run
+from scm.tracking.sync import record_of
 from tests import shipped
 from tests.interop import originals
 
@@ -81,7 +84,7 @@ def test_the_teacher_becomes_the_stages_result(project, teacher, capsys):
     line = b"  train_teacher:\n"
     assert after["dvc.yaml"] == before["dvc.yaml"].replace(line, line + b"    frozen: true\n", 1)
     assert after["asked"].decode() == "('repro', '--no-commit', 'train_teacher')\n('commit', 'train_teacher')\n"
-    model, header = build.load_model(project / snapshot)
+    model, header = trained_module.load_model(project / snapshot)
     assert header["classes"] == DIGITS and (header["images"], header["sigma_rel"]) == (131072, 0.075)
     assert set(header["buffers"]) == {name for name, _ in model.named_buffers()} & model.state_dict().keys()
     assert header["imported"]["program"] == "EDM2" and len(header["imported"]["sha256"]) == 64

@@ -60,7 +60,7 @@ def test_a_name_imports_nothing(refused):
         ("posix", "system"),
         ("os.path", "os.system"),
         ("torch", "os.system"),
-        ("scm.interop.machine", "Record"),
+        ("scm.pickles.machine", "Record"),
         ("", ""),
         ("\x1b[2J\n", "x\r\n"),
     ],

@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from scm.errors import UserError
-from scm.interop import machine, pickles
-from scm.interop.pickles import NumpyArray
 from scm.interop.teachers import read_teacher
+from scm.pickles import arrays, edm, machine
+from scm.pickles.arrays import NumpyArray
 from tests.interop import originals
 from tests.interop.conftest import MARKER, Evil, outcome, small_network, storage_bytes
 
 
-@pytest.mark.parametrize("dtype", pickles.STORAGES.values(), ids=str)
+@pytest.mark.parametrize("dtype", edm.STORAGES.values(), ids=str)
 def test_storages_of_every_type(dtype):
     values = (torch.arange(6) % 2 if dtype == torch.bool else torch.arange(6)).to(dtype)
-    storage = pickles.read_storage(storage_bytes(values))
+    storage = edm.read_storage(storage_bytes(values))
     assert storage.dtype == dtype
     assert torch.equal(torch.frombuffer(storage.data, dtype=storage.dtype), values)
 
@@ -63,14 +63,14 @@ def test_damaged_storages_are_refused(refused, change):
     assert re.match("refused|truncated", refused(content))
 
 
-STORAGE = pickles.Storage(torch.float32, 6, bytearray(24))
+STORAGE = edm.Storage(torch.float32, 6, bytearray(24))
 TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 OBJECT, BYTES = "torch_utils.persistence._reconstruct_persistent_obj", "torch.storage._load_from_bytes"
-DTYPE = pickles.NumpyType("f4")
+DTYPE = arrays.NumpyType("f4")
 
 
 def test_a_view_of_a_storage():
-    made = pickles.known(100).functions[TENSOR](STORAGE, 1, (2, 2), (1, 3), False, {})
+    made = edm.known(100).functions[TENSOR](STORAGE, 1, (2, 2), (1, 3), False, {})
     assert made.shape == (2, 2) and made.stride() == (1, 3) and made.storage_offset() == 1
 
 
@@ -105,7 +105,7 @@ def test_a_view_of_a_storage():
 )
 def test_arguments_are_looked_at(name, arguments):
     with pytest.raises(machine.Refused):
-        pickles.known(100).functions[name](*arguments)
+        edm.known(100).functions[name](*arguments)
 
 
 def test_numpy_numbers_and_arrays(tmp_path):
@@ -114,7 +114,7 @@ def test_numpy_numbers_and_arrays(tmp_path):
         "column": np.asfortranarray([[1, 2], [3, 4]]),
         "number": np.sqrt(0.5),
     }
-    read = pickles.read(originals.dump(value, tmp_path / "a.pkl"))
+    read = edm.read(originals.dump(value, tmp_path / "a.pkl"))
     assert isinstance(read["array"], NumpyArray) and np.array_equal(read["array"].value, value["array"])
     assert np.array_equal(read["column"].value, value["column"])
     assert read["number"] == value["number"] and type(read["number"]) is float
@@ -137,9 +137,9 @@ def test_damaged_arrays_are_refused(state):
 
 def test_other_orders_of_bytes_are_refused(tmp_path):
     with pytest.raises(UserError, match="another order of bytes"):
-        pickles.read(originals.dump(np.array([1.0], dtype=">f4"), tmp_path / "a.pkl"))
+        edm.read(originals.dump(np.array([1.0], dtype=">f4"), tmp_path / "a.pkl"))
     with pytest.raises(UserError, match="a numpy type that is no number"):
-        pickles.read(originals.dump(np.array([Evil(os.system, "x")]), tmp_path / "a.pkl"))
+        edm.read(originals.dump(np.array([Evil(os.system, "x")]), tmp_path / "a.pkl"))
 
 
 def test_one_tensor_taken_up_again_and_again(refused):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scm import weights
-from scm.data.codec import plain_header
+from scm.base import weights
+from scm.data.latents.codec import plain_header
 from scm.errors import UserError
 from scm.interop.teachers import Teacher, read_teacher, run_of
 from scm.networks import FLAVOURS, Model, NetworkSettings

@@ -14,16 +14,7 @@ from scm import trigflow
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.networks.edm2 import Block
 from scm.networks.embedding import FourierEmbedding, PositionalEmbedding
-from scm.networks.magnitude import (
-    MPConv,
-    downsample,
-    mp_cat,
-    mp_silu,
-    mp_sum,
-    normalize,
-    normalize_weights,
-    upsample,
-)
+from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, normalize_weights, upsample
 
 GOLDEN, GOLDEN_EDM = (
     json.loads((Path(__file__).parents[1] / "golden" / f"{name}.json").read_text()) for name in ("edm2", "edm")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scm import weights
+from scm.base import weights
+from scm.base.distributed import Ranks
 from scm.networks.model import LogWeight
 from scm.objectives import Batch, ConsistencyDistillation, FakeScore, ScoreDistillation
-from scm.training.distributed import Ranks
 from tests.helpers import tiny_model
 
 ROOT = Path(__file__).parents[2]

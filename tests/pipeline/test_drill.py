@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from scm.proposal import CONTENT
+from scm.retraining.proposal import CONTENT
 from tests.pipeline.conftest import ROOT, Run, environment, make_project, runner
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

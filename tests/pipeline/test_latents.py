@@ -13,7 +13,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from scm import weights
+from scm.base import weights
 from tests.pipeline.conftest import environment, make_project, runner
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from scm import stage
-from scm.files import sha256
+from scm.base.files import sha256
+from scm.pipeline import stage
 from stages import reference
 from tests.pipeline.conftest import copy_project, edit, environment, runner
 

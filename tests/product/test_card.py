@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from scm import cli
-from scm.importing import LICENCE
 from scm.params import load
+from scm.pipeline.importing import LICENCE
 from scm.product.card import card, licence
 from scm.product.packaging import content_of
 

@@ -8,10 +8,10 @@ from fake_candidate import change_run, make_candidates, write_candidate
 from ruamel.yaml import YAML
 
 from scm import cli
-from scm.fingerprint import inputs_of
 from scm.params import dump, load
 from scm.product.model import Product
 from scm.product.serving import located
+from scm.results.fingerprint import inputs_of
 from tests.helpers import save_model
 
 MEASURED = ("models/scd/model.safetensors", "models/scd/sampling.json")

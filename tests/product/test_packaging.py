@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from scm import weights
+from scm.base import weights
 from scm.errors import UserError
 from scm.product.content import Content
 from scm.product.packaging import content_of, copy_source, log_version, needed_modules, requirements
 from scm.product.serving import has_champion
-from scm.records import Settings
+from scm.tracking.records import Settings
 from tests.helpers import save_model
 
 LOADER = """
@@ -81,8 +81,14 @@ def test_a_package_holds_text_and_tensors_alone_and_no_place_of_this_machine(pac
 
 def test_the_source_that_goes_along_is_what_drawing_needs(tmp_path):
     names = copy_source(tmp_path / "scm")
-    assert {"scm", "scm.drawing", "scm.networks.edm2", "scm.networks.ddpmpp", "scm.samplers.multistep"} <= set(names)
-    for heavy in ("scm.build", "scm.params", "scm.tracking", "scm.training", "scm.product.packaging"):
+    assert {
+        "scm",
+        "scm.generation.trained",
+        "scm.networks.edm2",
+        "scm.networks.ddpmpp",
+        "scm.samplers.multistep",
+    } <= set(names)
+    for heavy in ("scm.build.models", "scm.params", "scm.tracking.sending", "scm.training", "scm.product.packaging"):
         assert not [name for name in names if name.startswith(heavy)]
     copied = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.py")}
     assert len(copied) == len(names) and Path("scm/networks/edm2.py") in copied

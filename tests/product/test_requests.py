@@ -13,8 +13,9 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from scm import sampling, weights
-from scm.evaluation.grids import GAP, scale_for
+from scm.base import weights
+from scm.commands import sample
+from scm.generation.grids import GAP, scale_for
 from scm.params import load
 from scm.product.content import MAX_SEED
 from scm.product.model import ImageModel, Product
@@ -36,7 +37,7 @@ def sampled(folder, model: str, steps: int, classes: list[str] | None, count: in
     """The pictures of `scm sample`, cut out of its grid and reduced to their own pixels."""
     values = {"model": model, "steps": steps, "classes": classes, "count": count, "seed": 5, "guidance": guidance}
     grid = folder / "grid.png"
-    assert sampling.sample_command(argparse.Namespace(**values, output=grid, device="cpu")) == 0
+    assert sample.sample_command(argparse.Namespace(**values, output=grid, device="cpu")) == 0
     with Image.open(grid) as opened:
         picture = np.asarray(opened.convert("L"))
     scale = scale_for(8)

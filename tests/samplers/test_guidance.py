@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scm.evaluation.generate import conditioned, generate, heun_sampler, multistep_sampler
+from scm.generation.generate import conditioned, generate
+from scm.generation.sampler import heun_sampler, multistep_sampler
 from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, guided, heun
 from tests.closed_forms import SIGMA_D, T_MAX, Data, integrate, mixture
 from tests.helpers import tiny_model

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.evaluation.generate import asked_labels, consistency_sampler, ddim_sampler, generate, heun_sampler, t_max_of
+from scm.generation.generate import asked_labels, generate
+from scm.generation.sampler import consistency_sampler, ddim_sampler, heun_sampler, t_max_of
 from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, heun
 from tests.helpers import Linear, tiny_model
 

@@ -10,11 +10,13 @@ import pytest
 from fake_candidate import make_candidates, set_param, write_candidate
 from mlflow.exceptions import MlflowException
 
-from scm import publishing, tracking
 from scm.errors import UserError
 from scm.params import Params, load
-from scm.records import Settings
-from scm.registry import CHALLENGER, CHAMPION, Registry
+from scm.publishing import publish as publishing
+from scm.publishing.entry import champion_in
+from scm.tracking import sending, store
+from scm.tracking.records import Settings
+from scm.tracking.registry import CHALLENGER, CHAMPION, Registry
 from tests.services.conftest import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -23,10 +25,10 @@ FIRST, BETTER, BEST = (5.0, 5.2, 5.1), (4.0, 4.2, 4.1), (3.0, 3.2, 3.1)
 
 def log_version(settings: Settings, root: Path, params: Params, model: str, name: str, tags: dict[str, str]) -> str:
     """What scm.product.packaging promises, without files."""
-    client = tracking.connect(settings)
+    client = store.connect(settings)
     with suppress(MlflowException):  # it is there
         client.create_registered_model(name)
-    run = tracking.run_of(client, tags["scm.run_key"])
+    run = sending.run_of(client, tags["scm.run_key"])
     return str(client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags).version)
 
 
@@ -53,7 +55,7 @@ def publish(root: Path) -> Any:
 
 def registry(root: Path) -> Registry:
     params = load(root / "params.yaml")
-    return Registry(tracking.connect(Settings.of(params, root)), publishing.name_of(params))
+    return Registry(store.connect(Settings.of(params, root)), params.registered_name)
 
 
 @pytest.mark.parametrize("meet", ["before the versions are made", "before the alias moves"])
@@ -91,14 +93,14 @@ def test_of_two_machines_at_once_the_champion_is_better_than_before_and_the_best
         for thread in threads:
             thread.join()
     found = registry(first)
-    champion, versions = found.champion(), found.versions()
+    champion, versions = champion_in(found), found.versions()
     assert champion is not None and round(champion.mean(2), 6) in (4.1, 3.1) and champion.version in ("2", "3")
     assert [version.number for version in versions] == ["1", "2", "3"]
     assert "promoted" in said.values()
     for text in said.values():
         assert text == "promoted" or f"became version {champion.version} meanwhile (it was 1): run the command" in text
     assert {publish(root).verdict.kind for root in checkouts} <= {"promoted", "challenger", "unchanged"}
-    champion = found.champion()
+    champion = champion_in(found)
     assert champion is not None and round(champion.mean(2), 6) == 3.1
     assert found.holder(CHALLENGER) != found.holder(CHAMPION) and len(found.versions()) == 3
     assert [publish(root).verdict.kind for root in checkouts] == ["challenger", "unchanged"]

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from scm import tracking
-from scm.records import RunRecord
+from scm.tracking import live, sending, store
+from scm.tracking.records import RunRecord
 from tests.services.conftest import Server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -73,7 +73,7 @@ def test_six_processes_on_an_empty_database_make_one_experiment_and_one_run_of_e
         process.stdin.flush()
     outcomes = [(process.communicate()[1], process.returncode) for process in processes]
     assert outcomes == [("", 0)] * len(KEYS)
-    client = tracking.connect(server.settings(tmp_path))
+    client = store.connect(server.settings(tmp_path))
     experiments = client.search_experiments(view_type=ViewType.ALL)
     assert sorted(experiment.name for experiment in experiments) == ["Default", "at once"]
     (experiment,) = (each for each in experiments if each.name == "at once")
@@ -95,7 +95,7 @@ def test_a_training_whose_run_was_the_surplus_one_goes_on_in_the_other_with_all_
     """As where a server was killed after it had made a run and before it could say so."""
     settings, path = replace(server.settings(tmp_path), experiment="twice"), tmp_path / "metrics.jsonl"
     rows = [{"images": step, "time": 1.79e9 + step, "loss": 1 / step} for step in range(1, 21)]
-    client = tracking.connect(settings)
+    client = store.connect(settings)
 
     def runs() -> list[Any]:
         experiment = client.get_experiment_by_name("twice")
@@ -109,12 +109,12 @@ def test_a_training_whose_run_was_the_surplus_one_goes_on_in_the_other_with_all_
         with path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in part)
 
-    with tracking.Live(RunRecord("key", "name", "train_teacher"), settings, path, 0.2):
+    with live.Live(RunRecord("key", "name", "train_teacher"), settings, path, 0.2):
         write(rows[:10])
         wait_for("ten rows", lambda: sent(10))
         (surplus,) = runs()
         first = client.create_run(surplus.info.experiment_id, start_time=1, tags={"scm.key": "key"})
-        assert not tracking.send(client, RunRecord("key", "name", "train_teacher"), settings)
+        assert not sending.send(client, RunRecord("key", "name", "train_teacher"), settings)
         assert [run.info.run_id for run in runs()] == [first.info.run_id]
         write(rows[10:])
         wait_for("all rows in the other run", lambda: sent(20))

@@ -19,27 +19,24 @@ from mlflow.artifacts import download_artifacts
 from PIL import Image
 from plan_projects import edit
 
-from scm import cli, tracking
-from scm.candidate import model_files
-from scm.fingerprint import inputs_of
+from scm import cli
 from scm.params import dump, load
 from scm.product.packaging import package
-from scm.registry import CHAMPION, Registry
-from scm.results import read_curve
-from scm.sync import record_of, sync
+from scm.publishing.candidate import model_files
+from scm.publishing.entry import champion_in
+from scm.results.fingerprint import inputs_of
+from scm.results.reading import read_curve
+from scm.tracking import sending, store
+from scm.tracking.registry import CHAMPION, Registry
+from scm.tracking.sync import record_of, sync
 from tests.helpers import save_model
 from tests.pipeline.conftest import environment, make_project
 from tests.services.conftest import Disk, Server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINING = """
-from scm import cli, tracking
-from scm.candidate import model_files
-from scm.fingerprint import inputs_of
-from scm.params import dump, load
-from scm.product.packaging import package
-from scm.registry import CHAMPION, Registry
-tracking.Live.__init__.__defaults__ = (0.2,)  # seconds between two shipments
+from scm.tracking.live import Live
+Live.__init__.__defaults__ = (0.2,)  # seconds between two shipments
 from stages.train_teacher import main, run
 main(run, "train_teacher", training=True)
 """
@@ -107,7 +104,7 @@ def test_a_server_killed_while_a_model_trains_has_every_figure_in_the_end(
     server: Server, project: Path, tmp_path: Path, back: str
 ) -> None:
     edit(project, "params.yaml", "seed", 1 + (back == "after the end"))
-    client = tracking.connect(server.settings(project))
+    client = store.connect(server.settings(project))
     before = {run.info.run_id for run in teacher_runs(client)}
     training = start(project, server, "-c", TRAINING)
     assert training.stderr is not None
@@ -150,7 +147,7 @@ def test_a_stage_ends_well_where_its_files_cannot_be_kept_and_they_are_sent_late
     with getattr(disk, fault)():
         code, said = finished(start(project, server_on_disk, "-m", "stages.encode", **own))
         assert code == 0 and re.fullmatch(rf"{FAILED} \({server_on_disk.address}\); {LATER}", said), said
-        client = tracking.connect(server_on_disk.settings(project))
+        client = store.connect(server_on_disk.settings(project))
         experiment = client.get_experiment_by_name(fault)
         assert experiment is not None
         (run,) = client.search_runs([experiment.experiment_id])
@@ -173,10 +170,10 @@ def test_pictures_that_could_not_be_kept_are_whole_after_a_sync(
     settings = replace(server_on_disk.settings(root), experiment=f"pictures {fault}")
     record = record_of(root, root / "results/runs/evaluate@scd.json")
     with getattr(disk, fault)():
-        assert not tracking.publish(record, settings)
+        assert not sending.publish(record, settings)
         assert capsys.readouterr().err.count("\n") == 1
-    client = tracking.connect(settings)
-    run_id = tracking.run_of(client, record.key).info.run_id
+    client = store.connect(settings)
+    run_id = sending.run_of(client, record.key).info.run_id
     lone = tmp_path / "samples-nfe-1+step+1+timestamp+1+0.png"
     lone.write_bytes((root / "results/samples/scd/nfe-1.png").read_bytes())
     client.log_artifact(run_id, str(lone), "images")  # as where there was room for an image and not for its small copy
@@ -222,8 +219,8 @@ def test_no_half_a_model_is_published_where_there_is_no_room_and_the_same_comman
         assert cli.main(["publish"]) == 1
         said = capsys.readouterr()
         assert re.fullmatch(rf"scm: error: {FAILED} \(.+\): run `scm publish` again later\n", said.err) and not said.out
-        registry = Registry(tracking.connect(server_on_disk.settings(root)), f"model-{fault}")
-        assert registry.versions() == [] and registry.champion() is None
+        registry = Registry(store.connect(server_on_disk.settings(root)), f"model-{fault}")
+        assert registry.versions() == [] and champion_in(registry) is None
     for code, title in ((0, "First champion"), (0, "Unchanged")):
         assert cli.main(["publish"]) == code
         assert capsys.readouterr().out.startswith(f"{title}: model-{fault}")

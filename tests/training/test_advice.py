@@ -2,7 +2,7 @@
 
 import pytest
 
-from scm import build
+from scm.build import training as training_module
 from scm.params import Params
 from scm.training.diagnosis import Context, diagnose
 from tests.helpers import tiny_model
@@ -11,7 +11,9 @@ from tests.test_build import params_of_all
 
 def context_of(params: Params, model: str) -> Context:
     training = params.teacher if model == "teacher" else params.student.method(model)
-    return build.health_context(params, training, {"model": model, "network": tiny_model().settings.to_dict()})
+    return training_module.health_context(
+        params, training, {"model": model, "network": tiny_model().settings.to_dict()}
+    )
 
 
 def test_a_diagnosis_is_told_what_its_advice_depends_on():

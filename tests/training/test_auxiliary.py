@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scm import weights
+from scm.base import weights
 from scm.errors import Interrupted
 from scm.networks.model import LogWeight
 from scm.objectives import ConsistencyDistillation, FakeScore, ScoreDistillation

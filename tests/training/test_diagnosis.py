@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from scm.base.distributed import Ranks
 from scm.errors import Interrupted, UserError
 from scm.objectives import ConsistencyDistillation, ConsistencyTraining, Losses, ScoreDistillation
 from scm.training import loop
 from scm.training.diagnosis import BINS, Context, Finding, diagnose
-from scm.training.distributed import Ranks
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 from tests.helpers import tiny_model

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from scm import weights
+from scm.base import weights
+from scm.base.distributed import Ranks
 from scm.ema.reconstruct import HALFLIFE_FILE
 from scm.errors import Interrupted, UserError
 from scm.objectives import Diffusion, Losses
 from scm.training import loop, loss_scale
 from scm.training.diagnosis import Context
-from scm.training.distributed import Ranks
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
 from scm.training.schedule import Schedule

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from scm.base.files import sha256 as digest_of
 from scm.errors import UserError
 from scm.evaluation.extractors import classifier, dinov2, exported, inception
 from scm.evaluation.extractors.base import Extractor, reason, verify
-from scm.files import sha256 as digest_of
 
 ADDRESSES = ("https://", "http://")
 

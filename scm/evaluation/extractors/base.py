@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from scm.base.files import sha256
 from scm.errors import UserError
-from scm.files import sha256
 
 LARGEST_BATCH = 256
 """Images that an extractor is given at a time; bounds the memory and changes no figure beyond rounding."""

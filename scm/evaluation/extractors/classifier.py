@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scm.base.files import replacing
+from scm.base.randomness import generator, global_draws, seed_of
 from scm.errors import UserError
 from scm.evaluation.extractors.base import Extractor
-from scm.files import replacing
-from scm.randomness import generator, global_draws, seed_of
 
 Task = Literal["class", "rotation"]
 FILE = "extractor.safetensors"

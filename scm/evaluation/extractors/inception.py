@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scm.base.files import replacing
 from scm.errors import UserError
 from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
-from scm.files import replacing
 
 FILE = "extractor.safetensors"
 REMEDY = "see docs/evaluation.md for the file to use"

@@ -1,0 +1,1 @@
+"""Small things that every room may use: files, randomness, processes, the project's place."""

@@ -1,0 +1,1 @@
+"""Parameters to objects: the only factory."""

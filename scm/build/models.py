@@ -1,0 +1,118 @@
+"""Parameters to objects: the only factory."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from scm.base.files import sha256
+from scm.base.randomness import global_draws, seed_of
+from scm.errors import UserError
+from scm.evaluation.extractors.classifier import ClassifierSettings
+from scm.generation.sampler import t_max_of
+from scm.generation.trained import PRECISIONS, repeatable
+from scm.networks import Model, NetworkSettings
+from scm.params import Params
+from scm.params.schema import Network, Runtime, StudentMethod, Teacher
+from scm.params.schema import Sampler as SamplerSettings
+
+COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
+"""Of torch.compile: dropout draws from the generators that it draws from without compilation."""
+
+
+def device_of(runtime: Runtime) -> str:
+    """cpu or cuda; sets the number of CPU threads and repeatable algorithms on the way."""
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    repeatable()
+    available = torch.cuda.is_available()
+    if runtime.device == "cuda" and not available:
+        raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
+    return "cuda" if available and runtime.device != "cpu" else "cpu"
+
+
+def classifier_settings(params: Params) -> ClassifierSettings:
+    """How the pipeline's own extractor is built and trained."""
+    return ClassifierSettings(**params.reference.classifier.model_dump())
+
+
+def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:
+    """The network's shape for data of `shape` [C, R, R] with that many classes."""
+    options = {name: getattr(network, name) for name in type(network).model_fields}
+    return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, **options)
+
+
+def student_settings(network: NetworkSettings, method: StudentMethod) -> NetworkSettings:
+    """A student's network: its teacher's, with a w_phi of its own and the inputs that its method adds."""
+    guided, segmented = method.guidance is not None, method.segments is not None
+    return replace(network, log_weight="linear", guidance=guided, segments=segmented)
+
+
+def new_model(settings: NetworkSettings, training: Teacher | StudentMethod, seed: int) -> Model:
+    """An untrained model; its weights follow from the seed."""
+    with global_draws(seed_of(seed, "initial weights")):
+        return Model(
+            settings,
+            dropout=training.dropout,
+            dropout_max_resolution=training.dropout_max_resolution,
+            precision=PRECISIONS[training.precision],
+        )
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def compiled(module: M, runtime: Runtime, device: torch.device) -> M:
+    """The module, networks compiled at their first call if `runtime.compile` says so; weights keep their names.
+
+    Raises:
+        UserError: there is nothing to compile with.
+    """
+    if runtime.compile:
+        compiler = shlex.split(os.environ.get("CXX") or "g++")[-1]
+        if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+            raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
+        for part in module.modules():
+            if isinstance(part, Model):
+                part.network.compile(options=COMPILE_OPTIONS)
+    return module
+
+
+def new_student(start: Model, method: StudentMethod, seed: int, *, keep_weight: bool = False) -> Model:
+    """A student that starts as another model: the same F, and new inputs at zero.
+
+    Args:
+        keep_weight: take w_phi along, as of a student of the same loss; else it starts at 0.
+    """
+    student = new_model(student_settings(start.settings, method), method, seed)
+    student.network.load_state_dict({**student.network.state_dict(), **start.network.state_dict()})
+    if keep_weight:
+        student.log_weight_head.load_state_dict(start.log_weight_head.state_dict())
+    return student
+
+
+def student_header(
+    method: str,
+    settings: StudentMethod,
+    sampler: SamplerSettings,
+    student: Model,
+    teacher: Mapping[str, Any],
+    start: Path,
+) -> dict[str, Any]:
+    """What a student's snapshots say of it: whatever its sampling depends on, and what it was made from.
+
+    Args:
+        teacher: header of the teacher's file.
+        start: the file of the model that it starts from.
+    """
+    header = {key: teacher[key] for key in ("classes", "codec", "sigma_d")}
+    header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(start)}
+    header["t_max"] = t_max_of(sampler.sigma_max, teacher["sigma_d"])
+    further = {"segments": settings.segments, "guidance": settings.guidance}
+    return header | {key: value for key, value in further.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Charts: lines in the report's page, panels of a study."""

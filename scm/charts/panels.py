@@ -1,0 +1,156 @@
+"""Drawings of studies: panels side by side, as SVG and as a small PNG on white."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scm.base.files import replacing
+from scm.charts.axes import IMAGES, Line, image_count, readable_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#332288")
+"""After Okabe and Ito: told apart by colour-blind people as well."""
+PNG_BYTES = 60_000
+"""Largest size of a PNG; fewer dots an inch are used until it fits."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A dashed horizontal line across a panel."""
+
+    y: float
+    colour: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One bar in each group; a height that is not finite leaves a gap."""
+
+    heights: Sequence[float]
+    colour: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        title: above it.
+        x_label: meaning and unit of the horizontal axis.
+        y_label: of the vertical one.
+        lines: lines.
+        levels: horizontal lines.
+        bars: bars, one of each in every group.
+        groups: names of the groups of bars.
+        ticks: where the horizontal axis is labelled; None = as matplotlib does.
+        logarithmic: logarithmic vertical axis, where all values are positive and far apart.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line] = ()
+    levels: Sequence[Level] = ()
+    bars: Sequence[Bars] = ()
+    groups: Sequence[str] = ()
+    ticks: Sequence[float] = field(default_factory=list)
+    logarithmic: bool = False
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def draw(title: str, panels: Sequence[Panel], svg: Path, png: Path) -> None:
+    """Writes the panels side by side under one title and one legend."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.hashsalt": title,
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(style):
+        width = 3.6 * len(panels) if not panels[0].bars else 1.6 + 1.6 * len(panels[0].groups)
+        figure = Figure(figsize=(max(width, 4.8), 3.4), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _panel(axes, panel)
+        if panels[0].title != title:
+            figure.suptitle(title, fontsize=10)
+        columns = max(1, min(4, int(max(width, 4.8) / 1.8)))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        with replacing(svg) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        with replacing(png) as temporary:
+            temporary.write_bytes(_small_png(figure))
+
+
+def _small_png(figure: "Figure") -> bytes:
+    from PIL import Image
+
+    for dots in (110, 80, 60, 40):
+        rendered, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(rendered, format="png", dpi=dots)
+        with Image.open(rendered) as picture:
+            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+        if small.tell() <= PNG_BYTES:
+            break
+    return small.getvalue()
+
+
+def _panel(axes: "Axes", panel: Panel) -> None:
+    for order, line in enumerate(panel.lines):
+        width = max(1.2, 3.0 - 0.6 * order)  # a line that a later one covers is seen at its edges
+        axes.plot(
+            line.x,
+            line.y,
+            "--" if line.dashed else "-",
+            color=line.colour,
+            linewidth=width,
+            marker="o" if line.points else None,
+            markersize=2.5 + width,
+            label=line.label or None,
+        )
+    for level in panel.levels:
+        axes.axhline(level.y, color=level.colour, linewidth=1.2, linestyle="--", label=level.label or None)
+    width = 0.8 / max(1, len(panel.bars))
+    for order, bars in enumerate(panel.bars):
+        places = [group - 0.4 + width * (order + 0.5) for group in range(len(panel.groups))]
+        heights = [height if math.isfinite(height) else 0.0 for height in bars.heights]
+        drawn = axes.bar(places, heights, width * 0.92, color=bars.colour, label=bars.label or None)
+        texts = [f"{height:.3g}" if math.isfinite(height) else "" for height in bars.heights]
+        axes.bar_label(drawn, texts, fontsize=7, padding=1)
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(alpha=0.2, linewidth=0.6, axis="y" if panel.bars else "both")
+    _ticks(axes, panel)
+
+
+def _ticks(axes: "Axes", panel: Panel) -> None:
+    """A logarithmic axis where values are far apart, and readable ticks; those of the panel, where it has some."""
+    from matplotlib.ticker import NullLocator
+
+    values = [*(y for line in panel.lines for y in line.y), *(level.y for level in panel.levels)]
+    if panel.logarithmic and values and min(values) > 0 and max(values) / min(values) > 5:
+        axes.set_yscale("log")
+    readable_ticks(axes)
+    if panel.groups:
+        axes.set_xticks(range(len(panel.groups)), panel.groups)
+    if panel.ticks:
+        if min(panel.ticks) > 0 and max(panel.ticks) / min(panel.ticks) > 3:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_minor_locator(NullLocator())
+        of_images = panel.x_label == IMAGES
+        axes.set_xticks(panel.ticks, [image_count(tick) if of_images else f"{tick:g}" for tick in panel.ticks])

@@ -1,0 +1,1 @@
+"""What the networks are trained on: pixels or an autoencoder's latents."""

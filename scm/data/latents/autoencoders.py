@@ -1,0 +1,188 @@
+"""Autoencoders from the files that people have, and as they are kept in data/codec.
+
+Weight files are untrusted: safetensors, or state dicts of plain tensors that are read without running their code.
+"""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scm.base import weights
+from scm.base.files import read_json, replacing_folder, sha256, write_json
+from scm.data.latents import autoencoder_kl, autoencoder_tiny
+from scm.data.latents.codec import LATENT_REDUCTION, RANDOM, Codec
+from scm.errors import UserError
+
+HEADER, WEIGHTS, CONFIG = "header.json", "autoencoder.safetensors", "config.json"
+KL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ZERO_TO_ONE = ("edm2_sd_vae", "tae")
+"""Codecs whose autoencoder sees pixels in [0, 1]; the others' lie in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An autoencoder's content.
+
+    Attributes:
+        tensors: under the names of its module, as the file has them.
+        config: of an AutoencoderKL; empty for others.
+        hashes: SHA-256 of the files, in the order of their names.
+        source: for messages.
+    """
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    hashes: list[str]
+    source: str
+
+
+class Pretrained:
+    """An autoencoder with weights, on a device, in a precision (scm.data.codec.Autoencoder)."""
+
+    def __init__(self, name: str, content: Weights, precision: str, device: torch.device | str) -> None:
+        if name in RANDOM:
+            module = autoencoder_kl.kl_autoencoder(content.tensors, content.config, content.source)
+        else:
+            module = autoencoder_tiny.tiny_autoencoder(content.tensors, content.source)
+        self.channels, self.reduction = module.channels, module.reduction
+        for parameter in module.parameters():  # convolutions are 1.3 times as fast on a CPU
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self._module = module.to(device=device, dtype=DTYPES[precision]).eval().requires_grad_(False)
+        self._device, self._dtype, self._zero_to_one = device, DTYPES[precision], name in ZERO_TO_ONE
+
+    @torch.no_grad()
+    def store(self, images: Tensor) -> Tensor:
+        pixels = images.to(self._device).float() / 255
+        pixels = pixels if self._zero_to_one else 2 * pixels - 1
+        return self._module.encode(pixels.to(self._dtype)).float().cpu()
+
+    @torch.no_grad()
+    def pixels(self, latents: Tensor) -> Tensor:
+        pixels = self._module.decode(latents.to(self._device, self._dtype)).float()
+        return 2 * pixels - 1 if self._zero_to_one else pixels
+
+
+def located(path: str | None, root: Path) -> Path:
+    """Where `codec.path` points, from the project's folder.
+
+    Raises:
+        UserError: it is null.
+    """
+    if path is None:
+        remedy = "write where its weights lie; docs/latents.md says where to get them"
+        raise UserError(f"params.yaml: codec.path = null: an autoencoder is needed; {remedy}")
+    return root / Path(path).expanduser()
+
+
+def weight_files(name: str, path: Path) -> list[Path]:
+    """The weight files at `codec.path`, in the order of their names.
+
+    Raises:
+        UserError: they are not there.
+    """
+    if not path.exists():
+        raise UserError(f"codec.path = {path}: there is nothing; see docs/latents.md for where to get weights")
+    if name in RANDOM:
+        found = [path / file for file in KL_FILES if (path / file).is_file()][:1]
+        if not found or not (path / CONFIG).is_file():
+            raise UserError(f"codec.path = {path}: must be a folder with {CONFIG} and {' or '.join(KL_FILES)}")
+        return found
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    halves = [sum(half in file.name for file in files) for half in ("encoder", "decoder")]
+    if len(files) != 1 and not (len(files) == 2 and halves == [1, 1]):
+        raise UserError(
+            f"codec.path = {path}: {len(files)} weight files; there must be one, or two of which one is called "
+            f"*encoder* and one *decoder* ({', '.join(SUFFIXES)})"
+        )
+    return files
+
+
+def read(name: str, path: Path, expected: tuple[str, ...] | None) -> Weights:
+    """Reads an autoencoder.
+
+    Args:
+        name: of the codec.
+        path: `codec.path`.
+        expected: `codec.sha256`; None = whatever they are.
+
+    Raises:
+        UserError: files are missing, damaged, or others than expected.
+    """
+    files = weight_files(name, path)
+    hashes = [sha256(file) for file in files]
+    if expected is not None and list(expected) != hashes:
+        found = ", ".join(f"{file.name} {digest}" for file, digest in zip(files, hashes, strict=True))
+        raise UserError(
+            f"codec.sha256 = [{', '.join(expected)}]: {path} has {found}: get the right files, or write that"
+        )
+    parts = {file.name: _tensors(file) for file in files}
+    if name not in RANDOM:
+        return Weights(autoencoder_tiny.canonical(parts), {}, hashes, str(path))
+    config = read_json(path / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG} is no mapping: get the one that belongs to the weights")
+    plain = {key: value for key, value in config.items() if not key.startswith("_")}
+    return Weights(autoencoder_kl.canonical(parts[files[0].name]), plain, hashes, str(path))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return weights.load_any(path)[0]
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError):
+        tensors = None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"{path}: damaged, or not a plain state dict, and nothing else is read: get it as safetensors")
+    return tensors
+
+
+def check_fits(autoencoder: Pretrained, channels: int, source: str) -> None:
+    """Compares with what params.yaml says of it, on which the network's shape follows."""
+    if autoencoder.channels != channels:
+        problem = f"{source} makes latents of {autoencoder.channels} channels"
+        raise UserError(f"params.yaml: codec.channels = {channels}: {problem}; write {autoencoder.channels}")
+    if autoencoder.reduction != LATENT_REDUCTION:
+        problem = f"{source} makes latents {autoencoder.reduction} times smaller than the image"
+        raise UserError(f"codec.path: {problem}; use one that makes them {LATENT_REDUCTION} times smaller")
+
+
+def description(content: Weights, precision: str) -> dict[str, Any]:
+    """What a codec's header says of its autoencoder."""
+    return {"sha256": content.hashes, "config": content.config, "precision": precision}
+
+
+def save_codec(folder: Path, header: dict[str, Any], content: Weights | None) -> None:
+    """Writes data/codec: all that decoding needs; the header alone for identity."""
+    with replacing_folder(folder) as temporary:
+        write_json(temporary / HEADER, header)
+        if content is not None:
+            weights.save(temporary / WEIGHTS, content.tensors, {"sha256": content.hashes})
+
+
+def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
+    """The codec of data/codec, ready to decode.
+
+    Raises:
+        UserError: it is missing, damaged or put together from two.
+    """
+    header = read_json(folder / HEADER)
+    if not isinstance(header, dict):
+        raise UserError(f"{folder / HEADER} is no codec's header: run `dvc repro encode`")
+    about = header.get("autoencoder")
+    if about is None:
+        return Codec(header)
+    tensors, own = weights.load(folder / WEIGHTS)
+    if own.get("sha256") != about["sha256"]:
+        raise UserError(f"{folder / WEIGHTS} is not the autoencoder of {HEADER}: delete the folder and run `dvc repro`")
+    content = Weights(tensors, about["config"], about["sha256"], str(folder))
+    return Codec(header, Pretrained(header["name"], content, about["precision"], device))

@@ -1,0 +1,218 @@
+"""What the networks are trained on: an autoencoder's latents, or the pixels, brought to standard deviation sigma_d.
+
+A codec is an autoencoder (pixels <-> latents) and a normalisation per channel. Its header says all of it in JSON and
+travels with shards and models, so that data and weights of two codecs are never mixed unseen. Serving x_0 needs the
+header alone; the autoencoder's weights (scm.data.latents.autoencoders) are needed to encode and to decode.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from scm.errors import UserError
+
+HEADER_KEYS = frozenset({"name", "autoencoder", "normalize", "mean", "std", "sigma_d", "shape"})
+NAMES = ("identity", "sd_vae", "edm2_sd_vae", "tae")
+RANDOM = ("sd_vae", "edm2_sd_vae")
+"""Those that encode an image as a distribution: mean and standard deviation of each number of its latents."""
+
+PUBLISHED = {
+    "sd_vae": ([1.56, -0.695, 0.483, 0.729], [5.27, 5.91, 4.21, 4.31]),
+    "edm2_sd_vae": ([5.81, 3.25, 0.12, -2.15], [4.17, 4.62, 3.71, 3.28]),
+}
+"""Mean and standard deviation of each channel of sd-vae-ft-mse's latents of ImageNet 512: arXiv 2410.11081, app. G, for
+pixels in [-1, 1], and EDM2's for pixels in [0, 1]."""
+DECODED = 2**22
+"""Pixels decoded at a time, at least one image; bounds the memory."""
+
+
+class Autoencoder(Protocol):
+    """B images of C channels, latents of L channels."""
+
+    def store(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, C, H, W] to what is kept: latents [B, L, h, w], or their means and deviations [B, 2 L, h, w]."""
+        ...
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """float32 [B, L, h, w] to float32 pixels in [-1, 1]."""
+        ...
+
+
+class Codec:
+    """x_0 = (latents - mean) / std * sigma_d, and back. Make the header with `plain_header` and `normalized`.
+
+    Args:
+        autoencoder: what encodes and decodes; None for identity, and where x_0 is only served.
+
+    Raises:
+        UserError: the name is unknown or the header incomplete.
+    """
+
+    def __init__(self, header: dict[str, Any], autoencoder: Autoencoder | None = None) -> None:
+        if set(header) != HEADER_KEYS:
+            different = ", ".join(sorted(set(header) ^ HEADER_KEYS))
+            raise UserError(f"codec header: {different} missing or unknown: run `dvc repro encode` again")
+        if header["name"] not in NAMES:
+            raise UserError(f"codec.name: {header['name']} is unknown: use one of {', '.join(NAMES)}")
+        self.header = header
+        self._autoencoder = autoencoder
+        self._mean = torch.tensor(header["mean"], dtype=torch.float32).view(-1, 1, 1)
+        self._scale = (header["sigma_d"] / torch.tensor(header["std"], dtype=torch.float64)).float().view(-1, 1, 1)
+
+    @property
+    def _loaded(self) -> Autoencoder:
+        if self._autoencoder is None:
+            raise RuntimeError(f"a codec {self.header['name']} without weights can only serve: use load_codec")
+        return self._autoencoder
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, C, H, W] to what is stored, [B, ...]: the pixels themselves, or float32."""
+        return images if self.header["name"] == "identity" else self._loaded.store(images)
+
+    def moments(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mean and standard deviation (None = 0) of the latents of what is stored, float32 [B, C, H, W] each."""
+        if self.header["name"] == "identity":
+            return stored.float() / 127.5 - 1, None
+        if self.header["name"] in RANDOM:
+            mean, deviation = stored.float().chunk(2, dim=1)
+            return mean, deviation
+        return stored.float(), None
+
+    def serve(self, stored: torch.Tensor, named: Callable[[int], torch.Generator] | None = None) -> torch.Tensor:
+        """What is stored to x_0, float32 [B, C, H, W].
+
+        Args:
+            named: the generator of the image at a place in the batch, which draws its latents; needed where they are
+                distributions. One for each image, so that they do not depend on how a batch is divided.
+        """
+        latents, deviation = self.moments(stored)
+        if deviation is not None:
+            if named is None:
+                raise ValueError(f"the codec {self.header['name']} draws its latents, and needs generators")
+            draws = [torch.randn(latents.shape[1:], generator=named(place)) for place in range(len(latents))]
+            latents = latents + deviation * torch.stack(draws).to(latents.device)
+        return (latents - self._mean.to(latents.device)) * self._scale.to(latents.device)
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        """x_0 or samples, float [B, C, H, W], to uint8 images [B, C, H, W]; values outside are cut off."""
+        latents = x.float() / self._scale.to(x.device) + self._mean.to(x.device)
+        if self.header["name"] == "identity":
+            return _levels(latents)
+        loaded, pixels = self._loaded, LATENT_REDUCTION**2 * latents.shape[-2] * latents.shape[-1]
+        parts = latents.split(max(1, DECODED // pixels))
+        return torch.cat([_levels(loaded.pixels(part)).to(x.device) for part in parts])
+
+    def check(self, header: dict[str, Any], owner: str) -> None:
+        """Refuses what was made with another codec.
+
+        Args:
+            header: codec of `owner`.
+            owner: the model, for the message.
+        """
+        different = [key for key in sorted(HEADER_KEYS) if header.get(key) != self.header[key]]
+        if different:
+            raise UserError(
+                f"{owner} was made with another codec than data/codec holds ({', '.join(different)} differ): "
+                "run `dvc repro`, or use the data and codec that it was trained with"
+            )
+
+
+LATENT_REDUCTION = 8
+"""Pixels on a side of the square that each latent stands for, in every autoencoder here."""
+
+
+def _levels(pixels: torch.Tensor) -> torch.Tensor:
+    """[-1, 1] to uint8."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def plain_header(
+    name: str, sigma_d: float, shape: list[int], autoencoder: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The header of a codec that leaves the latents as they are (x_0 = latents).
+
+    Args:
+        shape: [C, H, W] of the latents.
+        autoencoder: what its latents follow from: hashes of its files, configuration, precision; None = pixels.
+    """
+    channels = shape[0]
+    return {
+        "name": name,
+        "autoencoder": autoencoder,
+        "normalize": "none",
+        "mean": [0.0] * channels,
+        "std": [float(sigma_d)] * channels,
+        "sigma_d": float(sigma_d),
+        "shape": list(shape),
+    }
+
+
+@dataclass
+class Statistics:
+    """Mean and variance of each channel of the latents over all images, merged part by part in float64.
+
+    Attributes:
+        count: numbers of one channel so far.
+        mean: [C].
+        squares: sum of the squared deviations from the mean, and of the variances of the latents themselves, [C].
+    """
+
+    count: int = 0
+    mean: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, mean: torch.Tensor, deviation: torch.Tensor | None) -> None:
+        """Adds images of which the codec gave these moments: Var[z] = Var[mean] + E[deviation^2]."""
+        values = mean.double().movedim(1, 0).flatten(1)
+        centre = values.mean(1)
+        squares = (values - centre[:, None]).square().sum(1)
+        if deviation is not None:
+            squares = squares + deviation.double().square().movedim(1, 0).flatten(1).sum(1)
+        self.merge(Statistics(values.shape[1], centre, squares))
+
+    def merge(self, other: "Statistics") -> None:
+        shift, total = other.mean - self.mean, self.count + other.count
+        self.squares = self.squares + other.squares + shift.square() * (self.count * other.count / total)
+        self.mean, self.count = self.mean + shift * (other.count / total), total
+
+    @property
+    def std(self) -> list[float]:
+        """[C]."""
+        return [math.sqrt(value / self.count) for value in self.squares.tolist()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that survive JSON exactly."""
+        return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Statistics":
+        mean, squares = (torch.tensor(values[key], dtype=torch.float64) for key in ("mean", "squares"))
+        return cls(values["count"], mean, squares)
+
+
+def normalized(plain: dict[str, Any], normalize: str, measured: Statistics) -> dict[str, Any]:
+    """The header of a codec that brings each channel of x_0 to mean 0 and standard deviation sigma_d over all images.
+
+    Args:
+        plain: what `plain_header` gave.
+        normalize: `measured`, `paper` = by the published constants, or `none`.
+        measured: over all images.
+
+    Raises:
+        UserError: a channel has the same value everywhere.
+    """
+    if normalize == "none":
+        return plain
+    if normalize == "paper":
+        mean, std = PUBLISHED[plain["name"]]
+        return {**plain, "normalize": "paper", "mean": list(mean), "std": list(std)}
+    for channel, value in enumerate(measured.std):
+        if value < 1e-6:
+            raise UserError(
+                f"channel {channel} is {measured.mean[channel]:.4g} in every image, so it has no scale to measure: "
+                "set codec.normalize: none, or data.channels: 1"
+            )
+    return {**plain, "normalize": "measured", "mean": measured.mean.tolist(), "std": measured.std}

@@ -1,0 +1,152 @@
+"""Image shards to latent shards, one by one, so that an interrupted encoding goes on and several processes share it.
+
+Each image shard becomes a folder of one latent shard in the work folder, whole or absent; joined they are data/latents.
+What is in a shard depends on its images alone, so the result has the same bytes however often it was interrupted and
+however many processes made it.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scm.base.files import link_or_copy, replacing_folder, write_json
+from scm.base.progress import Progress
+from scm.data.latents.codec import Codec, Statistics
+from scm.data.shards.shards import INDEX, LABELS, OFFSETS, Sample, iterate_batches, read_index, write_latents
+from scm.errors import UserError
+
+STORED = {"fp16": torch.float16, "fp32": torch.float32}
+PIXELS_AT_A_TIME = 2**20
+MAX_IMAGES = 256
+"""Images encoded at a time, fewer where they are large: figures are summed in this order, so it is no parameter."""
+ROUND_TRIPS = 256
+"""Images that are decoded again to say how much the autoencoder keeps, as many of each shard; at least one."""
+DRAFT = "statistics"
+"""Of a shard, in the index of its folder in the work folder."""
+
+
+def encode_shards(
+    shards: Path, work: Path, codec: Codec, stored: str, rank: int, world: int, say: Callable[[str], None]
+) -> None:
+    """Encodes this process's share of the shards, but for those that are there already.
+
+    Args:
+        shards: data/shards.
+        work: gets a folder for each shard, named as `folder_of` says.
+        codec: of a plain header; its autoencoder encodes.
+        stored: fp16 or fp32, for latents; pixels stay uint8.
+        rank: of `world` processes.
+    """
+    index = read_index(shards)
+    mine = index["shards"][rank::world]
+    progress = Progress(sum(shard["count"] for shard in mine), say, "encoded")
+    trips = max(1, ROUND_TRIPS // len(index["shards"]))
+    for shard in mine:
+        folder = folder_of(work, shard)
+        if folder.exists():
+            progress.skip(shard["count"])
+            continue
+        entries: dict[str, Any] = {"classes": index["classes"], "codec": codec.header}
+        samples = _encoded(shards, shard, codec, stored, trips, entries, progress)
+        write_latents(samples, folder, shard["count"], entries)
+
+
+def folder_of(work: Path, shard: dict[str, Any]) -> Path:
+    """Of the latent shard that an image shard (an entry of the index) becomes."""
+    return work / Path(shard["file"]).stem
+
+
+def wait_for(work: Path, shards: Path, every: float = 0.5) -> None:
+    """Returns when every process has written its shards; one that fails ends all of them (torchrun)."""
+    missing = [folder_of(work, shard) for shard in read_index(shards)["shards"]]
+    while missing := [folder for folder in missing if not folder.exists()]:
+        time.sleep(every)
+
+
+def _encoded(
+    shards: Path,
+    shard: dict[str, Any],
+    codec: Codec,
+    stored: str,
+    trips: int,
+    entries: dict[str, Any],
+    progress: Progress,
+) -> Iterator[Sample]:
+    """The samples of a shard; adds the figures of all to `entries` at the end."""
+    statistics, psnr = Statistics(), []
+    left = 0 if codec.header["name"] == "identity" else trips
+    side = read_index(shards)["resolution"]
+    batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // side**2))
+    for keys, images, labels in iterate_batches(shards, batch, [shard]):
+        kept = _narrow(codec.encode(images), stored)
+        mean, deviation = codec.moments(kept)
+        statistics.add(mean, deviation)
+        if left:
+            psnr += _psnr(images[:left], codec.decode(mean[:left]))
+            left = max(0, left - len(keys))
+        progress.add(len(keys))
+        yield from zip(keys, kept.numpy(), labels, strict=True)
+    entries[DRAFT] = {**statistics.to_dict(), "psnr": psnr}
+
+
+def _narrow(encoded: Tensor, stored: str) -> Tensor:
+    """Latents in the type in which they are kept."""
+    if not encoded.is_floating_point():
+        return encoded
+    kept = encoded.to(STORED[stored])
+    if not kept.isfinite().all():
+        problem = "latents that are not finite, or too large to be kept"
+        raise UserError(
+            f"codec.precision, codec.stored = {stored}: {problem}; use codec.precision: fp32 and stored: fp32"
+        )
+    return kept
+
+
+def _psnr(images: Tensor, decoded: Tensor) -> list[float]:
+    """Peak signal-to-noise ratio of each image, dB; an exact image counts as one wrong by one level in one place."""
+    squares = (images.double() - decoded.double()).square().flatten(1)
+    least = 1 / squares.shape[1]
+    return (10 * (255**2 / squares.mean(1).clamp(min=least)).log10()).tolist()
+
+
+def measured(work: Path, shards: Path) -> tuple[Statistics, list[float]]:
+    """Figures of all latents, and the round trips' ratios."""
+    statistics, psnr = Statistics(), []
+    for shard in read_index(shards)["shards"]:
+        figures = read_index(folder_of(work, shard))[DRAFT]
+        statistics.merge(Statistics.from_dict(figures))
+        psnr += figures["psnr"]
+    return statistics, psnr
+
+
+def join(work: Path, shards: Path, folder: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """Makes data/latents of all encoded shards.
+
+    Args:
+        header: of the finished codec.
+
+    Returns:
+        The index.
+    """
+    parts = [folder_of(work, shard) for shard in read_index(shards)["shards"]]
+    indices = [read_index(part) for part in parts]
+    with replacing_folder(folder) as temporary:
+        files = []
+        for number, (part, index) in enumerate(zip(parts, indices, strict=True)):
+            (shard,) = index["shards"]
+            files.append({**shard, "file": f"{number:06d}.tar"})
+            link_or_copy(part / shard["file"], temporary / files[-1]["file"])
+        for array in (LABELS, OFFSETS):
+            np.save(temporary / array, np.concatenate([np.load(part / array) for part in parts]))
+        whole = {key: value for key, value in indices[0].items() if key != DRAFT}
+        whole |= {"count": sum(index["count"] for index in indices), "shards": files, "codec": header}
+        whole["class_counts"] = [
+            sum(counts) for counts in zip(*(each["class_counts"] for each in indices), strict=True)
+        ]
+        write_json(temporary / INDEX, whole)
+    return read_index(folder)

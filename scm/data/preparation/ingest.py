@@ -1,0 +1,257 @@
+"""A source to shards, on all cores and in any number of processes, with the same bytes every time.
+
+Shard i is made from the images [i * shard_images, (i + 1) * shard_images) of the source's listing and nothing else;
+images that cannot be used leave it shorter. So neither threads nor processes nor an interruption show in the result.
+A finished shard lies in the work folder under its name, with a record beside it; what has both is not made again.
+"""
+
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scm.base.files import link_or_copy, read_json, replacing, replacing_folder, room_in, sha256, write_json
+from scm.base.progress import Progress
+from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_tar
+from scm.data.sources.containers import shown
+from scm.data.sources.images import Source, pillow_without_limits_of_its_own, read_cropped
+from scm.errors import Interrupted, UserError
+
+AHEAD = 4
+"""Images for each thread that may be read before the shard's turn comes to them; it bounds the memory."""
+POLL_SECONDS = 1.0
+FREE = "free some space and run the same command, which goes on where it stopped"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images become shards: data.resolution (pixels), data.channels, data.on_bad_image, data.shard_images."""
+
+    resolution: int
+    channels: int
+    on_bad_image: str
+    shard_images: int
+
+    def images_of(self, shard: int, count: int) -> range:
+        """Numbers of the images of a shard, of `count` in all."""
+        return range(shard * self.shard_images, min(count, (shard + 1) * self.shard_images))
+
+    def shards_of(self, count: int) -> range:
+        return range(-(-count // self.shard_images))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who works: threads of this process, which is number `rank` of `world` that share the work folder."""
+
+    threads: int
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass
+class Tally:
+    """What happened to the images of one shard, or of all."""
+
+    labels: array = field(default_factory=lambda: array("i"))
+    short_sides: Counter[int] = field(default_factory=Counter)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+def ingest(
+    source: Source,
+    plan: Plan,
+    work: Path,
+    workers: Workers,
+    progress: Callable[[str], None],
+    stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """Makes this process's shards that are not in the work folder yet; process 0 then waits for the others'.
+
+    Args:
+        source: what is read.
+        plan: how it is cut into shards.
+        work: kept when the process ends early, and handed in again by the same command. Shared by all processes.
+        workers: process `rank` makes every `world`-th shard.
+        progress: gets lines of text.
+        stopping: asked before each image; True ends the work.
+
+    Raises:
+        UserError: an image that cannot be used (with on_bad_image "error": the first of the listing), a full disk.
+        Interrupted: it was asked to stop.
+    """
+    (work / "shards").mkdir(parents=True, exist_ok=True)
+    shards = plan.shards_of(len(source))
+    own = shards[workers.rank :: workers.world]
+    with (
+        room_in(work, FREE),
+        pillow_without_limits_of_its_own(),
+        _threads(workers.threads) as pool,
+    ):
+        done = list(pool.map(lambda shard: _is_done(work, shard), own))
+        missing = [shard for shard, whole in zip(own, done, strict=True) if not whole]
+        if any(done):
+            progress(f"{sum(done)} of {len(own)} shards were made before")
+        speed = Progress(sum(len(plan.images_of(shard, len(source))) for shard in missing), progress, "prepared")
+        numbers = (number for shard in missing for number in plan.images_of(shard, len(source)))
+        results = _in_order(pool, lambda number: _converted(source, number, plan), numbers, AHEAD * workers.threads)
+        for shard in missing:
+            some = islice(results, len(plan.images_of(shard, len(source))))
+            _write_shard(work, shard, source, plan, _counted(some, speed, stopping))
+    if workers.rank == 0:
+        _wait_for_others(work, set(shards) - set(own), progress, stopping)
+
+
+def assemble(source: Source, plan: Plan, work: Path, folder: Path) -> tuple[dict[str, Any], Tally]:
+    """Puts the shards of the work folder together as `folder`, which is replaced as a whole.
+
+    Returns:
+        The index, as `shards.read_index` gives it, and what happened to all images.
+
+    Raises:
+        UserError: a class of which no image is left, a full disk.
+    """
+    total, entries = Tally(skipped=list(source.skipped)), []
+    with room_in(folder, FREE), replacing_folder(folder) as temporary:
+        for shard in plan.shards_of(len(source)):
+            path, record = _shard_path(work, shard), read_json(_record_path(work, shard))
+            total.labels.extend(record["labels"])
+            total.short_sides.update({int(side): count for side, count in record["short_sides"].items()})
+            total.skipped += record["skipped"]
+            if record["count"]:
+                link_or_copy(path, temporary / path.name)
+                entries.append({"file": path.name, **{key: record[key] for key in ("count", "bytes", "sha256")}})
+        _check_classes(source, set(total.labels))
+        np.save(temporary / LABELS, np.array(total.labels, dtype=np.int64))
+        index = {
+            "format": FORMAT,
+            "kind": "images",
+            "count": len(total.labels),
+            "shape": [plan.resolution, plan.resolution, plan.channels],
+            "dtype": "uint8",
+            "shards": entries,
+            "classes": source.classes,
+            "channels": plan.channels,
+            "resolution": plan.resolution,
+            "skipped": total.skipped,
+        }
+        return finish(index, temporary), total
+
+
+def _check_classes(source: Source, used: set[int]) -> None:
+    empty = [name for label, name in enumerate(source.classes) if label not in used]
+    if empty or not used:
+        what = f"the class {shown(empty[0])}" if empty else "the source"
+        raise UserError(f"{source.name}: {what} has no usable image: data.on_bad_image: error tells why")
+
+
+def _shard_path(work: Path, shard: int) -> Path:
+    return work / "shards" / f"{shard:06d}.tar"
+
+
+def _record_path(work: Path, shard: int) -> Path:
+    return work / "shards" / f"{shard:06d}.json"
+
+
+def _is_done(work: Path, shard: int) -> bool:
+    """Whether a shard lies in the work folder with the bytes that were written; a damaged one is made again."""
+    try:
+        record = read_json(_record_path(work, shard))
+        return isinstance(record, dict) and sha256(_shard_path(work, shard)) == record.get("sha256")
+    except (UserError, FileNotFoundError):
+        return False
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image of the listing: its PNG and the original's short side, or why it has none."""
+
+    number: int
+    png: bytes = b""
+    short_side: int = 0
+    reason: str = ""
+
+
+def _converted(source: Source, number: int, plan: Plan) -> _Image:
+    cropped = read_cropped(source, number, plan.resolution, plan.channels)
+    if isinstance(cropped, str):
+        return _Image(number, reason=cropped)
+    return _Image(number, encode_png(cropped.pixels), cropped.short_side)
+
+
+def _write_shard(work: Path, shard: int, source: Source, plan: Plan, images: Iterator[_Image]) -> None:
+    tally = Tally()
+
+    def samples() -> Iterator[tuple[str, bytes, int]]:
+        for image in images:
+            name = source.file_name(image.number) if image.reason else ""
+            if image.reason and plan.on_bad_image != "skip":
+                raise UserError(
+                    f"{source.name}: {shown(name)}: {image.reason}: repair or remove it, or set data.on_bad_image: skip"
+                )
+            if image.reason:
+                tally.skipped.append({"file": name, "reason": image.reason})
+                continue
+            label = int(source.labels[image.number])
+            tally.labels.append(label)
+            tally.short_sides[image.short_side] += 1
+            yield source.key(image.number), image.png, label
+
+    with replacing(_shard_path(work, shard)) as temporary:
+        entry = write_tar(samples(), temporary, "png")
+    sides = {str(side): count for side, count in tally.short_sides.items()}
+    record = {**entry, "labels": list(tally.labels), "short_sides": sides, "skipped": tally.skipped}
+    write_json(_record_path(work, shard), record)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose waiting tasks are dropped when the block fails."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[int], _Image], numbers: Iterator[int], ahead: int
+) -> Iterator[_Image]:
+    """`function` of each number, in their order, of which up to `ahead` are worked on or wait."""
+    waiting: deque[Future[_Image]] = deque()
+    for number in numbers:
+        waiting.append(pool.submit(function, number))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _counted(images: Iterator[_Image], speed: Progress, stopping: Callable[[], bool]) -> Iterator[_Image]:
+    for image in images:
+        if stopping():
+            raise Interrupted(f"after {speed.done:,} images; the same command goes on with the unfinished shards")
+        yield image
+        speed.add(1)
+
+
+def _wait_for_others(
+    work: Path, shards: set[int], progress: Callable[[str], None], stopping: Callable[[], bool]
+) -> None:
+    """Returns when the other processes' shards are whole; torchrun ends this process if one of those fails."""
+    said = 0.0
+    while shards := {shard for shard in shards if not _is_done(work, shard)}:
+        if stopping():
+            raise Interrupted("while other processes were working")
+        if time.monotonic() - said >= 60:
+            said = time.monotonic()
+            progress(f"waiting for {len(shards)} shards of other processes")
+        time.sleep(POLL_SECONDS)

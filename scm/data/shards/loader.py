@@ -1,0 +1,125 @@
+"""Latents in the order of training, at any position at once: the position is the number of images seen.
+
+Epoch e is the permutation of generator(seed, "order", e), and batches run across the ends of epochs. So the batch at a
+position depends on the seed and the position alone: a resumed or distributed run sees what an uninterrupted one sees.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scm.base.randomness import generator
+from scm.data.shards.shards import LABELS, OFFSETS, REMEDY, check_sizes, read_index
+from scm.errors import UserError
+
+
+class LatentLoader:
+    """Batches of a folder of latent shards, read through memory maps.
+
+    Attributes:
+        count: images in the data set.
+        classes: class names; empty = all labels are -1.
+        codec_header: for scm.data.codec.Codec.
+    """
+
+    def __init__(self, folder: Path, seed: int, batch: int, rank: int = 0, world: int = 1) -> None:
+        """Opens the shards.
+
+        Args:
+            folder: data/latents.
+            seed: names the order of the images.
+            batch: images of all processes together.
+            rank: which process asks, from 0.
+            world: number of processes.
+
+        Raises:
+            UserError: the batch cannot be divided, or a shard is missing or truncated.
+        """
+        if batch % world:
+            raise UserError(f"the batch of {batch} images cannot be divided among {world} processes: change either")
+        index = read_index(folder)
+        if index["kind"] != "latents":
+            raise UserError(f"{folder} holds {index['kind']}, not latents: run `dvc repro encode`")
+        check_sizes(folder, index)
+        self.count: int = index["count"]
+        self.classes: list[str] = index["classes"]
+        self.codec_header: dict[str, Any] = index["codec"]
+        self._seed, self._batch = seed, batch
+        self._first, self._share = rank * (batch // world), batch // world
+        self._labels = _read_array(folder / LABELS, self.count)
+        offsets = _read_array(folder / OFFSETS, self.count)
+        self._starts = np.cumsum([0, *(shard["count"] for shard in index["shards"])])
+        self._shards = [
+            _Shard(folder / shard["file"], offsets[start : start + shard["count"]], index["shape"], index["dtype"])
+            for shard, start in zip(index["shards"], self._starts, strict=False)
+        ]
+        self._order: tuple[int, np.ndarray] = -1, np.empty(0, dtype=np.int64)
+
+    def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """This process's part of the batch that begins after `images_seen` images.
+
+        Returns:
+            What the codec stored, [batch / world, ...], and labels int64 [batch / world]. The parts of all ranks, one
+            after the other, are the batch of a single process.
+        """
+        positions = images_seen + self._first + np.arange(self._share)
+        epochs = positions // self.count
+        samples = np.empty(self._share, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            samples[chosen] = self._permutation(int(epoch))[positions[chosen] % self.count]
+        return torch.from_numpy(self._gather(samples)), torch.from_numpy(self._labels[samples])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        known, order = self._order  # together, as two threads may ask
+        if epoch != known:
+            order = torch.randperm(self.count, generator=generator(self._seed, "order", epoch)).numpy()
+            self._order = epoch, order
+        return order
+
+    def _gather(self, samples: np.ndarray) -> np.ndarray:
+        if len(self._shards) == 1:
+            return self._shards[0].read(samples)
+        owners = np.searchsorted(self._starts, samples, side="right") - 1
+        result = np.empty((len(samples), *self._shards[0].shape), dtype=self._shards[0].dtype)
+        for owner in np.unique(owners):
+            chosen = owners == owner
+            result[chosen] = self._shards[owner].read(samples[chosen] - self._starts[owner])
+        return result
+
+
+class _Shard:
+    """The samples of one tar as a strided view into its memory map: all have one size, so they lie evenly spaced."""
+
+    def __init__(self, path: Path, offsets: np.ndarray, shape: list[int], dtype: str) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        steps = np.diff(offsets)
+        stride = int(steps[0]) if len(steps) else 0
+        if (steps != stride).any():
+            raise UserError(f"{path}: its samples are not evenly spaced: {REMEDY}")
+        inner = np.empty(self.shape, dtype=self.dtype).strides
+        self._view = np.ndarray(
+            (len(offsets), *self.shape),
+            dtype=self.dtype,
+            buffer=np.memmap(path, dtype=np.uint8, mode="r"),
+            offset=int(offsets[0]),
+            strides=(stride, *inner),
+        )
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of the samples with these numbers within the shard."""
+        return self._view[rows]
+
+
+def _read_array(path: Path, count: int) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {REMEDY}") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): {REMEDY}") from None
+    if array.shape != (count,):
+        raise UserError(f"{path} has {len(array)} entries instead of {count}: {REMEDY}")
+    return array

@@ -1,0 +1,244 @@
+"""Shards: WebDataset tar files beside an index of counts, labels and hashes; the same samples give the same bytes.
+
+Image shards hold <key>.png and <key>.cls; latent shards <key>.npy, uncompressed, and <key>.cls. labels.npy repeats all
+labels, and offsets.npy (latents) tells where each sample's numbers begin, so that the loader reads any sample without
+unpacking. A folder of shards is written under a temporary name and renamed, so that it is whole or absent.
+"""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.writer import TarWriter
+
+from scm.base.files import read_json, replacing_folder, sha256, write_json
+from scm.errors import UserError
+
+FORMAT = 1
+INDEX = "index.json"
+OFFSETS = "offsets.npy"
+LABELS = "labels.npy"
+REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
+
+COMMON_KEYS = frozenset({"format", "kind", "count", "shape", "classes", "class_counts", "shards"})
+KEYS_OF_KIND = {
+    "images": COMMON_KEYS | {"channels", "resolution", "skipped"},
+    "latents": COMMON_KEYS | {"dtype", "codec"},
+}
+
+Sample = tuple[str, np.ndarray, int]
+"""(key, numbers, label)"""
+
+
+def write_shards(
+    samples: Iterable[tuple[str, np.ndarray, int]], folder: Path, shard_images: int, **header: Any
+) -> dict[str, Any]:
+    """Writes images as PNG shards and their index; an older folder of that name is replaced at the end.
+
+    Args:
+        samples: (key, uint8 [H, W, C], label); all of one shape, keys unique and free of dots.
+        folder: gets 000000.tar, 000001.tar, ..., labels.npy and index.json.
+        shard_images: images in one shard.
+        header: further entries of the index: classes, channels, resolution, skipped. It is written after the last
+            sample was taken, so that a list may still grow until then.
+
+    Returns:
+        The index, as `read_index` gives it.
+
+    Raises:
+        UserError: there are no samples.
+    """
+    with replacing_folder(folder) as temporary:
+        record = _write(samples, temporary, shard_images, "png", encode_png)
+        index = {"format": FORMAT, "kind": "images", **record, **header}
+        return finish(index, temporary)
+
+
+def write_latents(
+    samples: Iterable[tuple[str, np.ndarray, int]], folder: Path, shard_images: int, header: dict[str, Any]
+) -> dict[str, Any]:
+    """The same for encoded samples of any one shape and type.
+
+    Args:
+        samples: (key, array, label); keys unique and free of dots.
+        folder: gets offsets.npy besides what `write_shards` writes.
+        shard_images: samples in one shard.
+        header: further entries of the index: classes, codec.
+
+    Returns:
+        The index.
+
+    Raises:
+        UserError: there are no samples.
+    """
+    with replacing_folder(folder) as temporary:
+        record = _write(samples, temporary, shard_images, "npy", _npy)
+        shards = [temporary / shard["file"] for shard in record["shards"]]
+        np.save(temporary / OFFSETS, np.concatenate([_payload_offsets(shard) for shard in shards]))
+        index = {"format": FORMAT, "kind": "latents", **record, **header}
+        return finish(index, temporary)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder of shards.
+
+    Raises:
+        UserError: it is missing, damaged, or of another format.
+    """
+    path = folder / INDEX
+    index = read_json(path)
+    kind = index.get("kind") if isinstance(index, dict) else None
+    if kind not in KEYS_OF_KIND or index.get("format") != FORMAT:
+        raise UserError(f"{path} is no index of format {FORMAT}: {REMEDY}")
+    missing = sorted(KEYS_OF_KIND[kind] - index.keys())
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: {REMEDY}")
+    if index["count"] != sum(shard["count"] for shard in index["shards"]):
+        raise UserError(f"{path}: the shards' counts do not add up to {index['count']}: {REMEDY}")
+    return index
+
+
+def check_sizes(folder: Path, index: dict[str, Any]) -> None:
+    """Quick look at every shard: there, and of the size that the index says."""
+    for shard in index["shards"]:
+        path = folder / shard["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise UserError(f"{path} is missing: {REMEDY}")
+        if size != shard["bytes"]:
+            raise UserError(f"{path} has {size:,} bytes instead of {shard['bytes']:,}: {REMEDY}")
+
+
+def verify(folder: Path, shard: dict[str, Any]) -> None:
+    """Compares one shard (an entry of the index) with its recorded hash.
+
+    Raises:
+        UserError: it is missing or its bytes have changed.
+    """
+    path = folder / shard["file"]
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {REMEDY}")
+    if sha256(path) != shard["sha256"]:
+        raise UserError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
+
+
+def iterate(folder: Path, shards: list[dict[str, Any]] | None = None) -> Iterator[Sample]:
+    """Streams the samples in the order they were written: (key, uint8 [H, W, C] or the stored array, label).
+
+    Args:
+        shards: entries of the index; None = all.
+
+    Raises:
+        UserError: a shard is missing or damaged; each is checked before its first sample is given out.
+    """
+    index = read_index(folder)
+    for shard in index["shards"] if shards is None else shards:
+        verify(folder, shard)
+        with (folder / shard["file"]).open("rb") as stream:
+            for sample in group_by_keys(tar_file_expander([{"url": shard["file"], "stream": stream}])):
+                if index["kind"] == "images":
+                    array = np.array(Image.open(io.BytesIO(sample["png"]))).reshape(index["shape"])
+                else:
+                    array = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
+                yield sample["__key__"], array, int(sample["cls"])
+
+
+def iterate_batches(
+    folder: Path, batch: int, shards: list[dict[str, Any]] | None = None
+) -> Iterator[tuple[list[str], torch.Tensor, list[int]]]:
+    """The images of `iterate` in batches: (keys, uint8 [B, C, H, W], labels); the last one may be smaller."""
+    samples = iterate(folder, shards)
+    while chunk := list(islice(samples, batch)):
+        keys, arrays, labels = zip(*chunk, strict=True)
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        yield list(keys), images, list(labels)
+
+
+def read_images(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """A whole small data set: images uint8 [N, C, H, W] and labels int64 [N]."""
+    parts = [(images, torch.tensor(labels)) for _, images, labels in iterate_batches(folder, 1024)]
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _write(
+    samples: Iterable[Sample], folder: Path, shard_images: int, suffix: str, encode: Callable[[np.ndarray], bytes]
+) -> dict[str, Any]:
+    """Writes the shards and labels.npy; returns what the index says about them."""
+    remaining, shards, labels, keys = iter(samples), [], [], set()
+    layout: tuple[list[int], str] | None = None
+    while first := next(remaining, None):
+        path = folder / f"{len(shards):06d}.tar"
+
+        def members(first: Sample = first) -> Iterator[tuple[str, bytes, int]]:
+            nonlocal layout
+            for key, array, label in chain([first], islice(remaining, shard_images - 1)):
+                layout = layout or (list(array.shape), str(array.dtype))
+                if (list(array.shape), str(array.dtype)) != layout or key in keys or not key or "." in key:
+                    raise ValueError(f"sample {key!r}: repeated or unusable key, or not of shape and type {layout}")
+                keys.add(key)
+                labels.append(label)
+                yield key, encode(array), label
+
+        shards.append({"file": path.name, **write_tar(members(), path, suffix)})
+    if layout is None:
+        raise UserError("there are no images to write: see data.source and data.path")
+    np.save(folder / LABELS, np.array(labels, dtype=np.int64))
+    return {"count": len(labels), "shape": layout[0], "dtype": layout[1], "shards": shards}
+
+
+def write_tar(samples: Iterable[tuple[str, bytes, int]], path: Path, suffix: str) -> dict[str, Any]:
+    """Writes one shard of (key, encoded content, label); returns its count, bytes and sha256 for the index."""
+    count = 0
+    with path.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="", group="") as tar:
+        for key, content, label in samples:
+            tar.write({"__key__": key, suffix: content, "cls": str(label).encode()})
+            count += 1
+    return {"count": count, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Counts the classes, writes the index into the folder and returns it as JSON has it."""
+    labels, images = np.unique(np.load(folder / LABELS), return_counts=True)
+    counts = Counter(dict(zip(labels.tolist(), images.tolist(), strict=True)))
+    if not set(counts) <= (set(range(len(index["classes"]))) or {-1}):
+        raise ValueError(f"labels {sorted(counts)} do not fit {len(index['classes'])} classes")
+    index["class_counts"] = [counts[label] for label in range(len(index["classes"]))]
+    write_json(folder / INDEX, index)
+    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise ValueError(f"images are uint8 [H, W, 1 or 3], not {array.dtype} {list(array.shape)}")
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _payload_offsets(shard: Path) -> np.ndarray:
+    """Where the numbers of each sample begin in a latent shard: int64 [count], bytes from the start of the file."""
+    with tarfile.open(shard) as tar:
+        members = [member for member in tar if member.name.endswith(".npy")]
+    with shard.open("rb") as stream:
+        offsets = []
+        for member in members:
+            stream.seek(member.offset_data)
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            offsets.append(stream.tell())
+    return np.array(offsets, dtype=np.int64)

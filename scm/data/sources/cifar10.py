@@ -1,0 +1,189 @@
+"""CIFAR-10 as its authors publish it: the python and the binary archive, packed or not; its training images.
+
+A batch holds images as rows of 3 x 32 x 32 bytes, red, green and blue one after the other. The python form keeps them
+in pickles, which are read as data by the machine that reads other people's teachers: nothing in them is executed.
+"""
+
+import hashlib
+import io
+import posixpath
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from scm.data.sources.containers import Listing, list_files
+from scm.data.sources.images import Source
+from scm.errors import UserError
+from scm.pickles.machine import Buildable, Known, Machine, Refused
+
+SIDE, CLASSES = 32, 10
+PIXELS = 3 * SIDE * SIDE
+MD5 = {
+    "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+    "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+}
+"""Of the archives, as https://www.cs.toronto.edu/~kriz/cifar.html prints them."""
+PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))
+BINARY = tuple(f"{name}.bin" for name in PYTHON)
+
+
+def open_cifar10(path: Path, labels: bool) -> Source:
+    """Reads the 50,000 training images (146 MiB) and the names of the classes.
+
+    Args:
+        path: an archive, or the folder that was in it.
+        labels: False = the images get no labels.
+
+    Raises:
+        UserError: a published archive that is not what was published, a batch that is missing or of another form.
+    """
+    _check_md5(path)
+    with ExitStack() as stack:
+        listing = list_files(path, stack)
+        place = {posixpath.basename(listing.files.name(number)): number for number in range(len(listing.files))}
+        names = next((names for names in (PYTHON, BINARY) if names[0] in place), None)
+        if names is None:
+            raise UserError(
+                f"{path} has no {PYTHON[0]} or {BINARY[0]}: set data.path to {' or '.join(MD5)}, or to the folder in it"
+            )
+        meta = "batches.meta" if names is PYTHON else "batches.meta.txt"
+        for name in (*names, meta):
+            if name not in place:
+                raise UserError(f"{path} has no {name}: download the archive again, or unpack all of it")
+        read = _read_python if names is PYTHON else _read_binary
+        parts = [read(listing, place[name], f"{path}: {name}") for name in names]
+        read_names = _names_python if names is PYTHON else _names_binary
+        classes = read_names(listing, place[meta], f"{path}: {meta}")
+    rows = np.concatenate([rows for rows, _ in parts])
+    label_of = np.concatenate([labels for _, labels in parts])
+    starts = np.cumsum([0, *(len(rows) for rows, _ in parts)])
+
+    def file_name(number: int) -> str:
+        batch = int(np.searchsorted(starts, number, side="right")) - 1
+        return f"{names[batch]} image {number - starts[batch]}"
+
+    def load(number: int) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(rows[number].reshape(3, SIDE, SIDE).transpose(1, 2, 0)))
+
+    if not labels:
+        classes, label_of = [], np.full(len(rows), -1)
+    return Source(str(path), classes, label_of, file_name, load)
+
+
+def _check_md5(path: Path) -> None:
+    """An archive under its published name must be the published one."""
+    wanted = MD5.get(path.name)
+    if wanted is None or not path.is_file():
+        return
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "md5").hexdigest()
+    if found != wanted:
+        raise UserError(
+            f"{path} is not the published archive (its MD5 is {found}, not {wanted}): download it again; if you have "
+            "packed it yourself, unpack it and set data.path to the folder"
+        )
+
+
+def _checked(rows: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if not len(rows):
+        raise UserError(f"{name} holds no images: download the archive again")
+    wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
+    if len(wrong):
+        number = int(wrong[0])
+        raise UserError(
+            f"{name}: image {number} has the label {labels[number]}, not one of 0 to {CLASSES - 1}: "
+            "download the archive again"
+        )
+    return rows, labels.astype(np.int64)
+
+
+def _read_binary(listing: Listing, number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows uint8 [N, 3072] and labels int64 [N] of a batch in which one byte of label precedes each row."""
+    data = listing.read(listing.files, number)
+    if len(data) % (1 + PIXELS):
+        raise UserError(f"{name} has {len(data):,} bytes, no multiple of {1 + PIXELS:,}: download the archive again")
+    table = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
+    return _checked(table[:, 1:], table[:, 0], name)
+
+
+def _names_binary(listing: Listing, number: int, name: str) -> list[str]:
+    text = listing.read(listing.files, number).decode(errors="replace")
+    return _ten([line.strip() for line in text.splitlines() if line.strip()], name)
+
+
+def _read_python(listing: Listing, number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a pickled dictionary with `data` and `labels`."""
+    content = _unpickled(listing, number, name)
+    rows, labels = content.get("data"), content.get("labels")
+    if not isinstance(rows, _Array) or rows.value.ndim != 2 or rows.value.shape[1] != PIXELS:
+        raise UserError(f"{name} holds no rows of {PIXELS:,} bytes: download the archive again")
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(rows.value)
+        or any(type(label) is not int for label in labels)
+    ):
+        raise UserError(f"{name} does not hold a label for each image: download the archive again")
+    return _checked(rows.value, np.array(labels, dtype=object), name)
+
+
+def _names_python(listing: Listing, number: int, name: str) -> list[str]:
+    return _ten(_unpickled(listing, number, name).get("label_names"), name)
+
+
+def _ten(names: Any, name: str) -> list[str]:
+    if not isinstance(names, list) or len(set(map(str, names))) != CLASSES or len(names) != CLASSES:
+        raise UserError(f"{name} does not name {CLASSES} classes: download the archive again")
+    return [str(entry) for entry in names]
+
+
+def _unpickled(listing: Listing, number: int, name: str) -> dict[str, Any]:
+    try:
+        content = _Python2Machine(io.BytesIO(listing.read(listing.files, number)), KNOWN).run()
+    except Refused:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{name} is not pickled as CIFAR-10 is (nothing of it was run): download the archive again")
+    return content
+
+
+class _Python2Machine(Machine):
+    """The machine with the text of Python 2, which is bytes or letters as one likes; here letters, Latin-1."""
+
+    LITERALS = Machine.LITERALS | {"SHORT_BINSTRING", "BINSTRING"}
+    ALL: ClassVar = Machine.ALL | LITERALS
+
+
+class _Type(Buildable):
+    """numpy's type of a byte, the only one there is here."""
+
+    def __init__(self, code: Any, align: Any = 0, copy: Any = 1) -> None:
+        if code != "u1":
+            raise Refused("refused: a numpy type other than bytes")
+
+    def build(self, state: Any) -> None:
+        """Its state repeats that a byte has no order of bytes."""
+
+
+class _Array(Buildable):
+    """A numpy array of bytes, which gets its numbers after it was made."""
+
+    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
+        self.value: np.ndarray = np.zeros(0, np.uint8)
+
+    def build(self, state: Any) -> None:
+        match state:
+            case (int(), (int(height), int(width)), _Type(), bool(by_columns), str(data)):
+                if min(height, width) >= 0 and height * width == len(data):
+                    flat, order = np.frombuffer(data.encode("latin-1"), np.uint8), "F" if by_columns else "C"
+                    self.value = flat.reshape((height, width), order=order)
+                    return
+        raise Refused("refused: a numpy array of an unknown form")
+
+
+KNOWN = Known(
+    functions={"numpy.core.multiarray._reconstruct": _Array, "numpy.dtype": _Type},
+    names=frozenset({"numpy.ndarray"}),
+)

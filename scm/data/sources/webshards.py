@@ -1,0 +1,217 @@
+"""WebDataset shards as a source: tars in which files with a key in common, one after the other, are a sample.
+
+A sample is <key>.jpg (.jpeg, .png, .webp) with a label in <key>.cls, a whole number, or in <key>.json: {"label": 3} or
+{"cls": 3}, and with "class_name" the class's name as well. Other files of a sample are passed over.
+"""
+
+import json
+import posixpath
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from scm.data.shards.shards import INDEX, check_sizes, read_index, verify
+from scm.data.sources.catalogue import Catalogue
+from scm.data.sources.containers import ARCHIVE_FAULTS, read_at, shown, tar_members, unreadable
+from scm.data.sources.images import Source, decode
+from scm.errors import UserError
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+LABELS = ("cls", "json")
+LABEL_BYTES = 2**20
+"""Longest .cls or .json that is read."""
+MAX_LABEL = 2**31 - 1
+NAMES = "classes.txt"
+
+
+@dataclass
+class _Samples:
+    """What was listed so far."""
+
+    skip: bool
+    images: Catalogue = field(default_factory=Catalogue)
+    labels: array = field(default_factory=lambda: array("i"))
+    starts: list[int] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def leave_out(self, shard: Path, key: str, reason: str, remedy: str) -> None:
+        if not self.skip:
+            raise UserError(f"{shard}: {shown(key)}: {reason}: {remedy}, or set data.on_bad_image: skip")
+        self.skipped.append({"file": f"{shard.name}/{key}", "reason": reason})
+
+
+def open_webshards(path: Path, labels: bool, max_pixels: int, skip: bool) -> Source:
+    """Lists the samples shard by shard, in the order in which they lie there.
+
+    Classes are called 0, 1, ... unless the folder has a classes.txt (a name on each line), the .json files name them,
+    or the shards are this program's own, which are compared with their index first.
+
+    Args:
+        path: one tar, or a folder of tars.
+        labels: False = the images get no labels, and need none.
+        max_pixels: images that claim more are refused undecoded.
+        skip: True = samples without an image or a usable label are left out and noted; False = the first is refused.
+
+    Raises:
+        UserError: nothing to read, a damaged shard, a sample that is not whole, labels that no classes fit.
+    """
+    shards, names = _shards(path)
+    listed = _Samples(skip)
+    for shard in shards:
+        listed.starts.append(len(listed.images))
+        try:
+            with shard.open("rb") as handle:
+                for key, files in _grouped(shard, handle):
+                    _add(listed, shard, handle.fileno(), key, files, labels)
+        except ARCHIVE_FAULTS as error:
+            raise unreadable(shard, error) from error
+    images = listed.images
+    if not len(images):
+        raise UserError(f"{path}: no images in its shards: each needs a file ending in .{', .'.join(IMAGES)}")
+    classes = _classes(listed, names, path) if labels else []
+
+    def shard_of(number: int) -> Path:
+        return shards[bisect_right(listed.starts, number) - 1]
+
+    def load(number: int) -> Image.Image:
+        return decode(lambda: _read(shard_of(number), images, number), images.sizes[number], max_pixels)
+
+    def file_name(number: int) -> str:
+        return f"{shard_of(number).name}/{images.name(number)}"
+
+    return Source(str(path), classes, listed.labels, file_name, load, listed.skipped)
+
+
+def _read(shard: Path, images: Catalogue, number: int) -> bytes:
+    """Opens the shard each time: thousands of shards are more than a process may have open."""
+    with shard.open("rb", buffering=0) as handle:
+        return read_at(handle.fileno(), images.places[number], images.sizes[number])
+
+
+def _shards(path: Path) -> tuple[list[Path], list[str] | None]:
+    """The tars in the order of their names, and the names of the classes if a file beside them has any."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: set data.path to a folder of shards or to one .tar")
+    folder, shards = path, [path]
+    if path.is_dir():
+        shards = sorted(entry for entry in path.iterdir() if entry.suffix == ".tar" and not entry.name.startswith("."))
+        if not shards:
+            raise UserError(f"{path}: no .tar in it: set data.path to a folder of shards or to one .tar")
+        if (path / INDEX).is_file():
+            return _own_shards(path)
+    elif path.suffix != ".tar":
+        raise UserError(f"{path} is no folder and no .tar: set data.path to a folder of shards or to one .tar")
+    else:
+        folder = path.parent
+    if not (folder / NAMES).is_file():
+        return shards, None
+    names = [line.strip() for line in (folder / NAMES).read_text(encoding="utf-8", errors="replace").splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UserError(f"{folder / NAMES} has an empty line or a name twice: write one class on each line")
+    return shards, names
+
+
+def _own_shards(folder: Path) -> tuple[list[Path], list[str] | None]:
+    """Shards that this program wrote: all there, and with the bytes that were written."""
+    index = read_index(folder)
+    check_sizes(folder, index)
+    for shard in index["shards"]:
+        verify(folder, shard)
+    return [folder / shard["file"] for shard in index["shards"]], index["classes"] or None
+
+
+def _grouped(shard: Path, handle: Any) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Samples as (key, {suffix: (place, size)}); the key ends at the first dot of the file's own name."""
+
+    def files() -> Iterator[tuple[str, str, int, int]]:
+        for info in tar_members(handle):
+            folder, base = posixpath.split(info.name)
+            stem, _, suffix = base.partition(".")
+            if info.isreg() and stem and not info.issparse():
+                yield posixpath.join(folder, stem), suffix.lower(), info.offset_data, info.size
+
+    for key, group in groupby(files(), key=lambda entry: entry[0]):
+        sample: dict[str, tuple[int, int]] = {}
+        for _, suffix, place, size in group:
+            if suffix in sample:
+                raise UserError(f"{shard}: {shown(f'{key}.{suffix}')} is there twice: write the shard again")
+            sample[suffix] = (place, size)
+        yield key, sample
+
+
+def _add(
+    listed: _Samples, shard: Path, descriptor: int, key: str, files: dict[str, tuple[int, int]], labels: bool
+) -> None:
+    image = next((suffix for suffix in IMAGES if suffix in files), None)
+    kind = next((suffix for suffix in LABELS if suffix in files), None)
+    if image is None:
+        if kind:
+            listed.leave_out(shard, f"{key}.{kind}", "a label without an image", "add the image")
+        return
+    name, label = f"{key}.{image}", -1
+    if labels and kind is None:
+        remedy = f"add {shown(f'{key}.cls')}, or set data.labels: false"
+        return listed.leave_out(shard, name, "an image without a label", remedy)
+    if labels and kind:
+        place, size = files[kind]
+        content = read_at(descriptor, place, size) if size <= LABEL_BYTES else b""
+        found = _label(kind, content)
+        if found is None:
+            reason = (
+                'no whole number from 0 on under "label" or "cls"' if kind == "json" else "no whole number from 0 on"
+            )
+            return listed.leave_out(shard, f"{key}.{kind}", reason, "repair it")
+        label, class_name = found
+        if class_name is not None and listed.names.setdefault(label, class_name) != class_name:
+            both = f"{shown(listed.names[label])} and {shown(class_name)}"
+            raise UserError(f"{shard}: {shown(key)}.json: the label {label} is called {both}: decide for one")
+    listed.images.add(name, *files[image])
+    listed.labels.append(label)
+
+
+def _label(kind: str, content: bytes) -> tuple[int, str | None] | None:
+    """Label and, if it is told, the class's name; None if the file does not hold any."""
+    try:
+        value: Any = json.loads(content) if kind == "json" else int(content.decode("ascii"))
+    except (ValueError, RecursionError):
+        return None
+    name: Any = None
+    if isinstance(value, dict):
+        name, value = value.get("class_name"), value.get("label", value.get("cls"))
+    fits = type(value) is int and 0 <= value <= MAX_LABEL and (name is None or isinstance(name, str))
+    return (value, name) if fits else None
+
+
+def _classes(listed: _Samples, names: list[str] | None, path: Path) -> list[str]:
+    """A name for each label; every class has a sample, and every label a class."""
+    used, highest = set(listed.labels), max(listed.labels)
+    if names is not None and highest >= len(names):
+        number = listed.labels.index(highest)
+        raise UserError(
+            f"{path}: {shown(listed.images.name(number))} has the label {highest}, but there are {len(names)} classes, "
+            f"0 to {len(names) - 1}: correct it, or {NAMES}"
+        )
+    missing = next(label for label in range(len(used) + 1) if label not in used)
+    if missing < highest:
+        raise UserError(
+            f"{path}: no sample has the label {missing}, but one has {highest}: count labels from 0 without gaps"
+        )
+    if names is not None and missing < len(names):
+        raise UserError(
+            f"{path}: no sample has the label {missing}, which {NAMES} calls {shown(names[missing])}: "
+            "take out the names of classes without images"
+        )
+    if names is None:
+        names = [listed.names.get(label, str(label)) for label in range(highest + 1)]
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: two labels have one class_name: give each class a name of its own, or {NAMES}")
+    return names

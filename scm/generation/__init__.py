@@ -1,0 +1,1 @@
+"""Samples of a trained model: its sampler, batches of images, grids."""

@@ -1,0 +1,54 @@
+"""Pictures of many small images side by side."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scm.base.files import replacing
+
+GAP = 1
+"""Pixels between two images, and around them all."""
+
+GAP_GREY = 160
+"""Grey level of the gaps: neither the black nor the white on which most images stand."""
+
+CELL = 56
+"""Pixels that a small image should about fill, so that a person can see it."""
+
+
+def scale_for(resolution: int) -> int:
+    """The whole factor that brings images of this resolution (pixels) nearest to `CELL`; at least 1."""
+    return max(1, round(CELL / resolution))
+
+
+def grid(images: Tensor, columns: int, scale: int) -> Image.Image:
+    """Puts images on one picture, row by row, each pixel enlarged to scale x scale.
+
+    Args:
+        images: uint8 [N, C, H, W], C = 1 (grey) or 3 (RGB).
+        columns: Images in a row.
+        scale: Whole enlargement factor.
+
+    Raises:
+        ValueError: No images, or not uint8 with 1 or 3 channels.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"a grid needs uint8 [N, 1 or 3, H, W] with N > 0, not {images.dtype} {list(images.shape)}")
+    count, _, height, width = images.shape
+    cell_width, cell_height = width * scale + GAP, height * scale + GAP
+    size = (columns * cell_width + GAP, -(-count // columns) * cell_height + GAP)
+    picture = Image.new("RGB", size, (GAP_GREY,) * 3)
+    for position, image in enumerate(images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()):
+        row, column = divmod(position, columns)
+        cell = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        picture.paste(cell, (GAP + column * cell_width, GAP + row * cell_height))
+    return picture
+
+
+def save_grid(path: Path, images: Tensor, columns: int, scale: int) -> None:
+    """Writes `grid` as a PNG."""
+    picture = grid(images, columns, scale)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")

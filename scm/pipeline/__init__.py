@@ -1,0 +1,1 @@
+"""What stands around DVC: a stage's frame, the plan, the supervised run, clones of the project."""

@@ -1,0 +1,144 @@
+"""How long the stages of a plan will take, from how long they took: their run files, else their runs in MLflow."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scm.base.files import read_json
+from scm.errors import UserError
+from scm.params.count import Count
+from scm.pipeline.plan import RUNS, Step
+from scm.results.reading import run_path
+from scm.tracking import store as store_module
+from scm.tracking.records import RunRecord, Settings
+
+BUDGETS = {
+    "train_teacher": ("teacher.images",),
+    "train_student": ("student.{item}.images",),
+    "select_ema": ("select.samples",),
+    "evaluate": ("evaluate.samples", "evaluate.repeats"),
+}
+"""Parameters with each of which a stage's time grows in proportion."""
+UNRECORDED = {"report": 5.0}
+"""Seconds of a stage that leaves no run file, whatever it reports on."""
+PATIENCE = 20.0
+"""Seconds that a plan waits for MLflow."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier run of a stage: how long it took, and the flat parameters it ran with."""
+
+    seconds: float
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected of a stage.
+
+    Attributes:
+        seconds: None = unknown.
+        about: it would run with other parameters than the earlier run; `seconds` is in proportion to its budget.
+    """
+
+    seconds: float | None
+    about: bool = False
+
+
+def estimates(root: Path, steps: Sequence[Step], settings: Settings, preset: str) -> dict[str, Estimate]:
+    """An estimate for each stage by its name; stages that do not run take no time.
+
+    Args:
+        root: the project's folder.
+        steps: the plan.
+        settings: where MLflow is; it is asked only for what no run file says, and a line on stderr tells if it fails.
+        preset: whose experiment is asked, for other presets' runs say nothing of these.
+    """
+    found = {step.name: Estimate(0.0) for step in steps}
+    running = [step for step in steps if step.status == RUNS]
+    earlier = {step.name: _from_file(run_path(root, step.name)) for step in running}
+    asked = [name for name, run in earlier.items() if run is None and name not in UNRECORDED]
+    earlier |= _from_mlflow(settings, preset, asked) if asked else {}
+    for step in running:
+        run = earlier[step.name]
+        unrecorded = UNRECORDED.get(step.name)
+        found[step.name] = Estimate(unrecorded, unrecorded is not None) if run is None else _scaled(step, run)
+    return found
+
+
+def _scaled(step: Step, run: Earlier) -> Estimate:
+    stage, _, item = step.name.partition("@")
+    seconds = run.seconds
+    for key in (key.format(item=item) for key in BUDGETS.get(stage, ())):
+        before, now = _count(run.params.get(key)), _count(step.params.get(key))
+        if before and now:
+            seconds *= now / before
+    about = any(_text(run.params.get(key)) != _text(value) for key, value in step.params.items())
+    return Estimate(round(seconds, 1), about)
+
+
+def _count(value: Any) -> int | None:
+    """A budget as params.yaml or, in text, MLflow has it."""
+    try:
+        return Count(int(value) if str(value).isdecimal() else value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _from_file(path: Path) -> Earlier | None:
+    """What a run file says; one that is damaged says nothing."""
+    if not path.exists():
+        return None
+    try:
+        run = read_json(path)
+        return _trained(Earlier(float(run["seconds"]), dict(run["params"])))
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _trained(run: Earlier) -> Earlier | None:
+    """None for an imported teacher: bringing it took seconds, which says nothing of training one."""
+    return None if "imported.file" in run.params else run
+
+
+def _from_mlflow(settings: Settings, preset: str, names: Sequence[str]) -> dict[str, Earlier]:
+    """The last finished run of each stage that the store knows, if it answers within PATIENCE."""
+    store = settings.store.partition("?")[0]
+    if not settings.enabled or (store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists()):
+        return {}
+    found: dict[str, Earlier] = {}
+
+    def work() -> None:
+        client = store_module.connect(settings)
+        experiment = client.get_experiment_by_name(settings.experiment_of(_record(preset)))
+        if experiment is not None:
+            runs = {name: _last_run(client, experiment.experiment_id, name) for name in names}
+            found.update({name: run for name, run in runs.items() if run is not None})
+
+    fault = store_module.fault_of(work, PATIENCE)
+    if fault is not None:
+        where = store_module.without_password(settings.store)
+        print(f"mlflow: {fault} ({where}); what only it knows is left out of the seconds", file=sys.stderr)
+    return dict(found)
+
+
+def _record(preset: str) -> RunRecord:
+    return RunRecord("", "", "", tags={"scm.preset": preset})
+
+
+def _last_run(client: Any, experiment: str, name: str) -> Earlier | None:
+    stage, _, item = name.partition("@")
+    wanted = [f"tags.`scm.stage` = '{stage}'", "attributes.status = 'FINISHED'"]
+    wanted += [f"tags.`scm.item` = '{item}'"] if item else []
+    runs = client.search_runs([experiment], " and ".join(wanted), order_by=["attributes.end_time DESC"], max_results=1)
+    if not runs or runs[0].info.end_time is None:
+        return None
+    return _trained(Earlier((runs[0].info.end_time - runs[0].info.start_time) / 1000, runs[0].data.params))

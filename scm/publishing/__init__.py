@@ -1,0 +1,1 @@
+"""The gate before the registry of models: candidate, verdict, promotion, rollback."""

@@ -1,0 +1,147 @@
+"""The candidate: what results/ and dvc.lock say of the model that `scm publish` would make the champion."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from scm.base.files import sha256
+from scm.base.project import TEACHER
+from scm.errors import UserError
+from scm.params import Params, dump
+from scm.publishing.entry import Entry
+from scm.results.fingerprint import inputs_of, made_by_stages
+from scm.results.provenance import licence_of
+from scm.results.reading import evaluations_of, metrics_path, read_numbers, read_run, run_path
+
+MEASURED_BY = ("evaluate.samples", "evaluate.seed", "evaluate.repeats", "evaluate.neighbours", "sampler.", "reference.")
+"""Parameters, or beginnings of their names, that a protocol follows from."""
+BY_TEACHERS = ("evaluate.teacher_few",)
+"""And that of the teacher."""
+RULER = "data/reference"
+
+
+def candidate_of(root: Path, params: Params, name: str) -> Entry:
+    """Reads the candidate.
+
+    Args:
+        name: of the registered model; the same weights under two names are two candidates.
+
+    Raises:
+        UserError: the model does not exist, its evaluation is missing or is not of params.yaml, code and dvc.lock as
+            they are, or it has no figure fd@N of the N that is asked for.
+    """
+    model, settings = params.publish.model, params.publish
+    if model not in params.evaluate.models:
+        raise UserError(f"publish.model = {model}: no such model; use one of {', '.join(params.evaluate.models)}")
+    run_file, metrics_file = run_path(root, f"evaluate@{model}"), metrics_path(root, "evaluate", model)
+    assert metrics_file is not None
+    run = read_run(run_file)
+    if not run.get("protocol"):
+        raise UserError(f"{run_file} does not say how was measured (protocol): run `scm run --force evaluate@{model}`")
+    lock = root / "dvc.lock"
+    if not lock.exists():
+        raise UserError(f"{lock} is missing: run `scm run`, or restore it with git")
+    made = {path: output["md5"] for path, output in made_by_stages(root).items()}
+    if inputs_of(root, "evaluate", model, dump(params)).key != run["key"]:
+        what = "is not of params.yaml, code and dvc.lock as they are now"
+        raise UserError(f"{run_file} {what}: run `scm run`, then `scm publish` again")
+    unknown = [path for path in model_files(model) if path not in made]
+    if unknown:
+        raise UserError(f"{lock} does not know {unknown[0]}: run `scm run`")
+    figures = {key: _number(value) for key, value in read_numbers(metrics_file).items()}
+    distances = distances_of(figures)
+    evaluations = settings.evaluations or max(distances, default=0)
+    if evaluations not in distances:
+        known = ", ".join(f"fd@{each}" for each in distances) or "no distance"
+        raise UserError(f"publish.evaluations = {settings.evaluations}: {metrics_file} has {known}; use one, or null")
+    return Entry(
+        key=hashlib.sha256(json.dumps([name, run["key"]]).encode()).hexdigest(),
+        model=model,
+        evaluations=evaluations,
+        distances=distances,
+        figures=figures,
+        weights=_together(made[path] for path in model_files(model)),
+        protocol=run["protocol"],
+        parts=protocol_parts(run),
+        health=tuple(_health(root, params, model)),
+        origin={
+            "preset": run["preset"],
+            "commit": run["commit"],
+            "dirty": "true" if run["dirty"] else "false",
+            "params_hash": run["params_hash"],
+            "data": made.get("data/shards", ""),
+            "dvc_lock": sha256(lock),
+            "licence": licence_of(run["chain"]),
+            "run_key": run["key"],
+        },
+    )
+
+
+def model_files(model: str) -> tuple[str, str]:
+    """The weights, and how selection chose to sample them: another guidance scale or t_mid is another candidate."""
+    return f"models/{model}/model.safetensors", f"models/{model}/sampling.json"
+
+
+def require_weights(root: Path, candidate: Entry) -> None:
+    """Sees that the model's files are those that were measured, before they are packed."""
+    digests = []
+    for name in model_files(candidate.model):
+        path = root / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: run `dvc checkout {name}` or `dvc pull`")
+        with path.open("rb") as handle:
+            digests.append(hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
+    if _together(digests) != candidate.weights:
+        names = " ".join(model_files(candidate.model))
+        raise UserError(f"{root / names.split()[0]} is not the file that was measured: run `dvc checkout {names}`")
+
+
+def _together(digests: Iterable[str]) -> str:
+    """One hash of several."""
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def distances_of(figures: Mapping[str, float]) -> dict[int, tuple[float, ...]]:
+    """Distances of all ranges of seeds by N: fd_0@N, fd_1@N, ..., or fd@N alone where there was one range."""
+    found = {}
+    for number in evaluations_of(dict(figures)):
+        ranges = []
+        while f"fd_{len(ranges)}@{number}" in figures:
+            ranges.append(figures[f"fd_{len(ranges)}@{number}"])
+        found[number] = tuple(ranges) or (figures[f"fd@{number}"],)
+    return found
+
+
+def protocol_parts(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a protocol follows from, so that two that differ can be told apart: parameters, and the ruler's hash."""
+    values = {**run["chain"], **run["params"]}
+    names = (*MEASURED_BY, *BY_TEACHERS) if run.get("item") == TEACHER else MEASURED_BY
+    parts = {key: json.dumps(value) for key, value in sorted(values.items()) if key.startswith(names)}
+    ruler = (run.get("deps") or {}).get(RULER)
+    return parts | ({} if ruler is None else {f"{RULER} (extractor and statistics of the real images)": ruler[:12]})
+
+
+def trainings_of(params: Params, model: str) -> list[str]:
+    """Names of the stages that have trained the model, and those that it starts from."""
+    names = []
+    while model != TEACHER:
+        names.append(f"train_student@{model}")
+        model = params.student.methods[model]  # type: ignore[index]
+    return [*names, "train_teacher"]
+
+
+def _health(root: Path, params: Params, model: str) -> Iterator[str]:
+    """What the trainings that the model comes from found wrong. Every such line is a failed check: of a healthy
+    training there is none. An imported teacher has none either, as nobody here has seen its training.
+    """
+    for name in trainings_of(params, model):
+        for line in read_run(run_path(root, name)).get("health", ()):
+            yield f"{name}: {line}"
+
+
+def _number(value: Any) -> float:
+    """What is not a number counts as one that is not finite, and so refuses the candidate."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

@@ -1,0 +1,176 @@
+"""results/verdict.json and results/verdict.md: what `scm publish` decided, why, and what became of it.
+
+git ignores both: they tell of a registry at one moment, not of a commit, and a file that each publication changes would
+make each checkout dirty. What must last stands in the version's tags; the Markdown is fit for a CI step summary.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scm.base.files import write_json, write_text
+from scm.publishing.entry import Entry
+from scm.publishing.gate import Rules, Verdict
+from scm.results.reading import sample_path
+
+TITLES = {
+    "first": "First champion",
+    "promoted": "Promoted",
+    "challenger": "Challenger",
+    "refused": "Refused",
+    "unchanged": "Unchanged",
+}
+OTHER_FIGURES = ("kid", "precision", "recall", "accuracy", "images_per_second")
+"""Shown below the distances, of the N that decides."""
+ORIGIN = {"commit": "commit", "dirty": "uncommitted changes", "params_hash": "parameters", "data": "data"}
+DIGITS = 12
+"""Of a hash, that are shown."""
+
+
+@dataclass
+class Outcome:
+    """What is known of one `scm publish`; `verdict` is None until the champion could be asked for.
+
+    Attributes:
+        name: registered model.
+        published: the registry says now what the verdict says.
+        version: of the candidate, where it has one.
+        error: why not.
+    """
+
+    name: str
+    candidate: Entry
+    rules: Rules
+    dry_run: bool = False
+    champion: Entry | None = None
+    verdict: Verdict | None = None
+    published: bool = False
+    version: str | None = None
+    error: str | None = None
+
+    @property
+    def title(self) -> str:
+        what = "No verdict" if self.verdict is None else TITLES[self.verdict.kind]
+        version = "" if self.version is None else f", version {self.version}"
+        left = self.verdict is not None and self.verdict.kind == "refused"
+        state = " (dry run: not published)" if self.dry_run else "" if self.published or left else " (not published)"
+        return f"{what}: {self.name}{version}{state}"
+
+    @property
+    def reasons(self) -> list[str]:
+        return [*(() if self.verdict is None else self.verdict.reasons), *(() if self.error is None else (self.error,))]
+
+
+def write(root: Path, outcome: Outcome) -> None:
+    """Writes both files."""
+    json_file, page_file = files(root)
+    write_json(json_file, _plain(content(root, outcome)))
+    write_text(page_file, page(root, outcome))
+
+
+def files(root: Path) -> tuple[Path, Path]:
+    return root / "results" / "verdict.json", root / "results" / "verdict.md"
+
+
+def forget(root: Path) -> None:
+    """Removes an earlier verdict, which must not be taken for that of a candidate which could not be judged."""
+    for path in files(root):
+        path.unlink(missing_ok=True)
+
+
+def content(root: Path, outcome: Outcome) -> dict[str, Any]:
+    """The verdict as plain values."""
+    verdict, champion = outcome.verdict, outcome.champion
+    return {
+        "kind": None if verdict is None else verdict.kind,
+        "name": outcome.name,
+        "version": outcome.version,
+        "published": outcome.published,
+        "dry_run": outcome.dry_run,
+        "reasons": outcome.reasons,
+        "error": outcome.error,
+        "figures": {} if verdict is None else dict(verdict.figures),
+        "rules": asdict(outcome.rules),
+        "candidate": _side(outcome.candidate),
+        "champion": None if champion is None else _side(champion),
+        "grids": grids(root, outcome.candidate),
+    }
+
+
+def grids(root: Path, candidate: Entry) -> list[str]:
+    """Pictures of the candidate's samples, paths from the project's folder."""
+    paths = [sample_path(root, candidate.model, number) for number in sorted(candidate.distances)]
+    return [path.relative_to(root).as_posix() for path in paths if path.exists()]
+
+
+def page(root: Path, outcome: Outcome) -> str:
+    """Markdown: the verdict, its reasons, the two beside each other, the grids."""
+    lines = [f"# {outcome.title}", "", *(f"- {_cell(reason)}" for reason in outcome.reasons), ""]
+    lines += ["| | candidate | champion |", "|---|---|---|"]
+    lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows(outcome)]
+    paths = grids(root, outcome.candidate)
+    if paths:
+        lines += ["", "Grids of the candidate: " + ", ".join(f"`{path}`" for path in paths)]
+    return "\n".join(lines) + "\n"
+
+
+def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
+    """The table: a figure or a fact, of the candidate, of the champion."""
+    candidate, champion = outcome.candidate, outcome.champion
+    number = candidate.evaluations
+
+    def row(name: str, value: Any) -> tuple[str, str, str]:
+        return name, value(candidate), "–" if champion is None else value(champion)
+
+    def origin(key: str) -> Any:
+        return lambda entry: entry.origin.get(key, "")[:DIGITS] or "–"
+
+    found = [("version", outcome.version or "–", "–" if champion is None else champion.version or "–")]
+    found.append(row("model", lambda entry: entry.model))
+    found += [
+        row(f"fd@{each}{' (decides)' if each == number else ''}", lambda entry, each=each: distance(entry, each))
+        for each in sorted(candidate.distances)
+    ]
+    for name in OTHER_FIGURES:
+        key = f"{name}@{number}"
+        if key in candidate.figures:
+            found.append(row(key, lambda entry, key=key: _number(entry.figures.get(key, math.nan))))
+    found += [row(name, origin(key)) for key, name in ORIGIN.items()]
+    found.append(row("protocol", lambda entry: entry.protocol[:DIGITS]))
+    found.append(row("licence", lambda entry: entry.origin.get("licence", "–")))
+    return found
+
+
+def distance(entry: Entry, number: int) -> str:
+    """Mean and deviation of the ranges of seeds: "1.10 ± 0.02 (3 ranges)"."""
+    count = len(entry.distances.get(number, ()))
+    if count < 2:
+        return _number(entry.mean(number))
+    return f"{_number(entry.mean(number))} ± {entry.deviation(number):.2g} ({count} ranges)"
+
+
+def _side(entry: Entry) -> dict[str, Any]:
+    number = entry.evaluations
+    own = asdict(entry)
+    own["distances"] = {str(each): list(values) for each, values in entry.distances.items()}
+    return own | {"mean": entry.mean(number), "deviation": entry.deviation(number)}
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "–" if math.isnan(value) else str(value)
+
+
+def _cell(text: str) -> str:
+    """Text that neither ends a cell nor a line."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

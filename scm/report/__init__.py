@@ -1,0 +1,1 @@
+"""results/report.html and .md."""

@@ -1,0 +1,102 @@
+"""What a stage's result follows from, as one hash: its name, the parameters it tracks and the content of what it reads.
+
+It names the work folder, so that a run resumes exactly its own unfinished work, and the run in MLflow.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scm.base.yaml_files import parse_mapping, read_text
+from scm.errors import UserError
+from scm.params import flatten
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A stage's inputs.
+
+    Attributes:
+        params: flat values of the parameters that dvc.yaml lists for the stage.
+        dependencies: a hash for each path that dvc.yaml lists.
+        key: the fingerprint, 64 hexadecimal digits.
+    """
+
+    params: dict[str, Any]
+    dependencies: dict[str, str]
+    key: str
+
+
+def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any]) -> Inputs:
+    """Reads the stage's definition in dvc.yaml and hashes what it lists.
+
+    Args:
+        params: the plain content of params.yaml.
+        item: the item of the stage's matrix, or the key of its foreach, None for a stage without either.
+    """
+    stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
+    if stage not in stages:
+        raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
+
+    definition = stages[stage].get("do", stages[stage])
+    start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
+
+    def resolve(text: str) -> str:
+        for name in stages[stage].get("matrix", ()):
+            text = text.replace(f"${{item.{name}}}", item or "")
+        text = text.replace("${key}", item or "").replace("${item}", start)
+        return text.replace("${data.path}", params["data"]["path"])
+
+    values: dict[str, Any] = {}
+    for key in map(resolve, definition.get("params", ())):
+        value: Any = params
+        for part in key.split("."):
+            value = value[part]
+        values |= flatten({key: value})
+    made = {path: output["md5"] for path, output in made_by_stages(root).items()}
+    dependencies = {}
+    for path in sorted(map(resolve, definition.get("deps", ()))):
+        dependencies[path] = made.get(path) or content_hash(root / path)
+    text = json.dumps([stage, item, values, dependencies], sort_keys=True)
+    return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
+
+
+def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
+    """What dvc.lock knows of each output, by path: md5, size in bytes, of a folder nfiles."""
+    return {path: out for outputs in outputs_of_stages(root).values() for path, out in outputs.items()}
+
+
+def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same by stage; dvc.lock still has stages that dvc.yaml has no more."""
+    if not (root / "dvc.lock").exists():
+        return {}
+    lock = parse_mapping(read_text(root / "dvc.lock", "run `dvc repro`"), "dvc.lock")
+    return {name: {out["path"]: out for out in stage.get("outs", ())} for name, stage in lock.get("stages", {}).items()}
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over names and contents of a file or of all files of a folder; caches and hidden files do not count."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `dvc repro`, or correct the path in params.yaml")
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else _files(path):
+        digest.update("/".join(file.relative_to(path).parts).encode() + b"\0")
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files at any depth in the order of their names, one by one: a data set may have millions."""
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names take a tenth of a Path's memory)
+        path = folder / name
+        if name.startswith(".") or name == "__pycache__":
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _files(path)

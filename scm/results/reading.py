@@ -1,0 +1,111 @@
+"""The durable figures of a run: where stages leave them under results/, and how they are read back.
+
+The report and MLflow show the same files, so they read them here.
+"""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from scm.base.files import read_json
+from scm.errors import UserError
+
+SINGLE_STAGES = ("prepare", "encode", "reference", "train_teacher")
+"""Stages that run once; `train_student`, `select_ema` and `evaluate` run once for each model."""
+RUN_FIELDS = (
+    *("key", "stage", "name", "preset", "seed", "started", "ended", "seconds", "machine"),
+    *("commit", "dirty", "params_hash", "params", "chain"),
+)
+
+
+def run_names(models: list[str]) -> list[str]:
+    """Names of all run files of a pipeline with these models, in the order in which the stages run."""
+    students = [model for model in models if model != "teacher"]
+    names = list(SINGLE_STAGES)
+    names += [f"train_student@{model}" for model in students]
+    names += [f"select_ema@{model}" for model in models]
+    return names + [f"evaluate@{model}" for model in models]
+
+
+def run_path(root: Path, name: str) -> Path:
+    return root / "results" / "runs" / f"{name}.json"
+
+
+def metrics_path(root: Path, stage: str, item: str | None) -> Path | None:
+    """Metrics file of a stage, None if it writes none."""
+    folder = root / "results" / "metrics"
+    if stage in ("prepare", "encode", "reference"):
+        return folder / f"{stage}.json"
+    prefix = {"select_ema": "select", "evaluate": "evaluate"}.get(stage)
+    return folder / f"{prefix}-{item}.json" if prefix else None
+
+
+def curve_path(root: Path, stage: str, item: str | None) -> Path | None:
+    """Curve (CSV) of a stage, None if it writes none."""
+    folder = root / "results" / "curves"
+    if stage == "train_teacher":
+        return folder / "train-teacher.csv"
+    prefix = {"train_student": "train", "select_ema": "select"}.get(stage)
+    return folder / f"{prefix}-{item}.csv" if prefix else None
+
+
+def progress_path(root: Path, model: str) -> Path:
+    """Curve (CSV) of a model's Frechet distance over its training, which select_ema writes."""
+    return root / "results" / "curves" / f"progress-{model}.csv"
+
+
+def sample_path(root: Path, model: str, evaluations: int) -> Path:
+    """Sample grid of `model` with this number of network evaluations (NFE)."""
+    return root / "results" / "samples" / model / f"nfe-{evaluations}.png"
+
+
+def read_numbers(path: Path) -> dict[str, Any]:
+    """Reads a metrics or run file, which must be a JSON object with something in it."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{path} holds no figures: delete it and run `dvc repro`")
+    return value
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Reads a run file and sees that it is complete."""
+    run = read_numbers(path)
+    missing = [name for name in RUN_FIELDS if name not in run]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: delete it and run `dvc repro`")
+    return run
+
+
+def evaluations_of(metrics: dict[str, Any]) -> list[int]:
+    """Numbers of network evaluations that an evaluate-<model>.json has figures for, fewest first."""
+    return sorted(int(key.removeprefix("fd@")) for key in metrics if key.startswith("fd@"))
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """Rows of a curve. An empty cell or a figure that is not finite is left out of its row.
+
+    Raises:
+        UserError: if the file is missing, has no rows, or holds text.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            lines = list(csv.DictReader(handle))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `dvc repro` first") from None
+    if not lines:
+        raise UserError(f"{path} has no rows: delete it and run `dvc repro`")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        row = {}
+        for column, text in line.items():
+            if column is None or text is None:
+                raise UserError(f"{path} line {number} is cut short or too long: delete it and run `dvc repro`")
+            try:
+                value = float(text) if text else math.nan
+            except ValueError:
+                raise UserError(f"{path} line {number}: {column} is {text!r}, not a number") from None
+            if math.isfinite(value):
+                row[column] = value
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""`scm retrain`: the cycle that a schedule starts."""

@@ -1,0 +1,1 @@
+"""Runs, files and models in MLflow: the one home of mlflow."""

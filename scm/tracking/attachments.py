@@ -1,0 +1,75 @@
+"""What a run in MLflow has beside figures: sample grids, as images and as a table of these images, and whole files."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scm.tracking.records import RunRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from PIL.Image import Image
+
+PICTURE_PIXELS = 640
+"""Longest side to which a sample grid is enlarged."""
+TABLE_TAG = "mlflow.loggedArtifacts"
+"""Where the UI looks for the tables of a run."""
+SMALL = "+compressed.webp"
+"""End of the name of an image's small copy, which MLflow writes after the image itself: where it is, both are."""
+
+
+def send_pictures(client: "MlflowClient", run: "Run", record: RunRecord, moment: int) -> None:
+    """Sends grids as images and, since only the table view shows runs side by side, as a table of these images.
+
+    The image cards of the chart view put all parameters of a run above its picture, and so hide it.
+    """
+    if not record.images:
+        return
+    run_id = run.info.run_id
+    there = _names(client, run_id, "images")
+    for key, (path, step) in sorted(record.images.items()):
+        if not _small_copies(there, key, step):
+            client.log_image(run_id, _squared(path), key=key, step=step, timestamp=moment)
+    if TABLE_TAG in run.data.tags:
+        return
+    names, rows = _names(client, run_id, "images"), []
+    for key, (_, step) in sorted(record.images.items(), key=lambda item: item[1][1]):
+        small = f"images/{_small_copies(names, key, step)[0]}"
+        full = f"{small.removesuffix(SMALL)}.png"
+        rows.append([str(step), {"type": "image", "filepath": full, "compressed_filepath": small}])
+    client.log_dict(run_id, {"columns": ["NFE", "samples"], "data": rows}, "samples.json")
+    client.set_tag(run_id, TABLE_TAG, json.dumps([{"path": "samples.json", "type": "table"}]))
+
+
+def _small_copies(names: list[str], key: str, step: int) -> list[str]:
+    return sorted(name for name in names if name.startswith(f"{key}+step+{step}+") and name.endswith(SMALL))
+
+
+def _names(client: "MlflowClient", run_id: str, folder: str) -> list[str]:
+    return [Path(entry.path).name for entry in client.list_artifacts(run_id, folder)]
+
+
+def _squared(path: Path) -> "Image":
+    """The picture at the top of an empty square: the UI shows squares, cuts off their lower part, never enlarges."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        factor = max(1, PICTURE_PIXELS // max(picture.size))
+        size = (picture.width * factor, picture.height * factor)
+        enlarged = picture.convert("RGBA").resize(size, Image.Resampling.NEAREST)
+    square = Image.new("RGBA", (max(size), max(size)))
+    square.paste(enlarged, ((max(size) - size[0]) // 2, 0))
+    return square
+
+
+def send_files(client: "MlflowClient", run_id: str, record: RunRecord, results: Path) -> None:
+    """Sends files under the name of their folder in results/, unless one of this name and size is there."""
+    results, there = results.resolve(), {}
+    for path in record.artifacts:
+        inside = path.resolve().is_relative_to(results)
+        folder = path.resolve().parent.relative_to(results).as_posix() if inside else "files"
+        if folder not in there:
+            there[folder] = {(entry.path, entry.file_size) for entry in client.list_artifacts(run_id, folder)}
+        if (f"{folder}/{path.name}", path.stat().st_size) not in there[folder]:
+            client.log_artifact(run_id, str(path), folder)

@@ -1,0 +1,117 @@
+"""A training in MLflow while it runs."""
+
+import json
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from scm.errors import Interrupted
+from scm.tracking.records import RunRecord, Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+from scm.tracking.sending import (
+    _find_or_create,
+    _points,
+    _process_mark,
+    _send_metrics,
+    _send_texts,
+    _undisturbed,
+    _warn,
+    bury,
+)
+from scm.tracking.store import connect, reason
+
+CLOSING = 5.0
+"""Seconds that a training waits for the last figures to be sent."""
+
+LONGEST_BACK_OFF = 300.0
+
+
+class Live:
+    """Shows a training while it runs: a background thread sends the new lines of metrics.jsonl every few seconds.
+
+    The training never waits for it, except for a few seconds at the end; what could not be sent goes with `publish`.
+    Leaving the block with `Interrupted` or Ctrl-C marks the run KILLED, with another exception FAILED; without one it
+    stays RUNNING, since `publish` ends it.
+
+        with Live(record, settings, folder / "metrics.jsonl"):
+            train(...)
+    """
+
+    def __init__(self, record: RunRecord, settings: Settings, metrics: Path, interval: float = 10.0) -> None:
+        self._record, self._settings, self._metrics, self._interval = record, settings, metrics, interval
+        self._stop = threading.Event()
+        self._status: str | None = None
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+        self._offset = 0
+        self._thread = threading.Thread(target=self._work, name="mlflow-live", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._settings.enabled:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        killed = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+        self.close(None if error is None else "KILLED" if killed else "FAILED")
+
+    def close(self, status: str | None = None) -> None:
+        """Sends the last lines and, if given, the final status; waits a few seconds at most."""
+        self._status = status
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSING)
+
+    def _work(self) -> None:
+        pause, faults = 0.0, 0
+        while True:
+            stopping = self._stop.wait(pause)
+            try:
+                self._ship()
+                pause, faults = self._interval, 0
+            except Exception as error:  # see publish
+                self._client = None  # the run may be gone: see _find_or_create
+                faults += 1
+                pause = min(self._interval * 2**faults, LONGEST_BACK_OFF)
+                _warn(reason(error), self._settings)
+            if stopping:
+                return
+
+    def _ship(self) -> None:
+        if self._client is None:
+            client = connect(self._settings)
+            bury(client)
+            self._record.tags["scm.process"] = _process_mark(os.getpid())
+            run_id = _undisturbed(lambda: self._begin(client))
+            if run_id != self._run_id:
+                self._run_id, self._offset = run_id, 0
+            self._client = client
+        rows, end = _new_rows(self._metrics, self._offset)
+        _send_metrics(self._client, self._run_id, _points(rows))
+        self._offset = end
+        if self._stop.is_set() and self._status is not None:
+            self._client.set_terminated(self._run_id, self._status)
+
+    def _begin(self, client: "MlflowClient") -> str:
+        run, _ = _find_or_create(client, self._record, self._settings)
+        _send_texts(client, run, self._record)
+        if run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+        return run.info.run_id
+
+
+def _new_rows(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """Complete lines of a JSONL file from `offset` bytes on, and the offset behind them."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        text = handle.read()
+    complete = text[: text.rfind(b"\n") + 1]
+    return [json.loads(line) for line in complete.splitlines() if line.strip()], offset + len(complete)

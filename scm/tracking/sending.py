@@ -1,0 +1,223 @@
+"""Figures in MLflow: a copy, for the eye, of what the files under results/ hold. Nothing else imports mlflow.
+
+Design, from what was found by trying (mlflow 3.17):
+
+- Files first. A fault of MLflow costs one warning line, never the work: `publish` and `Live` do not raise, and
+  `scm sync` sends what is missing later, on the same path.
+- A run is found by its tag `scm.key` (the stage's fingerprint), so sending twice changes nothing: the store drops rows
+  with the same key, step, time and value, and everything else is looked up before it is sent.
+- mlflow costs 2 s to import and, left alone, four minutes to give up on a dead server: it is imported inside functions,
+  and told to retry twice with 10 s each, unless the user's own MLFLOW_* variables say otherwise.
+- The first opening of an SQLite store is a race that ruins the file for good, so every opening holds a file lock.
+"""
+
+import json
+import math
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scm.errors import UserError
+from scm.tracking.attachments import send_files, send_pictures
+from scm.tracking.records import RunRecord, Settings, metric_name
+from scm.tracking.store import PATIENCE, _sole_opener, connect, fault_of, without_password
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+METRICS_A_BATCH = 1000
+PARAMS_A_BATCH = 100
+ATTEMPTS = 5
+"""At sending a run that another process sends at the same moment."""
+OVERTAKEN = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE")
+"""What MLflow says of a parameter or a run that another process has written or deleted meanwhile."""
+
+Result = TypeVar("Result")
+
+_finding = threading.Lock()
+_warned = threading.Event()
+
+
+def publish(record: RunRecord, settings: Settings, patience: float = PATIENCE) -> bool:
+    """Sends a record; sending it again changes nothing. Returns False, after one warning line, if that failed.
+
+    Args:
+        record: what to send.
+        settings: where to.
+        patience: seconds after which the caller goes on, whatever the server does.
+    """
+    if not settings.enabled:
+        return True
+    fault = fault_of(lambda: send(connect(settings), record, settings), patience)
+    if fault is not None:
+        _warn(fault, settings)
+    return fault is None
+
+
+def run_of(client: "MlflowClient", key: str) -> Any:
+    """The run with this tag scm.key, which `send` has found or made."""
+    return _runs_of(client, [experiment.experiment_id for experiment in client.search_experiments()], key)[0]
+
+
+def send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool:
+    """Sends what the store does not have yet. Returns True if the run is new. Raises what mlflow raises."""
+    return _undisturbed(lambda: _send(client, record, settings))
+
+
+def _send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool:
+    """Figures and status first: they arrive where the store of artifacts is full, and files can be sent later."""
+    run, created = _find_or_create(client, record, settings)
+    run_id, ended = run.info.run_id, _milliseconds(record.ended or time.time())
+    _send_texts(client, run, record)
+    _send_metrics(client, run_id, _figures(record.metrics, ended, step=0))
+    _send_metrics(client, run_id, _points(record.series))
+    if record.status == "RUNNING":
+        if run.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+    elif (run.info.status, run.info.end_time) != (record.status, ended):
+        client.set_terminated(run_id, record.status, ended)
+    send_pictures(client, run, record, ended)
+    send_files(client, run_id, record, settings.root / "results")
+    return created
+
+
+def _undisturbed(work: Callable[[], Result]) -> Result:
+    """Does something again that another process which sends the same run came between: it sees what is there now."""
+    from mlflow.exceptions import MlflowException
+
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except MlflowException as error:
+            if error.error_code not in OVERTAKEN:
+                raise
+    return work()
+
+
+def bury(client: "MlflowClient") -> int:
+    """Marks runs KILLED that are still RUNNING although their process on this machine is gone. Returns how many."""
+    here = socket.gethostname()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    count = 0
+    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
+        process = run.data.tags.get("scm.process", "")
+        host, _, rest = process.partition(":")
+        number = rest.partition(":")[0]
+        if host == here and number.isdecimal() and _process_mark(int(number)) != process:
+            client.set_terminated(run.info.run_id, "KILLED")
+            count += 1
+    return count
+
+
+def _warn(why: str, settings: Settings) -> None:
+    """One line in a process's life: later faults have the same cause and the same remedy."""
+    if not _warned.is_set():
+        _warned.set()
+        where = without_password(settings.store)
+        message = f"mlflow: {why} ({where}); figures are kept in files, `scm sync` sends them later"
+        print(message, file=sys.stderr, flush=True)
+
+
+def _find_or_create(client: "MlflowClient", record: RunRecord, settings: Settings) -> tuple["Run", bool]:
+    """The run with the record's key, and whether it is new. One thread and, in SQLite, one process at a time.
+
+    A server makes two runs of a key where two processes ask at once, or where it is killed before it answers. Of these
+    everybody goes on with the same one, and whoever sees the others deletes them.
+    """
+    with _finding, _sole_opener(settings.store):
+        experiment = _experiment(client, settings.experiment_of(record), settings)
+        found, created = _runs_of(client, [experiment], record.key), False
+        if not found:
+            started = None if record.started is None else _milliseconds(record.started)
+            client.create_run(experiment, started, {"scm.key": record.key}, record.name)
+            found, created = _runs_of(client, [experiment], record.key), True
+        for surplus in found[1:]:
+            client.delete_run(surplus.info.run_id)
+        return found[0], created
+
+
+def _runs_of(client: "MlflowClient", experiments: list[str], key: str) -> "list[Run]":
+    """All runs of a key in an order that is the same for everybody."""
+    found = client.search_runs(experiments, f"tags.`scm.key` = '{key}'")
+    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on "Model training"
+            return client.create_experiment(name, settings.artifact_location, kind)
+        except MlflowException:  # another machine was quicker
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(f"experiment {name!r} was deleted in MLflow: restore it there or set mlflow.experiment")
+    return experiment.experiment_id
+
+
+def _send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
+    """Sends parameters, which MLflow never changes afterwards, and tags."""
+    from mlflow.entities import Param, RunTag
+
+    shown = {metric_name(key): _yaml(value) for key, value in record.params.items()}
+    params = [Param(key, value) for key, value in shown.items() if key not in run.data.params]
+    for start in range(0, len(params), PARAMS_A_BATCH):
+        client.log_batch(run.info.run_id, params=params[start : start + PARAMS_A_BATCH])
+    tags = {**record.tags, "scm.key": record.key, "scm.stage": record.stage, "mlflow.runName": record.name}
+    tags |= {} if record.item is None else {"scm.item": record.item}
+    changed = [RunTag(key, text) for key, text in tags.items() if run.data.tags.get(key) != text]
+    for start in range(0, len(changed), PARAMS_A_BATCH):
+        client.log_batch(run.info.run_id, tags=changed[start : start + PARAMS_A_BATCH])
+
+
+def _yaml(value: Any) -> str:
+    """A parameter as params.yaml writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _points(rows: Iterable[Mapping[str, Any]]) -> "list[Metric]":
+    """Figures of rows with the rows' own steps and times."""
+    points = []
+    for row in rows:
+        figures = {key: value for key, value in row.items() if key not in ("images", "time")}
+        points += _figures(figures, _milliseconds(row["time"]), int(row["images"]))
+    return points
+
+
+def _figures(figures: Mapping[str, Any], moment: int, step: int) -> "list[Metric]":
+    """What is a finite number; the rest is left out."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(metric_name(key), float(value), moment, step)
+        for key, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    ]
+
+
+def _send_metrics(client: "MlflowClient", run_id: str, points: "list[Metric]") -> None:
+    for start in range(0, len(points), METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=points[start : start + METRICS_A_BATCH])
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _process_mark(process: int) -> str:
+    """Host, number and start of a process, so that a later process with the same number is another one."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        start = fields[19]
+    except OSError:
+        start = "none"
+    return f"{socket.gethostname()}:{process}:{start}"
