@@ -14,7 +14,7 @@ from scm.base.files import sha256
 from scm.errors import UserError
 from scm.evaluation import extractors
 from scm.evaluation.extractors.dinov2 import Dinov2, load, positions_for, prepared, read
-from tests.helpers import recipes
+from tests.support.models import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIGURES = json.loads((GOLDEN / "dinov2.json").read_text(encoding="utf-8"))

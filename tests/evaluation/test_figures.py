@@ -22,7 +22,7 @@ from scm.generation.generate import batches, generate
 from scm.generation.sampler import Sampler
 from scm.samplers import SampleNoise
 from tests.evaluation.conftest import reference_of, striped_images
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ClassifierSettings(width=8, features=8, epochs=1, batch=32, lr=5e-3, held_out=0.25)

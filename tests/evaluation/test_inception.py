@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scm.errors import UserError
 from scm.evaluation.extractors.inception import InceptionV3, load, read, resized
-from tests.helpers import recipes
+from tests.support.models import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIGURES = json.loads((GOLDEN / "inception.json").read_text(encoding="utf-8"))

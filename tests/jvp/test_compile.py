@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scm.build import models
 from scm.jvp import output_and_tangent
-from tests.helpers import FAMILIES, tiny_model
+from tests.support.models import FAMILIES, tiny_model
 
 SMALL = {"multipliers": (1,), "blocks": 0, "attention": ()}
 

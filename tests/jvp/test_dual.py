@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from scm.jvp import output_and_tangent
-from tests.helpers import FAMILIES, tiny_model
+from tests.support.models import FAMILIES, tiny_model
 
 WEIGHTS = torch.tensor([1.0, 2, -1, 3, 0.5, -0.2], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from scm.networks import Model, ddpmpp
 from scm.networks.edm2 import Block
 from scm.networks.layers import pnorm
 from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion
-from tests.helpers import FAMILIES, TINY, tiny_model
+from tests.support.models import FAMILIES, TINY, tiny_model
 
 
 def test_double_normalisation_is_the_papers_formula():

@@ -9,8 +9,8 @@ import torch
 from scm import trigflow
 from scm.objectives import ConsistencyDistillation, ConsistencyTraining
 from scm.objectives.consistency import consistency_tangent
-from tests.closed_forms import DATA, SIGMA_D, Data, Student, gaussian, integrate, mixture
-from tests.helpers import tiny_model
+from tests.support.closed_forms import DATA, SIGMA_D, Data, Student, gaussian, integrate, mixture
+from tests.support.models import tiny_model
 
 TIMES = torch.tensor([0.02, 0.3, 0.7, 1.1, 1.5, 1.564], dtype=torch.float64)
 PROPOSAL = {"sigma_d": SIGMA_D, "p_mean": -0.8, "p_std": 1.2}

@@ -8,7 +8,7 @@ import torch
 from scm import trigflow
 from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining
 from scm.objectives.consistency import Tangent, consistency_tangent, limited, normalized
-from tests.helpers import Linear, tiny_model
+from tests.support.models import Linear, tiny_model
 
 SIGMA_D = 0.5
 LABELS = torch.tensor([0, 1, 2, -1])

@@ -8,7 +8,7 @@ import torch
 from scm import trigflow
 from scm.objectives import Batch, Diffusion
 from scm.objectives.diffusion import drop_labels
-from tests.helpers import Linear, tiny_model
+from tests.support.models import Linear, tiny_model
 
 SIGMA_D, SCALE = 0.5, 0.3
 

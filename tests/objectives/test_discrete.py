@@ -10,8 +10,8 @@ from scm.objectives import Batch, ConsistencyDistillation, DiscreteDistillation
 from scm.objectives.consistency import consistency_tangent
 from scm.objectives.discrete import discrete_tangent, time_grid
 from scm.samplers import edm_sigmas
-from tests.closed_forms import DATA, SIGMA_D, Student, gaussian, mixture
-from tests.helpers import tiny_model
+from tests.support.closed_forms import DATA, SIGMA_D, Student, gaussian, mixture
+from tests.support.models import tiny_model
 
 T = torch.tensor([0.3, 0.7, 1.1, 1.5], dtype=torch.float64)
 EARLIER = torch.tensor([0.0, 0.6, 0.8, 1.49], dtype=torch.float64)

@@ -14,7 +14,7 @@ from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.networks.model import LogWeight
 from scm.objectives import Batch, ConsistencyDistillation, FakeScore, ScoreDistillation
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 
 ROOT = Path(__file__).parents[2]
 

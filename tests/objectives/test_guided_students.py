@@ -10,8 +10,8 @@ from scm.objectives import ConsistencyDistillation, DiscreteDistillation
 from scm.objectives.consistency import consistency_tangent, guidance_inputs, teacher_output
 from scm.objectives.diffusion import drop_labels
 from scm.objectives.discrete import time_grid
-from tests.closed_forms import SIGMA_D, Data, Student, mixture
-from tests.helpers import tiny_model
+from tests.support.closed_forms import SIGMA_D, Data, Student, mixture
+from tests.support.models import tiny_model
 
 PROPOSAL = {"sigma_d": SIGMA_D, "p_mean": -0.8, "p_std": 1.2}
 CLASSES = torch.arange(48) % 3 - 1

@@ -9,8 +9,8 @@ from scm import trigflow
 from scm.objectives import Batch, ConsistencyDistillation, MultistepDistillation
 from scm.objectives.consistency import consistency_tangent
 from scm.objectives.multistep import segment_start
-from tests.closed_forms import DATA, SIGMA_D, T_MAX, Student, mixture
-from tests.helpers import tiny_model
+from tests.support.closed_forms import DATA, SIGMA_D, T_MAX, Student, mixture
+from tests.support.models import tiny_model
 
 PROPOSAL = {"sigma_d": SIGMA_D, "p_mean": -0.8, "p_std": 1.2}
 TIMES = torch.tensor([0.05, 0.5, 0.53, 0.9, 1.1, 1.5, 1.56], dtype=torch.float64)

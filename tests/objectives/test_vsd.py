@@ -9,7 +9,7 @@ from torch import nn
 from scm import trigflow
 from scm.objectives import ConsistencyDistillation, FakeScore, ScoreDistillation
 from scm.objectives.vsd import score_distillation_loss
-from tests.closed_forms import SIGMA_D, T_MAX, Data, Student, gaussian, mixture
+from tests.support.closed_forms import SIGMA_D, T_MAX, Data, Student, gaussian, mixture
 
 MEAN, WIDTH = 0.1, 0.3
 DRAW = {"p_mean": 0.4, "p_std": 1.0, "fake_p_mean": -0.8, "fake_p_std": 1.6}

@@ -10,7 +10,7 @@ from scm import trigflow
 from scm.networks.model import LogWeight, evaluating
 from scm.objectives import Batch, ConsistencyDistillation, FakeScore, ScoreDistillation
 from scm.objectives.diffusion import drop_labels
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 
 SIGMA_D, T_MAX = 0.5, 1.5
 SETTINGS = {"sigma_d": SIGMA_D, "t_max": T_MAX, "weight": 0.7, "p_mean": 0.4, "p_std": 1.1}

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import shipped
-from fake_results import write_fake_results
 
 from scm.params import Params, load
 from scm.product.packaging import package
-from tests.helpers import save_model
+from tests.support import projects as shipped
+from tests.support.fake_results import write_fake_results
+from tests.support.models import save_model
 
 ROOT = Path(__file__).parents[2]
 START = 120.0

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from fake_candidate import change_run, make_candidates, write_candidate
 from ruamel.yaml import YAML
 
 from scm import cli
@@ -12,7 +11,8 @@ from scm.params import dump, load
 from scm.product.model import Product
 from scm.product.serving import located
 from scm.results.fingerprint import inputs_of
-from tests.helpers import save_model
+from tests.support.fake_candidate import change_run, make_candidates, write_candidate
+from tests.support.models import save_model
 
 MEASURED = ("models/scd/model.safetensors", "models/scd/sampling.json")
 

@@ -17,7 +17,7 @@ from scm.product.content import Content
 from scm.product.packaging import content_of, copy_source, log_version, needed_modules, requirements
 from scm.product.serving import has_champion
 from scm.tracking.records import Settings
-from tests.helpers import save_model
+from tests.support.models import save_model
 
 LOADER = """
 import json, pickle, sys

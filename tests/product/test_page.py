@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.product import chromium
 from tests.product.conftest import start
+from tests.support import chromium
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium on this machine")
 WIDTHS = (1200, 375)

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import shipped
 import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
@@ -20,7 +19,8 @@ from scm.params import load
 from scm.product.content import MAX_SEED
 from scm.product.model import ImageModel, Product
 from scm.product.packaging import package
-from tests.helpers import save_model
+from tests.support import projects as shipped
+from tests.support.models import save_model
 
 
 @pytest.fixture(scope="module")

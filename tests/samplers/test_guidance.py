@@ -9,8 +9,8 @@ import torch
 from scm.generation.generate import conditioned, generate
 from scm.generation.sampler import heun_sampler, multistep_sampler
 from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, guided, heun
-from tests.closed_forms import SIGMA_D, T_MAX, Data, integrate, mixture
-from tests.helpers import tiny_model
+from tests.support.closed_forms import SIGMA_D, T_MAX, Data, integrate, mixture
+from tests.support.models import tiny_model
 
 LABELS = torch.tensor([0, 1, 2, -1])
 

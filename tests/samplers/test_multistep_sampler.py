@@ -5,7 +5,7 @@ import torch
 
 from scm.objectives.multistep import segment_start
 from scm.samplers import SampleNoise, consistency, multistep
-from tests.closed_forms import DATA, SIGMA_D, T_MAX, Student, integrate, mixture
+from tests.support.closed_forms import DATA, SIGMA_D, T_MAX, Student, integrate, mixture
 
 
 class Fixed(SampleNoise):

@@ -11,7 +11,7 @@ from scm import trigflow
 from scm.generation.generate import asked_labels, generate
 from scm.generation.sampler import consistency_sampler, ddim_sampler, heun_sampler, t_max_of
 from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, heun
-from tests.helpers import Linear, tiny_model
+from tests.support.models import Linear, tiny_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
 SIGMA_D, SCALE = 0.5, 0.3

@@ -20,7 +20,7 @@ import requests
 
 from scm.tracking import sending, store
 from scm.tracking.records import Settings
-from tests.helpers import small_disk
+from tests.support.models import small_disk
 
 HOST = "127.0.0.1"
 START = 120.0

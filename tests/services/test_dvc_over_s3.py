@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import plan_projects as projects
 import pytest
+
+from tests.support import plan_projects as projects
 
 pytest.importorskip("dvc_s3", reason="the extra dev is not installed as a whole")
 pytest.importorskip("moto", reason="the extra dev is not installed as a whole")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_candidate import make_candidates, set_param, write_candidate
 from mlflow.exceptions import MlflowException
 
 from scm.errors import UserError
@@ -18,6 +17,7 @@ from scm.tracking import sending, store
 from scm.tracking.records import Settings
 from scm.tracking.registry import CHALLENGER, CHAMPION, Registry
 from tests.services.conftest import Server
+from tests.support.fake_candidate import make_candidates, set_param, write_candidate
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 FIRST, BETTER, BEST = (5.0, 5.2, 5.1), (4.0, 4.2, 4.1), (3.0, 3.2, 3.1)

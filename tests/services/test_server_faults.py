@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_candidate import change_run, make_candidates, write_candidate
-from fake_results import write_fake_results
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from PIL import Image
-from plan_projects import edit
 
 from scm import cli
 from scm.params import dump, load
@@ -29,9 +26,12 @@ from scm.results.reading import read_curve
 from scm.tracking import sending, store
 from scm.tracking.registry import CHAMPION, Registry
 from scm.tracking.sync import record_of, sync
-from tests.helpers import save_model
-from tests.pipeline.conftest import environment, make_project
+from tests.end_to_end.conftest import environment, make_project
 from tests.services.conftest import Disk, Server, wait_for
+from tests.support.fake_candidate import change_run, make_candidates, write_candidate
+from tests.support.fake_results import write_fake_results
+from tests.support.models import save_model
+from tests.support.plan_projects import edit
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINING = """

@@ -8,7 +8,7 @@ from scm.errors import Interrupted
 from scm.networks.model import LogWeight
 from scm.objectives import ConsistencyDistillation, FakeScore, ScoreDistillation
 from scm.training import checkpoint, loop
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 from tests.training.test_loop import ALONE, Digits, equal, result, settings
 
 

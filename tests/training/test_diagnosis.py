@@ -20,7 +20,7 @@ from scm.training import loop
 from scm.training.diagnosis import BINS, Context, Finding, diagnose
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 from tests.training.test_auxiliary import objective as score_distillation
 from tests.training.test_loop import ALONE, ROOT, Digits, settings
 

@@ -20,7 +20,7 @@ from scm.training.diagnosis import Context
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
 from scm.training.schedule import Schedule
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -11,7 +11,7 @@ from scm.objectives import ConsistencyTraining
 from scm.samplers import SampleNoise, consistency
 from scm.training import loop
 from scm.training.probe import Probe, frechet, pooled, statistics
-from tests.helpers import tiny_model
+from tests.support.models import tiny_model
 from tests.training.test_loop import ALONE, Digits, equal, result, settings
 
 T_MAX = math.atan(80 / 0.5)

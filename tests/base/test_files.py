@@ -1,0 +1,105 @@
+"""Files, weights and random numbers: whole or absent, named errors, and draws that follow from their names."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from scm.base import weights
+from scm.base.files import read_json, replacing, replacing_folder, write_json
+from scm.base.randomness import generator, global_draws, seed_of
+from scm.errors import UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    with replacing_folder(tmp_path / "f") as folder:
+        (folder / "old").touch()
+    with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "f") as folder:
+        (folder / "new").touch()
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["f", "old"]
+    with replacing_folder(tmp_path / "f") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["f", "new"]
+
+
+def test_unreadable_json_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.json is missing: run `dvc repro` first"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON .*: delete it and run `dvc repro`"):
+        read_json(tmp_path / "a.json")
+
+
+def test_weights_come_back_with_their_header(tmp_path):
+    path, tensors = tmp_path / "w.safetensors", {"a": torch.randn(2, 3), "b": torch.arange(3)}
+    weights.save(path, tensors, {"images": 7, "classes": ["x"]})
+    loaded, header = weights.load(path)
+    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[key], value) for key, value in tensors.items())
+    assert header == {"format": 2, "images": 7, "classes": ["x"]}
+
+
+def test_weights_that_cannot_be_used_are_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(UserError, match="is missing: run `dvc repro` to make it"):
+        weights.load(path)
+    weights.save(path, {"a": torch.zeros(100)}, {})
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"is damaged \(.+\): delete it and run `dvc repro`"):
+        weights.load(path)
+    header = json.dumps({"__metadata__": {}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(UserError, match="has no scm header of format 2"):
+        weights.load(path)
+
+
+def test_draws_follow_from_seed_purpose_and_counters():
+    draw = torch.randn(4, generator=generator(0, "noise", 128))
+    assert torch.equal(draw, torch.randn(4, generator=generator(0, "noise", 128)))
+    others = [(1, "noise", 128), (0, "order", 128), (0, "noise", 256), (0, "noise", 1, 28)]
+    assert len({seed_of(*other) for other in [*others, (0, "noise", 128)]}) == 5
+    assert all(0 <= seed_of(0, "x", n) < 2**63 for n in range(100))
+
+
+def test_named_global_draws_leave_the_global_state_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with global_draws(5):
+        named = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with global_draws(5):
+        assert torch.equal(torch.rand(3), named)
+
+
+def test_the_numerics_need_torch_and_numpy_alone(tmp_path: Path):
+    import subprocess
+    import sys
+
+    names = "scm.trigflow, scm.networks, scm.jvp, scm.objectives, scm.samplers"
+    others = ["pydantic", "safetensors", "ruamel", "mlflow", "dvc", "webdataset", "kornia", "torchmetrics", "sklearn"]
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {others}:
+            raise ImportError(name + ' is not among torch and numpy')
+sys.meta_path.insert(0, Refuse())
+import {names}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,417 @@
+"""The factory: students begin as their teachers; objectives and samplers are what params.yaml says."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scm.base import weights
+from scm.base.distributed import Ranks
+from scm.base.files import sha256, write_json
+from scm.build import models as build
+from scm.build import sampling, training
+from scm.data.latents.codec import plain_header
+from scm.data.shards.shards import write_latents
+from scm.errors import UserError
+from scm.generation import trained
+from scm.objectives import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    DiscreteDistillation,
+    MultistepDistillation,
+    ScoreDistillation,
+)
+from scm.params import Params
+from scm.params.schema import Runtime, StudentMethod
+from scm.samplers import SampleNoise
+from scm.training.loop import make_optimizer
+from scm.trigflow import time_of_sigma
+from tests.support.models import FAMILIES, tiny_model
+from tests.support.projects import params_with
+
+METHOD = {
+    "batch": 8, "precision": "fp32", "p_mean": -1.0, "p_std": 1.4,
+    "optimizer": {"name": "adam", "betas": (0.9, 0.99), "eps": 1e-8},
+    "lr": {"max": 1e-3, "warmup": 0, "decay": "constant", "decay_from": 0}, "dropout_max_resolution": 16,
+    "label_dropout": 0.0, "tangent": "normalized", "tangent_norm_c": 0.1,
+    "adaptive_weighting": True, "tangent_warmup": 0, "images": 8, "dropout": 0.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("changes", [{}, {"guidance": (1.0, 2.0)}, {"guidance": (1.0, 2.0), "segments": 2}])
+def test_a_student_begins_as_its_teacher_whatever_its_method_adds(family, changes):
+    teacher = tiny_model(**FAMILIES[family]).eval()
+    student = build.new_student(teacher, StudentMethod(**METHOD, **changes), seed=0).eval()
+    x, t, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2]), torch.tensor([1, -1])
+    given = {"guidance": torch.tensor([1.0, 1.7])} if changes else {}
+    given |= {"segment": torch.tensor([0.0, 0.7])} if "segments" in changes else {}
+    assert torch.equal(student(x, t, labels, **given), teacher(x, t, labels))
+    assert not student.log_weight(t).any() and teacher.log_weight(t).all()
+    assert student.settings.guidance == bool(changes) and student.settings.c_noise == teacher.settings.c_noise
+
+
+def test_a_students_new_weights_follow_from_the_seed():
+    teacher = tiny_model()
+    one, same, other = (build.new_student(teacher, StudentMethod(**METHOD), seed) for seed in (0, 0, 1))
+    assert torch.equal(one.log_weight_head.features.freqs, same.log_weight_head.features.freqs)
+    assert not torch.equal(one.log_weight_head.features.freqs, other.log_weight_head.features.freqs)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_of_another_students_start_the_weight_is_kept_if_asked(keep):
+    start = build.new_student(tiny_model(), StudentMethod(**METHOD), seed=3)
+    with torch.no_grad():
+        start.log_weight_head.linear.weight.normal_()
+    student = build.new_student(start, StudentMethod(**METHOD), seed=4, keep_weight=keep)
+    t = torch.tensor([0.2, 1.1])
+    assert torch.equal(student.log_weight(t), start.log_weight(t)) == keep and student.log_weight(t).any() == keep
+    for name, value in start.network.state_dict().items():
+        assert torch.equal(student.network.state_dict()[name], value), name
+
+
+def test_a_guided_student_takes_its_guidance_from_the_one_that_it_starts_from():
+    """What a start has learnt of its further inputs goes along: the follower answers as its start does."""
+    settings = StudentMethod(**METHOD, guidance=(1.0, 2.0))
+    start = build.new_student(tiny_model(), settings, seed=3).eval()
+    with torch.no_grad():
+        for parameter in start.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    student = build.new_student(start, settings, seed=4).eval()
+    x, t, labels, scale = (
+        torch.randn(2, 1, 8, 8),
+        torch.tensor([0.3, 1.2]),
+        torch.tensor([1, 2]),
+        torch.tensor([1.0, 2.0]),
+    )
+    assert torch.equal(student(x, t, labels, guidance=scale), start(x, t, labels, guidance=scale))
+    assert not torch.equal(student(x, t, labels, guidance=scale), student(x, t, labels, guidance=scale.flip(0)))
+
+
+def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
+    teacher, start = tiny_model(), tmp_path / "model.safetensors"
+    start.write_bytes(b"weights")
+    inherited = {"classes": ["a"], "codec": {"name": "identity"}, "sigma_d": 0.5, "label_dropout": 0.1, "images": 7}
+    settings = StudentMethod(**METHOD)
+    student = build.new_student(teacher, settings, 0)
+    sampler = params_with({}).sampler
+    header = build.student_header("scd", settings, sampler, student, inherited, start)
+    assert header == {
+        "classes": ["a"], "codec": {"name": "identity"}, "sigma_d": 0.5, "model": "scd",
+        "network": student.settings.to_dict(), "parent": sha256(start), "t_max": math.atan(80.0 / 0.5),
+    }  # fmt: skip
+    settings = StudentMethod(**METHOD, segments=3, guidance=(1.0, 2.0))
+    student = build.new_student(teacher, settings, 0)
+    header = build.student_header("multistep", settings, sampler, student, inherited, start)
+    assert (header["segments"], header["guidance"], header["network"]["guidance"]) == (3, (1.0, 2.0), True)
+
+
+def runtime(**changes: object) -> Runtime:
+    values = {"device": "cpu", "threads": None, "processes": 1, "shards": None, "compile": True}
+    values |= {"log_every": 1, "checkpoint_every": 1}
+    return Runtime(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeypatch):
+    calls: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options: calls.append(module))
+    monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
+    model = tiny_model()
+    names = list(model.state_dict())
+    assert build.compiled(model, runtime(compile=False), torch.device("cpu")) is model and not calls
+    assert build.compiled(model, runtime(), torch.device("cpu")) is model and calls == [model.network]
+    assert list(model.state_dict()) == names
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"^runtime.compile is true, but there is no C\+\+ compiler: install g\+\+"):
+        build.compiled(tiny_model(), runtime(), torch.device("cpu"))
+
+
+def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
+    calls: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options: calls.append(module))
+    monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
+    models = torch.nn.ModuleList([tiny_model(), torch.nn.Linear(1, 1), tiny_model()])
+    assert build.compiled(models, runtime(), torch.device("cpu")) is models
+    assert calls == [models[0].network, models[2].network]
+
+
+def latents(folder: Path, classes: int = 3) -> training.TrainingData:
+    """Eight samples, as `encode` writes them."""
+    samples = [(f"{i:03d}", np.zeros((1, 8, 8), np.uint8), i % classes) for i in range(8)]
+    header = {"classes": [str(i) for i in range(classes)], "codec": plain_header("identity", 0.5, [1, 8, 8])}
+    write_latents(samples, folder, 8, header)
+    return training.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")))
+
+
+def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatch):
+    """The first process's number comes from its index, those of the others have to be the same."""
+    mine = latents(tmp_path / "latents")
+    told = []
+
+    def of_first(self: Ranks, value: float) -> float:
+        told.append(value)
+        return told[0]
+
+    monkeypatch.setattr(Ranks, "of_first", of_first)
+    alike = latents(tmp_path / "alike")
+    assert alike.loader.count == mine.loader.count and float(int(told[0])) == told[0] < 2**48
+    with pytest.raises(UserError, match=r"other/index.json is not the same on all machines: delete .+/other where"):
+        latents(tmp_path / "other", classes=4)
+
+
+def teacher_file(path: Path, **changes: Any) -> Path:
+    model = tiny_model()
+    header = {
+        "model": "teacher", "network": model.settings.to_dict(), "precision": "fp32", "sigma_d": 0.5,
+        "classes": ["0", "1", "2"], "codec": plain_header("identity", 0.5, [1, 8, 8]), "label_dropout": 0.0,
+    }  # fmt: skip
+    weights.save(path, model.state_dict(), {**header, **changes})
+    return path
+
+
+def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
+    data, plain = latents(tmp_path / "latents"), StudentMethod(**METHOD)
+    guided = StudentMethod(**METHOD, guidance=(1.0, 2.0))
+    for settings, dropout in ((plain, 0.0), (plain, 0.1), (guided, 0.1)):
+        path = teacher_file(tmp_path / "model.safetensors", label_dropout=dropout)
+        teacher, header = training.fitting_teacher(path, data, settings)
+        assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
+        assert header["label_dropout"] == dropout
+
+
+@pytest.mark.parametrize(
+    ("changes", "guidance", "message"),
+    [
+        (
+            {"codec": plain_header("identity", 1.0, [1, 8, 8])}, None,
+            "was trained on another encoding than data/latents: run `dvc repro train_teacher`",
+        ),
+        (
+            {"classes": ["0", "1"]}, None,
+            "knows 2 classes, data/latents has 3: train a teacher on these data, or prepare those that it was "
+            "trained on",
+        ),
+        (
+            {}, (1.0, 2.0),
+            "cannot be guided, as it was never trained without labels: take guidance out of the method, or train a "
+            "teacher with label_dropout 0.1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_teacher_that_does_not_fit_is_refused(tmp_path, changes, guidance, message):
+    path = teacher_file(tmp_path / "model.safetensors", **changes)
+    with pytest.raises(UserError) as caught:
+        training.fitting_teacher(path, latents(tmp_path / "latents"), StudentMethod(**METHOD, guidance=guidance))
+    assert str(caught.value) == f"{path} {message}"
+
+
+METHODS = ("scd", "sct", "discrete", "multistep", "scd_vsd", "vsd")
+OWN_VALUES = {
+    "p_mean": -0.7, "p_std": 1.3, "tangent": "clipped", "tangent_norm_c": 0.2, "tangent_warmup": "3Ki",
+    "adaptive_weighting": False, "label_dropout": 0.2,
+}  # fmt: skip
+SCM = {**OWN_VALUES, "tangent_warmup": 3072, "sigma_d": 0.5}
+
+
+def params_of_all(guidance: list[float] | None = None, **changes: Any) -> Params:
+    """Every method switched on, with values that are nobody's default."""
+    block = {"images": "128Ki", "dropout": 0.0} | ({} if guidance is None else {"guidance": guidance})
+    vsd = {"vsd": {"weight": 0.7, "p_mean": 0.3, "p_std": 1.9}}
+    vsd |= {"fake_score": {"lr_max": 3e-4, "dropout": 0.25, "p_mean": -0.6, "p_std": 1.5, "updates": 2}}
+    further = {"discrete": {"points": 5}, "multistep": {"segments": 3}, "scd_vsd": vsd, "vsd": vsd, "scd": {}}
+    return params_with(
+        {f"student.common.{key}": value for key, value in OWN_VALUES.items()}
+        | {f"student.{method}": {**block, **more} for method, more in further.items()}
+        | {"student.methods": dict.fromkeys(METHODS, "teacher"), "evaluate.models": ["teacher", *METHODS]}
+        | {"teacher.label_dropout": 0.1, "sampler.sigma_min": 0.01, "sampler.sigma_max": 50.0, "sampler.rho": 5.0}
+        | changes
+    )
+
+
+def fields_of(objective: Any) -> dict[str, Any]:
+    return {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
+
+
+@pytest.mark.parametrize("guidance", [None, [1.1, 1.9]])
+def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
+    params, teacher = params_of_all(guidance, **({"select.guidance.student": [1.5]} if guidance else {})), tiny_model()
+    scale = None if guidance is None else (1.1, 1.9)
+    distilled = {**SCM, "teacher": teacher, "guidance": scale}
+    t_max = math.atan(50.0 / 0.5)
+    levels = [(50**0.2 + i / 4 * (0.01**0.2 - 50**0.2)) ** 5 for i in range(5)]
+    grid = (0.0, *(time_of_sigma(sigma, 0.5) for sigma in reversed(levels)))
+    expected = {
+        "sct": (ConsistencyTraining, SCM),
+        "scd": (ConsistencyDistillation, distilled),
+        "discrete": (DiscreteDistillation, {**distilled, "grid": pytest.approx(grid)}),
+        "multistep": (MultistepDistillation, {**distilled, "segments": 3, "t_max": t_max}),
+    }
+    for method, (kind, fields) in expected.items():
+        objective, auxiliary = training.student_objective(
+            method, params.student.method(method), params.sampler, teacher, 0
+        )
+        assert auxiliary is None and type(objective) is kind and fields_of(objective) == fields
+    for method in ("scd_vsd", "vsd"):
+        settings = params.student.method(method)
+        objective, auxiliary = training.student_objective(method, settings, params.sampler, teacher, 0)
+        assert auxiliary is not None and type(objective) is ScoreDistillation
+        fields = fields_of(objective)
+        fake, consistency = fields.pop("fake"), fields.pop("consistency")
+        assert fields == {
+            "sigma_d": 0.5, "t_max": t_max, "weight": 0.7, "p_mean": 0.3, "p_std": 1.9, "teacher": teacher,
+            "fake_p_mean": -0.6, "fake_p_std": 1.5, "updates": 2, "guidance": scale, "label_dropout": 0.2,
+            "adaptive_weighting": False,
+        }  # fmt: skip
+        assert auxiliary.module is fake and auxiliary.lr_scale == pytest.approx(3e-4 / 1e-3)
+        assert (consistency is None) == (method == "vsd")
+        assert consistency is None or (type(consistency), fields_of(consistency)) == (
+            ConsistencyDistillation,
+            distilled,
+        )
+
+
+def test_the_fake_score_starts_from_the_teacher_with_its_own_dropout_and_follows_from_the_seed():
+    params, teacher = params_of_all([1.1, 1.9], **{"select.guidance.student": [1.5]}), tiny_model()
+    settings = params.student.method("vsd")
+    one, same, other = (training.fake_score(teacher, settings, seed) for seed in (0, 0, 1))
+    assert one.network.settings == build.student_settings(teacher.settings, settings)
+    state = one.network.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in teacher.network.state_dict().items())
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2])
+    assert not one.network.log_weight(t).any() and not one.log_weight_head(t).any()
+    probabilities = {getattr(part, "dropout_probability", 0.0) for part in one.network.modules()} - {0.0}
+    assert probabilities == {0.25}
+    names = one.state_dict().keys()
+    assert all(torch.equal(one.state_dict()[name], same.state_dict()[name]) for name in names)
+    assert not torch.equal(one.log_weight_head.features.freqs, other.log_weight_head.features.freqs)
+    assert not torch.equal(one.log_weight_head.features.freqs, one.network.log_weight_head.features.freqs)
+    scales = torch.tensor([1.1, 1.9])
+    assert torch.equal(one.network.eval()(x, t, None, guidance=scales), teacher.eval()(x, t, None))
+
+
+def test_the_fake_score_learns_at_its_own_rate():
+    params, teacher = params_of_all(), tiny_model()
+    settings = params.student.method("vsd")
+    _, auxiliary = training.student_objective("vsd", settings, params.sampler, teacher, 0)
+    student = build.new_student(teacher, settings, 0)
+    header = {"model": "vsd", "network": student.settings.to_dict()}
+    optimizer = make_optimizer(student, auxiliary, training.training_settings(params, settings, "student vsd", header))
+    groups = [(len(group["params"]), group["lr_scale"]) for group in optimizer.param_groups]
+    assert auxiliary is not None
+    fake = len(list(auxiliary.module.parameters()))
+    assert groups == [(len(list(student.parameters())), 1.0), (fake, pytest.approx(0.3))]
+
+
+T_MAX = math.atan(64.0 / 0.5)
+"""Where the students of these tests start; params.yaml says another time."""
+
+
+def header(model: str, **changes: Any) -> dict[str, Any]:
+    return {"model": model, "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}, **changes}
+
+
+def times_of(sampler: Any, inputs: int = 2) -> list[float]:
+    """Times at which a sampler asks for F, read off a stand-in for the network."""
+    seen: list[float] = []
+
+    def function(x: torch.Tensor, t: torch.Tensor, *further: torch.Tensor) -> torch.Tensor:
+        assert len(further) == inputs - 2
+        seen.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    sampler.run(function, SampleNoise([0], [1, 2, 2]))
+    return seen
+
+
+def test_samplers_follow_from_the_header():
+    params = params_of_all()
+    t_max = math.atan(50.0 / 0.5)
+    few, full = sampling.samplers(params, header("teacher"), 1.0, None)
+    assert (few.nfe, len(times_of(few)), full.nfe, len(times_of(full))) == (2, 2, 35, 35)
+    assert times_of(few)[0] == times_of(full)[0] == pytest.approx(t_max, abs=1e-6)
+    for method in ("scd", "sct", "discrete", "scd_vsd"):
+        one, two = sampling.samplers(params, header(method), 1.0, 0.9)
+        assert (one.nfe, two.nfe) == (1, 2)
+        assert times_of(one) == pytest.approx([T_MAX]) and times_of(two) == pytest.approx([T_MAX, 0.9])
+    (only,) = sampling.samplers(params, header("vsd"), 1.0, None)
+    assert only.nfe == 1 and times_of(only) == pytest.approx([T_MAX])
+    (jumps,) = sampling.samplers(params, header("multistep", segments=3), 1.0, None)
+    assert jumps.nfe == 3
+    assert times_of(jumps, 3) == pytest.approx([T_MAX, T_MAX * 2 / 3, T_MAX / 3])
+
+
+def test_two_steps_are_tried_for_those_that_know_all_times():
+    params = params_of_all()
+    for method in ("scd", "sct", "discrete", "scd_vsd"):
+        assert sampling.two_step_times(params, header(method)) == params.select.t_mid == (0.6, 0.8, 1.1)
+    for model in ("teacher", "vsd", "multistep"):
+        assert sampling.two_step_times(params, header(model)) == ()
+
+
+def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_more():
+    scales = {"select.guidance.teacher": [1.0, 1.7], "select.guidance.student": [1.5]}
+    params, plain = params_of_all([1.1, 1.9], **scales), params_of_all()
+    told = {"network": {"guidance": True}}
+    teacher = header("teacher", label_dropout=0.1)
+    for scale, evaluations in ((1.7, [4, 70]), (0.0, [4, 70]), (1.0, [2, 35])):
+        assert [sampler.nfe for sampler in sampling.samplers(params, teacher, scale, None)] == evaluations
+    assert [sampler.nfe for sampler in sampling.samplers(params, header("scd", **told), 1.5, 0.9)] == [1, 2]
+    cases = {
+        "a teacher": (params, teacher, (1.0, 1.7), [False, True]),
+        "one that is not guided": (plain, header("teacher"), (1.0,), [False]),
+        "a student that is told the scale": (params, header("scd", **told), (1.5,), [True]),
+        "the same at 1": (plain, header("scd", **told), (1.0,), [True]),
+        "a student that is not": (params, header("sct"), (1.0,), [False]),
+        "one of a file from before": (params, header("sct", network={}), (1.0,), [False]),
+    }
+    for name, (settings, of, scales, guided) in cases.items():
+        assert sampling.scales_of(settings, of) == scales, name
+        assert [sampling.is_guided({**of, "guidance_scale": scale}) for scale in scales] == guided, name
+    assert [build.evaluations_of(header("teacher"), scale) for scale in (1.0, 1.7)] == [1, 2]
+    assert build.evaluations_of(header("scd", **told), 1.7) == 1
+
+
+def test_a_teacher_that_never_went_without_labels_is_not_guided():
+    """params.yaml does not know how an imported teacher was trained."""
+    params = params_with({"teacher.label_dropout": 0.1, "select.guidance.teacher": [1.0, 1.7]})
+    with pytest.raises(UserError) as caught:
+        sampling.scales_of(params, header("teacher"))
+    assert str(caught.value) == (
+        "params.yaml: select.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be "
+        "guided; write [1.0]"
+    )
+
+
+def test_a_selected_model_is_loaded_with_how_it_is_sampled(tmp_path):
+    teacher_file(tmp_path / "model.safetensors", label_dropout=0.1)
+    with pytest.raises(UserError, match=r"sampling\.json is missing: run `dvc repro` first$"):
+        trained.load_selected(tmp_path)
+    write_json(tmp_path / "sampling.json", {"guidance_scale": 1.25})
+    _, of_file = trained.load_model(tmp_path / "model.safetensors")
+    model, found = trained.load_selected(tmp_path)
+    assert found == {**of_file, "guidance_scale": 1.25} and not model.training
+
+
+def test_a_student_is_probed_as_it_is_sampled():
+    params, student = params_of_all(), tiny_model(guidance=True)
+    settings = params.student.method("multistep").model_copy(update={"guidance": (1.0, 2.0), "batch": 16})
+    probe = training.student_probe(params, settings, student, Images())
+    assert (probe.segments, probe.guidance) == (settings.segments, 1.0)
+    assert probe.t_max == pytest.approx(math.atan(params.sampler.sigma_max / 0.5))
+    plain = params.student.method("sct")
+    assert training.student_probe(params, plain, tiny_model(), Images()).guidance is None
+
+
+class Images:
+    """What a probe takes of the training data."""
+
+    def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = torch.Generator().manual_seed(images_seen)
+        return torch.randn(64, 1, 8, 8, generator=draws), torch.arange(64) % 3

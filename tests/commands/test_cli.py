@@ -1,0 +1,211 @@
+"""The command `scm`: help, exit codes, messages."""
+
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from scm import cli
+from scm.errors import Interrupted, UserError
+from scm.params import flatten
+from tests.support import projects as shipped
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    [],
+    ["params"],
+    ["params", "check"],
+    ["params", "show"],
+    ["preset"],
+    ["preset", "list"],
+    ["preset", "show"],
+    ["preset", "diff"],
+    ["preset", "apply"],
+    ["plan"],
+    ["run"],
+    ["sample"],
+    ["serve"],
+    ["card"],
+    ["import-teacher"],
+    ["sync"],
+    ["publish"],
+    ["rollback"],
+    ["champion"],
+]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder of its own, and the current folder somewhere inside it."""
+    shipped.make_project(tmp_path)
+    (tmp_path / "pipelines" / "presets" / "wide.yaml").write_text(
+        "# Wide.\nextends: digits\nnetwork: {width: 64}\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path / "pipelines")
+    return tmp_path
+
+
+def values_in(project: Path) -> int:
+    """Leaves of the test's params.yaml."""
+    return len(flatten(YAML(typ="safe", pure=True).load(project / "params.yaml")))
+
+
+@pytest.fixture
+def replace_module(monkeypatch):
+    """Puts a module with one function in the place of a heavy one."""
+
+    def replace(module, function, action):
+        stand_in = types.ModuleType(module)
+        setattr(stand_in, function, action)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+
+    return replace
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_everywhere_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"\n  {' '.join(['scm', *command])}" in text.partition("examples:")[2]
+
+
+def test_help_imports_the_standard_library_alone_and_is_quick():
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from scm.cli import main\n"
+        "try: main(['preset', 'apply', '--help'])\n"
+        "except SystemExit: pass\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)\n"
+        "print('NEW', sorted(new))"
+    )
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1
+    assert result.stdout.splitlines()[-1] == "NEW ['scm']"
+
+
+def test_params_check(project, capsys):
+    assert cli.main(["params", "check"]) == 0
+    assert capsys.readouterr().out == f"{project / 'params.yaml'}: ok ({values_in(project)} values, preset digits)\n"
+
+
+def test_a_user_error_is_one_line_and_exit_code_1(project, capsys):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: -1", 1), encoding="utf-8")
+    assert cli.main(["params", "check"]) == 1
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", f"scm: error: {path}: seed = -1: must be at least 0\n")
+
+
+def test_params_show(project, capsys):
+    assert cli.main(["params", "show", "teacher.lr"]) == 0
+    lines = "teacher.lr.max: 0.01\nteacher.lr.warmup: 10Ki\nteacher.lr.decay: cosine\nteacher.lr.decay_from: 160Ki\n"
+    assert capsys.readouterr().out == lines
+    assert cli.main(["params", "show"]) == 0
+    everything = capsys.readouterr().out.splitlines()
+    assert len(everything) == values_in(project)
+    assert {"mlflow.uri: null", "data.labels: true", "seed: 0"} < set(everything)
+    assert cli.main(["params", "show", "teach"]) == 1
+    expected = f"scm: error: {project / 'params.yaml'}: teach: no such key; `scm params show` prints them all\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_preset_commands(project, capsys):
+    assert cli.main(["preset", "list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    names = [line[:16].strip() for line in listed[2:] if line[:16].strip()]
+    assert names[:6] == ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder"]
+    assert names[6:8] == ["photos-latent", "wide"]
+    wide = next(line for line in listed if line.startswith("wide "))
+    assert wide.split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
+    assert any(line.startswith("imagenet64-s ") and " 280.2M " in line for line in listed)
+    changes = "preset: digits -> wide\nnetwork.width: 32 -> 64\n"
+    assert cli.main(["preset", "diff", "wide"]) == 0
+    assert capsys.readouterr().out == changes
+    assert cli.main(["preset", "apply", "wide"]) == 0
+    assert capsys.readouterr().out == changes
+    assert cli.main(["preset", "apply", "wide"]) == 0
+    assert capsys.readouterr().out == "no change\n"
+    assert cli.main(["preset", "show", "wide"]) == 0
+    assert capsys.readouterr().out == "# Wide.\nextends: digits\nnetwork: {width: 64}\n"
+
+
+def test_outside_a_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["preset", "list"]) == 1
+    expected = f"{tmp_path} is not inside the project: no dvc.yaml here or above; change to the project's folder"
+    assert capsys.readouterr().err == f"scm: error: {expected}\n"
+
+
+def test_run_passes_on_what_is_not_its_own_in_order(replace_module):
+    calls = []
+    replace_module(
+        "scm.pipeline.supervisor", "run", lambda arguments, parallel: calls.append((arguments, parallel)) or 7
+    )
+    assert cli.main(["run", "-s", "evaluate@scd", "--parallel", "--force", "-v"]) == 7
+    assert cli.main(["run"]) == 7
+    assert calls == [(["-s", "evaluate@scd", "--force", "-v"], True), ([], False)]
+
+
+def test_sample_arguments(replace_module):
+    seen = []
+    replace_module("scm.commands.sample", "sample_command", lambda options: seen.append(options))
+    command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 --guidance 1.5 -o out/grid.png --device cpu"
+    assert cli.main(command.split()) == 0
+    assert cli.main(["sample"]) == 0
+    options, defaults = seen
+    assert (options.guidance, defaults.guidance, defaults.steps, defaults.model) == (1.5, None, 2, "scd")
+    assert (options.model, options.steps, options.classes, options.count) == ("sct", 1, ["3", "7"], 64)
+    assert (options.seed, options.output, options.device) == (5, Path("out/grid.png"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "argument --steps: must be at least 1, not 0"),
+        (["--classes", "3,"], "argument --classes: must be names or numbers such as 3,7, not '3,'"),
+        (["--guidance", "much"], "argument --guidance: invalid float value: 'much'"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+    ],
+)
+def test_wrong_sample_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sample", *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (UserError("no such thing"), 1, "scm: error: no such thing\n"),
+        (Interrupted("saved"), 75, "scm: interrupted: saved\n"),
+        (Interrupted(), 75, "scm: interrupted\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes(replace_module, capsys, raised, code, message):
+    def fail(_):
+        raise raised
+
+    replace_module("scm.tracking.sync", "sync_command", fail)
+    assert cli.main(["sync"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_bug_keeps_its_traceback(replace_module):
+    replace_module("scm.tracking.sync", "sync_command", lambda _: [][0])
+    with pytest.raises(IndexError):
+        cli.main(["sync"])
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m scm.cli preset show digits | true; echo ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert (result.stdout, result.stderr) == ("0\n", "")

@@ -1,0 +1,196 @@
+"""`scm sample`: which sampler and guidance scale a model is drawn with, and every refusal by its text."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from scm.base.files import write_json
+from scm.base.yaml_files import render
+from scm.commands import sample
+from scm.errors import UserError
+from scm.generation.sampler import Sampler
+from scm.generation.trained import NoiseLevels, sampler_of
+from scm.params import Params, load
+from scm.results.provenance import chain
+from scm.results.reading import RUN_FIELDS
+from tests.support import projects as shipped
+from tests.support.models import T_MAX, save_model
+
+HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}, "guidance_scale": 1.0}
+GUIDED = {**HEADER, "network": {"guidance": True}, "guidance": [1.2, 2.0], "guidance_scale": 1.6}
+TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}, "guidance_scale": 1.3}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    shipped.make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def options(**changes: Any) -> argparse.Namespace:
+    values = {
+        "model": "scd", "steps": 2, "classes": None, "count": 6, "seed": 0, "guidance": None,
+        "output": Path("grid.png"), "device": "cpu",
+    }  # fmt: skip
+    return argparse.Namespace(**{**values, **changes})
+
+
+def drawn(params: Params, header: dict[str, Any], steps: int) -> Sampler:
+    return sampler_of(header, steps, NoiseLevels(*params.sampler.noise_levels))
+
+
+def times_of(sampler: Any) -> list[float]:
+    """Times at which a sampler asks for F."""
+    seen: list[float] = []
+
+    def function(x: torch.Tensor, t: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        seen.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    sampler.run(function, argparse.Namespace(draw=lambda: torch.zeros(1, 1, 2, 2)))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("header", "asked", "scale"),
+    [
+        (HEADER, None, 1.0),
+        (HEADER, 1.0, 1.0),
+        ({**TEACHER, "label_dropout": 0.1}, None, 1.3),
+        ({**TEACHER, "label_dropout": 0.1}, 0.0, 0.0),
+        ({**TEACHER, "label_dropout": 0.1}, 2.5, 2.5),
+        (GUIDED, 1.2, 1.2),
+        (GUIDED, 2.0, 2.0),
+        (GUIDED, None, 1.6),
+    ],
+)
+def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scale):
+    assert sample.scale_of(header, asked) == scale
+
+
+@pytest.mark.parametrize(
+    ("header", "asked", "message"),
+    [
+        (HEADER, 1.5, "--guidance 1.5: scd was not trained for guidance; leave the option out"),
+        (TEACHER, 1.5, "--guidance 1.5: teacher was not trained for guidance; leave the option out"),
+        (
+            {**TEACHER, "label_dropout": 0.0}, 0.0,
+            "--guidance 0: teacher was not trained for guidance; leave the option out",
+        ),
+        (GUIDED, 2.1, "--guidance 2.1: scd was trained for 1.2 to 2; choose from there"),
+        ({**TEACHER, "label_dropout": 0.1}, -0.5, "--guidance -0.5: must be a number from 0 on, such as 1.5"),
+        (GUIDED, math.nan, "--guidance nan: must be a number from 0 on, such as 1.5"),
+        ({**TEACHER, "label_dropout": 0.1}, math.inf, "--guidance inf: must be a number from 0 on, such as 1.5"),
+    ],
+)  # fmt: skip
+def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
+    with pytest.raises(UserError) as caught:
+        sample.scale_of(header, asked)
+    assert str(caught.value) == message
+
+
+def test_samplers_by_model_and_steps():
+    params = shipped.params_with({})
+    t_max = T_MAX
+    teacher = drawn(params, TEACHER, 4)
+    assert teacher.nfe == 7 == len(times_of(teacher))
+    student = {**HEADER, "t_mid": 0.9}
+    expected = {1: [t_max], 2: [t_max, 0.9], 4: [t_max, 0.9, 0.6, 0.3]}
+    for steps, times in expected.items():
+        sampler = drawn(params, student, steps)
+        assert sampler.nfe == steps and times_of(sampler) == pytest.approx(times)
+    vsd = drawn(params, {**HEADER, "model": "vsd"}, 1)
+    assert vsd.nfe == 1 and times_of(vsd) == pytest.approx([t_max])
+    jumps = drawn(params, {**HEADER, "model": "multistep", "segments": 3}, 3)
+    assert jumps.nfe == 3 and times_of(jumps) == pytest.approx([t_max, t_max * 2 / 3, t_max / 3])
+
+
+@pytest.mark.parametrize(
+    ("header", "steps", "message"),
+    [
+        ({**HEADER, "model": "vsd"}, 2, "--steps 2: vsd is sampled in 1; write --steps 1"),
+        ({**HEADER, "model": "multistep", "segments": 4}, 2, "--steps 2: multistep is sampled in 4; write --steps 4"),
+    ],
+)
+def test_steps_that_the_model_was_not_made_for_are_refused(header, steps, message):
+    with pytest.raises(UserError) as caught:
+        drawn(shipped.params_with({}), header, steps)
+    assert str(caught.value) == message
+
+
+def test_pictures_are_drawn_and_guidance_counts(project, capsys):
+    """A guided teacher is evaluated twice for each step, and what it draws is something else."""
+    save_model(project, "teacher", label_dropout=0.1)
+    save_model(project, "scd", t_mid=0.9)
+    save_model(project, "sct", t_mid=0.9, guidance=[1.0, 2.0])
+    pictures = {}
+    cases = [
+        ("teacher", None, 3, "5"), ("teacher", 1.0, 3, "5"), ("teacher", 2.0, 3, "10"), ("scd", None, 2, "2"),
+        ("sct", None, 2, "2"), ("sct", 1.0, 2, "2"), ("sct", 2.0, 2, "2"),
+    ]  # fmt: skip
+    for model, guidance, steps, evaluations in cases:
+        assert sample.sample_command(options(model=model, guidance=guidance, steps=steps)) == 0
+        assert capsys.readouterr().err.startswith(f"grid.png: 6 images, {evaluations} network evaluations each, ")
+        with Image.open("grid.png") as picture:
+            pictures[model, guidance] = picture.tobytes()
+    assert pictures["teacher", None] == pictures["teacher", 1.0] != pictures["teacher", 2.0]
+    assert pictures["sct", None] == pictures["sct", 1.0] and len(pictures) == 7
+    save_model(project, "teacher", label_dropout=0.1, scale=2.0)
+    assert sample.sample_command(options(model="teacher", steps=3)) == 0
+    assert capsys.readouterr().err.startswith("grid.png: 6 images, 10 network evaluations each, ")
+    with Image.open("grid.png") as picture:
+        assert picture.tobytes() == pictures["teacher", 2.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "vsd"}, "--model vsd: params.yaml has teacher, scd, sct; use one of them"),
+        ({"output": Path("a.jpg")}, "-o a.jpg: pictures are written as PNG; give a name that ends in .png"),
+        ({"seed": -1}, "--seed -1: must be between 0 and 2^63 - 1 less the number of images"),
+        ({"classes": ["four"]}, "--classes four: no such class; this model has zero, one, two (or numbers 0 to 2)"),
+        ({"classes": ["3"]}, "--classes 3: no such class; this model has zero, one, two (or numbers 0 to 2)"),
+        ({"guidance": 1.5}, "--guidance 1.5: scd was not trained for guidance; leave the option out"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_nothing_written(project, changes, message):
+    save_model(project, "scd", t_mid=0.9)
+    with pytest.raises(UserError) as caught:
+        sample.sample_command(options(**changes))
+    assert str(caught.value) == message and not list(project.glob("*.png"))
+
+
+def test_classes_by_name_or_number():
+    names = ["zero", "1", "two"]
+    assert sample.class_numbers(["two", "1", "0"], names) == [2, 1, 0]
+    assert (sample.class_numbers(None, names), sample.class_numbers(None, [])) == ([0, 1, 2], [-1])
+    with pytest.raises(UserError, match=r"^--classes: this model was trained without classes; leave the option out$"):
+        sample.class_numbers(["0"], [])
+
+
+def test_a_model_that_params_no_longer_ask_for_is_drawn_with_a_word(project, capsys):
+    save_model(project, "scd", t_mid=0.8)
+    made_with = chain(project, load(project / "params.yaml"), "scd")
+    write_json(project / "results/runs/select_ema@scd.json", {**dict.fromkeys(RUN_FIELDS, ""), "chain": made_with})
+
+    def said(changes: dict[str, Any]) -> str:
+        (project / "params.yaml").write_text(render(shipped.values_with(changes)))
+        assert sample.sample_command(options()) == 0
+        return "".join(line for line in capsys.readouterr().err.splitlines() if "made with" in line)
+
+    assert (
+        said({})
+        == said({"evaluate.seed": 2_000_000, "sampler.rho": 5.0, "teacher.images": made_with["teacher.images"]})
+        == ""
+    )
+    which = "network.width: 32 (params.yaml: 64)"
+    assert said({"network.width": 64}) == (
+        f"scm sample: models/scd was made with {which}; `scm run` makes it as params.yaml says"
+    )
+    assert f"{which} and 1 more; " in said({"network.width": 64, "teacher.batch": 64})

@@ -1,0 +1,113 @@
+"""`scm preset list`: what stands in it, and how it looks."""
+
+from pathlib import Path
+
+import pytest
+
+from scm.errors import UserError
+from scm.presets import table
+from tests.support import projects as shipped
+
+ROOT = Path(__file__).parents[2]
+LISTED = {entry.name: entry for entry in table.entries(ROOT)}
+
+
+@pytest.fixture
+def project(tmp_path):
+    shipped.make_project(tmp_path)
+    return tmp_path
+
+
+def write_preset(project: Path, name: str, text: str) -> None:
+    (project / "pipelines" / "presets" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_ones_own_come_first_then_the_papers_by_data_and_size():
+    names = ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder", "photos-latent"]
+    names += ["cifar10", "cifar10-ect"]
+    names += [f"imagenet64-{size}" for size in ("s", "m", "l", "xl")]
+    assert list(LISTED) == [*names, *(f"imagenet512-{size}" for size in ("s", "m", "l", "xl", "xxl"))]
+
+
+def test_figures_as_the_paper_prints_them():
+    """Copied from tables 3, 6, 7 and 8 once more, so that a wrong column or key is seen."""
+    assert LISTED["cifar10"].methods == {
+        "teacher": {"nfe": 35, "fid": 2.15},
+        "scd": {"fid_1step": 3.66, "fid_2step": 2.52},
+        "sct": {"fid_1step": 2.85, "fid_2step": 2.06},
+    }
+    assert LISTED["cifar10-ect"].methods == {"sct": {"fid_1step": 3.09}}
+    assert LISTED["imagenet64-xl"].methods["sct"] == {"fid_1step": 2.04, "fid_2step": 1.48}
+    assert LISTED["imagenet64-xl"].methods["teacher"] == {"nfe": 63, "fid": 1.38}
+    figures = LISTED["imagenet512-xxl"].methods
+    assert list(figures) == ["teacher", "scd", "sct", "multistep", "scd_vsd", "vsd"]
+    assert figures["teacher"] == {"nfe": 126, "fid": 1.73, "fdd": 35.93}
+    assert figures["scd"] == {"fid_1step": 2.28, "fid_2step": 1.88, "fdd_1step": 67.80, "fdd_2step": 44.97}
+    assert figures["multistep"] == {"fid_2step": 2.16, "fdd_2step": 50.70}
+    assert figures["vsd"] == {}
+    assert LISTED["imagenet512-m"].methods["vsd"] == {"fid_1step": 3.02, "fdd_1step": 57.19}
+
+
+def test_data_size_parameters_and_what_is_switched_on():
+    entry = LISTED["imagenet512-l"]
+    on = ("scd", "sct", "multistep", "scd_vsd", "vsd")
+    assert (entry.data, entry.size, entry.on) == ("imagenet512", "L", on)
+    assert entry.parameters == pytest.approx(777.6e6, rel=0.01)
+    entry = LISTED["folder"]
+    assert (entry.data, entry.size, entry.parameters, entry.on) == ("folder", "", None, ("scd", "sct"))
+    assert entry.methods == {"scd": {}, "sct": {}} and entry.summary.startswith("Your own images, 32x32 RGB: ")
+
+
+def test_multistep_figures_follow_the_segments(project):
+    paper = "paper: {dataset: imagenet512, size: S, parameters: 1}\n"
+    for segments in (3, 4):
+        block = f"student: {{multistep: {{segments: {segments}}}}}"
+        write_preset(project, f"multi-{segments}", f"# Multi.\nextends: imagenet512-s\n{paper}{block}\n")
+    listed = {entry.name: entry for entry in table.entries(project)}
+    assert listed["multi-3"].methods["multistep"] == {}
+    assert listed["multi-4"].methods["multistep"] == {"nfe": 4, "fid": 2.78, "fdd": 72.01}
+
+
+def test_the_lines(project):
+    write_preset(project, "a-wide", f"# Wide.{' And long.' * 20}\nextends: imagenet512-s\nnetwork: {{width: 64}}\n")
+    entries = {entry.name: entry for entry in table.entries(project)}
+    chosen = [LISTED["digits"], entries["a-wide"], entries["cifar10"], entries["imagenet512-m"]]
+    lines = table.table(chosen)
+    assert max(map(len, lines)) <= 115 and [line for line in lines if line != line.rstrip()] == []
+    assert [line[:16].strip() for line in lines[1:-2] if line[:16].strip()] == [
+        "preset", "digits", "a-wide", "cifar10", "imagenet512-m",
+    ]  # fmt: skip
+    assert lines[2].startswith("digits           digits                         scd *, sct *  scikit-learn's 1,797")
+    assert [line[48:62].strip() for line in lines[3:7]] == ["scd *, sct *", "multistep *", "scd_vsd *", "vsd *"]
+    assert lines[3].split()[:2] == ["a-wide", "folder"] and lines[3][62:].startswith("Wide. And long. And")
+    assert not lines[4][:48].strip() and "And long." in lines[5][62:] and lines[6].endswith(" ...")
+    assert [line.startswith("cifar10 ") for line in lines].index(True) == 8
+    header, first = lines[1], next(line for line in lines if line.startswith("imagenet512-m "))
+    assert first.split() == [
+        "imagenet512-m", "imagenet512", "M", "497.8M", "teacher", "2.00", "@126", "43.33", "@126",
+    ]  # fmt: skip
+    assert first.endswith("@126") and len(first) == len(header)
+    sct = lines[lines.index(first) + 2]
+    assert sct.split() == ["sct", "*", "5.84", "5.53", "192.13", "160.66"]
+    for title, figure in (("1 step", "5.84"), ("2 steps", "5.53")):
+        assert header.index(title) + len(title) == sct.index(figure) + len(figure)
+
+
+@pytest.mark.parametrize(
+    ("block", "missing"),
+    [
+        ('{"dataset": "imagenet256", "parameters": 1}', "imagenet256"),
+        ('{"dataset": "imagenet64", "size": "XXL", "parameters": 1}', "XXL"),
+        ('{"dataset": "imagenet64", "parameters": 1}', "size"),
+        ('{"dataset": "imagenet512", "parameters": 1}', "size"),
+        ('{"dataset": "cifar10", "comparison": "ect", "parameters": 1}', "ect"),
+        ('{"dataset": "cifar10"}', "parameters"),
+        ('{"parameters": 1}', "dataset"),
+    ],
+)
+def test_a_paper_block_that_names_no_row_is_refused(project, block, missing):
+    write_preset(project, "wrong", f"extends: digits\npaper: {block}\n")
+    with pytest.raises(UserError) as caught:
+        table.entries(project)
+    expected = f"paper = {block}: '{missing}' is missing there or in pipelines/paper_tables.yaml; correct the block"
+    assert str(caught.value) == f"{project / 'pipelines' / 'presets' / 'wrong.yaml'}: {expected}"

@@ -1,0 +1,167 @@
+"""What a study draws, states and publishes, from figures made up here."""
+
+import math
+
+import pytest
+
+from scm.charts.axes import IMAGES
+from scm.charts.panels import PNG_BYTES, Level
+from scm.study import run as study_command
+from scm.study import variants
+from scm.study.experiments import Experiment
+from scm.study.results import Outcome, page, panels
+from scm.tracking import sending, store
+from tests.support import projects as shipped
+
+BINS = range(8)
+
+
+@pytest.fixture
+def project(tmp_path):
+    shipped.make_project(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    return tmp_path
+
+
+def outcome(variant: variants.Variant, order: int, current: bool = True) -> Outcome:
+    """Figures that tell from which variant, model and number of evaluations they are."""
+    metrics, progress, training = {}, {}, {}
+    for model in variant.models:
+        counts = {"teacher": (2, 35), "vsd": (1,)}.get(model, (1, 2))
+        metrics[model] = {
+            f"{name}@{nfe}": order + nfe / 100 for name in ("fd", "precision", "recall") for nfe in counts
+        }
+        one_step = {} if model in ("teacher", "vsd") else {"fd_1step": 20.0 + order}
+        progress[model] = [{"images": images, "fd": 10.0 + order, **one_step} for images in (1024, 2048)]
+        if model != "teacher":
+            training[model] = [
+                {"images": images, **{f"tangent_term{term}/{k}": images * term + k for term in (1, 2) for k in BINS}}
+                for images in (1000, 2000, 3000, 4000)
+            ]
+    return Outcome(variant, Experiment(variant.experiment, f"{order:040x}", 1e9), metrics, progress, training, current)
+
+
+def all_of(project, name: str, without: tuple[str, ...] = ()) -> tuple[variants.Study, list[Outcome]]:
+    study = variants.read(project, name)
+    found = [outcome(v, order) for order, v in enumerate(study.variants) if v.name not in without]
+    return study, found
+
+
+def test_terms_are_means_of_the_last_half_at_the_centres_of_the_bins(project):
+    first, second = panels(*all_of(project, "fig4"))
+    line = first.lines[0]
+    assert list(line.x) == pytest.approx([(k + 0.5) * math.pi / 16 for k in BINS])
+    assert list(line.y) == pytest.approx([3500 + k for k in BINS])
+    assert list(second.lines[0].y) == pytest.approx([7000 + k for k in BINS])
+    assert [line.label for line in first.lines] == ["trigflow-positional", "edm-positional", "edm-fourier16"]
+
+
+def test_progress_is_drawn_for_one_and_two_steps(project):
+    one, two = panels(*all_of(project, "fig5a"))
+    assert (one.title, two.title, one.x_label) == ("sCD, 1 step", "sCD, 2 steps", IMAGES)
+    assert [list(line.y) for line in one.lines] == [[20, 20], [21, 21], [22, 22]]
+    assert [list(line.y) for line in two.lines] == [[10, 10], [11, 11], [12, 12]]
+    assert [line.label for line in two.lines] == ["", "", ""]  # named once
+
+
+def test_a_missing_variant_leaves_the_others_their_colours(project):
+    whole, part = panels(*all_of(project, "fig5a")), panels(*all_of(project, "fig5a", without=("normalized",)))
+    assert [line.colour for line in part[0].lines] == [line.colour for line in whole[0].lines[1:]]
+    assert [line.label for line in part[0].lines] == ["clipped", "raw"]
+
+
+def test_discrete_time_is_drawn_against_continuous_time(project):
+    (panel,) = panels(*all_of(project, "fig5c", without=("N=512",)))
+    assert panel.ticks == [256, 1024, 2048, 4096]
+    assert [list(line.y) for line in panel.lines] == [[1.01, 3.01, 4.01, 5.01], [1.02, 3.02, 4.02, 5.02]]
+    assert [(level.y, level.label) for level in panel.levels] == [
+        (0.01, "continuous, 1 evaluation"),
+        (0.02, "continuous, 2 evaluations"),
+    ]
+    assert isinstance(panel.levels[0], Level)
+    assert [line.label for line in panel.lines] == ["Discrete sCD, 1 evaluation", "Discrete sCD, 2 evaluations"]
+
+
+def test_guidance_has_a_panel_for_each_figure_and_a_line_for_each_model(project):
+    precision, recall, distance = panels(*all_of(project, "fig7"))
+    assert [panel.title for panel in (precision, recall, distance)] == ["precision", "recall", "Fréchet distance"]
+    students = [f"{name}, 1 evaluation" for name in ("sCD", "VSD", "sCD + VSD")]
+    assert [line.label for line in precision.lines] == ["Teacher", *students]
+    assert all(list(line.x) == [1.0, 1.2, 1.4, 1.6, 1.8, 2.0] for line in recall.lines)
+    assert list(distance.lines[0].y) == [index + 0.35 for index in range(6)]  # the teacher's full sampler
+
+
+def test_a_guided_teacher_is_one_line_although_it_takes_twice_the_evaluations(project):
+    study, found = all_of(project, "fig7")
+    for each in found[1:]:
+        doubled = {key.replace("@35", "@70").replace("@2", "@4"): y for key, y in each.metrics["teacher"].items()}
+        each.metrics["teacher"] = doubled
+    distance = panels(study, found)[2]
+    assert [line.label for line in distance.lines].count("Teacher") == 0  # named in the first panel alone
+    assert len(distance.lines) == 4 and len(distance.lines[0].x) == 6
+
+
+def test_parts_have_a_bar_for_the_teacher_and_each_step_of_the_student(project):
+    (panel,) = panels(*all_of(project, "parts"))
+    assert [bars.label for bars in panel.bars] == ["Teacher, 35 evaluations", "sCD, 1 evaluation", "sCD, 2 evaluations"]
+    assert list(panel.bars[0].heights) == [0.35, 1.35, 2.35, 3.35]
+    assert len(panel.groups) == 4
+
+
+def test_the_page_states_figures_what_is_missing_and_older_code(project):
+    study = variants.read(project, "table3")
+    quarter, _, whole = study.variants
+    text = page(study, [outcome(quarter, 0), outcome(whole, 2, current=False)], ["half"])
+    assert "| whole | sCT | 2 | 2.020 | 2.020 | 2.020 |" in text
+    assert "Missing: half." in text
+    assert "Measured with other code than the present one: whole." in text
+    assert study.paper in text and "`scm study table3`" in text and "preset digits" in text
+
+
+@pytest.mark.parametrize("name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3"])
+def test_pictures_are_small_and_the_same_each_time(project, name):
+    study, found = all_of(project, name)
+    svg, png, _ = study_command.write_figures(project, study, found, [])
+    first = svg.read_bytes(), png.read_bytes()
+    study_command.write_figures(project, study, found, [])
+    assert (svg.read_bytes(), png.read_bytes()) == first
+    assert len(first[1]) <= PNG_BYTES
+
+
+def test_mlflow_gets_one_run_for_each_variant_and_model_once(project, monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    study, found = all_of(project, "fig5b")
+    study_command.show(project, study, found[:1])
+    study_command.show(project, study, found)
+    settings = study_command.Settings(True, None, None, project)
+    client = store.connect(settings)
+    experiment = client.get_experiment_by_name("digits · fig5b")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    names = ["adaptive · scd", "adaptive · teacher", "none · scd", "none · teacher"]
+    assert sorted(run.info.run_name for run in runs) == names
+    (run,) = [run for run in runs if run.info.run_name == "none · scd"]
+    assert run.data.metrics["fd_at_2"] == 1.02
+    assert run.data.params["student.adaptive_weighting"] == "false"
+    assert run.data.params["variant"] == "none"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "fd")] == [1024, 2048]
+
+
+def test_mlflow_shows_what_the_student_was_that_a_student_starts_from(project, monkeypatch):
+    records = {}
+    monkeypatch.setattr(sending, "publish", lambda record, settings: records.setdefault(record.item, record))
+    study, found = all_of(project, "fig7")
+    study_command.show(project, study, found[:1])
+    assert {records[name].params["student.start"] for name in ("scd", "vsd")} == {"teacher"}
+    params = records["scd_vsd"].params
+    assert (params["student.start"], params["student.scd.start"]) == ("scd", "teacher")
+    assert params["student.scd.images"] == records["scd"].params["student.images"] != params["student.images"]
+
+
+def test_a_dead_server_is_asked_once(project, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sending, "publish", lambda record, settings: asked.append(record.name))
+    study, found = all_of(project, "fig5b")
+    study_command.show(project, study, found)
+    assert asked == ["adaptive · teacher"]

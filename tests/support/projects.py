@@ -1,0 +1,130 @@
+"""A project of a test's own: the shipped presets and params.yaml, but with digits' values fixed.
+
+So tests depend neither on a user's edits nor on the tuning of the shipped values.
+"""
+
+import copy
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from scm.base.yaml_files import render
+from scm.params import USERS_SECTIONS, Params, validate
+from scm.presets import apply
+
+ROOT = Path(__file__).parents[2]
+FIXED = """
+extends: shipped
+data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1}
+reference: {classifier: {held_out: 0.2}}
+codec: {name: identity, normalize: measured}
+network:
+  architecture: edm2
+  sigma_d: 0.5
+  width: 32
+  multipliers: [1, 2]
+  blocks: 1
+  attention: [4]
+  channels_per_head: 32
+  modulation: double_norm
+teacher:
+  images: 320Ki
+  batch: 128
+  precision: fp32
+  p_mean: -0.8
+  optimizer: {name: adam, betas: [0.9, 0.99], eps: 1.0e-11}
+  lr: {max: 1.0e-2, warmup: 10Ki, decay: cosine, decay_from: 160Ki}
+  label_dropout: 0.0
+student:
+  methods: {scd: teacher, sct: teacher}
+  common:
+    batch: 128
+    p_mean: -1.0
+    lr: {max: 1.0e-3, warmup: 5Ki, decay: cosine, decay_from: 64Ki}
+    tangent: normalized
+    tangent_warmup: 20Ki
+    adaptive_weighting: true
+  scd: {images: 128Ki, dropout: 0.0}
+  sct: {images: 128Ki, dropout: 0.0}
+ema: {profiles: [0.05, 0.10], snapshots: 16, halflife: null}
+sampler: {sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, teacher_steps: 18}
+select:
+  sigma_rel: {teacher: [0.05], student: [0.05, 0.10]}
+  guidance: {teacher: [1.0], student: [1.0]}
+  t_mid: [0.6, 0.8, 1.1]
+  coarse: null
+  samples: 1797
+  progress: 4
+evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2, neighbours: 3}
+runtime:
+  {device: auto, threads: null, processes: 1, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
+mlflow: {enabled: true, uri: null, experiment: null}
+publish: {name: null, model: scd, evaluations: null, allowed: 0.0, deviations: 2.0}
+"""
+
+
+def make_project(folder: Path) -> Path:
+    """dvc.yaml (empty), the presets and params.yaml with digits applied; returns params.yaml's path."""
+    for name, text in _files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "params.yaml"
+
+
+@functools.cache
+def _files() -> dict[str, str]:
+    """The project's files, made once in each process, since applying presets takes a while."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _fill(folder)
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in paths}
+
+
+def _fill(folder: Path) -> None:
+    presets_folder = folder / "pipelines" / "presets"
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
+    (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
+    (presets_folder / "fixed.yaml").write_text(FIXED, encoding="utf-8")
+    values = apply.resolve(folder, "fixed")
+    digits = presets_folder / "digits.yaml"
+    digits.write_text(render(values), encoding="utf-8")
+    params_file = folder / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", params_file)
+    apply.apply(params_file, folder, "digits")
+    for users_section in USERS_SECTIONS:
+        values.pop(users_section)
+    digits.write_text(render(values), encoding="utf-8")
+    for name in ("shipped", "fixed"):
+        (presets_folder / f"{name}.yaml").unlink()
+    (folder / "dvc.yaml").touch()
+
+
+@functools.cache
+def _values() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(_files()["params.yaml"])
+
+
+def values_with(changes: dict[str, Any]) -> dict[str, Any]:
+    """The fixed values with some changed, named by dotted keys."""
+    values = copy.deepcopy(_values())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, values)[last] = value
+    return values
+
+
+def params_with(changes: dict[str, Any]) -> Params:
+    """The same, checked."""
+    return validate(values_with(changes), "params.yaml")
+
+
+def has_local_edits() -> bool:
+    """Whether params.yaml or the presets differ from what git holds."""
+    command = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml", "pipelines/presets"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
