@@ -34,7 +34,11 @@ from scm.build.models import device_of, network_settings
 from scm.errors import UserError
 from scm.jvp import output_and_tangent
 from scm.networks import FLAVOURS, Model, NetworkSettings
-from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion, consistency
+from scm.objectives import consistency
+from scm.objectives.diffusion import Diffusion
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.sct import ConsistencyTraining
 from scm.params import USERS_SECTIONS, dump, load, validate
 from scm.pipeline.stage import MALLOC
 from scm.presets import apply, table

@@ -15,7 +15,7 @@ def run(stage: Stage) -> None:
     ranks = Ranks.join(device_of(params.runtime))
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
     teacher, inherited = fitting_teacher(stage.root / "models/teacher/model.safetensors", data, settings)
-    name = params.student.methods[method]  # type: ignore[index]
+    name = params.student.methods[method]
     start = stage.root / f"models/{name}/model.safetensors"
     model = load_model(start)[0]
     student = new_student(model, settings, params.seed, keep_weight=name != "teacher").to(ranks.device)

@@ -17,9 +17,10 @@ from scm.errors import UserError
 from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.generation.sampler import t_max_of
 from scm.generation.trained import PRECISIONS, repeatable
+from scm.methods import StudentSettings
 from scm.networks import Model, NetworkSettings
 from scm.params import Params
-from scm.params.schema import Network, Runtime, StudentMethod, Teacher
+from scm.params.schema import Network, Runtime, Teacher
 from scm.params.schema import Sampler as SamplerSettings
 
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
@@ -48,13 +49,13 @@ def network_settings(network: Network, classes: int, shape: list[int]) -> Networ
     return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, **options)
 
 
-def student_settings(network: NetworkSettings, method: StudentMethod) -> NetworkSettings:
+def student_settings(network: NetworkSettings, method: StudentSettings) -> NetworkSettings:
     """A student's network: its teacher's, with a w_phi of its own and the inputs that its method adds."""
     guided, segmented = method.guidance is not None, method.segments is not None
     return replace(network, log_weight="linear", guidance=guided, segments=segmented)
 
 
-def new_model(settings: NetworkSettings, training: Teacher | StudentMethod, seed: int) -> Model:
+def new_model(settings: NetworkSettings, training: Teacher | StudentSettings, seed: int) -> Model:
     """An untrained model; its weights follow from the seed."""
     with global_draws(seed_of(seed, "initial weights")):
         return Model(
@@ -84,7 +85,7 @@ def compiled(module: M, runtime: Runtime, device: torch.device) -> M:
     return module
 
 
-def new_student(start: Model, method: StudentMethod, seed: int, *, keep_weight: bool = False) -> Model:
+def new_student(start: Model, method: StudentSettings, seed: int, *, keep_weight: bool = False) -> Model:
     """A student that starts as another model: the same F, and new inputs at zero.
 
     Args:
@@ -99,7 +100,7 @@ def new_student(start: Model, method: StudentMethod, seed: int, *, keep_weight: 
 
 def student_header(
     method: str,
-    settings: StudentMethod,
+    settings: StudentSettings,
     sampler: SamplerSettings,
     student: Model,
     teacher: Mapping[str, Any],

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scm import methods
 from scm.base.distributed import Ranks
 from scm.base.project import TEACHER
 from scm.data.latents.codec import Codec
@@ -13,9 +14,8 @@ from scm.errors import UserError
 from scm.evaluation.reference import Reference
 from scm.evaluation.selection import Measured, Selection, Way
 from scm.generation.sampler import Sampler, consistency_sampler, ddim_sampler, heun_sampler, multistep_sampler, t_max_of
-from scm.generation.trained import evaluations_of
+from scm.generation.trained import evaluations_per_call
 from scm.params import Params
-from scm.params.schema import TWO_STEPS
 from scm.samplers import edm_sigmas
 from scm.trigflow import time_of_sigma
 
@@ -33,7 +33,7 @@ def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: flo
     if header["model"] == TEACHER:
         few = ddim_sampler(few_step_times(params, sigma_d), sigma_d)
         full = heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
-        evaluations = evaluations_of(header, scale)
+        evaluations = evaluations_per_call(header, scale)
         return [replace(each, nfe=each.nfe * evaluations) for each in (few, full)]
     t_max = header["t_max"]
     if "segments" in header:
@@ -78,7 +78,8 @@ def ways(params: Params, header: Mapping[str, Any]) -> list[Way]:
 
 def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
     """The candidates for t_mid of a model that is sampled in two steps; none for others."""
-    return params.select.t_mid if header["model"] in TWO_STEPS else ()
+    trained = header["model"]
+    return params.select.t_mid if trained != TEACHER and methods.find(trained).two_steps else ()
 
 
 def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from scm import methods
 from scm.base.distributed import Ranks
 from scm.base.files import sha256
 from scm.base.project import TEACHER
-from scm.base.randomness import generator, global_draws, seed_of
+from scm.base.randomness import generator
 from scm.build.models import new_student
 from scm.data.latents.codec import Codec
 from scm.data.shards.loader import LatentLoader
@@ -18,22 +20,13 @@ from scm.data.shards.shards import INDEX
 from scm.errors import UserError
 from scm.generation.sampler import t_max_of
 from scm.generation.trained import load_model
+from scm.methods import StudentSettings
 from scm.networks import Model
-from scm.networks.model import LogWeight
-from scm.objectives import (
-    ConsistencyDistillation,
-    ConsistencyTraining,
-    Diffusion,
-    DiscreteDistillation,
-    FakeScore,
-    MultistepDistillation,
-    Objective,
-    ScoreDistillation,
-)
-from scm.objectives.discrete import time_grid
+from scm.objectives.diffusion import Diffusion
+from scm.objectives.protocol import Objective
 from scm.params import Params
 from scm.params.schema import Sampler as SamplerSettings
-from scm.params.schema import StudentMethod, Teacher
+from scm.params.schema import Teacher
 from scm.training.ahead import Data
 from scm.training.diagnosis import Context
 from scm.training.loop import Auxiliary, Settings
@@ -57,7 +50,7 @@ class TrainingData:
         return self.codec.serve(stored, lambda place: generator(self._seed, "latents", first + place)), labels
 
 
-def fitting_teacher(path: Path, data: TrainingData, settings: StudentMethod) -> tuple[Model, dict[str, Any]]:
+def fitting_teacher(path: Path, data: TrainingData, settings: StudentSettings) -> tuple[Model, dict[str, Any]]:
     """The teacher, frozen, and its header.
 
     Raises:
@@ -80,7 +73,7 @@ def fitting_teacher(path: Path, data: TrainingData, settings: StudentMethod) -> 
 
 
 def training_settings(
-    params: Params, training: Teacher | StudentMethod, purpose: str, header: dict[str, Any]
+    params: Params, training: Teacher | StudentSettings, purpose: str, header: dict[str, Any]
 ) -> Settings:
     """The loop's settings for one training stage."""
     rate = training.lr
@@ -104,7 +97,7 @@ def training_settings(
     )
 
 
-def health_context(params: Params, training: Teacher | StudentMethod, header: Mapping[str, Any]) -> Context:
+def health_context(params: Params, training: Teacher | StudentSettings, header: Mapping[str, Any]) -> Context:
     """The settings that a run's diagnosis gives advice by, and where they stand.
 
     Args:
@@ -113,18 +106,18 @@ def health_context(params: Params, training: Teacher | StudentMethod, header: Ma
     network, method = header["network"], header["model"]
     values: dict[str, Any] = {name: network[name] for name in ("embedding", "fourier_scale", "c_noise")}
     places: dict[str, str | None] = {}
-    if isinstance(training, StudentMethod):
-        places |= {key: f"student.{method}.{key}" for key in getattr(params.student, method).model_fields_set}
-        if method == "vsd":  # knows neither tangents nor times but its block's
-            places |= dict.fromkeys(("p_mean", "p_std"))
-        else:
+    if isinstance(training, StudentSettings):
+        found = methods.find(method)
+        places |= {key: f"student.{method}.{key}" for key in training.own.model_fields_set}
+        if found.by_tangent:
             values |= {name: getattr(training, name) for name in ("tangent", "tangent_norm_c", "tangent_warmup")}
+        else:  # its times are in a block of its own
+            places |= dict.fromkeys(("p_mean", "p_std"))
         if not training.tangent_warmup and params.student.methods.get(method) != TEACHER:
             places["tangent_warmup"] = None  # what it starts from has finished with that
-    if isinstance(training, StudentMethod) and training.vsd and training.fake_score:
-        values |= {"vsd_weight": training.vsd.weight, "fake_lr_max": training.fake_score.lr_max}
+        values |= found.advice(training)
     return Context(
-        block="student.common" if isinstance(training, StudentMethod) else TEACHER,
+        block="student.common" if isinstance(training, StudentSettings) else TEACHER,
         places=places,
         lr_max=training.lr.max,
         precision=training.precision,
@@ -133,7 +126,7 @@ def health_context(params: Params, training: Teacher | StudentMethod, header: Ma
     )
 
 
-def student_probe(params: Params, settings: StudentMethod, student: Model, data: Data) -> Probe:
+def student_probe(params: Params, settings: StudentSettings, student: Model, data: Data) -> Probe:
     """The distance of a student's samples while it trains; a guided one is sampled at the smallest scale it learns."""
     sigma_d = student.settings.sigma_d
     return Probe(
@@ -154,52 +147,12 @@ def diffusion(params: Params) -> Diffusion:
 
 
 def student_objective(
-    method: str, settings: StudentMethod, sampler: SamplerSettings, teacher: Model, seed: int
+    name: str, settings: StudentSettings, sampler: SamplerSettings, teacher: Model, seed: int
 ) -> tuple[Objective, Auxiliary | None]:
     """The objective of one of `student.methods`, and what it trains beside the student."""
-    sigma_d = teacher.settings.sigma_d
-    common: dict[str, Any] = {"sigma_d": sigma_d, "label_dropout": settings.label_dropout}
-    scm: dict[str, Any] = {
-        name: getattr(settings, name)
-        for name in ("p_mean", "p_std", "tangent", "tangent_norm_c", "tangent_warmup", "adaptive_weighting")
-    }
-    if method == "sct":
-        return ConsistencyTraining(**common, **scm), None
-    distillation = {**common, "teacher": teacher, "guidance": settings.guidance}
-    t_max = t_max_of(sampler.sigma_max, sigma_d)
-    if method == "scd":
-        return ConsistencyDistillation(**distillation, **scm), None
-    if method == "discrete":
-        assert settings.points
-        grid = time_grid(settings.points, sampler.sigma_min, sampler.sigma_max, sampler.rho, sigma_d)
-        return DiscreteDistillation(**distillation, **scm, grid=grid), None
-    if method == "multistep":
-        assert settings.segments
-        return MultistepDistillation(**distillation, **scm, segments=settings.segments, t_max=t_max), None
-    assert settings.vsd and settings.fake_score
-    fake = fake_score(teacher, settings, seed)
-    objective = ScoreDistillation(
-        **distillation,
-        t_max=t_max,
-        weight=settings.vsd.weight,
-        p_mean=settings.vsd.p_mean,
-        p_std=settings.vsd.p_std,
-        fake=fake,
-        fake_p_mean=settings.fake_score.p_mean,
-        fake_p_std=settings.fake_score.p_std,
-        updates=settings.fake_score.updates,
-        adaptive_weighting=settings.adaptive_weighting,
-        consistency=None if method == "vsd" else ConsistencyDistillation(**distillation, **scm),
-    )
-    return objective, Auxiliary(fake, settings.fake_score.lr_max / settings.lr.max)
-
-
-def fake_score(teacher: Model, settings: StudentMethod, seed: int) -> FakeScore:
-    """F of the generator's own samples, started from the teacher; it is told the guidance scale as the generator is."""
-    assert settings.fake_score
-    network = new_student(teacher, settings.model_copy(update={"dropout": settings.fake_score.dropout}), seed)
-    with global_draws(seed_of(seed, "weight of score distillation")):
-        return FakeScore(network, LogWeight())
+    t_max = t_max_of(sampler.sigma_max, teacher.settings.sigma_d)
+    student = partial(new_student, seed=seed)
+    return methods.find(name).objective(settings, methods.Parts(teacher, sampler.noise_levels, t_max, student, seed))
 
 
 def check_same_index(index: Path, ranks: Ranks) -> None:

@@ -15,7 +15,7 @@ from scm.errors import UserError
 from scm.generation import trained
 from scm.generation.generate import generate
 from scm.generation.grids import save_grid, scale_for
-from scm.generation.trained import NoiseLevels, class_number, evaluations_of, require_scale, sampler_of
+from scm.generation.trained import NoiseLevels, class_number, evaluations_per_call, require_scale, sampler_of
 from scm.params import Params, load
 from scm.results.provenance import chain
 from scm.results.reading import read_run, run_path
@@ -57,7 +57,7 @@ def sample_command(args: argparse.Namespace) -> int:
         save_grid(args.output, images, min(columns, args.count), scale_for(images.shape[-1]))
     except OSError as error:
         raise UserError(f"-o {args.output}: cannot be written ({error.strerror}); choose another place") from None
-    nfe = sampler.nfe * evaluations_of(header, scale)
+    nfe = sampler.nfe * evaluations_per_call(header, scale)
     print(f"{args.output}: {args.count} images, {nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr)
     return 0
 

@@ -48,7 +48,7 @@ def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.dev
     return model.to(device).eval()
 
 
-def evaluations_of(header: Mapping[str, Any], scale: float) -> int:
+def evaluations_per_call(header: Mapping[str, Any], scale: float) -> int:
     """Of the network for one of F: two where it is guided from outside, as a teacher is."""
     return 2 if scale != 1 and not header["network"].get("guidance") else 1
 

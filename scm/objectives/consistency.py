@@ -1,4 +1,4 @@
-"""Continuous-time consistency models: sCD and sCT (sec. 4, alg. 1), and what their variants share with them."""
+"""The loss of continuous-time consistency models (sec. 4, alg. 1), which sCD, sCT and their variants share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from scm import trigflow
 from scm.jvp import output_and_tangent
 from scm.objectives.diffusion import diffused, drop_labels
 from scm.objectives.protocol import Batch, Losses, Network, length_of_each, norm_of_each
-from scm.samplers.guidance import guided
 
 Limit = Literal["normalized", "clipped", "raw"]
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -74,8 +73,8 @@ def limited(g: Tensor, limit: Limit, c: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyTraining:
-    """sCT: the ODE's direction is the sample's own velocity v_t, an unbiased estimate (alg. 1, consistency training).
+class ConsistencyLoss:
+    """Alg. 1's loss; a method says along which trajectory, and may change times, inputs and tangent.
 
     Attributes:
         p_mean: mean of tau in t = arctan(e^tau / sigma_d).
@@ -126,47 +125,15 @@ class ConsistencyTraining:
         return {}
 
     def direction(self, x_t: Tensor, t: Tensor, labels: Tensor, inputs: Inputs, v_t: Tensor) -> Tensor:
-        """dx_t/dt of the trajectory that the student follows, [B, C, H, W]."""
-        return v_t
+        """dx_t/dt of the trajectory that the student follows, [B, C, H, W].
+
+        Args:
+            v_t: the sample's own velocity, cos t z - sin t x_0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} follows no trajectory")
 
     def tangent_of(
         self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
     ) -> Tangent:
         """F and g along that trajectory."""
         return consistency_tangent(function, x_t, t, t, direction, self.sigma_d, r)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsistencyDistillation(ConsistencyTraining):
-    """sCD: the ODE's direction is the teacher's, sigma_d F_teacher (alg. 1, consistency distillation).
-
-    Attributes:
-        teacher: the pretrained network with its averaged weights, in eval mode.
-        guidance: None, or (low, high): the teacher is guided with s ~ U[low, high], and the student is told s
-            (sec. 5.1).
-    """
-
-    teacher: Network
-    guidance: tuple[float, float] | None = None
-
-    def inputs(self, batch: Batch, t: Tensor) -> Inputs:
-        return guidance_inputs(batch, self.guidance)
-
-    def direction(self, x_t: Tensor, t: Tensor, labels: Tensor, inputs: Inputs, v_t: Tensor) -> Tensor:
-        return self.sigma_d * teacher_output(self.teacher, x_t / self.sigma_d, t, labels, inputs)
-
-
-def guidance_inputs(batch: Batch, guidance: tuple[float, float] | None) -> dict[str, Tensor]:
-    """s ~ U[low, high] for each sample, or nothing."""
-    if guidance is None:
-        return {}
-    low, high = guidance
-    return {"guidance": low + (high - low) * batch.uniform()}
-
-
-@torch.no_grad()
-def teacher_output(teacher: Network, x: Tensor, t: Tensor, labels: Tensor, inputs: Inputs) -> Tensor:
-    """F_teacher(x, t), guided with the scale among the student's inputs, if there is one. [B, C, H, W]."""
-    if "guidance" not in inputs:
-        return teacher(x, t, labels)
-    return guided(teacher, x, t, labels, inputs["guidance"])

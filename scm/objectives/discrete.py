@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from scm import trigflow
-from scm.objectives.consistency import ConsistencyDistillation, Function, Inputs, Tangent
+from scm.objectives.consistency import Function, Inputs, Tangent
+from scm.objectives.distillation import Distillation
 from scm.objectives.protocol import Batch
 from scm.samplers.ode import edm_sigmas
 
@@ -45,7 +46,7 @@ def discrete_tangent(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscreteDistillation(ConsistencyDistillation):
+class DiscreteDistillation(Distillation):
     """sCD with the grid's differences in place of the derivative.
 
     Attributes:

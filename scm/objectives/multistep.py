@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scm.objectives.consistency import ConsistencyDistillation, Function, Inputs, Tangent, consistency_tangent
+from scm.objectives.consistency import Function, Inputs, Tangent, consistency_tangent
+from scm.objectives.distillation import Distillation
 from scm.objectives.protocol import Batch
 
 
@@ -20,7 +21,7 @@ def segment_start(t: Tensor, segments: int, t_max: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultistepDistillation(ConsistencyDistillation):
+class MultistepDistillation(Distillation):
     """sCD on segments: alg. 1 with t - t_k for t in every sine and cosine, so that g = cos(t - t_k) df/dt.
 
     Attributes:

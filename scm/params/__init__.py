@@ -15,9 +15,9 @@ from scm.base.yaml_files import parse_mapping, read_text
 from scm.errors import UserError
 from scm.params.faults import explain
 from scm.params.rules import impossible
-from scm.params.schema import METHODS, USERS_SECTIONS, Params, StudentMethod
+from scm.params.schema import METHODS, USERS_SECTIONS, Params
 
-__all__ = ["METHODS", "USERS_SECTIONS", "Params", "StudentMethod", "dump", "flatten", "load", "validate"]
+__all__ = ["METHODS", "USERS_SECTIONS", "Params", "dump", "flatten", "load", "validate"]
 
 
 def load(path: Path) -> Params:

@@ -12,8 +12,6 @@ from pydantic_core import ErrorDetails
 
 from scm.params.schema import METHODS, Params, Student
 
-_NOT_IN_DIGITS = set(METHODS) - {"scd", "sct"}
-"""Methods that the preset digits has no block of."""
 _STARTS = ("student", "methods")
 
 
@@ -62,7 +60,8 @@ def explain(error: ErrorDetails) -> Fault:
     if kind == "missing" and isinstance(location[-1], int):
         key, kind = ".".join(str(part) for part in location[:-1]), "too_short"
     elif kind == "missing":
-        example = "" if set(location) & _NOT_IN_DIGITS else " (`scm preset show digits` prints a complete set)"
+        own = location[0] == "student" and location[1:2] != ("common",)  # not every method is in the preset digits
+        example = "" if own else " (`scm preset show digits` prints a complete set)"
         return Fault(key, ABSENT, f"missing; add it{example}")
     rule = _RULES.get(kind)
     return Fault(key, value, rule(value, error.get("ctx", {})) if rule else error["msg"])

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterator
 
+from scm import methods
 from scm.base.project import TEACHER
+from scm.methods import StudentSettings
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import LATENT_REDUCTION, METHODS, Network, Params, StudentMethod, Teacher
+from scm.params.schema import LATENT_REDUCTION, METHODS, Network, Params, Teacher
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -124,7 +126,7 @@ def _resolutions(params: Params) -> Iterator[Fault]:
             yield Fault("network.channels_per_head", heads, f"{problem}; use a divisor of {levels[attended]}")
 
 
-def _training(params: Params, key: str, settings: Teacher | StudentMethod) -> Iterator[Fault]:
+def _training(params: Params, key: str, settings: Teacher | StudentSettings) -> Iterator[Fault]:
     images, batch, processes = settings.images, settings.batch, params.runtime.processes
     if images < batch:
         yield Fault(f"{key}.images", images.written, f"less than one batch of {batch}; use {batch} or more")
@@ -164,13 +166,8 @@ def _methods(params: Params) -> Iterator[Fault]:
             problem = "a teacher can be guided only if it was trained without labels as well"
             remedy = "set teacher.label_dropout to 0.1, or take guidance out"
             yield Fault(f"{key}.guidance", list(settings.guidance), f"{problem}; {remedy}")
-        if method == "discrete" and settings.precision != "fp32":
-            problem = "differences between neighbouring points drown in its rounding"
-            yield Fault(f"{key}.precision", settings.precision, f"{problem}; write precision: fp32 in {key}")
-        if settings.fake_score and settings.fake_score.updates > settings.images // settings.batch:
-            steps = settings.images // settings.batch
-            problem = f"more than the {steps} steps of {key} (images / batch): the student would never learn"
-            yield Fault(f"{key}.fake_score.updates", settings.fake_score.updates, f"{problem}; use less")
+        for name, value, text in methods.find(method).refusals(settings):
+            yield Fault(f"{key}.{name}", value, text)
     expected = [TEACHER, *student.methods]
     if list(models) != expected:
         remedy = f"write [{', '.join(expected)}]"
@@ -194,7 +191,7 @@ def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
             yield Fault(key, chain[1], f"starts from itself ({' -> '.join([*chain, start])}); use {TEACHER}")
             return
         chain.append(start)
-        start = student.methods[start]  # type: ignore[index]
+        start = student.methods[start]
     first = chain[1]
     if first not in student.declared:
         return  # a fault of its own
@@ -203,7 +200,8 @@ def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
             problem = f"the network of {first} takes {name}, that of {method} does not"
             yield Fault(key, first, f"{problem}; add student.{method}.{name}, or start from {TEACHER}")
             return
-    if "vsd" not in (method, first) and student.method(method).tangent_warmup:
+    by_tangent = all(methods.find(name).by_tangent for name in (method, first))
+    if by_tangent and student.method(method).tangent_warmup:
         warmup = student.method(method).tangent_warmup.written
         problem = f"{first}, which it starts from, has finished its own warm-up"
         yield Fault(

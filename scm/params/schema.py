@@ -4,58 +4,38 @@ What a value means stands beside it in params.yaml. A new key is one line there 
 say together is in `rules`.
 """
 
-import copy
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
+from scm import methods
+from scm.base.count import Count
 from scm.base.project import TEACHER
-from scm.params.count import Count
+from scm.base.sections import (
+    Distinct,
+    Fraction,
+    Items,
+    Positive,
+    PositiveCount,
+    Probability,
+    Scale,
+    Section,
+    Seed,
+    Sha256,
+    SigmaRel,
+    Text,
+    Whole,
+)
+from scm.methods import MethodName, StudentCommon, StudentSettings, Training
 
-Method = Literal["scd", "sct", "discrete", "multistep", "scd_vsd", "vsd"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS = methods.names()
 USERS_SECTIONS = ("runtime", "mlflow", "publish")
 """Sections of params.yaml that say how to run, where to show and what to publish: no result follows from them."""
-TWO_STEPS = ("scd", "sct", "discrete", "scd_vsd")
-"""Methods that are sampled in two steps as well as in one; vsd knows one time only, and multistep has its segments."""
-
-Whole = Annotated[int, Field(ge=1)]
-PositiveCount = Annotated[Count, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[Finite, Field(gt=0)]
-Scale = Annotated[Finite, Field(ge=0)]
-Probability = Annotated[Finite, Field(ge=0, lt=1)]
-Fraction = Annotated[Finite, Field(gt=0, lt=1)]
-Text = Annotated[str, Field(pattern=r"\S")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-MAX_SIGMA_REL = 12**-0.5
-"""Relative width of a power-function average with exponent 0, the widest there is (EDM2, eq. 122): about 0.2887."""
-SigmaRel = Annotated[Finite, Field(gt=0, lt=MAX_SIGMA_REL)]
 
 LATENT_REDUCTION = 8
 """Pixels on a side of the square that each of an autoencoder's latents stands for."""
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("must not name anything twice")
-    return values
-
-
-def _registry_name(name: str) -> str:
-    if not re.fullmatch(r"[^/:'\"`\s]+", name):
-        raise PydanticCustomError("literal_error", "bad name", {"expected": "a name without spaces, quotes, / and :"})
-    return name
-
-
-def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
-    if scales[0] > scales[1]:
-        raise ValueError("must name the smaller one first")
-    return scales
 
 
 def _grey_or_colour(channels: int) -> int:
@@ -65,16 +45,13 @@ def _grey_or_colour(channels: int) -> int:
     return channels
 
 
+def _registry_name(name: str) -> str:
+    if not re.fullmatch(r"[^/:'\"`\s]+", name):
+        raise PydanticCustomError("literal_error", "bad name", {"expected": "a name without spaces, quotes, / and :"})
+    return name
+
+
 RegistryName = Annotated[str, AfterValidator(_registry_name)]
-Items = Field(strict=False, min_length=1)
-"""Of tuple fields: YAML has lists only."""
-Distinct = AfterValidator(_distinct)
-
-
-class Section(BaseModel):
-    """A mapping of params.yaml."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 class Data(Section):
@@ -134,135 +111,34 @@ class Network(Section):
         return {resolution >> level: self.width * factor for level, factor in enumerate(self.multipliers)}
 
 
-class Optimizer(Section):
-    name: Literal["adam", "radam"]
-    betas: Annotated[tuple[Probability, Probability], Field(strict=False)]
-    eps: Positive
-
-
-class LearningRate(Section):
-    max: Positive
-    warmup: Count
-    decay: Literal["constant", "inverse_sqrt", "cosine"]
-    decay_from: Count
-
-
-class Training(Section):
-    """What every training stage is told."""
-
-    batch: Whole
-    precision: Literal["fp32", "bf16", "fp16"]
-    p_mean: Finite
-    p_std: Positive
-    optimizer: Optimizer
-    lr: LearningRate
-    dropout_max_resolution: Whole
-    label_dropout: Probability
-
-
 class Teacher(Training):
     images: PositiveCount
     dropout: Probability
 
 
-class StudentCommon(Training):
-    tangent: Literal["normalized", "clipped", "raw"]
-    tangent_norm_c: Positive
-    tangent_warmup: Count
-    adaptive_weighting: bool
-
-
-def _optional(model: type[Section]) -> dict[str, Any]:
-    """The model's fields with the default None, which is never validated: absent is allowed, null is not."""
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        field = copy.copy(field)
-        field.default = None
-        fields[name] = (field.annotation, field)
-    return fields
-
-
-_Overrides: type[Section] = create_model("_Overrides", __base__=Section, **_optional(StudentCommon))
-
-
-class MethodBlock(_Overrides):
-    """A method's own block: its budget, and any key of `student.common` that it wants otherwise."""
-
-    images: PositiveCount
-    dropout: Probability
-
-
-class GuidedBlock(MethodBlock):
-    """Of a method whose teacher may be guided with a scale s ~ U[low, high]; without `guidance` it is not."""
-
-    guidance: Annotated[tuple[Scale, Scale], Field(strict=False), AfterValidator(_ascending)] | None = None
-
-
-class DiscreteBlock(GuidedBlock):
-    points: Annotated[int, Field(ge=2)]
-
-
-class MultistepBlock(GuidedBlock):
-    segments: Whole
-
-
-class Vsd(Section):
-    weight: Positive
-    p_mean: Finite
-    p_std: Positive
-
-
-class FakeScore(Section):
-    lr_max: Positive
-    dropout: Probability
-    p_mean: Finite
-    p_std: Positive
-    updates: Whole
-
-
-class VsdBlock(GuidedBlock):
-    vsd: Vsd
-    fake_score: FakeScore
-
-
-class StudentMethod(StudentCommon):
-    """All settings of one method: the common ones, overridden by the method's own block; None = not of this method."""
-
-    images: PositiveCount
-    dropout: Probability
-    guidance: tuple[float, float] | None = None
-    points: int | None = None
-    segments: int | None = None
-    vsd: Vsd | None = None
-    fake_score: FakeScore | None = None
-
-
-class Student(Section):
-    methods: Annotated[dict[Method, Text], Field(min_length=1)]
+class _Student(Section):
+    methods: Annotated[dict[MethodName, Text], Field(min_length=1)]
     common: StudentCommon
-    scd: GuidedBlock | None = None
-    sct: MethodBlock | None = None
-    discrete: DiscreteBlock | None = None
-    multistep: MultistepBlock | None = None
-    scd_vsd: VsdBlock | None = None
-    vsd: VsdBlock | None = None
 
     @property
     def declared(self) -> tuple[str, ...]:
         """Methods that have a block, switched on or not."""
-        return tuple(method for method in METHODS if getattr(self, method) is not None)
+        return tuple(name for name in METHODS if getattr(self, name) is not None)
 
-    def method(self, name: str) -> StudentMethod:
+    def method(self, name: str) -> StudentSettings:
         """The settings of one of `declared`."""
-        block: MethodBlock = getattr(self, name)
-        overrides = {key: getattr(block, key) for key in block.model_fields_set}
-        return StudentMethod.model_validate({**dict(self.common), **overrides})
+        return StudentSettings.of(self.common, getattr(self, name))
 
     def lineage(self, name: str) -> dict[str, Any]:
         """A student's settings, `start`, and under its name those of the student that it starts from."""
-        start = self.methods[name]  # type: ignore[index]
-        own = {**self.method(name).model_dump(), "start": start}
+        start = self.methods[name]
+        own = {**self.method(name).values(), "start": start}
         return own if start == TEACHER else {**own, start: self.lineage(start)}
+
+
+_blocks: dict[str, Any] = {name: (methods.find(name).block | None, None) for name in METHODS}
+Student = create_model("Student", __base__=_Student, **_blocks)
+"""The section `student`: `methods`, `common`, and a block for each method that is declared."""
 
 
 class Ema(Section):

@@ -23,6 +23,7 @@ from typing import Any
 from scm.base import weights
 from scm.base.files import link_or_copy, replacing, replacing_folder, sha256, write_json, write_text
 from scm.base.project import find_root
+from scm.base.sections import MAX_SIGMA_REL
 from scm.base.yaml_files import parse_for_editing, read_text, render
 from scm.data.latents.codec import LATENT_REDUCTION, NAMES
 from scm.data.shards.shards import INDEX, read_index
@@ -30,7 +31,6 @@ from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
 from scm.interop.teachers import OWN, Teacher, read_teacher
 from scm.params import Params, dump, flatten, load
-from scm.params.schema import MAX_SIGMA_REL
 from scm.results.provenance import commit_of, machine_name, params_hash
 from scm.results.reading import run_path
 from scm.tracking.records import Settings

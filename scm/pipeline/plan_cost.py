@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scm.base.count import Count
 from scm.base.files import read_json
 from scm.errors import UserError
-from scm.params.count import Count
 from scm.pipeline.plan import RUNS, Step
 from scm.results.reading import run_path
 from scm.tracking import store as store_module

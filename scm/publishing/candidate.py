@@ -129,7 +129,7 @@ def trainings_of(params: Params, model: str) -> list[str]:
     names = []
     while model != TEACHER:
         names.append(f"train_student@{model}")
-        model = params.student.methods[model]  # type: ignore[index]
+        model = params.student.methods[model]
     return [*names, "train_teacher"]
 
 

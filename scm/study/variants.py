@@ -25,13 +25,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from scm.base.count import SUFFIXES, Count
 from scm.base.project import TEACHER
+from scm.base.sections import Section, Text
 from scm.base.yaml_files import parse_mapping, read_text, render
 from scm.errors import UserError
+from scm.methods import MethodName
 from scm.params import USERS_SECTIONS, flatten, validate
-from scm.params.count import SUFFIXES, Count
 from scm.params.faults import shown
-from scm.params.schema import Method, Section, Text
 from scm.presets.apply import WHOLE
 from scm.study.experiments import sources
 
@@ -86,8 +87,8 @@ class _File(Section):
 
     title: Text
     paper: Text
-    methods: Annotated[dict[Method, Text], Field(min_length=1)] | None = None
-    blocks: dict[Method, dict[str, Any]] = Field({})
+    methods: Annotated[dict[MethodName, Text], Field(min_length=1)] | None = None
+    blocks: dict[MethodName, dict[str, Any]] = Field({})
     params: dict[str, Any] = Field({})
     variants: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1), AfterValidator(_named)]
     figure: Figure

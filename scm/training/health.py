@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from scm.objectives import Losses
+from scm.objectives.protocol import Losses
 
 BINS = 8
 """Bins of t, uniform on [0, pi/2]."""

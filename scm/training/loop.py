@@ -26,7 +26,7 @@ from scm.ema.tracker import Averages
 from scm.errors import Interrupted, UserError
 from scm.networks import Model
 from scm.networks.magnitude import normalize_weights
-from scm.objectives import Batch, Objective
+from scm.objectives.protocol import Batch, Objective
 from scm.training import checkpoint
 from scm.training.ahead import Ahead, Data
 from scm.training.diagnosis import Context, Diagnosis

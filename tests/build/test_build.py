@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from scm import methods
 from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.base.files import sha256, write_json
@@ -18,15 +19,16 @@ from scm.data.latents.codec import plain_header
 from scm.data.shards.shards import write_latents
 from scm.errors import UserError
 from scm.generation import trained
-from scm.objectives import (
-    ConsistencyDistillation,
-    ConsistencyTraining,
-    DiscreteDistillation,
-    MultistepDistillation,
-    ScoreDistillation,
-)
+from scm.methods import StudentSettings
+from scm.objectives.discrete import DiscreteDistillation
+from scm.objectives.distillation import Distillation
+from scm.objectives.multistep import MultistepDistillation
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
+from scm.objectives.sct import ConsistencyTraining
+from scm.objectives.vsd import VariationalScoreDistillation
 from scm.params import Params
-from scm.params.schema import Runtime, StudentMethod
+from scm.params.schema import Runtime
 from scm.samplers import SampleNoise
 from scm.training.loop import make_optimizer
 from scm.trigflow import time_of_sigma
@@ -46,7 +48,7 @@ METHOD = {
 @pytest.mark.parametrize("changes", [{}, {"guidance": (1.0, 2.0)}, {"guidance": (1.0, 2.0), "segments": 2}])
 def test_a_student_begins_as_its_teacher_whatever_its_method_adds(family, changes):
     teacher = tiny_model(**FAMILIES[family]).eval()
-    student = build.new_student(teacher, StudentMethod(**METHOD, **changes), seed=0).eval()
+    student = build.new_student(teacher, StudentSettings(**METHOD, **changes), seed=0).eval()
     x, t, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2]), torch.tensor([1, -1])
     given = {"guidance": torch.tensor([1.0, 1.7])} if changes else {}
     given |= {"segment": torch.tensor([0.0, 0.7])} if "segments" in changes else {}
@@ -57,17 +59,17 @@ def test_a_student_begins_as_its_teacher_whatever_its_method_adds(family, change
 
 def test_a_students_new_weights_follow_from_the_seed():
     teacher = tiny_model()
-    one, same, other = (build.new_student(teacher, StudentMethod(**METHOD), seed) for seed in (0, 0, 1))
+    one, same, other = (build.new_student(teacher, StudentSettings(**METHOD), seed) for seed in (0, 0, 1))
     assert torch.equal(one.log_weight_head.features.freqs, same.log_weight_head.features.freqs)
     assert not torch.equal(one.log_weight_head.features.freqs, other.log_weight_head.features.freqs)
 
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_of_another_students_start_the_weight_is_kept_if_asked(keep):
-    start = build.new_student(tiny_model(), StudentMethod(**METHOD), seed=3)
+    start = build.new_student(tiny_model(), StudentSettings(**METHOD), seed=3)
     with torch.no_grad():
         start.log_weight_head.linear.weight.normal_()
-    student = build.new_student(start, StudentMethod(**METHOD), seed=4, keep_weight=keep)
+    student = build.new_student(start, StudentSettings(**METHOD), seed=4, keep_weight=keep)
     t = torch.tensor([0.2, 1.1])
     assert torch.equal(student.log_weight(t), start.log_weight(t)) == keep and student.log_weight(t).any() == keep
     for name, value in start.network.state_dict().items():
@@ -76,7 +78,7 @@ def test_of_another_students_start_the_weight_is_kept_if_asked(keep):
 
 def test_a_guided_student_takes_its_guidance_from_the_one_that_it_starts_from():
     """What a start has learnt of its further inputs goes along: the follower answers as its start does."""
-    settings = StudentMethod(**METHOD, guidance=(1.0, 2.0))
+    settings = StudentSettings(**METHOD, guidance=(1.0, 2.0))
     start = build.new_student(tiny_model(), settings, seed=3).eval()
     with torch.no_grad():
         for parameter in start.parameters():
@@ -96,7 +98,7 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
     teacher, start = tiny_model(), tmp_path / "model.safetensors"
     start.write_bytes(b"weights")
     inherited = {"classes": ["a"], "codec": {"name": "identity"}, "sigma_d": 0.5, "label_dropout": 0.1, "images": 7}
-    settings = StudentMethod(**METHOD)
+    settings = StudentSettings(**METHOD)
     student = build.new_student(teacher, settings, 0)
     sampler = params_with({}).sampler
     header = build.student_header("scd", settings, sampler, student, inherited, start)
@@ -104,14 +106,14 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
         "classes": ["a"], "codec": {"name": "identity"}, "sigma_d": 0.5, "model": "scd",
         "network": student.settings.to_dict(), "parent": sha256(start), "t_max": math.atan(80.0 / 0.5),
     }  # fmt: skip
-    settings = StudentMethod(**METHOD, segments=3, guidance=(1.0, 2.0))
+    settings = StudentSettings(**METHOD, segments=3, guidance=(1.0, 2.0))
     student = build.new_student(teacher, settings, 0)
     header = build.student_header("multistep", settings, sampler, student, inherited, start)
     assert (header["segments"], header["guidance"], header["network"]["guidance"]) == (3, (1.0, 2.0), True)
 
 
 def runtime(**changes: object) -> Runtime:
-    values = {"device": "cpu", "threads": None, "processes": 1, "shards": None, "compile": True}
+    values = {"device": "cpu", "threads": None, "processes": 1, "compile": True}
     values |= {"log_every": 1, "checkpoint_every": 1}
     return Runtime(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -162,7 +164,9 @@ def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatc
     monkeypatch.setattr(Ranks, "of_first", of_first)
     alike = latents(tmp_path / "alike")
     assert alike.loader.count == mine.loader.count and float(int(told[0])) == told[0] < 2**48
-    with pytest.raises(UserError, match=r"other/index.json is not the same on all machines: delete .+/other where"):
+    with pytest.raises(
+        UserError, match=r"other/index.json is not the same on all machines: run `dvc pull data/latents`"
+    ):
         latents(tmp_path / "other", classes=4)
 
 
@@ -177,8 +181,8 @@ def teacher_file(path: Path, **changes: Any) -> Path:
 
 
 def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
-    data, plain = latents(tmp_path / "latents"), StudentMethod(**METHOD)
-    guided = StudentMethod(**METHOD, guidance=(1.0, 2.0))
+    data, plain = latents(tmp_path / "latents"), StudentSettings(**METHOD)
+    guided = StudentSettings(**METHOD, guidance=(1.0, 2.0))
     for settings, dropout in ((plain, 0.0), (plain, 0.1), (guided, 0.1)):
         path = teacher_file(tmp_path / "model.safetensors", label_dropout=dropout)
         teacher, header = training.fitting_teacher(path, data, settings)
@@ -208,11 +212,11 @@ def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path, changes, guidance, message):
     path = teacher_file(tmp_path / "model.safetensors", **changes)
     with pytest.raises(UserError) as caught:
-        training.fitting_teacher(path, latents(tmp_path / "latents"), StudentMethod(**METHOD, guidance=guidance))
+        training.fitting_teacher(path, latents(tmp_path / "latents"), StudentSettings(**METHOD, guidance=guidance))
     assert str(caught.value) == f"{path} {message}"
 
 
-METHODS = ("scd", "sct", "discrete", "multistep", "scd_vsd", "vsd")
+METHODS = methods.names()
 OWN_VALUES = {
     "p_mean": -0.7, "p_std": 1.3, "tangent": "clipped", "tangent_norm_c": 0.2, "tangent_warmup": "3Ki",
     "adaptive_weighting": False, "label_dropout": 0.2,
@@ -258,10 +262,10 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
             method, params.student.method(method), params.sampler, teacher, 0
         )
         assert auxiliary is None and type(objective) is kind and fields_of(objective) == fields
-    for method in ("scd_vsd", "vsd"):
+    for method, kind in (("scd_vsd", ConsistencyAndScoreDistillation), ("vsd", VariationalScoreDistillation)):
         settings = params.student.method(method)
         objective, auxiliary = training.student_objective(method, settings, params.sampler, teacher, 0)
-        assert auxiliary is not None and type(objective) is ScoreDistillation
+        assert auxiliary is not None and type(objective) is kind
         fields = fields_of(objective)
         fake, consistency = fields.pop("fake"), fields.pop("consistency")
         assert fields == {
@@ -272,7 +276,7 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
         assert auxiliary.module is fake and auxiliary.lr_scale == pytest.approx(3e-4 / 1e-3)
         assert (consistency is None) == (method == "vsd")
         assert consistency is None or (type(consistency), fields_of(consistency)) == (
-            ConsistencyDistillation,
+            Distillation,
             distilled,
         )
 
@@ -280,7 +284,13 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
 def test_the_fake_score_starts_from_the_teacher_with_its_own_dropout_and_follows_from_the_seed():
     params, teacher = params_of_all([1.1, 1.9], **{"select.guidance.student": [1.5]}), tiny_model()
     settings = params.student.method("vsd")
-    one, same, other = (training.fake_score(teacher, settings, seed) for seed in (0, 0, 1))
+
+    def fake_score(seed: int) -> Any:
+        _, auxiliary = training.student_objective("vsd", settings, params.sampler, teacher, seed)
+        assert auxiliary is not None
+        return auxiliary.module
+
+    one, same, other = map(fake_score, (0, 0, 1))
     assert one.network.settings == build.student_settings(teacher.settings, settings)
     state = one.network.network.state_dict()
     assert all(torch.equal(state[name], value) for name, value in teacher.network.state_dict().items())
@@ -374,8 +384,8 @@ def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_
     for name, (settings, of, scales, guided) in cases.items():
         assert sampling.scales_of(settings, of) == scales, name
         assert [sampling.is_guided({**of, "guidance_scale": scale}) for scale in scales] == guided, name
-    assert [build.evaluations_of(header("teacher"), scale) for scale in (1.0, 1.7)] == [1, 2]
-    assert build.evaluations_of(header("scd", **told), 1.7) == 1
+    assert [trained.evaluations_per_call(header("teacher"), scale) for scale in (1.0, 1.7)] == [1, 2]
+    assert trained.evaluations_per_call(header("scd", **told), 1.7) == 1
 
 
 def test_a_teacher_that_never_went_without_labels_is_not_guided():

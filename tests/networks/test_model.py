@@ -9,7 +9,10 @@ from torch import nn
 from scm.networks import Model, ddpmpp
 from scm.networks.edm2 import Block
 from scm.networks.layers import pnorm
-from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining, Diffusion
+from scm.objectives.diffusion import Diffusion
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.sct import ConsistencyTraining
 from tests.support.models import FAMILIES, TINY, tiny_model
 
 

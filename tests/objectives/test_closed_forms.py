@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives import ConsistencyDistillation, ConsistencyTraining
 from scm.objectives.consistency import consistency_tangent
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.sct import ConsistencyTraining
 from tests.support.closed_forms import DATA, SIGMA_D, Data, Student, gaussian, integrate, mixture
 from tests.support.models import tiny_model
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives import Batch, ConsistencyDistillation, ConsistencyTraining
 from scm.objectives.consistency import Tangent, consistency_tangent, limited, normalized
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.sct import ConsistencyTraining
 from tests.support.models import Linear, tiny_model
 
 SIGMA_D = 0.5

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives import Batch, Diffusion
-from scm.objectives.diffusion import drop_labels
+from scm.objectives.diffusion import Diffusion, drop_labels
+from scm.objectives.protocol import Batch
 from tests.support.models import Linear, tiny_model
 
 SIGMA_D, SCALE = 0.5, 0.3

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives import Batch, ConsistencyDistillation, DiscreteDistillation
 from scm.objectives.consistency import consistency_tangent
-from scm.objectives.discrete import discrete_tangent, time_grid
+from scm.objectives.discrete import DiscreteDistillation, discrete_tangent, time_grid
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
 from scm.samplers import edm_sigmas
 from tests.support.closed_forms import DATA, SIGMA_D, Student, gaussian, mixture
 from tests.support.models import tiny_model

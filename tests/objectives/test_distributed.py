@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.networks.model import LogWeight
-from scm.objectives import Batch, ConsistencyDistillation, FakeScore, ScoreDistillation
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from tests.support.models import tiny_model
 
 ROOT = Path(__file__).parents[2]

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives import ConsistencyDistillation, DiscreteDistillation
-from scm.objectives.consistency import consistency_tangent, guidance_inputs, teacher_output
+from scm.objectives.consistency import consistency_tangent
 from scm.objectives.diffusion import drop_labels
-from scm.objectives.discrete import time_grid
+from scm.objectives.discrete import DiscreteDistillation, time_grid
+from scm.objectives.distillation import guidance_inputs, teacher_output
+from scm.objectives.scd import ConsistencyDistillation
 from tests.support.closed_forms import SIGMA_D, Data, Student, mixture
 from tests.support.models import tiny_model
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives import Batch, ConsistencyDistillation, MultistepDistillation
 from scm.objectives.consistency import consistency_tangent
-from scm.objectives.multistep import segment_start
+from scm.objectives.multistep import MultistepDistillation, segment_start
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
 from tests.support.closed_forms import DATA, SIGMA_D, T_MAX, Student, mixture
 from tests.support.models import tiny_model
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from scm import trigflow
-from scm.objectives import ConsistencyDistillation, FakeScore, ScoreDistillation
-from scm.objectives.vsd import score_distillation_loss
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.score_distillation import FakeScore, ScoreDistillation, score_distillation_loss
 from tests.support.closed_forms import SIGMA_D, T_MAX, Data, Student, gaussian, mixture
 
 MEAN, WIDTH = 0.1, 0.3

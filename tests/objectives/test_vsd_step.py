@@ -8,8 +8,10 @@ from torch import nn
 
 from scm import trigflow
 from scm.networks.model import LogWeight, evaluating
-from scm.objectives import Batch, ConsistencyDistillation, FakeScore, ScoreDistillation
 from scm.objectives.diffusion import drop_labels
+from scm.objectives.protocol import Batch
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from tests.support.models import tiny_model
 
 SIGMA_D, T_MAX = 0.5, 1.5

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from scm.base.count import Count
 from scm.errors import UserError
 from scm.params import dump, flatten, load
-from scm.params.count import Count
 from tests.support import projects as shipped
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ GUIDED_SCT = ": student.sct.guidance = [1.0, 2.0]: unknown key; remove it (known
 METHODS = "{scd: teacher, sct: teacher}"
 MAP_EACH = "must map each method to the model that it starts from; write"
 NAME_IT = "must name the model that it starts from; write teacher, or a method"
-UNKNOWN = "unknown method; the methods are scd, sct, discrete, multistep, scd_vsd, vsd"
+UNKNOWN = "unknown method; the methods are discrete, multistep, scd, scd_vsd, sct, vsd"
 ONE_KEY = [
     (
         "teacher",

@@ -222,7 +222,7 @@ IMPOSSIBLE = [
     ),
     (
         {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**VSD["fake_score"], "updates": 1025}}},
-        "student.vsd.fake_score.updates = 1025: more than the 1024 steps of student.vsd (images / batch): the student would never learn; use less",
+        "student.vsd.fake_score.updates = 1025: more than the 1024 steps of the training (images / batch): the student would never learn; use less",
     ),
 ]
 
@@ -292,11 +292,11 @@ def test_methods_that_are_off_may_stand_by():
         "student.vsd": None,
     }
     params = validate(with_values(values), "params.yaml")
-    assert params.student.declared == ("scd", "sct", "multistep", "scd_vsd")
+    assert params.student.declared == ("multistep", "scd", "scd_vsd", "sct")
     multistep, scd_vsd = params.student.method("multistep"), params.student.method("scd_vsd")
-    assert (multistep.segments, multistep.guidance, multistep.p_mean, multistep.vsd) == (4, (1.0, 2.0), -1.0, None)
-    assert scd_vsd.vsd is not None and scd_vsd.fake_score is not None and scd_vsd.guidance is None
-    assert (scd_vsd.vsd.p_std, scd_vsd.fake_score.lr_max, scd_vsd.images) == (2.0, 1e-4, 1024)
+    assert (multistep.segments, multistep.guidance, multistep.p_mean) == (4, (1.0, 2.0), -1.0)
+    assert scd_vsd.guidance is None
+    assert (scd_vsd.own.vsd.p_std, scd_vsd.own.fake_score.lr_max, scd_vsd.images) == (2.0, 1e-4, 1024)
     assert dump(params) == with_values(values)
 
 
@@ -327,9 +327,9 @@ def test_every_method_can_be_switched_on_and_guided_where_it_distils():
     assert dump(params) == with_values(values)
     assert all(params.student.method(name).guidance == (1.0, 2.0) for name in blocks)
     discrete = params.student.method("discrete")
-    assert (discrete.points, discrete.segments, discrete.tangent, discrete.vsd) == (64, None, "normalized", None)
+    assert (discrete.own.points, discrete.segments, discrete.tangent) == (64, None, "normalized")
 
 
 def test_the_latest_update_at_which_a_student_still_learns():
     values = {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**FAKE_SCORE, "updates": 1024}}}
-    assert validate(with_values(values), "params.yaml").student.method("vsd").fake_score is not None
+    assert validate(with_values(values), "params.yaml").student.method("vsd").own.fake_score.updates == 1024

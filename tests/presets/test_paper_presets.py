@@ -92,14 +92,14 @@ READERS: dict[str, Reader] = {
     ],
     "dropout.sct": lambda params, _: params.student.method("sct").dropout,
     "dropout.scd": lambda params, _: params.student.method("scd").dropout,
-    "fake_score.lr_max": lambda _, training: training.fake_score.lr_max,
-    "fake_score.dropout": lambda _, training: training.fake_score.dropout,
-    "fake_score.p_mean": lambda _, training: training.fake_score.p_mean,
-    "fake_score.p_std": lambda _, training: training.fake_score.p_std,
-    "fake_score.updates_per_generator_update": lambda _, training: training.fake_score.updates,
-    "vsd.p_mean": lambda _, training: training.vsd.p_mean,
-    "vsd.p_std": lambda _, training: training.vsd.p_std,
-    "vsd.weight": lambda _, training: training.vsd.weight,
+    "fake_score.lr_max": lambda _, training: training.own.fake_score.lr_max,
+    "fake_score.dropout": lambda _, training: training.own.fake_score.dropout,
+    "fake_score.p_mean": lambda _, training: training.own.fake_score.p_mean,
+    "fake_score.p_std": lambda _, training: training.own.fake_score.p_std,
+    "fake_score.updates_per_generator_update": lambda _, training: training.own.fake_score.updates,
+    "vsd.p_mean": lambda _, training: training.own.vsd.p_mean,
+    "vsd.p_std": lambda _, training: training.own.vsd.p_std,
+    "vsd.weight": lambda _, training: training.own.vsd.weight,
     "vsd.t_max": lambda params, _: f"arctan({params.sampler.sigma_max:g}/sigma_d)",
 }
 OTHERWISE = {("scd_vsd", "tangent_warmup_k"): 0}
@@ -210,9 +210,9 @@ def test_what_a_comment_derives_from_the_tables_stays_so(name):
     assert scd.guidance == multistep.guidance == scd_vsd.guidance == vsd.guidance == (1.0, 2.0)
     assert scd.dropout == multistep.dropout == scd_vsd.dropout == vsd.dropout
     assert multistep.segments in TABLES["results"]["imagenet512"]["multistep_scd"]["fid"]
-    assert multistep.model_copy(update={"segments": None}) == scd
+    assert {**multistep.values(), "segments": None} == {**scd.values(), "segments": None}
     assert scd_vsd.tangent_warmup == 0 and "tangent needs no warm-up" in apply.show(ROOT, "base/imagenet512")
-    assert vsd == scd_vsd.model_copy(update={"tangent_warmup": student.common.tangent_warmup})
+    assert vsd.values() == {**scd_vsd.values(), "tangent_warmup": student.common.tangent_warmup.written}
 
 
 def networks(name: str) -> tuple[Params, NetworkSettings]:

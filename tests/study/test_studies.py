@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from scm.base.count import Count
 from scm.base.yaml_files import parse_mapping
 from scm.errors import UserError
 from scm.params import validate
-from scm.params.count import Count
 from scm.presets import apply
 from scm.study import variants
 from tests.support import projects as shipped

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scm import trigflow
-from scm.objectives import Batch
+from scm.objectives.protocol import Batch
 
 SIGMA_D = 0.5
 T_MAX = math.atan(80 / SIGMA_D)

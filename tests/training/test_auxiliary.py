@@ -6,7 +6,8 @@ import torch
 from scm.base import weights
 from scm.errors import Interrupted
 from scm.networks.model import LogWeight
-from scm.objectives import ConsistencyDistillation, FakeScore, ScoreDistillation
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from scm.training import checkpoint, loop
 from tests.support.models import tiny_model
 from tests.training.test_loop import ALONE, Digits, equal, result, settings

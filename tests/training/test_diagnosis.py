@@ -15,7 +15,10 @@ import torch
 
 from scm.base.distributed import Ranks
 from scm.errors import Interrupted, UserError
-from scm.objectives import ConsistencyDistillation, ConsistencyTraining, Losses, ScoreDistillation
+from scm.objectives.protocol import Losses
+from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.score_distillation import ScoreDistillation
+from scm.objectives.sct import ConsistencyTraining
 from scm.training import loop
 from scm.training.diagnosis import BINS, Context, Finding, diagnose
 from scm.training.probe import Probe

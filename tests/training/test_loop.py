@@ -14,7 +14,8 @@ from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.ema.reconstruct import HALFLIFE_FILE
 from scm.errors import Interrupted, UserError
-from scm.objectives import Diffusion, Losses
+from scm.objectives.diffusion import Diffusion
+from scm.objectives.protocol import Losses
 from scm.training import loop, loss_scale
 from scm.training.diagnosis import Context
 from scm.training.health import BINS, HealthFigures

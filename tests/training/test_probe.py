@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scm.networks import Model
-from scm.objectives import ConsistencyTraining
+from scm.objectives.sct import ConsistencyTraining
 from scm.samplers import SampleNoise, consistency
 from scm.training import loop
 from scm.training.probe import Probe, frechet, pooled, statistics

@@ -1,0 +1,130 @@
+"""Variational score distillation with adaptive weighting, which VSD and sCD + VSD share (app. C, table 7).
+
+The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. It moves its samples along the
+difference between the teacher's score and that of its own samples, which a second network, the fake score F_phi, learns
+beside it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from scm import trigflow
+from scm.networks import Model
+from scm.networks.model import evaluating
+from scm.objectives.consistency import Inputs
+from scm.objectives.diffusion import diffused, drop_labels, velocity_loss
+from scm.objectives.distillation import guidance_inputs, teacher_output
+from scm.objectives.protocol import Batch, Losses, Network, Objective, length_of_each, norm_of_each
+
+
+class FakeScore(nn.Module):
+    """What is trained beside the generator.
+
+    Args:
+        network: F_phi with its own w(t), started from the teacher.
+        log_weight_head: w of the generator's loss, a function of t.
+    """
+
+    def __init__(self, network: Model, log_weight_head: nn.Module) -> None:
+        super().__init__()
+        self.network, self.log_weight_head = network, log_weight_head
+
+
+def score_distillation_loss(output: Tensor, difference: Tensor, log_weight: Tensor, sigma_d: float) -> Tensor:
+    """exp(w) / D ||sigma_d F - sg[sigma_d F] + difference||^2 - w (app. C), [B].
+
+    Its gradient moves the generator's sample, -sigma_d F at t_max, along `difference`: towards what the teacher takes
+    for data, and away from what the generator makes.
+
+    Args:
+        output: F_theta(z, t_max) with its graph, [B, C, H, W].
+        difference: F_phi - F_teacher at the diffused sample, without graph.
+        log_weight: w(t), [B].
+    """
+    change = sigma_d * (output - output.detach()) + difference
+    return log_weight.exp() * change.flatten(1).square().mean(dim=1) - log_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreDistillation:
+    """L_sCM + weight L_VSD + the fake score's diffusion loss.
+
+    No gradient of the student's two losses reaches the fake score, and none of the fake score's reaches the student.
+    In a step in which the student rests the sum is the fake score's loss alone, which is recorded as that part only:
+    `loss` is the sum of all parts, at the times of the first.
+
+    Attributes:
+        t_max: radians, the generator's time.
+        weight: lambda of L_VSD.
+        p_mean: of the times at which the scores are compared.
+        p_std: of the same.
+        fake: trained here, by the loop's optimiser.
+        fake_p_mean: of the times at which the fake score is trained.
+        fake_p_std: of the same.
+        updates: steps of the fake score for each of the generator.
+        consistency: L_sCM; None = VSD alone.
+    """
+
+    sigma_d: float
+    t_max: float
+    weight: float
+    p_mean: float
+    p_std: float
+    teacher: Network
+    fake: FakeScore
+    fake_p_mean: float
+    fake_p_std: float
+    updates: int = 1
+    guidance: tuple[float, float] | None = None
+    label_dropout: float = 0.0
+    adaptive_weighting: bool = True
+    consistency: Objective | None = None
+
+    def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
+        learns = (images_seen // batch.size + 1) % self.updates == 0
+        parts: dict[str, Losses] = {}
+        if self.consistency is not None and learns:
+            parts["scm"] = self.consistency(model, batch, images_seen)
+        labels = drop_labels(batch, self.label_dropout)
+        inputs = guidance_inputs(batch, self.guidance)
+        z = batch.normal(*batch.x_0.shape[1:]) * self.sigma_d
+        t_max = torch.full_like(z[:, 0, 0, 0], self.t_max)
+        with torch.set_grad_enabled(learns):
+            output = model(z / self.sigma_d, t_max, labels, **inputs)
+        sample = trigflow.denoise(z, t_max, output, self.sigma_d).detach()
+        if learns:
+            parts["vsd"] = self.generator_loss(batch, output, sample, labels, inputs)
+        parts["fake"] = self.fake_loss(batch, sample, labels, inputs)
+        factors = {"scm": 1.0, "vsd": self.weight, "fake": 1.0}
+        value = torch.stack([factors[name] * part.value for name, part in parts.items()]).sum(dim=0)
+        main = parts.pop("scm", None)
+        if main is not None:
+            return Losses(value, main.t, main.figures, parts)
+        figures = {} if self.consistency is not None else {"output_norm": norm_of_each(output)}
+        return Losses(value, t_max, figures, parts, recorded=learns)
+
+    def generator_loss(self, batch: Batch, output: Tensor, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
+        """L_VSD: the teacher's score and the fake one, compared at the generator's diffused sample."""
+        t, x_t, _ = self._diffused_sample(batch, sample, self.p_mean, self.p_std)
+        with evaluating(self.fake.network), torch.no_grad():
+            fake = self.fake.network(x_t / self.sigma_d, t, labels, **inputs)
+        difference = fake - teacher_output(self.teacher, x_t / self.sigma_d, t, labels, inputs)
+        log_weight = self.fake.log_weight_head(t) if self.adaptive_weighting else torch.zeros_like(t)
+        value = score_distillation_loss(output, difference, log_weight, self.sigma_d)
+        figures = {"difference": length_of_each(difference), "log_weight": log_weight.detach()}
+        return Losses(value, t, figures)
+
+    def fake_loss(self, batch: Batch, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
+        """TrigFlow's diffusion loss (eq. 4) of the fake score on the generator's samples."""
+        t, x_t, v_t = self._diffused_sample(batch, sample, self.fake_p_mean, self.fake_p_std)
+        network = self.fake.network
+        output = network(x_t / self.sigma_d, t, labels, **inputs)
+        losses = velocity_loss(output, v_t, t, network.log_weight(t), self.sigma_d)
+        return replace(losses, figures={**losses.figures, "sample_norm": norm_of_each(sample)})
+
+    def _diffused_sample(self, batch: Batch, sample: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, ...]:
+        """t, x_t and v_t of the generator's sample with fresh noise."""
+        t = trigflow.propose_times(batch.normal(), p_mean, p_std, self.sigma_d)
+        return t, *diffused(replace(batch, x_0=sample), t, self.sigma_d)
