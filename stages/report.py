@@ -1,9 +1,7 @@
 """results/ -> results/report.html and results/report.md: one page with tables, pictures and curves."""
 
-from pathlib import Path
-from typing import Any
-
 from scm.base.files import write_text
+from scm.params.project import Project
 from scm.pipeline.stage import Stage, main
 from scm.report.findings import collect
 from scm.report.markdown import text
@@ -11,22 +9,19 @@ from scm.report.page import page
 
 
 def run(stage: Stage) -> None:
-    build(stage.root, stage.params)
+    build(Project(stage.root, stage.params))
 
 
-def build(root: Path, params: Any) -> None:
+def build(project: Project) -> None:
     """Writes results/report.html and results/report.md.
 
-    Args:
-        root: the project's folder.
-        params: the parameters; `preset` and `evaluate.models` are read.
-
     Raises:
-        UserError: if a file of a model that the parameters name is missing, empty or damaged.
+        UserError: a file of a model in evaluate.models is missing, empty or damaged.
     """
-    findings = collect(root, params)
-    write_text(root / "results" / "report.html", page(findings))
-    write_text(root / "results" / "report.md", text(findings))
+    findings = collect(project)
+    results = project.root / "results"
+    write_text(results / "report.html", page(findings))
+    write_text(results / "report.md", text(findings))
 
 
 if __name__ == "__main__":

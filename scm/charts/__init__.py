@@ -1,1 +1,1 @@
-"""Charts: lines in the report's page, panels of a study."""
+"""Charts: lines for the report's page, panels for a study."""

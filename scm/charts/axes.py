@@ -1,4 +1,4 @@
-"""What all charts share: a line, counts of images, readable ticks."""
+"""Parts that all charts share: a line, counts of images, readable ticks."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,20 @@ IMAGES = "images seen"
 """Label of a horizontal axis that counts training images."""
 
 INK = "#010203"
+"""Colour of axes and text, which scm.charts.inline replaces by the page's own."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a drawing.
+    """One line of a chart.
 
     Attributes:
         x: positions, ascending.
-        y: values, one a position.
-        colour: as HTML writes it.
-        label: name in the drawing's legend, "" for none.
-        dashed: drawn with dashes.
-        points: drawn with a dot at each position.
+        y: one value for each position.
+        colour: HTML colour, such as #228be6.
+        label: name in the legend; "" leaves it out of the legend.
+        dashed: True draws dashes.
+        points: True draws a dot at each position.
     """
 
     x: Sequence[float]
@@ -45,7 +46,7 @@ def image_count(value: float, position: int | None = None) -> str:
 
 
 def readable_ticks(axes: "Axes") -> None:
-    """Counts of images at multiples of a power of two, and plain numbers instead of powers of ten."""
+    """Puts counts of images at multiples of a power of two and writes plain numbers instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if axes.get_xlabel() == IMAGES:

@@ -1,7 +1,7 @@
-"""Curves as small inline SVG drawings for the report. Nothing else imports matplotlib.
+"""Charts as small inline <svg> elements for the report's page.
 
-Axes and text are drawn in one colour that is then replaced by `currentColor`, and the background is left out, so that
-a drawing takes the colours of the page around it, light or dark. Text stays text, in the page's own font.
+Matplotlib draws axes and text in one colour, which `currentColor` then replaces, and no background, so that a chart
+takes the colours of the page around it, light or dark. Text stays text, in the page's own font.
 """
 
 import html
@@ -10,29 +10,26 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scm.charts.axes import INK, Line, readable_ticks
 
-if TYPE_CHECKING:
-    pass
-
 BIN_COLOURS = ("#4c6ef5", "#228be6", "#15aabf", "#12b886", "#74b816", "#e8a200", "#f76707", "#e03131")
-"""One colour a bin of t, from clean (t = 0) to noise (t = pi/2); each is visible on white and on black."""
+"""One colour for each bin of t, from clean (t = 0) to noise (t = pi/2); each is visible on white and on black."""
 POINTS = 400
-"""A line with more points than this is thinned: the drawing is 300 pixels wide."""
+"""A line with more points than this is thinned: a chart is 300 pixels wide."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What one drawing shows.
+class Chart:
+    """One pair of axes with its lines.
 
     Attributes:
-        title: what a screen reader says; no two drawings of a page share it.
+        title: what a screen reader says; no two charts of a page share it.
         x_label: meaning and unit of the horizontal axis.
         lines: the lines.
-        logarithmic: logarithmic vertical axis, where all values are positive.
-        mark: a chosen point (x, y), drawn with a ring.
+        logarithmic: logarithmic vertical axis if all values are positive.
+        mark: a chosen point (x, y), marked with a ring.
         logarithmic_x: logarithmic horizontal axis.
     """
 
@@ -44,14 +41,14 @@ class Drawing:
     logarithmic_x: bool = False
 
 
-def svg(drawing: Drawing) -> str:
-    """Draws one figure as an <svg> element that refers to nothing outside itself."""
+def svg(chart: Chart) -> str:
+    """Draws a chart as an <svg> element that refers to nothing outside itself."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": re.sub(r"\W", "", drawing.title),
+        "svg.hashsalt": re.sub(r"\W", "", chart.title),  # equal charts make equal text
         "font.size": 9,
         "text.color": INK,
         "axes.edgecolor": INK,
@@ -64,12 +61,16 @@ def svg(drawing: Drawing) -> str:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.2, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        positive = all(value > 0 for line in drawing.lines for value in line.y)
-        if drawing.logarithmic and positive:
+
+        # Scales come first: the ticks below depend on them.
+        positive = all(value > 0 for line in chart.lines for value in line.y)
+        if chart.logarithmic and positive:
             axes.set_yscale("log")
-        if drawing.logarithmic_x:
+        if chart.logarithmic_x:
             axes.set_xscale("log")
-        for line in drawing.lines:
+
+        # The lines, and a ring around the chosen point.
+        for line in chart.lines:
             x, y = _thinned(line.x, line.y)
             axes.plot(
                 x,
@@ -81,19 +82,21 @@ def svg(drawing: Drawing) -> str:
                 markersize=3.5,
                 label=line.label or None,
             )
-        if drawing.mark:
-            axes.plot(
-                *drawing.mark, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4
-            )
-        axes.set_xlabel(drawing.x_label)
+        if chart.mark:
+            axes.plot(*chart.mark, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
+
+        # The legend stands below the axes, where it covers no line.
+        axes.set_xlabel(chart.x_label)
         axes.grid(color=INK, alpha=0.12, linewidth=0.6)
         readable_ticks(axes)
-        if any(line.label for line in drawing.lines):  # below the axes, where it covers no line
+        if any(line.label for line in chart.lines):
             figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+
+        # Metadata would carry the date, and the page would change with every build.
         text = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return _inline(text.getvalue(), drawing.title)
+    return _inline(text.getvalue(), chart.title)
 
 
 def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -104,12 +107,15 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[
 
 
 def _inline(text: str, title: str) -> str:
-    """Cuts off the head, lets the page set size, colour and font, and names the drawing for screen readers."""
+    """Turns matplotlib's SVG file into an element whose size, colour and font the page sets."""
+    # Leave out the XML head, the metadata and the style sheet.
     body = re.sub(
         r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", text[text.index("<svg") :], flags=re.DOTALL
     )
-    body = re.sub(r' id="[a-z]+[\w.]*_\d+"', "", body)  # numbered groups: the same in every drawing, and never used
+    # Numbered groups have the same ids in every chart, and nothing refers to them.
+    body = re.sub(r' id="[a-z]+[\w.]*_\d+"', "", body)
     body = re.sub(r"font-family: [^;\"]*", "font-family: inherit", body.replace(INK, "currentColor"))
+    # A new opening tag: no width and height, and a name for screen readers.
     view = re.search(r'viewBox="[^"]*"', body)
     head = f'<svg {view.group(0) if view else ""} role="img" aria-label="{html.escape(title)}">'
     body = re.sub(r"<svg[^>]*>", lambda match: head, body, count=1).replace("xlink:href", "href")

@@ -1,4 +1,4 @@
-"""Drawings of studies: panels side by side, as SVG and as a small PNG on white."""
+"""The figure of a study: panels side by side, as SVG and as a small PNG on white."""
 
 import io
 import math
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#332288")
-"""After Okabe and Ito: told apart by colour-blind people as well."""
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 PNG_BYTES = 60_000
-"""Largest size of a PNG; fewer dots an inch are used until it fits."""
+"""Largest size of a PNG; the resolution is lowered until the file fits."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Bars:
-    """One bar in each group; a height that is not finite leaves a gap."""
+    """One bar in each group of a panel; a height that is not finite leaves a gap."""
 
     heights: Sequence[float]
     colour: str
@@ -43,15 +43,15 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        title: above it.
+        title: heading above the axes.
         x_label: meaning and unit of the horizontal axis.
-        y_label: of the vertical one.
+        y_label: meaning and unit of the vertical axis.
         lines: lines.
-        levels: horizontal lines.
-        bars: bars, one of each in every group.
+        levels: dashed horizontal lines.
+        bars: sets of bars, each with one bar in every group.
         groups: names of the groups of bars.
-        ticks: where the horizontal axis is labelled; None = as matplotlib does.
-        logarithmic: logarithmic vertical axis, where all values are positive and far apart.
+        ticks: positions of the horizontal axis's labels; empty leaves them to matplotlib.
+        logarithmic: logarithmic vertical axis if all values are positive and far apart.
     """
 
     title: str
@@ -70,7 +70,14 @@ def colour(index: int) -> str:
 
 
 def draw(title: str, panels: Sequence[Panel], svg: Path, png: Path) -> None:
-    """Writes the panels side by side under one title and one legend."""
+    """Writes a figure of panels side by side with one title and one legend.
+
+    Args:
+        title: title above all panels.
+        panels: the panels, from left to right.
+        svg: file to write as SVG.
+        png: file to write as PNG, of at most `PNG_BYTES` if the lowest resolution allows.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -110,8 +117,9 @@ def _small_png(figure: "Figure") -> bytes:
 
 
 def _panel(axes: "Axes", panel: Panel) -> None:
+    # Lines and levels, over a number.
     for order, line in enumerate(panel.lines):
-        width = max(1.2, 3.0 - 0.6 * order)  # a line that a later one covers is seen at its edges
+        width = max(1.2, 3.0 - 0.6 * order)  # wide below narrow: a covered line shows at the edges
         axes.plot(
             line.x,
             line.y,
@@ -124,6 +132,8 @@ def _panel(axes: "Axes", panel: Panel) -> None:
         )
     for level in panel.levels:
         axes.axhline(level.y, color=level.colour, linewidth=1.2, linestyle="--", label=level.label or None)
+
+    # Bars, side by side around the centre of their group, with their heights above them.
     width = 0.8 / max(1, len(panel.bars))
     for order, bars in enumerate(panel.bars):
         places = [group - 0.4 + width * (order + 0.5) for group in range(len(panel.groups))]
@@ -131,6 +141,8 @@ def _panel(axes: "Axes", panel: Panel) -> None:
         drawn = axes.bar(places, heights, width * 0.92, color=bars.colour, label=bars.label or None)
         texts = [f"{height:.3g}" if math.isfinite(height) else "" for height in bars.heights]
         axes.bar_label(drawn, texts, fontsize=7, padding=1)
+
+    # Headings, grid and ticks.
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
@@ -139,7 +151,7 @@ def _panel(axes: "Axes", panel: Panel) -> None:
 
 
 def _ticks(axes: "Axes", panel: Panel) -> None:
-    """A logarithmic axis where values are far apart, and readable ticks; those of the panel, where it has some."""
+    """Sets logarithmic scales where values are far apart, and readable ticks or the panel's own ones."""
     from matplotlib.ticker import NullLocator
 
     values = [*(y for line in panel.lines for y in line.y), *(level.y for level in panel.levels)]

@@ -1,1 +1,1 @@
-"""results/report.html and .md."""
+"""The report of a run: results/report.html and results/report.md."""

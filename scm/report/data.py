@@ -1,28 +1,22 @@
 """The report's part about the data: what `prepare` counted, and its contact sheet."""
 
 import base64
-from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scm.base.files import read_json
 from scm.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 FOLDER = Path("results/samples/prepare")
 SPELT_OUT = 20
-"""Classes that get a line each; of more the least and the most images are said."""
-Bars = Sequence[tuple[str, int]]
+"""Up to this many classes get a bar each; for more, the sentence names the smallest and the largest count."""
 
 
 def read(root: Path) -> dict[str, Any]:
-    """What `scm.data.summary.summary` wrote.
+    """Reads data.json, which prepare wrote.
 
     Raises:
-        UserError: it is missing or no such thing.
+        UserError: the file is missing or holds something else.
     """
     content = read_json(root / FOLDER / "data.json")
     if not isinstance(content, dict) or "classes" not in content:
@@ -31,7 +25,7 @@ def read(root: Path) -> dict[str, Any]:
 
 
 def sentence(data: dict[str, Any]) -> str:
-    """All in one line."""
+    """Counts, sizes and colours of the data, and what was left out, as text."""
     classes, side = data["classes"], data["resolution"]
     counts = [entry["images"] for entry in classes]
     to_most = f" to {max(counts):,}" if len(set(counts)) > 1 else ""
@@ -41,40 +35,28 @@ def sentence(data: dict[str, Any]) -> str:
     reasons = ", ".join(f"{entry['files']:,} × {entry['reason']}" for entry in data["skipped_reasons"])
     left_out = f"{data['skipped']:,} files left out" + (f" ({reasons})" if reasons else "")
     return (
-        f"{data['images']:,} images{in_classes}, brought to {side}×{side} pixels, {kind}; {data['enlarged']:,} were "
+        f"{data['images']:,} images{in_classes}, scaled to {side}×{side} pixels, {kind}; {data['enlarged']:,} were "
         f"smaller. {left_out}."
     )
 
 
-def section(root: Path, data: dict[str, Any]) -> str:
-    """HTML of all of it."""
-    source = embedded(root / FOLDER / "contact.png")
-    sides = [(f"{entry['from']:,} to {entry['to']:,} px", entry["images"]) for entry in data["short_sides"]]
-    tables = _bars("Short sides of the originals", sides)
+def shown(root: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The data section of the page: the sentence, the contact sheet, and the bars of each title."""
+    bars = [("Short sides of the originals", [(_pixels(entry), entry["images"]) for entry in data["short_sides"]])]
     if 0 < len(data["classes"]) <= SPELT_OUT:
-        tables = _bars("Classes", [(entry["name"], entry["images"]) for entry in data["classes"]]) + tables
-    return (
-        f'<h2>Data</h2>\n<p class="note">{escape(sentence(data))}</p>\n<div class="grids"><figure class="card">'
-        f'<img src="{source}" alt="Images from all over the data"><figcaption><b>Real images</b> · from all over the '
-        f"data</figcaption></figure>{tables}</div>"
-    )
+        bars.insert(0, ("Classes", [(entry["name"], entry["images"]) for entry in data["classes"]]))
+    return {"sentence": sentence(data), "contact_sheet": embedded(root / FOLDER / "contact.png"), "bars": bars}
 
 
-def _bars(title: str, bars: Bars) -> str:
-    most = max((count for _, count in bars), default=1)
-    lines = "".join(
-        f'<tr><td class="wrap">{escape(name)}</td><td class="n">{count:,}</td>'
-        f'<td><div class="bar" style="width:{100 * count / most:.1f}%"></div></td></tr>'
-        for name, count in bars
-    )
-    return f'<div class="card"><b>{title}</b><table class="bars"><tbody>{lines}</tbody></table></div>'
+def _pixels(entry: dict[str, int]) -> str:
+    return f"{entry['from']:,} to {entry['to']:,} px"
 
 
 def embedded(path: Path) -> str:
-    """A PNG file as an address that holds it.
+    """A PNG file as a data URL.
 
     Raises:
-        UserError: it is missing or empty.
+        UserError: the file is missing or empty.
     """
     data = path.read_bytes() if path.is_file() else b""
     if not data:

@@ -1,7 +1,7 @@
-"""results/ -> one page: what came out, how it looks, how the training went, and what exactly was run.
+"""The findings of a run, read from results/: figures, curves, choices, run files.
 
-The page iterates over the models that params.yaml names, never over the files that happen to be there, since a smaller
-list of methods leaves old files behind. It needs nothing but itself: pictures and curves stand in the file.
+page.py and markdown.py show them. The models are those that params.yaml names, never those of the files in results/:
+a method that was switched off leaves its old files behind.
 """
 
 import itertools
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scm.base.project import TEACHER
 from scm.errors import UserError
+from scm.params.project import Project
+from scm.presets.paper import METHOD
 from scm.report import data as report_data
 from scm.report.wording import DISTANCES, display_name, number
 from scm.results.reading import (
@@ -37,26 +40,26 @@ HEAD = (
     "Accuracy",
     "Images/s",
 )
-"""Columns of the table, see `row_cells`; FD by its name of `DISTANCES`."""
+"""Columns of the table, one for each cell of `row_cells`; `Findings.head` replaces FD by the distance's own name."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model with a number of network evaluations.
+    """One line of the table: a model at one number of network evaluations.
 
     Attributes:
         model: its key, e.g. "scd".
         sampler: how it was sampled.
-        evaluations: network evaluations a sample (NFE).
-        distance: Frechet distance to the real images; the smallest of `ranges`.
-        ranges: the distance of each range of seeds, where there are several.
+        evaluations: network evaluations per sample (NFE).
+        distance: Fréchet distance to the real images; the smallest of `ranges`.
+        ranges: the distance of each range of seeds; empty if there is only one.
         ratio: `distance` over the teacher's best.
-        kernel_distance: KID to the real images; the unbiased estimate may be below 0.
-        compute: parameters in millions times `evaluations`.
-        precision: fraction of samples within the real images' manifold.
-        recall: fraction of real images within the samples' manifold.
-        accuracy: fraction of samples that the classifier gives the asked class; None without classes.
-        speed: images a second.
+        kernel_distance: KID to the real images; the estimate is unbiased and can fall below 0.
+        compute: millions of parameters times `evaluations`.
+        precision: fraction of samples that lie in the real images' manifold.
+        recall: fraction of real images that lie in the samples' manifold.
+        accuracy: fraction of samples in which the classifier sees the requested class; None without classes.
+        speed: images per second.
     """
 
     model: str
@@ -79,20 +82,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that the page shows, read from results/.
+    """Everything that the report shows.
 
     Attributes:
         root: the project's folder.
         preset: label of the preset.
-        models: models in the page's order.
+        models: models in the order in which the report shows them.
         rows: the table.
         data: what prepare counted.
-        floor: Frechet distance between two halves of the real images.
+        floor: Fréchet distance between two halves of the real images.
         extractor: `reference.extractor`.
-        held_out_accuracy: of the pipeline's own extractor on images that it was not trained on; None of others.
-        training: curve of each model's training.
-        selection: curve of each model's choice of the average's length.
-        choices: what was chosen for each model.
+        held_out_accuracy: accuracy of the pipeline's own classifier on held-out images; None for other extractors.
+        training: each model's training curve.
+        selection: each model's candidates for the weight average, with their distances.
+        choices: each model's chosen candidate.
         runs: run files, in the order of the stages.
     """
 
@@ -111,38 +114,42 @@ class Findings:
 
     @property
     def distance(self) -> str:
-        """What the Fréchet distance is called."""
+        """Name of the Fréchet distance in the extractor's features: FID, FD-DINOv2 or FD."""
         return DISTANCES.get(self.extractor, "FD")
 
     @property
     def head(self) -> tuple[str, ...]:
-        """Columns of the table."""
+        """Column names of the table."""
         return tuple(self.distance if name == "FD" else name for name in HEAD)
 
     @property
     def best_teacher(self) -> Row:
-        return max((row for row in self.rows if row.model == "teacher"), key=lambda row: row.evaluations)
+        return max((row for row in self.rows if row.model == TEACHER), key=lambda row: row.evaluations)
 
     @property
     def headline_row(self) -> Row | None:
-        """Two-step sCD, else the first student's row with the most evaluations; None without students."""
-        students = [row for row in self.rows if row.model != "teacher"]
-        wanted = [row for row in students if (row.model, row.evaluations) == ("scd", 2)]
+        """The paper's main method in two steps, else the first student's largest row; None without students."""
+        students = [row for row in self.rows if row.model != TEACHER]
+        wanted = [row for row in students if (row.model, row.evaluations) == (METHOD, 2)]
         first = [row for row in students if row.model == students[0].model]
         return wanted[0] if wanted else max(first, key=lambda row: row.evaluations, default=None)
 
 
-def collect(root: Path, params: Any) -> Findings:
-    """Reads all that the page shows."""
-    models = list(params.evaluate.models)
+def collect(project: Project) -> Findings:
+    """Reads everything that the report shows.
+
+    Raises:
+        UserError: a file or a figure of a model in evaluate.models is missing, or evaluate.models lacks the teacher.
+    """
+    root, models = project.root, list(project.params.evaluate.models)
     reference_file = _path(metrics_path(root, "reference", None))
     reference = read_numbers(reference_file)
     extractor = str(read_run(run_path(root, "reference"))["params"]["reference.extractor"])
     own = extractor == "classifier"
-    training_of = {model: "train_teacher" if model == "teacher" else "train_student" for model in models}
+    training_of = {model: "train_teacher" if model == TEACHER else "train_student" for model in models}
     return Findings(
         root=root,
-        preset=params.preset,
+        preset=project.params.preset,
         models=models,
         rows=_rows(root, models),
         data=report_data.read(root),
@@ -157,7 +164,7 @@ def collect(root: Path, params: Any) -> Findings:
 
 
 def headline(findings: Findings) -> str:
-    """One sentence: the two-step student beside the teacher."""
+    """One sentence that compares the headline's student with the teacher."""
     teacher, row = findings.best_teacher, findings.headline_row
     distance = {"FD": "a Fréchet distance"}.get(findings.distance, f"an {findings.distance}")
     best = f"the teacher's {number(teacher.distance)} in {teacher.evaluations}"
@@ -165,14 +172,14 @@ def headline(findings: Findings) -> str:
         return f"The teacher has {distance} of {number(teacher.distance)} in {teacher.evaluations} evaluations."
     steps = "evaluation" if row.evaluations == 1 else "evaluations"
     return (
-        f"{row.name} reaches {distance} of {number(row.distance)} in {row.evaluations} network {steps}, beside "
+        f"{row.name} reaches {distance} of {number(row.distance)} in {row.evaluations} network {steps}, against "
         f"{best}: {number(row.ratio)} × the distance with {number(teacher.evaluations / row.evaluations)} × fewer "
         "evaluations."
     )
 
 
 def row_cells(row: Row) -> tuple[str, ...]:
-    """A row of the table as text, a cell for each of `HEAD`; the first two are words, the others figures."""
+    """A row of the table as text, one cell for each column of `HEAD`: two of words, then figures."""
     accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
     shares = (f"{row.precision:.3f}", f"{row.recall:.3f}", accuracy)
     each = f" ({', '.join(map(number, row.ranges))})" if row.ranges else ""
@@ -181,20 +188,26 @@ def row_cells(row: Row) -> tuple[str, ...]:
 
 
 def health_lines(findings: Findings) -> list[str]:
-    """What the trainings found wrong with themselves, or one line that says that they found nothing."""
+    """Warnings that the trainings recorded, or one line that says that there were none.
+
+    Empty if no training was diagnosed, as with imported models.
+    """
     runs = [run for run in findings.runs if "health" in run]
     lines = [f"{display_name(run['item'] or 'teacher')}: {text}." for run in runs for text in run["health"]]
     return lines or (["Nothing unusual was found in any training."] if runs else [])
 
 
 def _rows(root: Path, models: list[str]) -> list[Row]:
-    """The table: the teacher's best first, every model by falling number of evaluations."""
+    """The table: models in the order of evaluate.models, each from its most evaluations to its fewest."""
+    # Every ratio is one to the teacher's best distance, the one of its most evaluations.
     files = {model: _path(metrics_path(root, "evaluate", model)) for model in models}
     metrics = {model: read_numbers(path) for model, path in files.items()}
-    if "teacher" not in models:
+    if TEACHER not in models:
         raise UserError("evaluate.models does not name the teacher, which the report compares with: add it")
-    most = max(evaluations_of(metrics["teacher"]), default=0)
-    best = _figure(metrics["teacher"], f"fd@{most}", files["teacher"])
+    most = max(evaluations_of(metrics[TEACHER]), default=0)
+    best = _figure(metrics[TEACHER], f"fd@{most}", files[TEACHER])
+
+    # A model with a figure or a picture missing is an error: nobody would notice the gap in a table.
     rows = []
     for model in models:
         path, figures = files[model], metrics[model]
@@ -225,16 +238,21 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
 
 
 def _sampler(model: str, full: bool, guidance: float | None) -> str:
-    """How a model was sampled; `full`: with as many evaluations as the teacher's own sampler."""
-    if model == "teacher":
-        name = "Heun" if full else "DDIM"
-    else:
-        name = "multistep" if model == "multistep" else "consistency"
+    """Name of the sampler that drew a row's samples.
+
+    Args:
+        model: key of the model.
+        full: True for the teacher's own sampler, False for its few-step one.
+        guidance: guidance scale; None without guidance.
+    """
+    of_teacher = "Heun" if full else "DDIM"
+    of_student = "multistep" if model == "multistep" else "consistency"
+    name = of_teacher if model == TEACHER else of_student
     return name if guidance is None else f"{name}, guidance {guidance:g}"
 
 
 def _ranges(figures: dict[str, Any], evaluations: int) -> tuple[float, ...]:
-    """The distance of each range of seeds, as evaluate.repeats > 1 leaves them."""
+    """The distance of each range of seeds; empty unless evaluate.repeats > 1."""
     keys = (f"fd_{index}@{evaluations}" for index in itertools.count())
     return tuple(float(figures[key]) for key in itertools.takewhile(figures.__contains__, keys))
 
@@ -246,6 +264,6 @@ def _figure(metrics: dict[str, Any], key: str, path: Path) -> float:
 
 
 def _path(path: Path | None) -> Path:
-    """The stages that are asked here all have the file; the type does not know."""
+    """Narrows the type: every stage that the report asks about writes this file."""
     assert path is not None
     return path

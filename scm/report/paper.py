@@ -1,24 +1,34 @@
-"""The paper's figures 1 and 6 for whatever was run: distances as multiples of the teacher's, over compute and size.
+"""The paper's figures 1 and 6 for this run: distances as multiples of the teacher's, over compute and size.
 
-As a ratio the paper's results (pipelines/paper_tables.yaml) stand beside those on other data and other features.
+Ratios let the paper's results (pipelines/paper_tables.yaml) stand beside results on other data and other features.
 """
 
+from scm.base.project import TEACHER
 from scm.charts.axes import Line
-from scm.charts.inline import Drawing
-from scm.presets.paper import DATA, published
+from scm.charts.inline import Chart
+from scm.presets.paper import DATA, METHOD, published
 from scm.report.findings import Findings, Row
 from scm.report.wording import display_name
 
 GREYS = ("#868e96", "#adb5bd", "#ced4da")
 
 
-def drawings(findings: Findings, colours: tuple[str, ...]) -> list[Drawing]:
-    """Ratio over compute and ratio over size; none without students. The paper's rows are dashed and grey."""
+def paper_charts(findings: Findings, colours: tuple[str, ...]) -> list[tuple[str, Chart]]:
+    """Two charts with their captions: the ratio over compute and over size. The paper's lines are dashed and grey.
+
+    Args:
+        findings: the run's; without students there are no charts.
+        colours: colours of the students' lines, repeated if there are more students.
+
+    Raises:
+        UserError: the paper's tables are missing or damaged.
+    """
     students = [model for model in findings.models if any(_students(findings, model))]
     if not students:
         return []
-    rows = published(findings.root)
     over_compute, over_size = [], []
+
+    # This run's students: every number of evaluations over compute, the most evaluations over size.
     for model, colour in zip(students, colours * len(students), strict=False):
         own = sorted(_students(findings, model), key=lambda row: row.evaluations)
         shares = [100 * row.compute / findings.best_teacher.compute for row in own]
@@ -30,19 +40,22 @@ def drawings(findings: Findings, colours: tuple[str, ...]) -> list[Drawing]:
                 [most.compute / most.evaluations], [most.ratio], colour, f"{name}, {most.evaluations} NFE", points=True
             )
         )
+
+    # The paper's students: the largest network over compute, all sizes of a data set over size.
+    rows = published(findings.root)
     for (data, name), grey in zip(DATA.items(), GREYS, strict=True):
         largest = [row for row in rows if row.data == data][-1]
-        label = f"paper, sCD, {name}"
+        label = f"paper, {display_name(METHOD)}, {name}"
         over_compute.append(Line(largest.compute, largest.ratio, grey, label, dashed=True, points=True))
         sized = [(row.mparams, row.ratio[1]) for row in rows if row.data == data and row.mparams is not None]
         if sized:
             x, y = zip(*sized, strict=True)
             over_size.append(Line(x, y, grey, f"{label}, 2 NFE", dashed=True, points=True))
-    return [
-        Drawing("Distance over sampling compute", "sampling compute, % of the teacher's", over_compute, True),
-        Drawing("Distance over size", "parameters, millions", over_size, True, logarithmic_x=True),
-    ]
+
+    compute = Chart("Distance over sampling compute", "sampling compute, % of the teacher's", over_compute, True)
+    size = Chart("Distance over size", "parameters, millions", over_size, True, logarithmic_x=True)
+    return [("× teacher over sampling compute", compute), ("× teacher over size", size)]
 
 
 def _students(findings: Findings, model: str) -> list[Row]:
-    return [row for row in findings.rows if row.model == model != "teacher"]
+    return [row for row in findings.rows if row.model == model != TEACHER]

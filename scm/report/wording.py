@@ -13,22 +13,23 @@ NAMES = {
 }
 
 DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
-"""What the Fréchet distance is called by the features that it compares; FD on others."""
+"""Name of the Fréchet distance in an extractor's features; other extractors give it the name FD."""
 
 
 def display_name(model: str) -> str:
+    """Name of a model or method as the paper writes it: "scd" -> "sCD"; an unknown key stays as it is."""
     return NAMES.get(model, model)
 
 
 def number(value: float) -> str:
-    """A figure with three significant digits: "0.0914", "5.30", "233", "5,450"; powers of ten for extremes only."""
+    """A figure with three significant digits: "0.0914", "5.30", "233", "5,450"; extremes in scientific notation."""
     if value != 0 and not 1e-4 <= abs(value) < 1e7:
         return f"{value:.2e}"
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "6.2 s", "2 min 28 s", "3 h 05 min"."""
+    """Seconds in the units that a person would use: "6.2 s", "2 min 28 s", "3 h 05 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -37,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 def commit_of(run: dict[str, Any]) -> str:
-    """Short commit, with a word where the tree held changes that no commit has."""
+    """Short commit of a run, with "+ changes" if the tree held uncommitted changes."""
     return str(run.get("commit") or "none")[:10] + (" + changes" if run.get("dirty") else "")
 
 

@@ -1,4 +1,4 @@
-"""scm.report.findings: the page says what the files say, needs nothing else, and names what is missing."""
+"""scm.report: the page says what the files say, needs nothing else, and names what is missing."""
 
 import itertools
 import json
@@ -10,28 +10,29 @@ from pathlib import Path
 import pytest
 
 from scm.charts.axes import IMAGES, Line, image_count
-from scm.charts.inline import Drawing, svg
+from scm.charts.inline import Chart, svg
 from scm.errors import UserError
 from scm.report import page as report_page
-from scm.report import paper
+from scm.report.curves import selection_lines
 from scm.report.findings import collect
+from scm.report.paper import paper_charts
 from scm.report.wording import duration, number
 from stages.report import build
-from tests.support.fake_results import fake_params, write_fake_results
+from tests.support.fake_results import fake_project, write_fake_results
 
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, str]:
-    """What has been drawn, by the drawing: most pages here show the same ones, and drawing is nearly all their time."""
+    """Charts drawn so far: most pages in this file show the same ones, and nearly all time goes into drawing."""
     return {}
 
 
 @pytest.fixture
 def root(tmp_path: Path, drawn: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    def once(drawing: Drawing) -> str:
-        key = repr(drawing)
+    def once(chart: Chart) -> str:
+        key = repr(chart)
         if key not in drawn:
-            drawn[key] = svg(drawing)
+            drawn[key] = svg(chart)
         return drawn[key]
 
     monkeypatch.setattr(report_page, "svg", once)
@@ -77,7 +78,7 @@ def change(path: Path, **values: object) -> None:
 def test_the_table_holds_the_figures(root: Path) -> None:
     change(root / "results/metrics/evaluate-teacher.json", **{"fd@35": 4.0})
     change(root / "results/metrics/evaluate-scd.json", **{"fd@2": 5.0, "accuracy@2": None})
-    build(root, fake_params())
+    build(fake_project(root))
     page = html(root)
     row = re.search(r'<tr class="best">(.*?)</tr>', page)
     assert row is not None
@@ -88,7 +89,7 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     head = re.findall(r"<th(?: [^>]*)?>([^<]*)", page[: page.index("</thead>")])
     assert head[5:9] == ["KID", "M params × NFE", "Precision", "Recall"] and len(head) == 11
     sentence = (
-        "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, beside the teacher&#x27;s 4.00 in 35: "
+        "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, against the teacher&#39;s 4.00 in 35: "
         "1.25 × the distance with 17.5 × fewer evaluations."
     )
     assert sentence in page
@@ -101,11 +102,11 @@ def test_the_table_holds_the_figures(root: Path) -> None:
 
 @pytest.mark.parametrize(("extractor", "name"), [("inception", "FID"), ("dinov2", "FD-DINOv2"), ("exported", "FD")])
 def test_the_distance_is_called_by_its_extractor(root: Path, extractor: str, name: str) -> None:
-    """Which has no accuracy of its own, and knows no classes."""
+    """Extractors other than our classifier have no held-out accuracy and know no classes."""
     change(root / "results/metrics/evaluate-scd.json", **{"fd@2": 5.0, "accuracy@2": None})
     change(root / "results/runs/reference.json", params={"reference.extractor": extractor})
     (root / "results/metrics/reference.json").write_text(json.dumps({"fd_floor": 1.42}))
-    build(root, fake_params())
+    build(fake_project(root))
     page, text = html(root), (root / "results/report.md").read_text()
     long = {"FD": "a Fréchet distance"}.get(name, f"an {name}")
     for shown in (page, text):
@@ -116,11 +117,11 @@ def test_the_distance_is_called_by_its_extractor(root: Path, extractor: str, nam
 
 
 def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
-    build(root, fake_params())
+    build(fake_project(root))
     assert "range of seeds" not in html(root)
     several = {"fd@2": 5.0, "fd_0@2": 5.3, "fd_1@2": 5.0, "fd_2@2": 5.12, "fd_mean@2": 5.14, "fd_std@2": 0.15}
     change(root / "results/metrics/evaluate-scd.json", **several)
-    build(root, fake_params())
+    build(fake_project(root))
     assert '<td class="n">5.00 (5.30, 5.00, 5.12)</td>' in html(root) and "of each range of seeds" in html(root)
     assert "| sCD | consistency | 2 | 5.00 (5.30, 5.00, 5.12) |" in (root / "results/report.md").read_text()
 
@@ -128,7 +129,7 @@ def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
 def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:
     change(root / "results/metrics/evaluate-teacher.json", **{"fd@35": 4.0, "mparams": 0.2})
     change(root / "results/metrics/evaluate-scd.json", **{"fd@1": 7.0, "fd@2": 5.0, "mparams": 0.2})
-    compute, size = paper.drawings(collect(root, fake_params()), ("red", "blue"))
+    (_, compute), (_, size) = paper_charts(collect(fake_project(root)), ("red", "blue"))
     assert compute.lines[0] == Line([100 / 35, 200 / 35], [1.75, 1.25], "red", "sCD", points=True)
     assert size.lines[0] == Line([0.2], [1.25], "red", "sCD, 2 NFE", points=True)
     assert [line.label for line in compute.lines[1:]] == [
@@ -140,26 +141,26 @@ def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:
     sized = size.lines[-1]
     assert sized.x == (280.2, 497.8, 777.6, 1119.4, 1523.4) and sized.y[0] == pytest.approx(2.50 / 2.29)
     assert size.logarithmic_x and len(size.lines) == 4, "of CIFAR-10 the paper has one size"
-    build(root, fake_params(["teacher"]))
-    assert "Beside the paper" not in html(root)
+    build(fake_project(root, ["teacher"]))
+    assert "Compared with the paper" not in html(root)
     (root / "pipelines/paper_tables.yaml").write_text("results: {cifar10: 3}\nsizes: {}\n")
     with pytest.raises(UserError, match=r"pipelines/paper_tables\.yaml: .* restore it"):
-        build(root, fake_params())
+        build(fake_project(root))
 
 
 def test_a_choice_at_the_edge_of_the_candidates_is_said(root: Path) -> None:
-    build(root, fake_params())
+    build(fake_project(root))
     assert "at the edge" not in html(root)
     change(root / "results/metrics/select-scd.json", sigma_rel=0.25)
-    build(root, fake_params())
+    build(fake_project(root))
     assert html(root).count("sCD: chosen σ_rel 0.25, t_mid 0.8; at the edge of the candidates: σ_rel</b>") == 1
     change(root / "results/metrics/select-scd.json", t_mid=0.6)
-    build(root, fake_params())
+    build(fake_project(root))
     assert html(root).count("sCD: chosen σ_rel 0.25, t_mid 0.6; at the edge of the candidates: σ_rel, t_mid</b>") == 1
 
 
 def guided(root: Path) -> None:
-    """sCD's choice among three scales after a first look, and that of an imported teacher, of unknown length."""
+    """sCD chose among three scales after a first look; the teacher is imported, and its average's length is unknown."""
     lines = ["sigma_rel,guidance,t_mid,samples,fd,fd_1step"]
     for length, times in itertools.product((0.03, 0.05, 0.1, 0.2), (0.6, 0.8)):
         for scale in (1.0, 1.4, 1.8):
@@ -177,16 +178,16 @@ def guided(root: Path) -> None:
 
 def test_guidance_scales_have_a_line_each_and_first_looks_none(root: Path) -> None:
     guided(root)
-    build(root, fake_params())
+    build(fake_project(root))
     text = html(root)
     assert "sCD: chosen σ_rel 0.1, t_mid 0.8, guidance 1.4; at the edge of the candidates: t_mid</b>" in text
     assert "Teacher: chosen guidance 2; at the edge of the candidates: guidance</b>" in text
     assert "Teacher: Fréchet distance over guidance" in text and "sCT: Fréchet distance over σ_rel" in text
     assert all(f"2 steps, guidance {scale}" in text for scale in ("1", "1.4", "1.6", "1.8"))
-    assert text.count("fell out after a first look at fewer samples") == 1
-    findings = collect(root, fake_params())
+    assert text.count("dropped after a first look at fewer samples") == 1
+    findings = collect(fake_project(root))
     rows = [row for row in findings.selection["scd"] if row["samples"] == 2000]
-    *scales, one = report_page.selection_lines(rows, findings.choices["scd"], "sigma_rel")
+    *scales, one = selection_lines(rows, findings.choices["scd"], "sigma_rel")
     assert [(line.label, list(line.x)) for line in scales] == [
         ("2 steps, guidance 1", [0.05, 0.1, 0.2]), ("2 steps, guidance 1.4", [0.03, 0.05, 0.1, 0.2]),
         ("2 steps, guidance 1.6", [0.1]), ("2 steps, guidance 1.8", [0.05, 0.1, 0.2]),
@@ -195,9 +196,9 @@ def test_guidance_scales_have_a_line_each_and_first_looks_none(root: Path) -> No
 
 
 def test_the_data_are_counted_and_shown(root: Path) -> None:
-    build(root, fake_params())
+    build(fake_project(root))
     said = (
-        "1,797 images in 10 classes of 174 to 183 images, brought to 8×8 pixels, grey; 3 were smaller. "
+        "1,797 images in 10 classes of 174 to 183 images, scaled to 8×8 pixels, grey; 3 were smaller. "
         "2 files left out (2 × not an image file)."
     )
     assert said in html(root) and said in (root / "results/report.md").read_text()
@@ -205,15 +206,15 @@ def test_the_data_are_counted_and_shown(root: Path) -> None:
     assert '<td class="wrap">4 to 7 px</td><td class="n">3</td>' in html(root)
     classes = [{"name": f"<{number}>", "images": 7} for number in range(21)]
     change(root / "results/samples/prepare/data.json", classes=classes, skipped=0, skipped_reasons=[])
-    build(root, fake_params())
+    build(fake_project(root))
     assert "in 21 classes of 7 images" in html(root) and "<b>Classes</b>" not in html(root)
     (root / "results/samples/prepare/contact.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"contact\.png is missing or empty: delete it and run"):
-        build(root, fake_params())
+        build(fake_project(root))
 
 
 def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
-    build(root, fake_params())
+    build(fake_project(root))
     tags = Tags(html(root))
     assert tags.open == []
     assert tags.counts["img"] == 6 + 1, "the grids and the contact sheet"
@@ -224,24 +225,24 @@ def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
 
 
 def test_the_same_files_make_the_same_page(root: Path, drawn: dict[str, str]) -> None:
-    build(root, fake_params())
+    build(fake_project(root, ["teacher", "scd"]))
     first = html(root)
     drawn.clear()
-    build(root, fake_params())
+    build(fake_project(root, ["teacher", "scd"]))
     assert html(root) == first
 
 
 def test_what_the_trainings_found_wrong_is_told(root: Path) -> None:
-    build(root, fake_params())
+    build(fake_project(root))
     assert "unusual" not in html(root) and "Training health" not in (root / "results/report.md").read_text()
     for name in ("train_teacher", "train_student@scd", "train_student@sct"):
         change(root / f"results/runs/{name}.json", health=[])
-    build(root, fake_params())
+    build(fake_project(root))
     assert "<p>Nothing unusual was found in any training.</p>" in html(root)
     change(root / "results/runs/train_student@scd.json", health=["the gradient's norm < rose"])
     change(root / "results/runs/train_teacher.json", health=["9 steps skipped"])
-    build(root, fake_params())
-    assert "<p>Teacher: 9 steps skipped.</p>\n<p>sCD: the gradient&#x27;s norm &lt; rose.</p>" in html(root)
+    build(fake_project(root))
+    assert "<p>Teacher: 9 steps skipped.</p>\n<p>sCD: the gradient&#39;s norm &lt; rose.</p>" in html(root)
     assert (
         "- Teacher: 9 steps skipped.\n- sCD: the gradient's norm \\< rose.\n"
         in (root / "results/report.md").read_text()
@@ -250,11 +251,11 @@ def test_what_the_trainings_found_wrong_is_told(root: Path) -> None:
 
 
 def test_everything_is_escaped(root: Path) -> None:
-    params = fake_params()
-    params.preset = "<script>alert(1)</script>"
+    project = fake_project(root)
+    project.params.preset = "<script>alert(1)</script>"
     for name in ("prepare", "evaluate@sct"):
         change(root / f"results/runs/{name}.json", machine="<b>&", device='"><img>', chain={"<i>": "</table>"})
-    build(root, params)
+    build(project)
     tags = Tags(html(root))
     assert "script" not in tags.counts and "i" in tags.counts and tags.counts["img"] == 7
     assert "&lt;b&gt;&amp;" in html(root) and "<code>&lt;i&gt;</code>" in html(root)
@@ -265,16 +266,16 @@ def test_parameters_that_differ_say_whose_they_are(root: Path) -> None:
     for model, rate in (("scd", 0.25), ("sct", 0.5)):
         change(root / f"results/runs/evaluate@{model}.json", chain={"seed": 3, "student.dropout": rate})
     change(root / "results/runs/evaluate@teacher.json", chain={"seed": 3}, params={})
-    build(root, fake_params())
+    build(fake_project(root))
     cells = re.findall(r"<td><code>([^<]*)</code></td><td class=\"wrap\"><code>([^<]*)</code>", html(root))
     assert ("student.dropout", "sCD: 0.25, sCT: 0.5") in cells
     assert ("evaluate.samples", "sCD: 1797, sCT: 1797") in cells
 
 
 def test_only_the_configured_models_are_shown(root: Path) -> None:
-    build(root, fake_params(["teacher", "scd"]))
+    build(fake_project(root, ["teacher", "scd"]))
     assert "sCT" not in html(root)
-    build(root, fake_params(["teacher"]))
+    build(fake_project(root, ["teacher"]))
     assert "The teacher has a Fréchet distance of" in html(root)
 
 
@@ -295,10 +296,10 @@ def test_missing_and_empty_files_are_named(root: Path, missing: str) -> None:
     path = root / "results" / missing
     path.write_text("")
     with pytest.raises(UserError, match=re.escape(str(path))):
-        build(root, fake_params())
+        build(fake_project(root))
     path.unlink()
     with pytest.raises(UserError, match=re.escape(f"{path} is missing: run `dvc repro` first")):
-        build(root, fake_params())
+        build(fake_project(root))
     assert not (root / "results/report.html").exists()
 
 
@@ -308,9 +309,9 @@ def test_missing_figures_are_named(root: Path) -> None:
     for missing in ("mparams", "kid@2", "precision@2", "recall@35"):
         path.write_text(json.dumps({key: value for key, value in figures.items() if key != missing}))
         with pytest.raises(UserError, match=rf"evaluate-teacher.json has no figure '{missing}'"):
-            build(root, fake_params())
+            build(fake_project(root))
     with pytest.raises(UserError, match="does not name the teacher"):
-        build(root, fake_params(["scd"]))
+        build(fake_project(root, ["scd"]))
 
 
 def test_numbers_read_well() -> None:
@@ -320,10 +321,10 @@ def test_numbers_read_well() -> None:
     assert [image_count(value) for value in (131072, 3 * 2**20, 512)] == ["128Ki", "3Mi", "512"]
 
 
-def test_a_drawing_takes_the_pages_colours_and_thins_long_lines() -> None:
+def test_a_chart_takes_the_pages_colours_and_thins_long_lines() -> None:
     count = 5000
     line = Line(range(count), [1.0 + index % 7 for index in range(count)], "#228be6", "a < b")
-    text = svg(Drawing('T "1"', IMAGES, [line], logarithmic=True, mark=(100.0, 2.0)))
+    text = svg(Chart('T "1"', IMAGES, [line], logarithmic=True, mark=(100.0, 2.0)))
     assert 'aria-label="T &quot;1&quot;"' in text and "currentColor" in text and "a &lt; b" in text
     assert "<style" not in text and "#010203" not in text and len(text) < 40_000
     assert text.startswith("<svg viewBox=") and "width=" not in text[: text.index(">")]

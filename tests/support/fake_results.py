@@ -1,4 +1,4 @@
-"""A results/ tree such as a finished pipeline leaves it, with made-up figures, for the tests of what shows it."""
+"""A results/ tree as a finished pipeline leaves it, with made-up figures, for tests of what reads and shows it."""
 
 import csv
 import hashlib
@@ -8,12 +8,15 @@ import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 from PIL import Image
 
+from scm.params.project import Project
+
 TABLES = Path(__file__).parents[2] / "pipelines/paper_tables.yaml"
 MODELS = ["teacher", "scd", "sct"]
-FIGURES = {  # model -> evaluations -> (Frechet distance, precision, recall, accuracy, images a second)
+FIGURES = {  # model -> evaluations -> (Fréchet distance, precision, recall, accuracy, images per second)
     "teacher": {35: (3.82, 0.962, 0.951, 0.982, 310.0), 2: (236.4, 0.204, 0.003, 0.131, 5400.0)},
     "scd": {1: (7.61, 0.928, 0.902, 0.957, 9100.0), 2: (5.31, 0.944, 0.917, 0.969, 5450.0)},
     "sct": {1: (22.7, 0.871, 0.843, 0.902, 9080.0), 2: (13.8, 0.896, 0.872, 0.931, 5440.0)},
@@ -31,8 +34,12 @@ def fake_params(models: list[str] | None = None) -> SimpleNamespace:
     )
 
 
+def fake_project(root: Path, models: list[str] | None = None) -> Project:
+    return Project(root, cast(Any, fake_params(models)))
+
+
 def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
-    """Writes results/ under `root` as a pipeline with `seed` would, and returns `root`."""
+    """Writes results/ under `root` as a pipeline with this seed would, and returns `root`."""
     generator = random.Random(seed)
     results = root / "results"
     (root / "pipelines").mkdir(exist_ok=True)
@@ -100,7 +107,7 @@ def _selection(results: Path, model: str, generator: random.Random) -> None:
 
 
 def _grid(path: Path, distance: float, generator: random.Random) -> None:
-    """Ten 8x8 blobs a row, the more washed out the larger the distance."""
+    """Rows of ten blobs of 8×8 pixels, which blur as the distance grows."""
     picture = Image.new("L", (80, 32))
     spread = 3 + distance**0.5
     for top in range(0, 32, 8):
