@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
-from scm.data.sources.opening import Wanted, open_source
+from scm.data.reading.source import Wanted, open_source
 from scm.results.provenance import machine_name
 
 SIDE, RESOLUTION, CLASSES, DIFFERENT, SHARD_IMAGES = 256, 64, 10, 64, 1024

@@ -13,7 +13,7 @@ from scm.base.files import replacing_folder
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
 from scm.evaluation.figures import figures_of, kept_features, sampled_features
-from scm.evaluation.reference import Reference, load
+from scm.evaluation.reference import Reference, load_reference
 from scm.generation import trained
 from scm.generation.generate import asked_labels, batches, generate
 from scm.generation.grids import save_grid, scale_for
@@ -25,7 +25,7 @@ def run(stage: Stage) -> None:
     params, settings, model_name = stage.params, stage.params.evaluate, str(stage.item)
     device = models.device_of(params.runtime)
     ranks = Ranks.join(device)
-    reference = load(stage.root / "data/reference", ranks.device)
+    reference = load_reference(stage.root / "data/reference", ranks.device)
     model, header = trained.load_selected(stage.root / f"models/{model_name}", ranks.device)
     codec, scale = load_codec(stage.root / "data/codec", ranks.device), header["guidance_scale"]
     codec.check(header["codec"], f"models/{model_name}")

@@ -6,7 +6,7 @@ from scm.base.files import replacing_folder, room_in, write_json
 from scm.data.latents.autoencoders import located, weight_files
 from scm.data.preparation.ingest import FREE, Plan, Workers, assemble, ingest
 from scm.data.preparation.summary import contact_images, summary
-from scm.data.sources.opening import Wanted, open_source
+from scm.data.reading.source import Wanted, open_source
 from scm.generation.grids import save_grid, scale_for
 from scm.pipeline.stage import Stage, main
 

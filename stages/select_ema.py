@@ -8,7 +8,7 @@ from scm.base.distributed import Ranks
 from scm.base.files import replacing, write_json
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
-from scm.evaluation.reference import load
+from scm.evaluation.reference import load_reference
 from scm.evaluation.selection import Figures, Measured, chosen
 from scm.generation import trained
 from scm.pipeline.stage import Stage, main
@@ -17,7 +17,7 @@ from scm.results.reading import progress_path
 
 def run(stage: Stage) -> None:
     params, model, ranks = stage.params, str(stage.item), Ranks.join(models.device_of(stage.params.runtime))
-    reference = load(stage.root / "data/reference", ranks.device)
+    reference = load_reference(stage.root / "data/reference", ranks.device)
     codec, snapshots = load_codec(stage.root / "data/codec", ranks.device), stage.root / f"models/{model}/snapshots"
     known = Measured(stage.work / "measured.jsonl", ranks)
     selection = sampling.selection(params, reference, codec, snapshots, ranks, stage.progress, known)

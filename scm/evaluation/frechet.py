@@ -1,16 +1,13 @@
-"""The Frechet distance between real and generated images, in float64, through torchmetrics.
+"""The Frechet distance between real and generated images, from sums over their features rather than from images.
 
-    FD = |m_r - m_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2))          (Heusel et al. 2017, arXiv 1706.08500)
-
-with the mean m and the unbiased covariance C of the features of the real (r) and the generated (g) images. The metric
-gets sums over images (`statistics`) rather than images: extractors run elsewhere, in a precision of their own, and the
-real images' part is computed once.
+The means and the unbiased covariances follow from these sums, so extractors run elsewhere, in a precision of their own,
+and the real images' part is computed once.
 """
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
+from torch import Tensor
 
+from scm.base.frechet import frechet_distance
 from scm.errors import UserError
 from scm.evaluation.statistics import Statistics
 
@@ -18,18 +15,8 @@ FEWEST_SAMPLES = 2
 """A covariance needs two samples. With no more samples than features it is singular: the distance stays defined,
 but the roots of eigenvalues that are 0 but for rounding leave a relative error of about 1e-7."""
 
-_STATES = {"sum": "features_sum", "outer_sum": "features_cov_sum", "count": "features_num_samples"}
 
-
-class _NoExtractor(nn.Module):
-    """What the metric takes for its extractor, and never calls."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-
-def frechet_distance(real: Statistics, generated: Statistics) -> float:
+def distance_between(real: Statistics, generated: Statistics) -> float:
     """The distance in squared units of a feature; computed where the statistics of the generated images lie.
 
     Raises:
@@ -39,13 +26,12 @@ def frechet_distance(real: Statistics, generated: Statistics) -> float:
         if statistics["count"] < FEWEST_SAMPLES:
             count = int(statistics["count"])
             raise UserError(f"a Frechet distance needs at least {FEWEST_SAMPLES} {kind} images, not {count}")
-    # In a group of processes the metric would add up everybody's states, the real images' as well.
-    metric = FrechetInceptionDistance(feature=_NoExtractor(len(real["sum"])), sync_on_compute=False)
-    metric.orig_dtype = torch.float64  # of the result
-    for side, statistics in (("real", real), ("fake", generated)):
-        for name, state in _STATES.items():
-            value: Tensor = statistics[name].to(generated["sum"].device, torch.float64)
-            setattr(metric, f"{side}_{state}", value)
-    metric._update_count = 1  # torchmetrics would warn that nothing was measured
-    # Rounding can leave a distance of 0 at -1e-9. The order matters: max(0.0, nan) would be a perfect 0.
-    return max(metric.compute().item(), 0.0)
+    device = generated["sum"].device
+    return frechet_distance(*_moments(real, device), *_moments(generated, device))
+
+
+def _moments(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean [F] and unbiased covariance [F, F], float64."""
+    total, outer, count = (statistics[key].to(device, torch.float64) for key in ("sum", "outer_sum", "count"))
+    mean = total / count
+    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)

@@ -22,7 +22,7 @@ from scm.base.progress import Progress
 from scm.base.randomness import generator
 from scm.data.shards.shards import LABELS, iterate_batches, read_index
 from scm.errors import UserError
-from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor, require_finite
+from scm.evaluation.extractor import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.frechet import FEWEST_SAMPLES
 from scm.evaluation.precision_recall import MOST_IMAGES
 from scm.evaluation.statistics import Statistics, Sums, together

@@ -19,10 +19,8 @@ from torch import Tensor
 
 from scm.base.files import read_json, replacing_folder, sha256, write_json
 from scm.errors import UserError
-from scm.evaluation import extractors
-from scm.evaluation.extractors.base import LARGEST_BATCH, Extractor, require_finite
-from scm.evaluation.extractors.classifier import Classifier, Task
-from scm.evaluation.frechet import frechet_distance
+from scm.evaluation.extractor import LARGEST_BATCH, Extractor, load_extractor, require_finite
+from scm.evaluation.frechet import distance_between
 from scm.evaluation.kernel import kernel_distance
 from scm.evaluation.measuring import RealImages
 from scm.evaluation.precision_recall import precision_recall, spread
@@ -54,7 +52,7 @@ class Reference:
 
     classes: tuple[str, ...]
     shape: tuple[int, ...]
-    task: Task | None
+    task: str | None
     held_out_accuracy: float | None
     floor: float
     labels: Tensor
@@ -79,7 +77,7 @@ class Reference:
 
     def distance_of(self, features: Tensor) -> float:
         """Frechet distance of generated images with these features, [N, F], to the real ones."""
-        return frechet_distance(self.statistics, statistics_of(features))
+        return distance_between(self.statistics, statistics_of(features))
 
     @torch.no_grad()
     def further(self, features: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
@@ -105,8 +103,8 @@ class Reference:
         some, real = spread(features, count).float(), self.features[:count].to(features.device)
         figures["kid"] = kernel_distance(real, some)
         figures["precision"], figures["recall"] = precision_recall(real, some, neighbours)
-        if self.task == "class" and isinstance(self.extractor, Classifier):
-            right = self.extractor.output(features).argmax(dim=1) == labels.to(features.device)
+        if self.task == "class" and (classes := self.extractor.classes_of(features)) is not None:
+            right = classes == labels.to(features.device)
             figures["accuracy"] = int(right.sum()) / len(right)
         return figures
 
@@ -158,10 +156,10 @@ class Reference:
         return {**self.statistics, "labels": self.labels, "features": self.features}
 
 
-def build(
+def build_reference(
     extractor: Extractor,
     real: RealImages,
-    task: Task | None = None,
+    task: str | None = None,
     held_out_accuracy: float | None = None,
     statistics: Statistics | None = None,
     statistics_sha256: str | None = None,
@@ -180,7 +178,7 @@ def build(
         real.shape,
         task,
         held_out_accuracy,
-        frechet_distance(*real.halves),
+        distance_between(*real.halves),
         real.labels,
         real.features,
         statistics or real.whole,
@@ -190,7 +188,7 @@ def build(
     )
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
+def load_reference(folder: Path, device: torch.device | str = "cpu") -> Reference:
     """Reads what `Reference.save` wrote and puts the extractor on `device`.
 
     Raises:
@@ -205,7 +203,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Reference:
             raise UserError(f"{folder / name} is missing: {remedy}")
         if sha256(folder / name) != digest:
             raise UserError(f"{folder / name} was changed after it was written: {remedy}")
-    extractor = extractors.load(header["extractor"], folder, header["shape"][-1], device)
+    extractor = load_extractor(header["extractor"], folder, header["shape"][-1], device)
     extractor.weights_sha256 = header["weights_sha256"]
     try:
         tensors = load_file(folder / STATISTICS)

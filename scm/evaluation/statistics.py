@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ from scm.pickles import arrays, edm
 
 Statistics = dict[str, Tensor]
 """float64: "sum" [F] of features f, "outer_sum" [F, F] of f f^T, and their "count" []."""
-Kind = Literal["fid", "fd_dinov2"]
-"""What EDM2's files call the distances that their mean and covariance are for."""
 
 PRETENDED = 50_000
 """Images that a mean and a covariance of unknown count are said to be of; the distance does not depend on it."""
@@ -65,12 +63,12 @@ def of_moments(mean: Tensor, covariance: Tensor, count: int = PRETENDED) -> Stat
     return {"sum": count * mean, "outer_sum": outer_sum, "count": torch.tensor(float(count), dtype=torch.float64)}
 
 
-def read(path: Path, kind: Kind | None, features: int) -> Statistics:
+def read_statistics(path: Path, kind: str | None, features: int) -> Statistics:
     """Reference statistics of EDM (.npz with mu and sigma) or of EDM2 (.pkl, with mu and sigma under `kind`).
 
     Args:
         path: a .npz, or a pickle, in which nothing is executed.
-        kind: the distance that they are for; None = the file holds those of one distance.
+        kind: what EDM2's files call the distance, e.g. "fid"; None = the file must hold those of one distance.
         features: F that the extractor has.
 
     Raises:

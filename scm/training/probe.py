@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from scm.base.frechet import frechet_distance
 from scm.base.randomness import seed_of
 from scm.networks import Model
 from scm.networks.model import evaluating
@@ -76,7 +77,7 @@ class Probe:
         samples = torch.cat(parts)
         if not samples.isfinite().all():
             return float("inf")
-        return frechet(self._real, statistics(samples))
+        return frechet_distance(*self._real, *statistics(samples))
 
     def _draw(self, model: Model, weights: Mapping[str, Tensor], part: slice, device: torch.device) -> Tensor:
         labels, noise = self._labels[part].to(device), SampleNoise(self._seeds[part], self._shape, device)
@@ -101,17 +102,3 @@ def pooled(x: Tensor) -> Tensor:
 def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [F] and unbiased covariance [F, F] of features [N, F]."""
     return features.mean(0), torch.cov(features.T).reshape(features.shape[1], features.shape[1])
-
-
-def frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of means and covariances (arXiv 1706.08500), at least 0, or NaN."""
-    (mean, covariance), (other_mean, other_covariance) = one, other
-    root = _root(covariance)
-    mixed = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
-    distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * mixed
-    return max(float(distance), 0.0)  # in this order what is no number stays none
-
-
-def _root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T

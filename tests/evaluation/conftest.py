@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from scm.data.shards.shards import write_shards
-from scm.data.sources.transforms import augment
+from scm.evaluation.augmentation import augment
 from scm.evaluation.extractors.classifier import ClassifierSettings, train_classifier
 from scm.evaluation.measuring import collect, measure
-from scm.evaluation.reference import Reference, build
+from scm.evaluation.reference import Reference, build_reference
 
 SETTINGS = ClassifierSettings(width=8, features=16, epochs=3, batch=32, lr=5e-3, held_out=0.25)
 
@@ -57,4 +57,4 @@ def reference_of(
     with tempfile.TemporaryDirectory() as folder:
         shards, work = shards_of(Path(folder) / "shards", images, labels, classes), Path(folder) / "work"
         measure(extractor, shards, work, seed=seed)
-        return build(extractor, collect(shards, work, seed), task, reached)
+        return build_reference(extractor, collect(shards, work, seed), task, reached)

@@ -4,8 +4,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from scm.data.sources.transforms import augment
 from scm.errors import UserError
+from scm.evaluation.augmentation import augment
 from scm.evaluation.extractors.classifier import (
     Classifier,
     ClassifierSettings,

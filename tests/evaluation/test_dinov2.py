@@ -12,8 +12,9 @@ from transformers import Dinov2Config
 
 from scm.base.files import sha256
 from scm.errors import UserError
-from scm.evaluation import extractors
-from scm.evaluation.extractors.dinov2 import Dinov2, load, positions_for, prepared, read
+from scm.evaluation.extractor import read_extractor
+from scm.evaluation.extractors.dinov2 import Dinov2, load_extractor, positions_for, prepared, read_dinov2
+from scm.evaluation.weight_files import GivenWeights
 from tests.support.models import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -41,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Dinov2:
-    return read(folder)
+    return read_dinov2(folder)
 
 
 def close(found: Tensor, golden: dict, tolerance: float) -> None:
@@ -81,35 +82,35 @@ def test_grey_images_are_repeated(model: Dinov2):
 def test_saved_and_loaded_network_is_the_same(model: Dinov2, tmp_path):
     assert model.save(tmp_path) == ["dinov2/config.json", "dinov2/model.safetensors"]
     images = RECIPES.pictures(32)
-    assert torch.equal(load(tmp_path)(images), model(images))
-    assert not load(tmp_path).training
+    assert torch.equal(load_extractor(tmp_path, 32, "cpu")(images), model(images))
+    assert not load_extractor(tmp_path, 32, "cpu").training
 
 
 def test_is_read_by_its_name_and_hash(model: Dinov2, folder: Path):
     digest = sha256(folder / "model.safetensors")
-    found = extractors.read("dinov2", folder.name, digest, folder.parent, 32)
+    found = read_extractor("dinov2", GivenWeights(folder.name, digest, folder.parent, 32))
     assert found.weights_sha256 == digest
     images = RECIPES.pictures(32)[:1]
     assert torch.equal(found(images), model(images))
     with pytest.raises(UserError, match=rf"model.safetensors has the SHA-256 {digest}, not reference.sha256 = 00"):
-        extractors.read("dinov2", folder.name, "0" * 64, folder.parent, 32)
+        read_extractor("dinov2", GivenWeights(folder.name, "0" * 64, folder.parent, 32))
 
 
 def test_refuses_other_networks(tmp_path):
     with pytest.raises(UserError, match=r"config.json describes a vit, not a dinov2: see docs/evaluation.md for"):
-        read(folder_with(tmp_path / "vit", RECIPES.published(STATE), model_type="vit"))
+        read_dinov2(folder_with(tmp_path / "vit", RECIPES.published(STATE), model_type="vit"))
     with pytest.raises(UserError, match=r"has \{'hidden_act': 'relu'\}, which the published networks have not: "):
-        read(folder_with(tmp_path / "relu", RECIPES.published(STATE), hidden_act="relu"))
+        read_dinov2(folder_with(tmp_path / "relu", RECIPES.published(STATE), hidden_act="relu"))
     state = RECIPES.published(STATE)
     del state["layernorm.weight"]
     with pytest.raises(UserError, match=r"model.safetensors lacks layernorm.weight and 0 others: see docs/eval"):
-        read(folder_with(tmp_path / "less", state))
+        read_dinov2(folder_with(tmp_path / "less", state))
     state["layernorm.weight"] = torch.zeros(3)
     with pytest.raises(UserError, match=r"wrong holds no DINOv2 \(.*\): see docs/evaluation.md for the files to use$"):
-        read(folder_with(tmp_path / "wrong", state))
+        read_dinov2(folder_with(tmp_path / "wrong", state))
     (tmp_path / "wrong/model.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(UserError, match=r"wrong holds no DINOv2 \(.*\): see docs/evaluation.md for the files to use$"):
-        read(tmp_path / "wrong")
+        read_dinov2(tmp_path / "wrong")
 
 
 def test_says_how_to_get_the_files(tmp_path, monkeypatch):
@@ -119,11 +120,11 @@ def test_says_how_to_get_the_files(tmp_path, monkeypatch):
     )
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:
-        extractors.read("dinov2", "empty", None, tmp_path, 32)
+        read_extractor("dinov2", GivenWeights("empty", None, tmp_path, 32))
     assert str(error.value) == f"reference.weights: {tmp_path / 'empty/config.json'} is missing: {command}"
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: (_ for _ in ()).throw(OSError("no net")))
     with pytest.raises(UserError) as error:
-        extractors.read("dinov2", "facebook/dinov2-large", None, tmp_path, 32)
+        read_extractor("dinov2", GivenWeights("facebook/dinov2-large", None, tmp_path, 32))
     problem = "is no folder here, and the hub does not send it (no net)"
     assert str(error.value) == f"reference.weights = facebook/dinov2-large {problem}: {command}"
 
@@ -131,4 +132,4 @@ def test_says_how_to_get_the_files(tmp_path, monkeypatch):
 def test_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"needs transformers, which is not installed: run pip install -e '\.\[din"):
-        extractors.read("dinov2", "facebook/dinov2-large", None, tmp_path, 32)
+        read_extractor("dinov2", GivenWeights("facebook/dinov2-large", None, tmp_path, 32))

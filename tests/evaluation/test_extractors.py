@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from scm.base.files import sha256
 from scm.errors import UserError
-from scm.evaluation import extractors
-from scm.evaluation.extractors import located
-from scm.evaluation.extractors.base import verify
+from scm.evaluation.extractor import load_extractor, read_extractor
+from scm.evaluation.weight_files import GivenWeights, located, verify
 
 
 class Means(nn.Module):
@@ -44,13 +43,13 @@ def images(count: int, channels: int = 3) -> Tensor:
 
 def test_exported_program_gives_its_features(means, tmp_path):
     digest = sha256(means)
-    extractor = extractors.read("exported", means.name, digest, means.parent, 8)
+    extractor = read_extractor("exported", GivenWeights(means.name, digest, means.parent, 8))
     assert extractor.num_features == 6 and extractor.weights_sha256 == digest
     assert torch.equal(extractor(images(70)), Means()(images(70)))
     grey = images(2, 1)
     assert torch.equal(extractor(grey), Means()(grey.repeat(1, 3, 1, 1)))
     assert extractor.save(tmp_path) == ["extractor.pt2"]
-    assert torch.equal(extractors.load("exported", tmp_path, 8, "cpu")(images(70)), Means()(images(70)))
+    assert torch.equal(load_extractor("exported", tmp_path, 8, "cpu")(images(70)), Means()(images(70)))
 
 
 class Flat(nn.Module):
@@ -99,7 +98,7 @@ HINT = r': export it with dynamic_shapes=\(\{0: torch\.export\.Dim\("batch"\)\},
 def test_refuses_programs_of_another_kind(tmp_path, module, options, text):
     path = exported(tmp_path / "other.pt2", module, **options)
     with pytest.raises(UserError, match=text):
-        extractors.read("exported", path.name, sha256(path), tmp_path, 8)
+        read_extractor("exported", GivenWeights(path.name, sha256(path), tmp_path, 8))
 
 
 def test_refuses_what_is_no_program(tmp_path):
@@ -107,7 +106,7 @@ def test_refuses_what_is_no_program(tmp_path):
     path.write_bytes(b"no program")
     text = r"other.pt2 is no file of torch.export \(.*\): write it with torch.export.save$"
     with pytest.raises(UserError, match=text):
-        extractors.read("exported", path.name, sha256(path), tmp_path, 8)
+        read_extractor("exported", GivenWeights(path.name, sha256(path), tmp_path, 8))
 
 
 @pytest.mark.parametrize("name", ["exported", "inception"])
@@ -115,12 +114,12 @@ def test_nothing_is_opened_before_its_hash_is_known(means, tmp_path, monkeypatch
     monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("it was opened"))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(UserError) as error:
-        extractors.read(name, str(means), None, tmp_path, 8)
+        read_extractor(name, GivenWeights(str(means), None, tmp_path, 8))
     digest = sha256(means)
     remedy = f"if that is the file you mean and you trust where it came from, write reference.sha256: {digest}"
     assert str(error.value) == f"{means} has the SHA-256 {digest}, and params.yaml names none: {remedy}"
     with pytest.raises(UserError) as error:
-        extractors.read(name, str(means), "0" * 64, tmp_path, 8)
+        read_extractor(name, GivenWeights(str(means), "0" * 64, tmp_path, 8))
     expected = f"{means} has the SHA-256 {digest}, not reference.sha256 = {'0' * 64}: correct one of the two"
     assert str(error.value) == expected
 
@@ -133,7 +132,7 @@ def test_verify_returns_the_hash(tmp_path):
 
 def test_missing_file(tmp_path):
     with pytest.raises(UserError) as error:
-        extractors.read("inception", "models/none.pth", None, tmp_path, 8)
+        read_extractor("inception", GivenWeights("models/none.pth", None, tmp_path, 8))
     problem = "there is no such file; docs/evaluation.md says where to get it"
     assert str(error.value) == f"reference.weights = models/none.pth: {problem}"
 

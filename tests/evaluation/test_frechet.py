@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from scm.errors import UserError
-from scm.evaluation.frechet import frechet_distance
+from scm.evaluation.frechet import distance_between
 from scm.evaluation.statistics import Sums, of_moments, statistics_of, together
 
 EDM_FID_16D = 2.9998704239994427
@@ -23,7 +23,7 @@ def with_scipy(real, generated):
 
 
 def measured(real, generated):
-    return frechet_distance(statistics_of(real), statistics_of(generated))
+    return distance_between(statistics_of(real), statistics_of(generated))
 
 
 def drawn(count, features, seed):
@@ -78,16 +78,16 @@ def test_sums_may_be_taken_in_parts():
         for some in real.split(size):
             sums.add(some)
         parts = together([statistics_of(some) for some in generated.split(size)])
-        assert frechet_distance(sums.statistics, parts) == pytest.approx(whole, rel=1e-9)
+        assert distance_between(sums.statistics, parts) == pytest.approx(whole, rel=1e-9)
         assert parts["count"] == 400
 
 
 def test_statistics_are_left_alone():
     real, generated = statistics_of(drawn(200, 6, 1)), statistics_of(drawn(150, 6, 2))
     before = {name: value.clone() for name, value in real.items()}
-    first = frechet_distance(real, generated)
+    first = distance_between(real, generated)
     together([real, generated])
-    assert frechet_distance(real, generated) == first
+    assert distance_between(real, generated) == first
     assert all(torch.equal(real[name], value) for name, value in before.items())
 
 
@@ -104,7 +104,7 @@ def test_mean_and_covariance_serve_as_well():
     moments = of_moments(real.mean(0), real.T.cov())
     assert moments["count"] != 900
     expected = with_scipy(real, generated)
-    assert frechet_distance(moments, statistics_of(generated)) == pytest.approx(expected, rel=1e-6)
+    assert distance_between(moments, statistics_of(generated)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scm.errors import UserError
-from scm.evaluation.extractors.inception import InceptionV3, load, read, resized
+from scm.evaluation.extractors.inception import InceptionV3, load_extractor, read_inception, resized
 from tests.support.models import recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -38,7 +38,7 @@ def weights(state, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(weights) -> InceptionV3:
-    return read(weights)
+    return read_inception(weights)
 
 
 def close(found: Tensor, golden: dict, tolerance: float) -> None:
@@ -88,7 +88,7 @@ def test_grey_images_are_repeated(model: InceptionV3):
 
 def test_saved_and_loaded_network_is_the_same(model: InceptionV3, tmp_path):
     assert model.save(tmp_path) == ["extractor.safetensors"]
-    again = load(tmp_path)
+    again = load_extractor(tmp_path, 32, "cpu")
     assert not again.training
     images = RECIPES.pictures(32)[:1]
     assert torch.equal(again(images), model(images))
@@ -97,10 +97,10 @@ def test_saved_and_loaded_network_is_the_same(model: InceptionV3, tmp_path):
 def test_reads_safetensors_and_files_without_counts(state, tmp_path):
     save_file(state, tmp_path / "weights.safetensors")
     name = "Mixed_7c.branch_pool.bn.running_var"
-    assert torch.equal(read(tmp_path / "weights.safetensors").state_dict()[name], state[name])
+    assert torch.equal(read_inception(tmp_path / "weights.safetensors").state_dict()[name], state[name])
     counted = {**state, "Conv2d_1a_3x3.bn.num_batches_tracked": torch.tensor(0)}
     torch.save(counted, tmp_path / "counted.pth")
-    assert read(tmp_path / "counted.pth").num_features == 2048
+    assert read_inception(tmp_path / "counted.pth").num_features == 2048
 
 
 @pytest.mark.parametrize(
@@ -124,21 +124,21 @@ def test_refuses_other_weights(state, tmp_path, changes, text):
     changed = {name: value for name, value in {**state, **changes}.items() if value is not None}
     torch.save(changed, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=text):
-        read(tmp_path / "weights.pth")
+        read_inception(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 def test_refuses_what_is_no_file_of_weights(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(UserError, match=rf"{name} holds no weights \(.*\): see docs/evaluation.md"):
-        read(path)
+        read_inception(path)
     for content in (b"no weights at all", b"hello world", b""):
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"{name} holds no weights \(.*\): see docs/evaluation.md"):
-            read(path)
+            read_inception(path)
 
 
 def test_executes_nothing(tmp_path):
     torch.save(nn.Linear(1, 1), tmp_path / "module.pth")
     with pytest.raises(UserError, match=r"module.pth holds no weights \(no pickle, or one that would run code"):
-        read(tmp_path / "module.pth")
+        read_inception(tmp_path / "module.pth")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from scm.data.shards.shards import read_index
 from scm.errors import UserError
 from scm.evaluation import measuring
-from scm.evaluation.extractors.base import Extractor
-from scm.evaluation.frechet import frechet_distance
+from scm.evaluation.extractor import Extractor
+from scm.evaluation.frechet import distance_between
 from scm.evaluation.measuring import collect, measure
 from scm.evaluation.statistics import statistics_of
 from tests.evaluation.conftest import shards_of
@@ -82,7 +82,7 @@ def test_the_halves_are_disjoint_random_and_equal(alone):
     first, second = alone.halves
     assert first["count"] == second["count"] == 120
     torch.testing.assert_close(first["sum"] + second["sum"], alone.whole["sum"])
-    assert 0 < frechet_distance(first, second) < 0.05 * alone.whole["outer_sum"].trace() / 240
+    assert 0 < distance_between(first, second) < 0.05 * alone.whole["outer_sum"].trace() / 240
 
 
 def test_one_image_more_belongs_to_the_whole_alone(tmp_path, striped: tuple[Tensor, Tensor]):

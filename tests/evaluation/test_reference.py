@@ -13,7 +13,7 @@ from scm.evaluation.figures import figures_of
 from scm.evaluation.kernel import kernel_distance
 from scm.evaluation.measuring import RealImages
 from scm.evaluation.precision_recall import precision_recall
-from scm.evaluation.reference import build, load
+from scm.evaluation.reference import build_reference, load_reference
 from tests.evaluation.conftest import reference_of
 
 CLASSES = ["lying", "standing", "none"]
@@ -121,7 +121,7 @@ def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor
         "header.json",
         "statistics.safetensors",
     ]
-    loaded = load(tmp_path / "reference")
+    loaded = load_reference(tmp_path / "reference")
     assert distance(loaded, images // 2) == distance(reference, images // 2)
     assert measure(loaded, images // 2, labels, 3) == measure(reference, images // 2, labels, 3)
     assert torch.equal(loaded.labels, labels) and torch.equal(loaded.features, reference.features)
@@ -151,7 +151,7 @@ class Given(Classifier):
 
 def test_protocol_of_a_given_network_follows_from_files_and_not_from_rounding(reference):
     def protocol(extractor, real, **further):
-        return build(extractor, real, **further).protocol
+        return build_reference(extractor, real, **further).protocol
 
     def nudged(value):
         return {name: each * (1 + 1e-9) for name, each in value.items()}
@@ -184,18 +184,18 @@ def test_wrong_images_are_refused(reference, striped: tuple[Tensor, Tensor]):
 def test_load_refuses_missing_changed_and_foreign_files(reference, tmp_path):
     folder = tmp_path / "reference"
     with pytest.raises(UserError, match=r"header.json is missing: run `dvc repro` first$"):
-        load(folder)
+        load_reference(folder)
     reference.save(folder)
     statistics = folder / "statistics.safetensors"
     content = bytearray(statistics.read_bytes())
     content[-1] ^= 1
     statistics.write_bytes(content)
     with pytest.raises(UserError, match=r"statistics.safetensors was changed after it was written: run `dvc repro --f"):
-        load(folder)
+        load_reference(folder)
     statistics.unlink()
     with pytest.raises(UserError, match=r"statistics.safetensors is missing: run `dvc repro --force reference`$"):
-        load(folder)
+        load_reference(folder)
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps({**header, "format": 9}))
     with pytest.raises(UserError, match=r"header.json has format 9, not 3: run `dvc repro --force reference`$"):
-        load(folder)
+        load_reference(folder)

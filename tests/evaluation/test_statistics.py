@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from scm.errors import UserError
-from scm.evaluation.frechet import frechet_distance
-from scm.evaluation.statistics import read, statistics_of
+from scm.evaluation.frechet import distance_between
+from scm.evaluation.statistics import read_statistics, statistics_of
 
 
 def moments(count: int = 500, features: int = 6, seed: int = 0):
@@ -29,12 +29,12 @@ def written(tmp_path, name: str, content):
 
 def distance_to(statistics) -> float:
     generated, _ = moments(300, seed=1)
-    return frechet_distance(statistics, statistics_of(torch.from_numpy(generated)))
+    return distance_between(statistics, statistics_of(torch.from_numpy(generated)))
 
 
 def test_edms_file(tmp_path):
     values, found = moments()
-    statistics = read(written(tmp_path, "cifar10.npz", found), "fid", 6)
+    statistics = read_statistics(written(tmp_path, "cifar10.npz", found), "fid", 6)
     expected = distance_to(statistics_of(torch.from_numpy(values)))
     assert distance_to(statistics) == pytest.approx(expected, rel=1e-9) and expected > 1
 
@@ -45,17 +45,17 @@ def test_edm2s_file_holds_two_distances(tmp_path):
     content = {"fid": found, "fd_dinov2": further}
     path = written(tmp_path, "img512.pkl", content)
     expected = distance_to(statistics_of(torch.from_numpy(values)))
-    assert distance_to(read(path, "fid", 6)) == pytest.approx(expected, rel=1e-9)
-    statistics = read(path, "fd_dinov2", 4)
+    assert distance_to(read_statistics(path, "fid", 6)) == pytest.approx(expected, rel=1e-9)
+    statistics = read_statistics(path, "fd_dinov2", 4)
     torch.testing.assert_close(statistics["sum"] / statistics["count"], torch.from_numpy(others.mean(0)))
     with pytest.raises(UserError, match=r"img512.pkl has no mu and sigma: use EDM's .npz or EDM2's .pkl for this"):
-        read(path, None, 6)
+        read_statistics(path, None, 6)
 
 
 def test_float32_is_read_as_float64(tmp_path):
     _, found = moments()
     path = written(tmp_path, "a.npz", {name: value.astype(np.float32) for name, value in found.items()})
-    assert read(path, "fid", 6)["outer_sum"].dtype == torch.float64
+    assert read_statistics(path, "fid", 6)["outer_sum"].dtype == torch.float64
 
 
 REMEDY = r": use EDM's \.npz or EDM2's \.pkl for this extractor, or reference\.statistics: null$"
@@ -80,25 +80,25 @@ REMEDY = r": use EDM's \.npz or EDM2's \.pkl for this extractor, or reference\.s
 def test_refuses_what_is_no_mean_and_covariance(tmp_path, name, changes, text):
     content = {key: value for key, value in {**moments()[1], **changes}.items() if value is not None}
     with pytest.raises(UserError, match=text):
-        read(written(tmp_path, name, content), "fid", 6)
+        read_statistics(written(tmp_path, name, content), "fid", 6)
 
 
 def test_refuses_what_is_no_such_file(tmp_path):
     with pytest.raises(UserError, match=r"a.npz cannot be read as .npz \(.*\): check reference.statistics$"):
-        read(tmp_path / "a.npz", "fid", 6)
+        read_statistics(tmp_path / "a.npz", "fid", 6)
     (tmp_path / "a.npz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"a.npz cannot be read as .npz \(.*\): check reference.statistics$"):
-        read(tmp_path / "a.npz", "fid", 6)
+        read_statistics(tmp_path / "a.npz", "fid", 6)
     whole = written(tmp_path, "whole.npz", moments()[1]).read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[:200] + bytes(100) + whole[300:])
     with pytest.raises(UserError, match=r"a.npz"):
-        read(tmp_path / "a.npz", "fid", 6)
+        read_statistics(tmp_path / "a.npz", "fid", 6)
     path = written(tmp_path, "list.pkl", [1, 2])
     with pytest.raises(UserError, match=r"list.pkl has no mu and sigma for fid" + REMEDY):
-        read(path, "fid", 6)
+        read_statistics(path, "fid", 6)
     path = written(tmp_path, "text.pkl", {"mu": "text", "sigma": "text"})
     with pytest.raises(UserError, match=r"text.pkl: mu or sigma is no array" + REMEDY):
-        read(path, "fid", 6)
+        read_statistics(path, "fid", 6)
 
 
 class Attack:
@@ -110,5 +110,5 @@ class Attack:
 def test_executes_nothing(tmp_path, capsys, name):
     path = written(tmp_path, name, {"mu": np.array([Attack()]) if name == "a.npz" else Attack(), "sigma": np.eye(1)})
     with pytest.raises(UserError, match=r"a\.npz cannot be read|refused"):
-        read(path, "fid", 1)
+        read_statistics(path, "fid", 1)
     assert "executed" not in capsys.readouterr().out

@@ -66,7 +66,7 @@ def evaluated(folder: Path, drawn: Callable[[int, int, int], None]) -> dict[str,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "batches", timed)
-        patch.setattr(evaluate, "load", lambda *_: reference())
+        patch.setattr(evaluate, "load_reference", lambda *_: reference())
         evaluate.run(stage_in(folder))
     return json.loads((folder / "results/metrics/evaluate-scd.json").read_text())
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
+from scm.data.reading.source import Wanted, open_source
 from scm.data.shards.shards import iterate
-from scm.data.sources.opening import Wanted, open_source
 from scm.errors import UserError
 
 MAX_PIXELS = 4096

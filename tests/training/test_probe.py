@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from scm.base.frechet import frechet_distance
 from scm.networks import Model
 from scm.objectives.sct import ConsistencyTraining
 from scm.samplers import SampleNoise, consistency
 from scm.training import loop
-from scm.training.probe import Probe, frechet, pooled, statistics
+from scm.training.probe import Probe, pooled, statistics
 from tests.support.models import tiny_model
 from tests.training.test_loop import ALONE, Digits, equal, result, settings
 
@@ -23,21 +24,6 @@ def weights_of(model: Model) -> dict[str, torch.Tensor]:
 
 def probe(**changes) -> Probe:
     return Probe(Digits(16), 16, 0, T_MAX, 0.5, **changes)
-
-
-def test_the_distance_of_normal_distributions():
-    """Those of diagonal covariance have a closed form: sum of (m - m')^2 + (s - s')^2."""
-    mean, deviation = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 3.0]).double()
-    turn = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
-
-    def turned(deviation: torch.Tensor) -> torch.Tensor:
-        return turn @ torch.diag(deviation**2) @ turn.T
-
-    zero = torch.zeros(2, dtype=torch.float64)
-    distance = frechet((mean, turned(deviation)), (zero, turned(2 * deviation)))
-    assert distance == pytest.approx(1 + 4 + 0.25 + 9)
-    assert frechet((mean, turned(deviation)), (mean, turned(deviation))) == pytest.approx(0, abs=1e-12)
-    assert math.isnan(frechet((mean * math.nan, turned(deviation)), (zero, turned(deviation))))
 
 
 def test_features_are_means_of_squares_of_pixels():
@@ -58,7 +44,7 @@ def test_the_samples_are_one_step_of_the_model_with_the_given_weights():
     noise = SampleNoise(measured._seeds, (1, 8, 8))
     with torch.no_grad():
         samples = consistency(lambda x, t: other.eval()(x, t, labels), noise, [T_MAX], 0.5)
-    expected = frechet(statistics(pooled(real)), statistics(pooled(samples)))
+    expected = frechet_distance(*statistics(pooled(real)), *statistics(pooled(samples)))
     assert measured(model, weights_of(other)) == pytest.approx(expected, rel=1e-5)
 
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from scm.base.files import link_or_copy, read_json, replacing, replacing_folder, room_in, sha256, write_json
 from scm.base.progress import Progress
+from scm.data.reading.containers import shown
+from scm.data.reading.images import pillow_without_limits_of_its_own, read_cropped
+from scm.data.reading.source import ImageSource
 from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_tar
-from scm.data.sources.containers import shown
-from scm.data.sources.images import Source, pillow_without_limits_of_its_own, read_cropped
 from scm.errors import Interrupted, UserError
 
 AHEAD = 4
@@ -67,7 +68,7 @@ class Tally:
 
 
 def ingest(
-    source: Source,
+    source: ImageSource,
     plan: Plan,
     work: Path,
     workers: Workers,
@@ -110,7 +111,7 @@ def ingest(
         _wait_for_others(work, set(shards) - set(own), progress, stopping)
 
 
-def assemble(source: Source, plan: Plan, work: Path, folder: Path) -> tuple[dict[str, Any], Tally]:
+def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple[dict[str, Any], Tally]:
     """Puts the shards of the work folder together as `folder`, which is replaced as a whole.
 
     Returns:
@@ -146,7 +147,7 @@ def assemble(source: Source, plan: Plan, work: Path, folder: Path) -> tuple[dict
         return finish(index, temporary), total
 
 
-def _check_classes(source: Source, used: set[int]) -> None:
+def _check_classes(source: ImageSource, used: set[int]) -> None:
     empty = [name for label, name in enumerate(source.classes) if label not in used]
     if empty or not used:
         what = f"the class {shown(empty[0])}" if empty else "the source"
@@ -180,14 +181,14 @@ class _Image:
     reason: str = ""
 
 
-def _converted(source: Source, number: int, plan: Plan) -> _Image:
+def _converted(source: ImageSource, number: int, plan: Plan) -> _Image:
     cropped = read_cropped(source, number, plan.resolution, plan.channels)
     if isinstance(cropped, str):
         return _Image(number, reason=cropped)
     return _Image(number, encode_png(cropped.pixels), cropped.short_side)
 
 
-def _write_shard(work: Path, shard: int, source: Source, plan: Plan, images: Iterator[_Image]) -> None:
+def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images: Iterator[_Image]) -> None:
     tally = Tally()
 
     def samples() -> Iterator[tuple[str, bytes, int]]:

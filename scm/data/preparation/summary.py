@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from scm.data.preparation.ingest import Tally
-from scm.data.sources.catalogue import Catalogue
-from scm.data.sources.containers import tar_members, tar_reader
+from scm.data.reading.catalogue import Catalogue
+from scm.data.reading.containers import tar_members, tar_reader
 
 CONTACT_IMAGES, CONTACT_SIDE = 100, 64
 """At most so many images on the contact sheet, and so many pixels on a side of each."""

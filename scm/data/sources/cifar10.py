@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from scm.data.sources.containers import Listing, list_files
-from scm.data.sources.images import Source
+from scm.data.reading.containers import Listing, list_files
+from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 from scm.pickles.machine import Buildable, Known, Machine, Refused
 
@@ -30,33 +30,35 @@ PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))
 BINARY = tuple(f"{name}.bin" for name in PYTHON)
 
 
-def open_cifar10(path: Path, labels: bool) -> Source:
+def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     """Reads the 50,000 training images (146 MiB) and the names of the classes.
 
     Args:
-        path: an archive, or the folder that was in it.
-        labels: False = the images get no labels.
+        wanted: its path is an archive, or the folder that was in it.
+        stack: closes the archive.
 
     Raises:
         UserError: a published archive that is not what was published, a batch that is missing or of another form.
     """
+    path = wanted.path
     _check_md5(path)
-    with ExitStack() as stack:
-        listing = list_files(path, stack)
-        place = {posixpath.basename(listing.files.name(number)): number for number in range(len(listing.files))}
-        names = next((names for names in (PYTHON, BINARY) if names[0] in place), None)
-        if names is None:
-            raise UserError(
-                f"{path} has no {PYTHON[0]} or {BINARY[0]}: set data.path to {' or '.join(MD5)}, or to the folder in it"
-            )
-        meta = "batches.meta" if names is PYTHON else "batches.meta.txt"
-        for name in (*names, meta):
-            if name not in place:
-                raise UserError(f"{path} has no {name}: download the archive again, or unpack all of it")
-        read = _read_python if names is PYTHON else _read_binary
-        parts = [read(listing, place[name], f"{path}: {name}") for name in names]
-        read_names = _names_python if names is PYTHON else _names_binary
-        classes = read_names(listing, place[meta], f"{path}: {meta}")
+    # Which of the two forms is it, and is all of it there?
+    listing = list_files(path, stack)
+    place = {posixpath.basename(listing.files.name(number)): number for number in range(len(listing.files))}
+    names = next((names for names in (PYTHON, BINARY) if names[0] in place), None)
+    if names is None:
+        raise UserError(
+            f"{path} has no {PYTHON[0]} or {BINARY[0]}: set data.path to {' or '.join(MD5)}, or to the folder in it"
+        )
+    meta = "batches.meta" if names is PYTHON else "batches.meta.txt"
+    for name in (*names, meta):
+        if name not in place:
+            raise UserError(f"{path} has no {name}: download the archive again, or unpack all of it")
+    # Read all batches, which fit into memory, and the names of the classes.
+    read = _read_python if names is PYTHON else _read_binary
+    parts = [read(listing, place[name], f"{path}: {name}") for name in names]
+    read_names = _names_python if names is PYTHON else _names_binary
+    classes = read_names(listing, place[meta], f"{path}: {meta}")
     rows = np.concatenate([rows for rows, _ in parts])
     label_of = np.concatenate([labels for _, labels in parts])
     starts = np.cumsum([0, *(len(rows) for rows, _ in parts)])
@@ -68,9 +70,9 @@ def open_cifar10(path: Path, labels: bool) -> Source:
     def load(number: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(rows[number].reshape(3, SIDE, SIDE).transpose(1, 2, 0)))
 
-    if not labels:
+    if not wanted.labels:
         classes, label_of = [], np.full(len(rows), -1)
-    return Source(str(path), classes, label_of, file_name, load)
+    return ImageSource(str(path), classes, label_of, file_name, load)
 
 
 def _check_md5(path: Path) -> None:

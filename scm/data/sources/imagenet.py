@@ -9,26 +9,26 @@ from pathlib import Path
 
 from PIL import Image
 
-from scm.data.sources.catalogue import Catalogue
-from scm.data.sources.containers import ARCHIVE_FAULTS, Part, shown, tar_members, tar_reader, unreadable
-from scm.data.sources.images import Source, decode
+from scm.data.reading.catalogue import Catalogue
+from scm.data.reading.containers import ARCHIVE_FAULTS, Part, shown, tar_members, tar_reader, unreadable
+from scm.data.reading.images import decode
+from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 
 ELSE = "set data.source to folder for images in class folders, to webdataset for shards"
 
 
-def open_imagenet(path: Path, labels: bool, max_pixels: int, stack: ExitStack) -> Source:
+def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     """Lists the images class by class; the classes are the WordNet numbers (n01440764, ...) in their order.
 
     Args:
-        path: ILSVRC2012_img_train.tar.
-        labels: False = the images get no labels.
-        max_pixels: images that claim more are refused undecoded.
+        wanted: its path is ILSVRC2012_img_train.tar.
         stack: closes the file when it is no longer read.
 
     Raises:
-        UserError: there is no such file, or it is no tar of tars named after classes, or it is damaged.
+        UserError: the file is missing or damaged, or it is no tar of tars named after classes.
     """
+    path = wanted.path
     if not path.is_file():
         raise UserError(f"{path} is not a file: set data.path to ILSVRC2012_img_train.tar, or {ELSE}")
     handle = stack.enter_context(path.open("rb"))
@@ -50,13 +50,13 @@ def open_imagenet(path: Path, labels: bool, max_pixels: int, stack: ExitStack) -
             images.add(name, members.places[number], members.sizes[number])
         if len(images) == before:
             raise UserError(f"{path}: the class {wnid} has no images: download the archive again")
-        label_of.extend([label if labels else -1] * (len(images) - before))
+        label_of.extend([label if wanted.labels else -1] * (len(images) - before))
     read = tar_reader(handle)
 
     def load(number: int) -> Image.Image:
-        return decode(lambda: read(images, number), images.sizes[number], max_pixels)
+        return decode(lambda: read(images, number), images.sizes[number], wanted.max_pixels)
 
-    return Source(str(path), sorted(tars) if labels else [], label_of, images.name, load, skipped)
+    return ImageSource(str(path), sorted(tars) if wanted.labels else [], label_of, images.name, load, skipped)
 
 
 def _class_tars(path: Path, handle: io.BufferedReader) -> dict[str, tuple[int, int]]:

@@ -1,19 +1,20 @@
 """The extractor that needs no download: a small classifier that the pipeline trains on the user's own images.
 
-Inception and DINOv2 see photographs of 224 pixels and more; on small images of another kind their features say little.
-A classifier of the data's own classes gives features that separate what matters there, it needs no download, and its
-held-out accuracy tells how far to trust it. Without classes (or with one) it learns to tell by how many quarter turns
-an image is rotated, which needs no labels and still makes it look at shape (Gidaris et al. 2018, arXiv 1803.07728).
+Inception and DINOv2 were made for photographs of 224 pixels and more; on small images of other kinds their features
+say little. A classifier of the data's own classes has features that separate these classes, and its held-out accuracy
+tells how far to trust them. Without classes (or with one) it learns by how many quarter turns an image is rotated,
+which needs no labels and still makes it look at shape (Gidaris et al. 2018, arXiv 1803.07728).
 
 Everything drawn is named by (seed, purpose, epoch), so that the same seed gives the same weights bit for bit.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,13 +22,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scm.base.files import replacing
+from scm.base.distributed import Ranks
+from scm.base.files import read_json, replacing, write_json
 from scm.base.randomness import generator, global_draws, seed_of
+from scm.data.shards.shards import read_images, read_index
 from scm.errors import UserError
-from scm.evaluation.extractors.base import Extractor
+from scm.evaluation.augmentation import augment
+from scm.evaluation.extractor import Extractor
 
 Task = Literal["class", "rotation"]
-FILE = "extractor.safetensors"
+FILE, TAUGHT = "extractor.safetensors", "classifier.json"
+EDM2_STATISTICS = None
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 TURNS = 4
@@ -104,6 +109,9 @@ class Classifier(Extractor):
     def save(self, folder: Path) -> list[str]:
         save_classifier(self, folder / FILE)
         return [FILE]
+
+    def classes_of(self, features: Tensor) -> Tensor:
+        return self.output(features).argmax(dim=1)
 
 
 def _convolution(channels: int, following: int, stride: int) -> nn.Sequential:
@@ -284,3 +292,46 @@ def load_classifier(path: Path) -> Classifier:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is no feature extractor ({reason}): delete it and run `dvc repro reference`") from None
     return model.eval().double()
+
+
+def train_extractor(
+    settings: Mapping[str, Any], shards: Path, work: Path, seed: int, ranks: Ranks, progress: Callable[[str], None]
+) -> tuple[Classifier, dict[str, Any]]:
+    """Trains the classifier of a data set once; the first process trains it and the others wait for its file.
+
+    Args:
+        settings: the block `reference.classifier` of params.yaml.
+        shards: folder of image shards.
+        work: the folder of unfinished work, which all processes see; an interrupted stage finds its classifier there.
+        seed: the user's seed.
+        ranks: this process and the others.
+        progress: receives lines of text.
+
+    Returns:
+        The classifier on the device of `ranks`; and its "task" and "held_out_accuracy".
+    """
+    told = work / TAUGHT
+    if ranks.rank == 0 and not told.exists():
+        classes = read_index(shards)["classes"]
+        task: Task = "class" if len(classes) > 1 else "rotation"
+        model, reached = train_classifier(
+            *read_images(shards),
+            ClassifierSettings(**settings),
+            task=task,
+            outputs=len(classes) if task == "class" else TURNS,
+            seed=seed,
+            augment=augment,
+            device=ranks.device,
+            progress=progress,
+        )
+        progress(f"classifier: {reached:.1%} of the held-out images right ({task})")
+        model.save(work)
+        write_json(told, {"task": task, "held_out_accuracy": reached})
+    while not told.exists():
+        time.sleep(0.5)
+    return load_classifier(work / FILE).to(ranks.device), read_json(told)
+
+
+def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> Classifier:
+    """Reads what `Classifier.save` wrote; its file tells the resolution."""
+    return load_classifier(folder / FILE)

@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.errors import UserError
-from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
+from scm.evaluation.extractor import Extractor, colour, in_parts
+from scm.evaluation.weight_files import GivenWeights, reason, verify
 
 FOLDER, CONFIG, WEIGHTS = "dinov2", "config.json", "model.safetensors"
+EDM2_STATISTICS = "fd_dinov2"
 PLACE = "data/extractor"
-"""Where weights of one's own are kept: git ignores it, and `make clean` leaves it alone."""
+"""Where users keep weights: git ignores this folder, and `make clean` leaves it alone."""
 SIDE = 224
 """Pixels on a side of what the network sees."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of pixels in [0, 1]."""
 FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "qkv_bias": True, "apply_layernorm": True}
-"""Of config.json, which has no hash in params.yaml: what changes the features and no weight's shape."""
+"""Entries of config.json that change the features and no weight's shape; params.yaml has no hash of that file."""
 OFFSET = 0.1
-"""What the original program adds to the number of patches when it computes the scale of `positions_for`."""
+"""The original program adds this to the number of patches when it computes the scale of `positions_for`."""
 BATCH = 32
 """Images in one forward pass; changes the rounding alone."""
 
@@ -64,9 +66,9 @@ def prepared(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def positions_for(positions: Tensor, grid: int) -> Tensor:
-    """Position embeddings [1, 1 + M^2, F] for grid x grid patches, [1, 1 + grid^2, F], as the original program has it.
+    """Interpolates position embeddings [1, 1 + M^2, F] to grid x grid patches, [1, 1 + grid^2, F].
 
-    Its bicubic interpolation steps by M / (grid + 0.1) rather than M / grid, which transformers does not repeat.
+    The original program's bicubic interpolation steps by M / (grid + 0.1) rather than M / grid; transformers' does not.
     """
     side = round((positions.shape[1] - 1) ** 0.5)
     if side == grid:
@@ -77,7 +79,7 @@ def positions_for(positions: Tensor, grid: int) -> Tensor:
     return torch.cat([positions[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
-def located(weights: str, folder: Path) -> Path:
+def located_folder(weights: str, folder: Path) -> Path:
     """The folder with the model's files.
 
     Args:
@@ -97,7 +99,7 @@ def located(weights: str, folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path) -> Dinov2:
+def read_dinov2(folder: Path) -> Dinov2:
     """The network of a folder with config.json and model.safetensors.
 
     Raises:
@@ -111,13 +113,21 @@ def read(folder: Path) -> Dinov2:
     return Dinov2(network)
 
 
-def load(folder: Path) -> Dinov2:
-    """Reads what `Dinov2.save` wrote."""
+def read_extractor(given: GivenWeights) -> Dinov2:
+    folder = located_folder(given.weights, given.path)
+    digest = verify(folder / WEIGHTS, given.sha256, "reference.sha256")
+    extractor = read_dinov2(folder)
+    extractor.weights_sha256 = digest
+    return extractor
+
+
+def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> Dinov2:
+    """Reads what `Dinov2.save` wrote; it takes images of any resolution."""
     return Dinov2(_network(_transformers(), folder / FOLDER))
 
 
 def command(weights: str) -> str:
-    """How to get the files of a model by hand."""
+    """Tells how to download the files of a model by hand."""
     name = weights if weights.count("/") == 1 and not weights.startswith((".", "data/")) else "facebook/dinov2-large"
     return (
         f"run hf download {name} {CONFIG} {WEIGHTS} --local-dir {PLACE} where there is a network, and write "
@@ -142,7 +152,7 @@ def _transformers() -> ModuleType:
         raise UserError(
             "reference.extractor = dinov2 needs transformers, which is not installed: run pip install -e '.[dinov2]'"
         ) from None
-    transformers.logging.set_verbosity_error()  # what is missing ends in an error of ours
+    transformers.logging.set_verbosity_error()  # we report missing files ourselves
     transformers.logging.disable_progress_bar()
     return transformers
 

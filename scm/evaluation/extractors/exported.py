@@ -1,7 +1,7 @@
-"""Any network of one's own as an extractor: a .pt2 file of torch.export that maps uint8 [B, 3, R, R] to [B, F].
+"""The user's own network as an extractor: a .pt2 file of torch.export that maps uint8 [B, 3, R, R] to [B, F].
 
-Such a file is a program, and torch reads parts of it with Python's pickle: whoever wrote it can run what he likes here.
-That is why its SHA-256 has to stand in params.yaml, and is compared before the file is opened.
+Such a file is a program, and torch reads parts of it with Python's pickle: whoever wrote it can run anything here.
+So its SHA-256 has to stand in params.yaml, and is compared before the file is opened.
 """
 
 import shutil
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from scm.errors import UserError
-from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
+from scm.evaluation.extractor import Extractor, colour, in_parts
+from scm.evaluation.weight_files import GivenWeights, reason
 
 FILE = "extractor.pt2"
+EDM2_STATISTICS = None
 BATCH = 32
 """Images in one forward pass; changes the rounding alone."""
 ROUNDING = 1e-2
-"""By which features may differ with the batch, in units of their size; half precision stays below it."""
+"""How much features may differ with the batch, relative to their size; half precision stays below it."""
 HINT = 'export it with dynamic_shapes=({0: torch.export.Dim("batch")},)'
 
 
@@ -44,8 +46,8 @@ class Exported(Extractor):
         return [FILE]
 
 
-def read(path: Path, resolution: int, device: torch.device | str) -> Exported:
-    """The program of a file on `device`, tried out on images of three channels.
+def read_exported(path: Path, resolution: int, device: torch.device | str) -> Exported:
+    """The program of a file on `device`, tried out on random images of three channels.
 
     Raises:
         UserError: It is no such file, or maps these images to something else than features.
@@ -70,8 +72,20 @@ def read(path: Path, resolution: int, device: torch.device | str) -> Exported:
     return Exported(path, program, whole.shape[1])
 
 
+def read_extractor(given: GivenWeights) -> Exported:
+    path, digest = given.verified()
+    extractor = read_exported(path, given.resolution, given.device)
+    extractor.weights_sha256 = digest
+    return extractor
+
+
+def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> Exported:
+    """Reads what `Exported.save` wrote."""
+    return read_exported(folder / FILE, resolution, device)
+
+
 def _tried(path: Path, program: nn.Module, images: Tensor) -> Tensor:
-    """Features of images, if these are what an extractor has to give."""
+    """The program's features of images; refuses what no extractor may return."""
     try:
         with torch.no_grad():
             features = program(images)

@@ -1,7 +1,7 @@
 """Inception-v3 as the Frechet Inception Distance defines it: the network of 2015-12-05, its 2,048 features of pool 3.
 
 Its weights are those of the TensorFlow graph that the distance was defined with (Heusel et al. 2017, arXiv 1706.08500).
-The files that people have carry torchvision's names for them: pytorch-fid's pt_inception-2015-12-05-6726825d.pth and
+The files in use carry torchvision's names for them: pytorch-fid's pt_inception-2015-12-05-6726825d.pth and
 torch-fidelity's weights-inception-2015-12-05-6726825d.pth. The network differs from torchvision's in three places:
 average pools leave the padding out of the average, the last block takes a maximum where the others take an average, and
 the classes are 1,008. Tested against torch-fidelity's own network, tests/golden/make_inception.py.
@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from scm.base.files import replacing
 from scm.errors import UserError
-from scm.evaluation.extractors.base import Extractor, colour, in_parts, reason
+from scm.evaluation.extractor import Extractor, colour, in_parts
+from scm.evaluation.weight_files import GivenWeights, reason
 
 FILE = "extractor.safetensors"
+EDM2_STATISTICS = "fid"
 REMEDY = "see docs/evaluation.md for the file to use"
 SIDE = 299
 """Pixels on a side of what the network sees."""
@@ -48,7 +50,7 @@ class Convolution(nn.Module):
         return functional.relu(self.bn(self.conv(x)))
 
 
-class Block(nn.Module):
+class InceptionBlock(nn.Module):
     """Chains of convolutions beside each other and a pool; their outputs are put together along the channels."""
 
     def __init__(self, channels: int, chains: list[list[Layer]], pool: Pool, pooled: int, fork: bool = False) -> None:
@@ -93,26 +95,26 @@ class Block(nn.Module):
         return torch.cat([*outputs, self.branch_pool(pooled)], dim=1)
 
 
-def _at_35(channels: int, pooled: int) -> Block:
+def _at_35(channels: int, pooled: int) -> InceptionBlock:
     """The block of 35 x 35 pixels (A)."""
     chains: list[list[Layer]] = [
         [("branch1x1", 64, 1)],
         [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
         [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
     ]
-    return Block(channels, chains, "average", pooled)
+    return InceptionBlock(channels, chains, "average", pooled)
 
 
-def _to_17(channels: int) -> Block:
+def _to_17(channels: int) -> InceptionBlock:
     """From 35 to 17 pixels (B)."""
     chains: list[list[Layer]] = [
         [("branch3x3", 384, 3)],
         [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
     ]
-    return Block(channels, chains, "halve", 0)
+    return InceptionBlock(channels, chains, "halve", 0)
 
 
-def _at_17(channels: int, inner: int) -> Block:
+def _at_17(channels: int, inner: int) -> InceptionBlock:
     """The block of 17 x 17 pixels (C), whose 7 x 7 kernels are products of a row and a column."""
     row, column = (1, 7), (7, 1)
     double = [("branch7x7dbl_1", inner, 1), ("branch7x7dbl_2", inner, column), ("branch7x7dbl_3", inner, row)]
@@ -121,20 +123,20 @@ def _at_17(channels: int, inner: int) -> Block:
         [("branch7x7_1", inner, 1), ("branch7x7_2", inner, row), ("branch7x7_3", 192, column)],
         [*double, ("branch7x7dbl_4", inner, column), ("branch7x7dbl_5", 192, row)],
     ]
-    return Block(channels, chains, "average", 192)
+    return InceptionBlock(channels, chains, "average", 192)
 
 
-def _to_8(channels: int) -> Block:
+def _to_8(channels: int) -> InceptionBlock:
     """From 17 to 8 pixels (D)."""
     both = [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1))]
     chains: list[list[Layer]] = [
         [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3)],
         [*both, ("branch7x7x3_4", 192, 3)],
     ]
-    return Block(channels, chains, "halve", 0)
+    return InceptionBlock(channels, chains, "halve", 0)
 
 
-def _at_8(channels: int, pool: Pool) -> Block:
+def _at_8(channels: int, pool: Pool) -> InceptionBlock:
     """The block of 8 x 8 pixels (E), whose chains end in a row and a column beside each other."""
     row, column = (1, 3), (3, 1)
     double = [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3)]
@@ -143,7 +145,7 @@ def _at_8(channels: int, pool: Pool) -> Block:
         [("branch3x3_1", 384, 1), ("branch3x3_2a", 384, row), ("branch3x3_2b", 384, column)],
         [*double, ("branch3x3dbl_3a", 384, row), ("branch3x3dbl_3b", 384, column)],
     ]
-    return Block(channels, chains, pool, 192, fork=True)
+    return InceptionBlock(channels, chains, pool, 192, fork=True)
 
 
 class InceptionV3(Extractor):
@@ -210,8 +212,8 @@ def resized(images: Tensor, side: int) -> Tensor:
     return images
 
 
-def read(path: Path) -> InceptionV3:
-    """The network with the weights of somebody's file, .pth (read without executing anything) or .safetensors.
+def read_inception(path: Path) -> InceptionV3:
+    """The network with the weights of a .pth file (read without executing anything) or a .safetensors file.
 
     Raises:
         UserError: The file is missing, is no such file, or holds another network's weights.
@@ -227,8 +229,15 @@ def read(path: Path) -> InceptionV3:
     return _with(state, path)
 
 
-def load(folder: Path) -> InceptionV3:
-    """Reads what `InceptionV3.save` wrote."""
+def read_extractor(given: GivenWeights) -> InceptionV3:
+    path, digest = given.verified()
+    extractor = read_inception(path)
+    extractor.weights_sha256 = digest
+    return extractor
+
+
+def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> InceptionV3:
+    """Reads what `InceptionV3.save` wrote; it takes images of any resolution."""
     return _with(_state(folder / FILE), folder / FILE)
 
 
@@ -247,7 +256,7 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 def _with(state: dict[str, Tensor], path: Path) -> InceptionV3:
-    """The network with these weights; the counts of training steps that some files carry are nobody's business."""
+    """The network with these weights; the counts of training steps that some files carry are ignored."""
     model = InceptionV3()
     for name, current in model.state_dict().items():
         if name.endswith("num_batches_tracked"):

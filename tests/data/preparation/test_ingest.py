@@ -15,9 +15,8 @@ from PIL import Image
 
 from scm.data.preparation import ingest as ingest_module
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
+from scm.data.reading.source import ImageSource, Wanted, open_source
 from scm.data.shards.shards import iterate
-from scm.data.sources.images import Source
-from scm.data.sources.opening import Wanted, open_source
 from scm.errors import Interrupted, UserError
 from tests.support.models import small_disk
 from tests.support.pictures import make_tar, picture
@@ -41,7 +40,7 @@ def source(before=lambda number: None):
             raise OSError("image file is truncated")
         return Image.fromarray(pixels(number))
 
-    return Source("things", ["even", "odd"], [number % 2 for number in range(COUNT)], lambda n: f"thing {n}", load)
+    return ImageSource("things", ["even", "odd"], [number % 2 for number in range(COUNT)], lambda n: f"thing {n}", load)
 
 
 TWO = Workers(2)
@@ -138,7 +137,7 @@ def test_an_interruption_anywhere_does_not_show(tmp_path, expected, images):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.data.test_ingest import run, source
+from tests.data.preparation.test_ingest import run, source
 def die(number):
     if number == 14:
         os.kill(os.getpid(), signal.SIGKILL)

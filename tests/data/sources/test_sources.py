@@ -139,7 +139,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_gzip_bomb_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("scm.data.containers.GZIP_FREE_BYTES", 2**20)
+    monkeypatch.setattr("scm.data.reading.containers.GZIP_FREE_BYTES", 2**20)
     path = make_tar(tmp_path / "bomb.tar.gz", {"cat/1.bmp": bytes(2**24)})
     assert "grows to more than" in refused(path)
 

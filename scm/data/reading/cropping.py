@@ -1,26 +1,16 @@
-"""From a decoded image to a square uint8 array (method sec. 5), and the classifier's augmentation."""
-
-import math
+"""Crop a decoded image to a square uint8 array (method sec. 5)."""
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 LONGEST_SIDE = 16
-"""Long side of what is resized, in short sides: enlarging all of a 1 x 60,000,000 image would fill the memory."""
+"""Longest side that is resized, in short sides: enlarging a whole 1 x 60,000,000 image would fill the memory."""
 
 GREY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
-SHIFT = 0.1
-"""Largest shift of `augment`, as a fraction of the side."""
-TURN = math.radians(10)
-"""Largest rotation of `augment`, in radians."""
-ZOOM = 0.1
-"""Largest change of scale of `augment`: factors lie in [1 - ZOOM, 1 + ZOOM]."""
-
 
 class BadImageError(ValueError):
-    """An image that was read but cannot be used; the text is the reason, for whoever knows the file's name."""
+    """An image that was read but cannot be used. The text is the reason; the caller knows the file's name."""
 
 
 def square(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
@@ -51,7 +41,7 @@ def square(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Any mode of pixels as 8-bit grey (mode L) or RGB.
+    """Converts any mode of pixels to 8-bit grey (mode L) or RGB.
 
     Transparent pixels are laid on white: pictures with a transparent background are drawn for a white page, and black
     would swallow dark lines. 16-bit grey is scaled by 255 / 65535. Colour profiles are not applied.
@@ -72,27 +62,3 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Small random shifts, rotations and scales, one draw of each per image; edge pixels are repeated outwards.
-
-    Args:
-        images: float [B, C, H, W], any range.
-        generator: source of all four numbers per image; it may live on another device than the images.
-
-    Returns:
-        float [B, C, H, W].
-    """
-    from kornia.geometry.transform import warp_affine
-
-    height, width = images.shape[-2:]
-    draws = 2 * torch.rand(len(images), 4, generator=generator, device=generator.device) - 1
-    shift_x, shift_y, turn, zoom = draws.to(images).unbind(1)
-    scale, angle = 1 + ZOOM * zoom, TURN * turn
-    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    offset_x = centre_x - cos * centre_x + sin * centre_y + SHIFT * width * shift_x
-    offset_y = centre_y - sin * centre_x - cos * centre_y + SHIFT * height * shift_y
-    matrix = torch.stack([cos, -sin, offset_x, sin, cos, offset_y], dim=1).reshape(-1, 2, 3)
-    return warp_affine(images, matrix, (height, width), mode="bilinear", padding_mode="border")

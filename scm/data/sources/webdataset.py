@@ -9,6 +9,7 @@ import posixpath
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 from PIL import Image
 
+from scm.data.reading.catalogue import Catalogue
+from scm.data.reading.containers import ARCHIVE_FAULTS, read_at, shown, tar_members, unreadable
+from scm.data.reading.images import decode
+from scm.data.reading.source import ImageSource, Wanted
 from scm.data.shards.shards import INDEX, check_sizes, read_index, verify
-from scm.data.sources.catalogue import Catalogue
-from scm.data.sources.containers import ARCHIVE_FAULTS, read_at, shown, tar_members, unreadable
-from scm.data.sources.images import Source, decode
 from scm.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -47,23 +49,23 @@ class _Samples:
         self.skipped.append({"file": f"{shard.name}/{key}", "reason": reason})
 
 
-def open_webshards(path: Path, labels: bool, max_pixels: int, skip: bool) -> Source:
+def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     """Lists the samples shard by shard, in the order in which they lie there.
 
     Classes are called 0, 1, ... unless the folder has a classes.txt (a name on each line), the .json files name them,
-    or the shards are this program's own, which are compared with their index first.
+    or the shards were written by this program; these are compared with their index first.
 
     Args:
-        path: one tar, or a folder of tars.
-        labels: False = the images get no labels, and need none.
-        max_pixels: images that claim more are refused undecoded.
-        skip: True = samples without an image or a usable label are left out and noted; False = the first is refused.
+        wanted: its path is one tar, or a folder of tars. With on_bad_image "skip", samples without an image or a usable
+            label are left out and noted; otherwise the first one is refused.
+        stack: not needed, since each shard is opened for each image.
 
     Raises:
-        UserError: nothing to read, a damaged shard, a sample that is not whole, labels that no classes fit.
+        UserError: nothing to read, a damaged shard, an incomplete sample, labels that do not fit the classes.
     """
+    path, labels = wanted.path, wanted.labels
     shards, names = _shards(path)
-    listed = _Samples(skip)
+    listed = _Samples(skip=wanted.on_bad_image == "skip")
     for shard in shards:
         listed.starts.append(len(listed.images))
         try:
@@ -81,12 +83,12 @@ def open_webshards(path: Path, labels: bool, max_pixels: int, skip: bool) -> Sou
         return shards[bisect_right(listed.starts, number) - 1]
 
     def load(number: int) -> Image.Image:
-        return decode(lambda: _read(shard_of(number), images, number), images.sizes[number], max_pixels)
+        return decode(lambda: _read(shard_of(number), images, number), images.sizes[number], wanted.max_pixels)
 
     def file_name(number: int) -> str:
         return f"{shard_of(number).name}/{images.name(number)}"
 
-    return Source(str(path), classes, listed.labels, file_name, load, listed.skipped)
+    return ImageSource(str(path), classes, listed.labels, file_name, load, listed.skipped)
 
 
 def _read(shard: Path, images: Catalogue, number: int) -> bytes:

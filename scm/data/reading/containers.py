@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from scm.base.files import room_in
-from scm.data.sources.catalogue import Catalogue
+from scm.data.reading.catalogue import Catalogue
 from scm.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")

@@ -1,4 +1,4 @@
-"""What all figures of images compare: features, from a network that learns no more."""
+"""The features that all figures of images compare, from a network that no longer learns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,11 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from scm.base.files import sha256
+from scm.base.registry import part
 from scm.errors import UserError
+from scm.evaluation.weight_files import GivenWeights
+
+EXTRACTORS = "scm.evaluation.extractors"
+"""The package whose files are the extractors, each named by its value of `reference.extractor`."""
 
 LARGEST_BATCH = 256
-"""Images that an extractor is given at a time; bounds the memory and changes no figure beyond rounding."""
+"""Most images in one call of an extractor; bounds the memory and changes no figure beyond rounding."""
 
 
 class Extractor(nn.Module, ABC):
@@ -21,7 +25,7 @@ class Extractor(nn.Module, ABC):
     Attributes:
         name: value of `reference.extractor`.
         preprocessing: what happens to an image before the network sees it, in words; part of `Reference.protocol`.
-        num_features: length F of a feature vector; torchmetrics reads this name.
+        num_features: length F of a feature vector.
         weights_sha256: of the file that somebody else's weights came from; None where the pipeline trained them.
     """
 
@@ -37,6 +41,10 @@ class Extractor(nn.Module, ABC):
     def save(self, folder: Path) -> list[str]:
         """Writes into `folder` all that loading needs, and returns the files' names relative to it."""
 
+    def classes_of(self, features: Tensor) -> Tensor | None:
+        """The classes [N] of images with these features [N, F]; None = this extractor does not classify."""
+        return None
+
 
 def colour(images: Tensor) -> Tensor:
     """Images [B, 1 or 3, H, W] with three channels; grey is repeated."""
@@ -49,7 +57,7 @@ def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, batch: int) -
 
 
 def require_finite(features: Tensor, name: str) -> Tensor:
-    """The features, unless one is no finite number.
+    """Returns the features, all of which must be finite.
 
     Args:
         name: of the extractor.
@@ -61,25 +69,21 @@ def require_finite(features: Tensor, name: str) -> Tensor:
     return features
 
 
-def verify(path: Path, expected: str | None, key: str) -> str:
-    """Compares a file with what params.yaml says of it, before anything in it is read; returns its SHA-256.
+def read_extractor(name: str, given: GivenWeights) -> Extractor:
+    """An extractor that somebody else has trained, on its device, with `weights_sha256`.
 
     Args:
-        expected: the value of `key`.
-        key: where it stands, e.g. reference.sha256.
+        name: `reference.extractor`, of one that is not trained here.
+        given: its weights.
 
     Raises:
-        UserError: it is another file, or params.yaml says nothing, as figures may not follow from an unknown file.
+        UserError: the file is missing, has another hash, or holds something else.
     """
-    found = sha256(path)
-    if expected is None:
-        remedy = f"if that is the file you mean and you trust where it came from, write {key}: {found}"
-        raise UserError(f"{path} has the SHA-256 {found}, and params.yaml names none: {remedy}")
-    if found != expected:
-        raise UserError(f"{path} has the SHA-256 {found}, not {key} = {expected}: correct one of the two")
-    return found
+    extractor: Extractor = part(EXTRACTORS, name).read_extractor(given)
+    return extractor.to(given.device)
 
 
-def reason(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def load_extractor(name: str, folder: Path, resolution: int, device: torch.device | str) -> Extractor:
+    """Reads what `Extractor.save` wrote into a folder whose files are known to be unchanged; on `device`."""
+    extractor: Extractor = part(EXTRACTORS, name).load_extractor(folder, resolution, device)
+    return extractor.to(device)

@@ -1,89 +1,31 @@
-"""Where images come from: the value of data.source to a `Source`.
-
-The same files give the same images, keys and classes whether they lie in a folder, a zip or a tar.
-"""
+"""Images in a folder, a .zip or a .tar: with labels one folder for each class, without labels at any depth."""
 
 import posixpath
 import unicodedata
 from array import array
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from scm.data.sources.catalogue import Catalogue
-from scm.data.sources.cifar10 import open_cifar10
-from scm.data.sources.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
-from scm.data.sources.imagenet import open_imagenet
-from scm.data.sources.images import Source, decode
-from scm.data.sources.webshards import open_webshards
+from scm.data.reading.catalogue import Catalogue
+from scm.data.reading.containers import ARCHIVE_SUFFIXES, list_files, shown
+from scm.data.reading.images import decode
+from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm")
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be read, from the section `data` of params.yaml.
-
-    Attributes:
-        source: digits (needs none of the others), folder, cifar10, imagenet or webdataset.
-        path: a folder or an archive.
-        labels: False = the images get no labels.
-        max_pixels: images that claim more are refused undecoded.
-        on_bad_image: "error" = a sample without its label or its image stops the listing; "skip" = it is left out.
-    """
-
-    source: str
-    path: Path
-    labels: bool
-    max_pixels: int
-    on_bad_image: str
-
-
-def open_source(wanted: Wanted) -> Source:
-    """Lists the images of a source without decoding any.
+def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
+    """Lists the images among the files, in the order of their names, and each one's class.
 
     Raises:
-        UserError: nothing to read, a mixed or empty class, a path or link that leads outside, a damaged archive.
+        UserError: no images, a name that is there twice, a mixed or empty class, a path or link that leads outside, a
+            damaged archive.
     """
-    path, labels, max_pixels = wanted.path, wanted.labels, wanted.max_pixels
-    with ExitStack() as stack:
-        match wanted.source:
-            case "digits":
-                source = _digits()
-            case "folder":
-                source = _arrange(list_files(path, stack), path, labels, max_pixels)
-            case "cifar10":
-                source = open_cifar10(path, labels)
-            case "imagenet":
-                source = open_imagenet(path, labels, max_pixels, stack)
-            case "webdataset":
-                source = open_webshards(path, labels, max_pixels, skip=wanted.on_bad_image == "skip")
-            case _:
-                raise ValueError(f"unknown source {wanted.source!r}")
-        source.resources = stack.pop_all()
-    return source
-
-
-def _digits() -> Source:
-    from sklearn.datasets import load_digits
-
-    flat, labels = load_digits(return_X_y=True)
-    pixels = np.round(np.asarray(flat) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-    return Source(
-        name="digits",
-        classes=[str(digit) for digit in range(10)],
-        labels=np.asarray(labels),
-        file_name=lambda number: f"digit {number}",
-        load=lambda number: Image.fromarray(pixels[number]),
-    )
-
-
-def _arrange(listing: Listing, path: Path, labels: bool, max_pixels: int) -> Source:
-    """The images among the files, in the order of their names, and each one's class."""
+    path = wanted.path
+    listing = list_files(path, stack)
     images, others = Catalogue(), []
     for number in listing.files.by_name():
         name = listing.files.name(number)
@@ -100,14 +42,13 @@ def _arrange(listing: Listing, path: Path, labels: bool, max_pixels: int) -> Sou
         )
         raise UserError(f"{path}: no images in it: {remedy}")
     folders = listing.folders | {posixpath.dirname(name) for name in others}
-    classes, label_of = _classes(images, folders, path) if labels else ([], array("i", [-1]) * len(images))
-    read = listing.read
+    classes, label_of = _classes(images, folders, path) if wanted.labels else ([], array("i", [-1]) * len(images))
 
     def load(number: int) -> Image.Image:
-        return decode(lambda: read(images, number), images.sizes[number], max_pixels)
+        return decode(lambda: listing.read(images, number), images.sizes[number], wanted.max_pixels)
 
     skipped = [{"file": name, "reason": "not an image file"} for name in others]
-    return Source(str(path), classes, label_of, images.name, load, skipped)
+    return ImageSource(str(path), classes, label_of, images.name, load, skipped)
 
 
 def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str], array]:
@@ -134,7 +75,7 @@ def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str
 
 
 def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:
-    """Class folders that a Mac or a Windows machine would take for one: the data would depend on where they lay."""
+    """Refuses class folders that macOS or Windows would merge: the data would depend on the file system."""
     seen: dict[str, str] = {}
     for name in classes:
         twin = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)

@@ -1,7 +1,6 @@
-"""What every source of images gives: a fixed order of images, each of which any thread may read and decode.
+"""Decode and crop images from files that are not trusted.
 
-What a user hands over is not trusted: images that claim too many pixels are refused before anything is decoded, and
-every refusal names the file.
+Images that claim too many pixels are refused before anything is decoded.
 """
 
 import io
@@ -10,17 +9,18 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from scm.data.sources.transforms import BadImageError, square
+from scm.data.reading.cropping import BadImageError, square
+from scm.data.reading.source import ImageSource
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of what it may try; others (EPS, for one, starts an interpreter) are never opened."""
+"""Pillow's names of the formats it may try; others are never opened (EPS, for one, starts an interpreter)."""
 
 BYTES_PER_PIXEL = 8
 METADATA_BYTES = 16 * 2**20
@@ -32,42 +32,6 @@ IMAGE_FAULTS = DECODER_FAULTS + CONTAINER_FAULTS
 """What reading and decoding a damaged file may raise: Pillow's decoders promise nothing narrower."""
 
 
-@dataclass
-class Source:
-    """The images of one source in a fixed order. Use it in a `with` block, which closes the archive.
-
-    Attributes:
-        name: what messages call it, for example the archive's path.
-        classes: names by label; empty = the images have no labels.
-        labels: of every image file, usable or not: index into `classes`, -1 = none.
-        file_name: what messages call the image of this number: its path inside the source.
-        load: reads and decodes an image; raises one of IMAGE_FAULTS. Threads may call it side by side.
-        skipped: files that are not images, as {"file", "reason"}.
-        resources: what `with` closes.
-    """
-
-    name: str
-    classes: list[str]
-    labels: Sequence[int] | np.ndarray
-    file_name: Callable[[int], str]
-    load: Callable[[int], Image.Image]
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    resources: ExitStack = field(default_factory=ExitStack)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __enter__(self) -> "Source":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.resources.close()
-
-    def key(self, number: int) -> str:
-        """Name of the sample in the shards, the same for the same files."""
-        return f"{number:08d}"
-
-
 @dataclass(frozen=True)
 class Cropped:
     """An image that was read: uint8 [resolution, resolution, channels], and the original's short side in pixels."""
@@ -76,8 +40,8 @@ class Cropped:
     short_side: int
 
 
-def read_cropped(source: Source, number: int, resolution: int, channels: int) -> Cropped | str:
-    """The one place where images are read: the cropped image, or in one line why it cannot be used."""
+def read_cropped(source: ImageSource, number: int, resolution: int, channels: int) -> Cropped | str:
+    """Reads one image, as every image is read: the cropped image, or in one line why it cannot be used."""
     try:
         image = source.load(number)
         return Cropped(square(image, resolution, channels), min(image.size))
@@ -91,7 +55,7 @@ def read_cropped(source: Source, number: int, resolution: int, channels: int) ->
 
 
 def decode(read: Callable[[], bytes], size: int, max_pixels: int) -> Image.Image:
-    """Decodes a file that claims `size` bytes, unless it claims too much; of an animation the first frame.
+    """Decodes a file that claims `size` bytes, unless it claims too much; an animation gives its first frame.
 
     Raises:
         One of IMAGE_FAULTS; BadImageError if the file is empty, or claims more than `max_pixels` pixels.
@@ -109,9 +73,9 @@ def decode(read: Callable[[], bytes], size: int, max_pixels: int) -> Image.Image
 
 @contextmanager
 def pillow_without_limits_of_its_own() -> Iterator[None]:
-    """max_pixels alone decides; Pillow's warnings about odd metadata say nothing that a user could act on.
+    """Lifts Pillow's own limit, as max_pixels alone decides, and hides its warnings, which no user could act on.
 
-    Both are the whole process's, so this goes around all threads.
+    Both settings belong to the whole process, so the block encloses all threads.
     """
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None

@@ -1,0 +1,32 @@
+"""The Frechet distance between two normal distributions (Heusel et al. 2017, arXiv 1706.08500)."""
+
+import torch
+from torch import Tensor
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in squared units of a feature.
+
+    C1 C2 and the symmetric C1^(1/2) C2 C1^(1/2) have the same eigenvalues, whose roots sum to the trace of the root.
+    Eigenvalues that rounding has made negative count as 0.
+
+    Args:
+        mean1: [F], float64.
+        cov1: [F, F], symmetric.
+        mean2: as `mean1`, on the same device.
+        cov2: as `cov1`.
+
+    Returns:
+        At least 0; NaN if a number is not finite.
+
+    >>> eye = torch.eye(2, dtype=torch.float64)
+    >>> frechet_distance(torch.zeros(2).double(), eye, torch.ones(2).double(), 4 * eye)
+    4.0
+    """
+    if not all(bool(value.isfinite().all()) for value in (mean1, cov1, mean2, cov2)):
+        return float("nan")
+    values, vectors = torch.linalg.eigh(cov1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    mixed = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * mixed
+    return max(float(distance), 0.0)  # in this order NaN stays NaN

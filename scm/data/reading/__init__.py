@@ -1,0 +1,1 @@
+"""What the sources share: archives and folders, decoding, cropping, and what a source returns."""
