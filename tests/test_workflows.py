@@ -1,5 +1,6 @@
 """The CI services' files: what they may do, what they run, and that these commands exist."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from scm import cli
+from scm.commands import retrain
+from scm.publishing import verdict
+from scm.results.reading import sample_path
+from scm.retraining.proposal import CONTENT
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = {path.stem: YAML(typ="safe").load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
@@ -24,15 +28,17 @@ PERMISSIONS = {
 
 
 def commands(job: dict[str, Any]) -> list[str]:
-    """What a job of either service runs, as one line each."""
+    """The commands that a job of either service runs, one line each."""
     return [line for step in job.get("steps", ()) if (line := step.get("run"))] + list(job.get("script", ()))
 
 
 def parsed(command: str) -> dict[str, Any]:
-    """The options of a command of scm, shell variables being empty; the alternative after || is the shell's."""
+    """The options of an scm command with empty shell variables; what follows || is the shell's."""
     words = shlex.split(re.sub(r"\$\{\w+:\+(\S+)\}", r"\1", re.sub(r"\$\w+", "", command.partition("||")[0])))
     assert words[0] == ".venv/bin/scm"
-    return vars(cli._parser().parse_args(words[1:]))
+    parser = argparse.ArgumentParser()
+    retrain.add(parser.add_subparsers())
+    return vars(parser.parse_args(words[1:]))
 
 
 @pytest.mark.parametrize("name", ["test", "retrain"])
@@ -79,11 +85,22 @@ def test_each_job_is_one_command_that_scm_knows(jobs):
 
 
 def test_what_publishing_needs_is_handed_over():
-    from scm.retraining.proposal import CONTENT
-
     uploaded = next(step for step in RETRAIN["train"]["steps"] if "upload-artifact" in step.get("uses", ""))
     assert set(uploaded["with"]["path"].split()) == set(CONTENT)
     assert set(GITLAB["train"]["artifacts"]["paths"]) == set(CONTENT)
+
+
+def test_the_grids_and_the_verdict_that_a_proposal_links_to_are_uploaded():
+    offered = {"results/samples/*/nfe-*.png", "results/verdict.json", "results/verdict.md"}
+    steps = RETRAIN["publish"]["steps"]
+    uploaded = next(step for step in steps if "upload-artifact" in step.get("uses", ""))
+    assert uploaded["if"] == "always()" and set(uploaded["with"]["path"].split()) == offered
+    assert steps.index(uploaded) > next(i for i, step in enumerate(steps) if "scm retrain" in step.get("run", ""))
+    artifacts = GITLAB["publish"]["artifacts"]
+    assert set(artifacts["paths"]) == offered and artifacts["when"] == "always"
+    for path in (sample_path(Path(), "scd", 2), *verdict.files(Path())):
+        assert any(path.match(pattern) for pattern in offered)
+    assert not any(Path("results/samples/prepare/contact.png").match(pattern) for pattern in offered)
 
 
 def test_an_interrupted_training_goes_on():

@@ -121,6 +121,28 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, d
 
 
 def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """The model in models/<name>, and its header with how selection chose to sample it: `guidance_scale`, t_mid."""
-    model, header = load_model(folder / "model.safetensors", device)
-    return model, {**header, **read_json(folder / SAMPLING)}
+    """The model in models/<name> and its `selected_header`."""
+    model, _ = load_model(folder / "model.safetensors", device)
+    return model, selected_header(folder)
+
+
+def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+    """Numbers of the classes asked for by name or number (default: all); [-1] for a model without classes."""
+    if not names:
+        if asked:
+            raise UserError("--classes: this model was trained without classes; leave the option out")
+        return [-1]
+    return [class_number(text, names) for text in asked or names]
+
+
+def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
+    """The guidance scale asked for, if the model can be guided with it; by default the selected one."""
+    if asked is None:
+        return header["guidance_scale"]
+    require_scale(header, asked)
+    return asked
+
+
+def selected_header(folder: Path) -> dict[str, Any]:
+    """The header of the model in models/<name>, with how selection chose to sample it: `guidance_scale`, t_mid."""
+    return {**weights.read_header(folder / "model.safetensors"), **read_json(folder / SAMPLING)}

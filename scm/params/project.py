@@ -58,10 +58,12 @@ class Project:
     Attributes:
         root: the folder that holds dvc.yaml.
         params: its params.yaml, checked.
+        original: the project that this one is a temporary copy of; its store keeps the figures. None = no copy.
     """
 
     root: Path
     params: Params
+    original: Path | None = None
 
     @classmethod
     def open(cls, start: Path | None = None) -> "Project":
@@ -76,4 +78,4 @@ class Project:
     @property
     def tracking(self) -> TrackingSettings:
         mlflow = self.params.mlflow
-        return TrackingSettings(mlflow.enabled, mlflow.uri, mlflow.experiment, self.root)
+        return TrackingSettings(mlflow.enabled, mlflow.uri, mlflow.experiment, self.original or self.root)

@@ -1,22 +1,25 @@
-"""The command `dvc`, of this Python's environment, and its remotes: what they bring, what they are given."""
+"""The commands `dvc` (of this Python's environment) and `git` on a project, and what DVC's remotes bring and take."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scm.base.processes import last_line, run_program
 from scm.errors import UserError
 from scm.results.fingerprint import outputs_of_stages
 
 FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""What DVC's stages and git's hooks set: it would lead git and DVC to another project."""
+"""Variables that DVC sets for its stages and git for its hooks; they would lead dvc and git to another project."""
+WORDS_SHOWN = 4
+"""Words of a failed command that its error quotes."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """The default remote: its name, and its address as it is seen from anywhere."""
+    """The default remote: its name, and its address as seen from any folder."""
 
     name: str
     address: str
@@ -37,12 +40,14 @@ def bring(root: Path, targets: Sequence[str], source: Remote | None) -> list[str
     """Puts outputs in their places as dvc.lock has them, from the cache or else from the remote.
 
     Args:
-        targets: outputs, or folders of which all outputs are meant.
+        targets: outputs, or folders; a folder stands for all outputs in it.
 
     Returns:
-        those that dvc.lock does not know, and outputs that are in neither; all, if it is not clear which.
+        Targets that dvc.lock does not know, and outputs that neither the cache nor the remote has; all outputs if DVC
+        failed without saying which.
     """
-    stages = set(dvc(root, "stage", "list", "--name-only").stdout.split())  # dvc.lock keeps those of before
+    # dvc.lock also keeps stages that dvc.yaml no longer has.
+    stages = set(dvc(root, "stage", "list", "--name-only").stdout.split())
     known = [path for name, paths in outputs_of_stages(root).items() if name in stages for path in paths]
     found = {target: [path for path in known if f"{path}/".startswith(f"{target}/")] for target in targets}
     wanted = sorted({path for paths in found.values() for path in paths})
@@ -55,11 +60,12 @@ def bring(root: Path, targets: Sequence[str], source: Remote | None) -> list[str
 
 
 def bring_images(root: Path, path: str, source: Remote | None) -> None:
-    """Puts the images in place that a .dvc file beside `path` asks for, if there is one. DVC, reproducing, would take
-    older ones that lie there for what is wanted, and write their hash into that file.
+    """Puts the images in place that a .dvc file beside `path` asks for, if there is such a file.
+
+    `dvc repro` would accept older images that lie there, and write their hash into that file.
 
     Raises:
-        UserError: some lie there that DVC has not got, or those that are wanted are nowhere.
+        UserError: DVC does not know images that lie there, or cannot find those that are asked for.
     """
     file = f"{path}.dvc"
     if not (root / file).is_file():
@@ -70,33 +76,80 @@ def bring_images(root: Path, path: str, source: Remote | None) -> None:
         raise UserError(f"{root / path} holds files that {file} does not know: {remedy}")
     if done.returncode:
         place = "DVC's cache" if source is None else f"the remote {source.name}"
-        raise UserError(
-            f"{file}: its images do not come from {place} ({_last(done.stderr)}): `dvc push` them where they are"
-        )
+        remedy = "`dvc push` them from a machine that has them"
+        raise UserError(f"{file}: its images do not come from {place} ({reason_of(done)}): {remedy}")
 
 
 def push(root: Path) -> None:
-    """Gives the remote what it lacks, with the run cache, from which another machine takes stages that have run."""
+    """Gives the remote what it lacks, with the run cache: another machine then need not repeat stages that have run."""
     dvc(root, "push", "--run-cache")
 
 
 def dvc(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs it, out of the reach of the terminal's Ctrl-C; what it says is the reason if it fails."""
-    environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    command = [str(Path(sys.executable).parent / "dvc"), *arguments]
+    """Runs `dvc` in the project, out of reach of the terminal's Ctrl-C.
+
+    Raises:
+        UserError: dvc is not installed or, with `check`, it failed.
+    """
+    return _run(root, str(dvc_program()), arguments, check)
+
+
+def dvc_program() -> Path:
+    """Path of the command `dvc` in this Python's environment.
+
+    Raises:
+        UserError: it is not installed there.
+    """
+    program = Path(sys.executable).parent / "dvc"
+    if not program.is_file():
+        raise UserError(f"{program} is missing: install the project into this environment with `pip install -e .`")
+    return program
+
+
+def git(
+    root: Path,
+    *arguments: str,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs `git` in a repository.
+
+    Args:
+        env: variables to add to the environment.
+        input: text for git's standard input.
+
+    Raises:
+        UserError: git is not installed or, with `check`, it failed.
+    """
+    return _run(root, "git", arguments, check, env, input)
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without what would lead dvc and git to another project."""
+    return {key: value for key, value in os.environ.items() if key not in FOREIGN}
+
+
+def reason_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Why dvc or git failed: the last line that it marked as an error, else its last line."""
+    errors = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+    return errors[-1].removeprefix("ERROR: ") if errors else last_line(done)
+
+
+def _run(
+    root: Path,
+    program: str,
+    arguments: Sequence[str],
+    check: bool,
+    env: Mapping[str, str] | None = None,
+    input: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    name = Path(program).name
     try:
-        done = subprocess.run(
-            command, cwd=root, env=environment, capture_output=True, text=True, check=False, start_new_session=True
-        )
+        done = run_program(program, *arguments, cwd=root, env={**own_environment(), **(env or {})}, input=input)
     except FileNotFoundError:
-        raise UserError(f"{command[0]} is missing: install the project with `pip install -e .`") from None
+        raise UserError(f"{name} is missing: install it") from None
     if check and done.returncode:
-        raise UserError(f"`dvc {' '.join(arguments)}` in {root} failed ({_last(done.stderr)}): run it there yourself")
+        shown = " ".join([name, *arguments[:WORDS_SHOWN]]) + (" ..." if len(arguments) > WORDS_SHOWN else "")
+        raise UserError(f"`{shown}` in {root} failed ({reason_of(done)}): run it there yourself")
     return done
-
-
-def _last(text: str) -> str:
-    """The line that says what was wrong."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return ([*lines, *errors] or ["no message"])[-1]

@@ -1,30 +1,32 @@
 """What `scm run` would do, and why, without doing it: each stage is up to date, restored by the run cache, or runs.
 
-`dvc status` and `dvc repro --dry` fall short of that: they look at each stage as the files lie, so that what follows
-from a stage that would run is not in them, and on a fresh clone, where nothing is that DVC keeps, every stage counts
-as changed. Here DVC compares single files and parameters with dvc.lock, and this module draws the conclusions:
+`dvc status` and `dvc repro --dry` answer less. They compare each stage with the files that lie there, so they miss what
+follows from a stage that would run; and on a fresh clone, which has none of DVC's files, they call every stage changed.
+Here DVC compares single files and parameters with dvc.lock, and this module draws the conclusions:
 
-- What a stage makes is foretold: dvc.lock's hashes if it is up to date, the run cache's if they come from there,
-  unknown if it runs. A stage that reads what is unknown counts as running, though DVC skips it if nothing new comes.
-- An output in DVC's care that is not here is no reason to run: `dvc pull` brings it. So this is the plan of
-  `scm run --pull --allow-missing`, which is the same as `scm run` where everything is here.
-- Images that are not here are a reason, since they may be others, unless a .dvc file knows their hash or the user says
-  that they are the same. (DVC, pulling, looks over a folder of images that is not there at all.)
+- The outputs of each stage are predicted: dvc.lock's hashes if the stage is up to date, the run cache's if its outputs
+  come from there, unknown if it runs. A stage that reads something unknown counts as running; DVC will skip it if the
+  content turns out to be the same.
+- A missing output in DVC's care is no reason to run: `dvc pull` brings it. So this is the plan of
+  `scm run --pull --allow-missing`, which equals the plan of `scm run` if nothing is missing.
+- Missing images are a reason to run, since they may be others, unless a .dvc file knows their hash or the user says
+  that they are the same. (`dvc repro --pull` ignores a folder of images that is missing as a whole.)
 
-Nothing is written but DVC's own notes of hashes. Nothing else imports dvc.
+Nothing is written but DVC's own cache of file hashes. No other module imports dvc.
 """
 
-import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scm.errors import UserError
-from scm.params import Params, flatten
+from scm.params import flatten
+from scm.params.project import Project
+from scm.presets.changes import ABSENT, changes
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
 UP_TO_DATE, RESTORED, RUNS = "up to date", "restored", "runs"
 PULL, CHECKOUT = "dvc pull", "dvc checkout"
 UPSTREAM = "upstream: "
-"""Begins a reason that names another stage."""
-_ABSENT = object()
+"""Beginning of a reason that names another stage."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Step:
         status: UP_TO_DATE, RESTORED or RUNS.
         reasons: why it is not up to date, each "kind: text"; kinds are never run, dvc.yaml, params, code, data,
             upstream and outputs.
-        missing: of a stage that is up to date, the command that brings those of its outputs that are not here, or None.
-        params: flat values that it would run with.
+        missing: the command that brings the missing outputs of a stage that is up to date; None if nothing is missing.
+        params: flat values that the stage would run with.
     """
 
     name: str
@@ -59,33 +60,31 @@ class Step:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-def plan(root: Path, params: Params, assume_data: bool = False) -> list[Step]:
-    """All stages in an order in which they can run.
+def plan(project: Project, assume_data: bool = False) -> list[Step]:
+    """Plans all stages, in an order in which they can run.
 
     Args:
-        root: the project's folder.
-        params: of its params.yaml.
-        assume_data: take images that are not here for those that dvc.lock knows.
+        assume_data: take missing images for those that dvc.lock knows.
 
     Raises:
-        UserError: where DVC cannot read the project, or a file that a stage reads.
+        UserError: DVC cannot read the project, or a file that a stage reads.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
     try:
-        with warnings.catch_warnings(), closing(Repo(str(root))) as repo:
-            # DVC 3.67 asks pygtrie for a value in a way that pygtrie deprecates; nothing that we could do differently.
+        with warnings.catch_warnings(), closing(Repo(str(project.root))) as repo:
+            # DVC 3.67 calls pygtrie in a way that pygtrie deprecates; we cannot avoid it.
             warnings.filterwarnings("ignore", message="_NoneStep.value will soon raise", category=DeprecationWarning)
-            return list(_Planner(repo, params.data.path, assume_data).steps())
+            return list(_Planner(repo, project.params.data.path, assume_data).steps())
     except (DvcException, SCMError, OSError) as error:
         text = " ".join(str(error).split())
-        raise UserError(f"dvc cannot read {root} ({text}): correct it, or see what `dvc status` says") from None
+        raise UserError(f"dvc cannot read {project.root} ({text}): correct it, or see what `dvc status` says") from None
 
 
 class _Planner:
-    """Goes through the stages; what each of them would leave is known to those after it."""
+    """Walks through the stages in order, and remembers what each would leave for the stages after it."""
 
     def __init__(self, repo: "Repo", data: str, assume_data: bool) -> None:
         self._repo, self._data, self._assume_data = repo, data, assume_data
@@ -133,7 +132,7 @@ class _Planner:
         return reasons
 
     def _dep_reason(self, dep: "Dependency") -> str | tuple[str, ...] | None:
-        """What is new about something that a stage reads; names of stages if they make it anew."""
+        """Says what is new about something that a stage reads; names the stages that would make it anew, if any."""
         from dvc.stage import PipelineStage
 
         makers = self._makers_of(dep)
@@ -149,7 +148,7 @@ class _Planner:
         return f"outputs: {dep.def_path} was changed" if folder and whole and dep.workspace_status() else None
 
     def _makers_of(self, dep: "Dependency") -> "list[tuple[Any, Output]]":
-        """Stages, and .dvc files, whose outputs are the dependency, lie in it or contain it."""
+        """Stages and .dvc files with an output that is the dependency, lies in it or contains it."""
         if dep.fs_path in self._makers:
             return [self._makers[dep.fs_path]]
         return [
@@ -157,7 +156,7 @@ class _Planner:
         ]
 
     def _makes_anew(self, stage: Any, out: "Output", dep: "Dependency") -> bool:
-        """Whether the stage would leave something else than what dvc.lock says that the dependency was."""
+        """True if the stage would leave other content than dvc.lock recorded for the dependency."""
         if out.fs_path not in self._foretold:
             return False
         made = self._foretold[out.fs_path]
@@ -165,7 +164,7 @@ class _Planner:
         return made is None or bool(before and made.hash_info != before)
 
     def _read_reason(self, dep: "Dependency", tracked: "Output | None") -> str | None:
-        """Of what no stage makes: code, and data, which a .dvc file (`tracked`) may know."""
+        """Says what is new about code, or about data that a .dvc file (`tracked`) may know: no stage makes either."""
         path = dep.def_path
         kind = "data" if path == self._data else "code"
         if kind == "code" and tracked is None:
@@ -175,7 +174,7 @@ class _Planner:
                 return f"dvc.yaml: {path} is a new dependency"
             return f"code: {path}" if dep.workspace_status() else None
         wanted = tracked.hash_info if tracked is not None and tracked.fs_path == dep.fs_path else None
-        if tracked is not None and wanted and wanted != dep.hash_info:  # whatever lies there: a pull brings new ones
+        if tracked is not None and wanted and wanted != dep.hash_info:  # whatever lies there now, a pull replaces it
             return f"{kind}: {path} changed ({tracked.stage.path_in_repo} has another hash)"
         if dep.exists and not dep.workspace_status():
             return None
@@ -188,7 +187,7 @@ class _Planner:
         return f"{kind}: {path} is not here" + (" (--assume-data: as dvc.lock has it)" if dep.hash_info else "")
 
     def _cached(self, stage: "PipelineStage", inputs_changed: bool) -> "Sequence[Output] | None":
-        """Outputs that DVC would give back without running the stage; None if it would run it."""
+        """Outputs that DVC would restore without running the stage; None if the stage would run."""
         from dvc.output import loadd_from
         from dvc.stage.serialize import to_single_stage_lockfile
         from dvc.utils import dict_sha256
@@ -211,7 +210,7 @@ class _Planner:
         return made if made and not any(out.changed_cache() for out in made) else None
 
     def _fill_in(self, stage: "PipelineStage") -> bool:
-        """Puts the hashes that the inputs would have in place of dvc.lock's; False where one cannot be known."""
+        """Replaces dvc.lock's hashes of the inputs by those that they would have; False if one cannot be known."""
         for dep in stage.params:
             if set(dep.params) - dep.read_params().keys():
                 return False
@@ -229,7 +228,7 @@ class _Planner:
 
 
 def _to_come(dep: "Dependency", makers: "Sequence[tuple[Any, Output]]") -> "Output | None":
-    """What a .dvc file says that will lie here once it is pulled, where other things do now or nothing."""
+    """The output that a .dvc file would pull to this place, if something else or nothing lies there now."""
     from dvc.stage import PipelineStage
 
     for maker, out in makers:
@@ -243,27 +242,15 @@ def _files(stage: "PipelineStage") -> "list[Dependency]":
 
 
 def _changed_params(dep: Any) -> Iterator[str]:
-    """Each value that is not dvc.lock's, "key: old -> new"; what differs is DVC's to say (for it 1 is 1.0 and true)."""
+    """Yields "key: old -> new" for each value that is not dvc.lock's; DVC says which keys differ (for it 1 is true)."""
     before, after = dep.hash_info.value or {}, dep.read_params()
     for key in dep.params:
-        if before.get(key, _ABSENT) != after.get(key, _ABSENT):
-            yield from _differences(key, before.get(key, _ABSENT), after.get(key, _ABSENT))
-
-
-def _differences(key: str, old: Any, new: Any) -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for inner in sorted({*old, *new}):
-            yield from _differences(f"{key}.{inner}", old.get(inner, _ABSENT), new.get(inner, _ABSENT))
-    elif old != new:
-        yield f"{key}: {_shown(old)} -> {_shown(new)}"
-
-
-def _shown(value: object) -> str:
-    return "(not there)" if value is _ABSENT else value if isinstance(value, str) else json.dumps(value)
+        if before.get(key, ABSENT) != after.get(key, ABSENT):
+            yield from changes(*({key: values[key]} if key in values else {} for values in (before, after)))
 
 
 def _output_reasons(stage: "PipelineStage") -> tuple[list[str], str | None]:
-    """Outputs that have to be made again, and the command that brings those that are only not here."""
+    """Outputs that have to be made again, and the command that brings those that are merely missing."""
     reasons, missing = [], None
     for out in stage.outs:
         if not out.hash_info:
@@ -284,5 +271,5 @@ def _contains(folder: str, path: str) -> bool:
 
 
 def _holds_something(path: Path) -> bool:
-    """Whether a file, or a folder with more than hidden files: git may keep an empty one by its .gitignore."""
+    """True for a file, and for a folder with more than hidden files, such as the .gitignore of an empty one."""
     return not path.is_dir() or any(not entry.name.startswith(".") for entry in path.iterdir())

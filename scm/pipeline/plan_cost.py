@@ -1,4 +1,4 @@
-"""How long the stages of a plan will take, from how long they took: their run files, else their runs in MLflow."""
+"""How long the stages of a plan will take, judged by earlier runs: their run files, else their runs in MLflow."""
 
 import json
 import sys
@@ -10,10 +10,11 @@ from typing import Any
 from scm.base.count import Count
 from scm.base.files import read_json
 from scm.errors import UserError
+from scm.params.project import Project
 from scm.pipeline.plan import RUNS, Step
 from scm.results.reading import run_path
-from scm.tracking import store as store_module
-from scm.tracking.records import RunRecord, Settings
+from scm.tracking import store
+from scm.tracking.records import experiment_name
 
 BUDGETS = {
     "train_teacher": ("teacher.images",),
@@ -21,9 +22,9 @@ BUDGETS = {
     "select_ema": ("select.samples",),
     "evaluate": ("evaluate.samples", "evaluate.repeats"),
 }
-"""Parameters with each of which a stage's time grows in proportion."""
+"""Parameters to each of which a stage's time is proportional."""
 UNRECORDED = {"report": 5.0}
-"""Seconds of a stage that leaves no run file, whatever it reports on."""
+"""Assumed seconds of a stage that leaves no run file."""
 PATIENCE = 20.0
 """Seconds that a plan waits for MLflow."""
 
@@ -42,27 +43,24 @@ class Estimate:
 
     Attributes:
         seconds: None = unknown.
-        about: it would run with other parameters than the earlier run; `seconds` is in proportion to its budget.
+        about: the earlier run had other parameters; `seconds` is scaled in proportion to the stage's budget.
     """
 
     seconds: float | None
     about: bool = False
 
 
-def estimates(root: Path, steps: Sequence[Step], settings: Settings, preset: str) -> dict[str, Estimate]:
-    """An estimate for each stage by its name; stages that do not run take no time.
+def estimates(project: Project, steps: Sequence[Step]) -> dict[str, Estimate]:
+    """Estimates each stage of a plan, by its name; stages that do not run take no time.
 
-    Args:
-        root: the project's folder.
-        steps: the plan.
-        settings: where MLflow is; it is asked only for what no run file says, and a line on stderr tells if it fails.
-        preset: whose experiment is asked, for other presets' runs say nothing of these.
+    MLflow is asked only about stages without a run file, and only for runs of the project's preset. If it does not
+    answer, a line on stderr says so.
     """
     found = {step.name: Estimate(0.0) for step in steps}
     running = [step for step in steps if step.status == RUNS]
-    earlier = {step.name: _from_file(run_path(root, step.name)) for step in running}
+    earlier = {step.name: _from_file(run_path(project.root, step.name)) for step in running}
     asked = [name for name, run in earlier.items() if run is None and name not in UNRECORDED]
-    earlier |= _from_mlflow(settings, preset, asked) if asked else {}
+    earlier |= _from_mlflow(project, asked) if asked else {}
     for step in running:
         run = earlier[step.name]
         unrecorded = UNRECORDED.get(step.name)
@@ -82,7 +80,7 @@ def _scaled(step: Step, run: Earlier) -> Estimate:
 
 
 def _count(value: Any) -> int | None:
-    """A budget as params.yaml or, in text, MLflow has it."""
+    """A budget as a number; params.yaml has it as a count such as 8Mi, MLflow as text. None if it is neither."""
     try:
         return Count(int(value) if str(value).isdecimal() else value)
     except (TypeError, ValueError):
@@ -94,7 +92,7 @@ def _text(value: Any) -> str:
 
 
 def _from_file(path: Path) -> Earlier | None:
-    """What a run file says; one that is damaged says nothing."""
+    """Reads a run file; None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -105,33 +103,29 @@ def _from_file(path: Path) -> Earlier | None:
 
 
 def _trained(run: Earlier) -> Earlier | None:
-    """None for an imported teacher: bringing it took seconds, which says nothing of training one."""
+    """None for an imported teacher: the seconds of an import say nothing about a training."""
     return None if "imported.file" in run.params else run
 
 
-def _from_mlflow(settings: Settings, preset: str, names: Sequence[str]) -> dict[str, Earlier]:
+def _from_mlflow(project: Project, names: Sequence[str]) -> dict[str, Earlier]:
     """The last finished run of each stage that the store knows, if it answers within PATIENCE."""
-    store = settings.store.partition("?")[0]
-    if not settings.enabled or (store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///")).exists()):
+    settings = project.tracking
+    if not settings.enabled or store.is_new(settings):  # asking must not make a store
         return {}
     found: dict[str, Earlier] = {}
 
     def work() -> None:
-        client = store_module.connect(settings)
-        experiment = client.get_experiment_by_name(settings.experiment_of(_record(preset)))
+        client = store.connect(settings)
+        experiment = client.get_experiment_by_name(experiment_name(settings, project.params.preset))
         if experiment is not None:
             runs = {name: _last_run(client, experiment.experiment_id, name) for name in names}
             found.update({name: run for name, run in runs.items() if run is not None})
 
-    fault = store_module.fault_of(work, PATIENCE)
+    fault = store.fault_of(work, PATIENCE)
     if fault is not None:
-        where = store_module.without_password(settings.store)
-        print(f"mlflow: {fault} ({where}); what only it knows is left out of the seconds", file=sys.stderr)
+        where = store.without_password(settings.store)
+        print(f"mlflow: {fault} ({where}); stages that only it knows have no estimate", file=sys.stderr)
     return dict(found)
-
-
-def _record(preset: str) -> RunRecord:
-    return RunRecord("", "", "", tags={"scm.preset": preset})
 
 
 def _last_run(client: Any, experiment: str, name: str) -> Earlier | None:

@@ -1,39 +1,24 @@
-"""`scm plan`: the plan as a table, or as JSON for programs."""
+"""A plan as a table for people, or as values for programs."""
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scm.base.project import find_root
-from scm.params import load
-from scm.pipeline.plan import RESTORED, RUNS, UPSTREAM, Step, plan
-from scm.pipeline.plan_cost import Estimate, estimates
-from scm.tracking.records import Settings
+from scm.base.tables import columns
+from scm.pipeline.plan import RESTORED, RUNS, UPSTREAM, Step
+from scm.pipeline.plan_cost import Estimate
 
-EXIT_RUNS = 10
-"""Of `--check`, if a stage would run; other than 1 (bad input) and 75 (interrupted)."""
 SHOWN = 5
-"""Reasons of one stage, and stages upstream, that the table shows."""
-
-
-def plan_command(options: argparse.Namespace) -> int:
-    """`scm plan [--json] [--check] [--assume-data]`. Returns the exit code."""
-    root = find_root()
-    params = load(root / "params.yaml")
-    steps = plan(root, params, options.assume_data)
-    costs = estimates(root, steps, Settings.of(params, root), params.preset)
-    print(json.dumps(as_json(steps, costs), indent=2) if options.json else "\n".join(table(steps, costs)))
-    return EXIT_RUNS if options.check and any(step.status == RUNS for step in steps) else 0
+"""Most reasons of one stage, and most stages upstream, that the table shows."""
 
 
 def as_json(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> dict[str, Any]:
     """The plan for programs.
 
     Returns:
-        "stages": of each stage "name", "status", "reasons", "seconds" (null = unknown), "about" (a rough guess) and
-        "missing" (the command that brings its outputs, or null); "runs": how many run; "seconds": what is known of
-        these, null where nothing is; "unknown": how many of them nothing is known of.
+        "stages": each stage's "name", "status", "reasons", "seconds" (null = unknown), "about" (true = a rough guess)
+        and "missing" (the command that brings its outputs, or null);
+        "runs": number of stages that run; "seconds": sum of their known times (null = all unknown);
+        "unknown": number of stages that run for an unknown time.
     """
     stages = [
         {
@@ -53,23 +38,18 @@ def as_json(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> dict[str, A
 
 
 def table(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> list[str]:
-    """Lines for people: a stage each, further reasons below it, the sum at the end."""
-    width = max(len(step.name) for step in steps) if steps else 0
-    lines = []
+    """Lines for people: one for each stage, further reasons below it, the sum at the end."""
+    rows = []
     for step in steps:
-        if step.missing is not None:
-            lines.append(f"{step.name:{width}}  {step.status}, outputs not here: {step.missing}")
-            continue
+        reasons = _short(step.reasons) if step.missing is None else [f"outputs missing: {step.missing}"]
         expected = _expected(costs[step.name]) if step.status == RUNS else ""
-        reasons = _short(step.reasons)
-        head = f"{step.name:{width}}  {step.status:10}  {expected:11}"
-        lines.append(f"{head}  {reasons[0] if reasons else ''}".rstrip())
-        lines += [f"{'':{len(head)}}  {reason}" for reason in reasons[1:]]
-    return [*lines, "", _sum(steps, costs)]
+        rows.append((step.name, step.status, expected, reasons[0] if reasons else ""))
+        rows += [("", "", "", reason) for reason in reasons[1:]]
+    return [*columns(rows), "", _sum(steps, costs)]
 
 
 def _short(reasons: Sequence[str]) -> list[str]:
-    """The first of them; stages upstream share the last line."""
+    """The first reasons; stages upstream share the last line."""
     upstream = [reason.removeprefix(UPSTREAM) for reason in reasons if reason.startswith(UPSTREAM)]
     others = [reason for reason in reasons if not reason.startswith(UPSTREAM)]
     lines = others if len(others) <= SHOWN else [*others[:SHOWN], f"and {len(others) - SHOWN} more: scm plan --json"]
@@ -85,7 +65,7 @@ def _sum(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> str:
     if not plain["runs"]:
         return f"no stage of {len(steps)} runs{given}"
     if plain["seconds"] is None:
-        cost = "for how long is unknown"
+        cost = "time unknown"
     else:
         about = any(costs[step.name].about for step in steps if step.status == RUNS)
         cost = _expected(Estimate(plain["seconds"], about))

@@ -1,9 +1,9 @@
 """`scm run`: a supervised `dvc repro`.
 
-DVC does not look after its children: killed, it leaves the trainer running, and the next `dvc repro` starts a second
-one. So each dvc gets a session of its own, a signal goes to everything in it, and this command returns only when the
-session is empty. The first SIGINT or SIGTERM asks (a trainer then saves its state), the second one kills. Should this
-command itself be killed, the kernel ends dvc, and the stages end with it.
+A dvc that is killed leaves its trainer running, and the next `dvc repro` starts a second one. So each dvc gets a
+session of its own, signals go to everything in the session, and this command returns only when the session is empty.
+The first SIGINT or SIGTERM asks to stop, upon which a trainer saves its state; the second one kills. If this command
+itself is killed, the kernel ends dvc, and the stages end with it.
 """
 
 import ctypes
@@ -20,9 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from scm.base.project import TEACHER, find_root
-from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
-from scm.params import Params, load
+from scm.base.processes import run_program
+from scm.base.project import TEACHER
+from scm.errors import EXIT_INTERRUPTED, Interrupted
+from scm.params import Params
+from scm.params.project import Project
+from scm.pipeline.dvc_command import dvc_program
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.05
@@ -31,13 +34,18 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def run(arguments: Sequence[str], parallel: bool = False, root: Path | None = None) -> int:
-    """Runs `dvc repro` with `arguments` in the project and returns the exit code: DVC's, or 75 when interrupted.
+def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
+    """Runs `dvc repro` in the project and returns the exit code: DVC's, or 75 if interrupted.
 
-    With `parallel`, a run of the whole pipeline trains the students side by side, each on its own share of the GPUs.
+    Args:
+        arguments: options and targets of `dvc repro`.
+        root: the project's folder.
+        parallel: in a run of the whole pipeline, train the students side by side, each on its own share of the GPUs.
+
+    Raises:
+        UserError: params.yaml is faulty; nothing runs then.
     """
-    root = root or find_root()
-    params = load(root / "params.yaml")
+    params = Project.open(root).params
     shares = _shares(params, visible_gpus()) if parallel and not arguments else []
     if parallel and len(shares) < 2:
         reason = "is for the whole pipeline" if arguments else "needs two students and a GPU for each"
@@ -51,20 +59,20 @@ def run(arguments: Sequence[str], parallel: bool = False, root: Path | None = No
 
 
 def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES of the GPUs this process may use, found without torch."""
+    """Names, as in CUDA_VISIBLE_DEVICES, of the GPUs that this process may use; found without torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip() and name.strip() != "-1"]
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    listing = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    listing = run_program(tool, "-L", cwd=Path.cwd())
     lines = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
     return [str(index) for index in range(len(lines))] if listing.returncode == 0 else []
 
 
 def _shares(params: Params, gpus: Sequence[str]) -> list[list[str]]:
-    """The GPUs in equal shares, one for each student that trains at the same time; none where the CPU is asked for."""
+    """Divides the GPUs among the students that train at the same time; no shares if params.yaml asks for the CPU."""
     if params.runtime.device == "cpu":
         return []
     count = min(len(gpus) // params.runtime.processes, len(_from_teacher(params)))
@@ -73,12 +81,15 @@ def _shares(params: Params, gpus: Sequence[str]) -> list[list[str]]:
 
 
 def _from_teacher(params: Params) -> list[str]:
-    """Students that need no other student."""
+    """Students that start from the teacher, not from another student."""
     return [method for method, start in params.student.methods.items() if start == TEACHER]
 
 
 def _students_in_parallel(sessions: "Sessions", methods: Sequence[str], shares: Sequence[Sequence[str]]) -> int:
-    """The teacher, then the students in waves; DVC allows `repro -s` of two stages at once, but not plain `repro`."""
+    """Trains the teacher, then the students in waves of as many as there are shares; returns the first bad exit code.
+
+    DVC allows `repro -s` of two stages at the same time, but not two plain `repro`.
+    """
     code = sessions.wait([sessions.start(["select_ema@teacher"])])
     for wave in range(math.ceil(len(methods) / len(shares))):
         if code:
@@ -93,7 +104,7 @@ def _students_in_parallel(sessions: "Sessions", methods: Sequence[str], shares: 
 
 
 class Sessions:
-    """The dvc processes of one command, and the signals that go to them."""
+    """The dvc processes of one command; forwards signals to them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -117,14 +128,11 @@ class Sessions:
         _process_control(_PR_SET_CHILD_SUBREAPER, 0)
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Starts `dvc repro` of this Python's environment in a session of its own."""
+        """Starts `dvc repro` in a session of its own."""
         if self._received:
             raise Interrupted
-        folder = Path(sys.executable).parent
-        dvc = folder / "dvc"
-        if not dvc.is_file():
-            raise UserError(f"{dvc} is missing: install the project into this environment with `pip install -e .`")
-        path = os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)])
+        dvc = dvc_program()
+        path = os.pathsep.join([str(dvc.parent), os.environ.get("PATH", os.defpath)])
         supervisor = os.getpid()
         process = subprocess.Popen(
             [str(dvc), "repro", *arguments],
@@ -139,7 +147,7 @@ class Sessions:
         return process
 
     def wait(self, processes: Sequence[subprocess.Popen[bytes]]) -> int:
-        """Waits until the sessions are empty; the first exit code that is not 0, a signal's as a shell gives it."""
+        """Waits until the sessions are empty; returns the first exit code but 0 (for a signal, 128 + its number)."""
         codes = [process.wait() for process in processes]
         for process in processes:
             self._empty(process.pid)
@@ -147,7 +155,10 @@ class Sessions:
         return next((code if code > 0 else 128 - code for code in codes if code), 0)
 
     def _empty(self, group: int) -> None:
-        """Returns when nothing of the session is left: after an interruption when it has ended, else soon."""
+        """Waits until no process of the session is left.
+
+        After an interruption the processes take the time they need. Otherwise they are asked to end, then killed.
+        """
         deadline = time.monotonic() + _GRACE_SECONDS
         asked = False
         while _reap(group):
@@ -158,7 +169,7 @@ class Sessions:
             time.sleep(_POLL_SECONDS)
 
     def outcome(self, code: int) -> int:
-        """The command's exit code: an interrupted run that was not complete can go on."""
+        """Returns the command's exit code: 75 if the run was interrupted before it was complete."""
         return EXIT_INTERRUPTED if self._received and code else code
 
     def _forward(self, number: int, _: FrameType | None) -> None:
@@ -171,7 +182,7 @@ class Sessions:
 
 
 def _send(group: int, number: int) -> bool:
-    """Sends a signal to a whole process group; False when nothing is left of it."""
+    """Sends a signal to a whole process group; returns False if no process is left in it."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -180,7 +191,7 @@ def _send(group: int, number: int) -> bool:
 
 
 def _reap(group: int) -> bool:
-    """Buries what has died in the group (its orphans are ours: PR_SET_CHILD_SUBREAPER); True while something lives."""
+    """Reaps dead processes of the group (PR_SET_CHILD_SUBREAPER gives us its orphans); returns True while one lives."""
     with suppress(ChildProcessError):
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
@@ -188,13 +199,16 @@ def _reap(group: int) -> bool:
 
 
 def _process_control(option: int, value: int) -> None:
-    """Linux's prctl; other systems go without."""
+    """Calls prctl on Linux; does nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value)
 
 
 def _prepare_child(supervisor: int) -> None:
-    """Between fork and exec: default signals (a shell's background job ignores SIGINT), and no life without us."""
+    """Runs between fork and exec: restores the signals' defaults, and has the child die with the supervisor.
+
+    A shell's background job ignores SIGINT, and dvc would inherit that.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":

@@ -7,13 +7,18 @@ from typing import Any
 
 from scm.base.yaml_files import parse_mapping, read_text
 from scm.errors import UserError
+from scm.presets.overlays import RESTORE
 
 TABLES = Path("pipelines/paper_tables.yaml")
 
 DATA = {"cifar10": "CIFAR-10", "imagenet64": "ImageNet 64", "imagenet512": "ImageNet 512"}
 
 METHOD = "scd"
-"""Of the paper's methods the one that is drawn."""
+"""The one of the paper's methods that the report draws."""
+
+Figures = dict[str, float]
+STEPS = ("_1step", "_2step", "")
+"""Endings of the keys of a figure: in one step, in two, and in `nfe` evaluations."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,9 @@ class Published:
 
     Attributes:
         data: key of `DATA`.
-        mparams: parameters in millions; None where the paper does not say.
-        compute: sampling compute in percent of the teacher's, of one step and of two.
-        ratio: FID over the teacher's, of one step and of two.
+        mparams: parameters in millions; None if the paper does not say.
+        compute: sampling compute in percent of the teacher's, for one step and for two.
+        ratio: FID over the teacher's, for one step and for two.
     """
 
     data: str
@@ -33,17 +38,58 @@ class Published:
     ratio: tuple[float, float]
 
 
+def read_tables(root: Path) -> dict[str, Any]:
+    """All of pipelines/paper_tables.yaml."""
+    return parse_mapping(read_text(root / TABLES, RESTORE), str(TABLES))
+
+
 def published(root: Path) -> list[Published]:
-    """The paper's rows of `METHOD`, a data set after the other, smallest network first.
+    """The paper's rows of `METHOD`, one data set after the other, smallest network first.
 
     Raises:
         UserError: the tables are missing or damaged.
     """
-    tables = parse_mapping(read_text(root / TABLES, "restore it with `git checkout`"), str(TABLES))
+    tables = read_tables(root)
     try:
         return [row for data in DATA for row in _rows(data, tables["results"][data], tables["sizes"])]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{TABLES}: {error} is missing or no table: restore it with `git checkout`") from None
+        raise UserError(f"{TABLES}: {error} is missing or no table: {RESTORE}") from None
+
+
+def figures_of(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int) -> dict[str, Figures]:
+    """The paper's figures of each method, for a preset's `paper` block.
+
+    Args:
+        tables: the result of `read_tables`.
+        row: {dataset, size}, or {dataset, comparison} for a comparison that has its own table.
+        segments: segments of the multistep student; its figures at other numbers are left out.
+
+    Returns:
+        {"scd": {"fid_1step": 3.66, ...}, ...}; `fid` and `fdd` are at `nfe` network evaluations.
+
+    Raises:
+        KeyError: the tables have no such row.
+    """
+    dataset = row["dataset"]
+    if "comparison" in row:
+        by_iterations = tables[dataset][row["comparison"]]["fid_1step_at_k"]["sCT"]
+        return {"sct": {"fid_1step": by_iterations[max(by_iterations)]}}
+    blocks = dict(tables["results"][dataset])
+    ablation, multistep = blocks.pop("vsd_ablation_M", {}), blocks.pop("multistep_scd", {})
+    ending, nfe = {1: ("_1step", {}), 2: ("_2step", {})}.get(segments, ("", {"nfe": segments}))
+    if segments in multistep.get("fid", {}):
+        blocks["multistep"] = {f"{figure}{ending}": multistep[figure][segments] for figure in ("fid", "fdd")} | nfe
+    if ablation and row["size"] == "M":
+        blocks["vsd"] = ablation["vsd"]
+    wanted = {"nfe", *(f"{figure}{ending}" for figure in ("fid", "fdd") for ending in STEPS)}
+    return {
+        method: {
+            key: value[row["size"]] if isinstance(value, Mapping) else value
+            for key, value in block.items()
+            if key in wanted
+        }
+        for method, block in blocks.items()
+    }
 
 
 def _rows(data: str, results: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[Published]:

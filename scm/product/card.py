@@ -1,7 +1,6 @@
-"""The model card: what a packaged model is, from what, how good, how to use and under which licence, in Markdown.
+"""The model card in Markdown: what a packaged model is, what it was made from, its figures, its use and its licence.
 
-It is made from the files that a run leaves (results/) and from params.yaml. What was not measured is said to be so:
-a card must not depend on figures that nobody has.
+It is written from the files of a run (results/) and params.yaml. It says so where something was not measured.
 """
 
 import json
@@ -10,16 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import read_json
-from scm.params import Params, flatten
+from scm.base.project import TEACHER
+from scm.base.tables import escape, markdown_table
+from scm.params import flatten
+from scm.params.project import Project
 from scm.product.content import MAX_SEED, Content
 from scm.report import data
-from scm.report.wording import DISTANCES, cell, commit_of, display_name, duration, line, number
-from scm.results.provenance import chain, params_hash
-from scm.results.reading import evaluations_of, metrics_path, read_numbers, read_run, run_path
+from scm.report.wording import DISTANCES, commit_of, display_name, duration, number
+from scm.results.provenance import chain, licence_of, params_hash
+from scm.results.reading import measured_evaluations, metrics_path, read_numbers, read_run, run_path
 
 PAPER = "[arXiv 2410.11081](https://arxiv.org/abs/2410.11081)"
-TEACHER = "teacher"
 CLASSES_SHOWN = 20
+MEASURED = {
+    "fd": "FD", "kid": "KID", "precision": "Precision", "recall": "Recall", "accuracy": "Accuracy",
+    "images_per_second": "Images/s",
+}  # fmt: skip
+"""Figures of the table, and their names in its head."""
 CODE = """\
 ```python
 import base64
@@ -35,12 +41,12 @@ for number, png in enumerate(model.predict(rows)["png"]):
 ```"""
 
 
-def card(root: Path, params: Params, content: Content, uri: str) -> str:
-    """The card of the product whose `settings.json` is `content`.
+def card(project: Project, content: Content, address: str) -> str:
+    """Writes the card of a product.
 
     Args:
-        root: the project's folder.
-        uri: what the reader loads the model by, such as models:/digits@champion.
+        content: the product's `settings.json`.
+        address: what the reader loads the model by, such as models:/digits@champion.
 
     Raises:
         UserError: a file of the run is damaged.
@@ -48,37 +54,25 @@ def card(root: Path, params: Params, content: Content, uri: str) -> str:
     model, title = content.name, display_name(content.name)
     models = [model] if model == TEACHER else [TEACHER, model]
     parts = [
-        [f"# {title}: images in few steps ({cell(content.preset)})", "", *_what(content, models)],
-        ["## Data", "", *_data(root, content)],
-        ["## Training", "", *_training(root, params, models)],
-        ["## Figures", "", *_figures(root, params, models)],
-        ["## How to sample", "", *_use(content, uri)],
+        [f"# {title}: images in few steps ({escape(content.preset)})", "", *_what(content, models)],
+        ["## Data", "", *_data(project.root, content)],
+        ["## Training", "", *_training(project, models)],
+        ["## Figures", "", *_figures(project, models)],
+        ["## How to sample", "", *_use(content, address)],
         ["## Limits", "", *_limits(content)],
-        ["## Licence", "", licence(root)],
-        ["## Origin", "", *_origin(root, params, model)],
+        ["## Licence", "", licence(project, model)],
+        ["## Origin", "", *_origin(project, model)],
     ]
     return "\n".join(text for part in parts for text in (*part, ""))
 
 
-def licence(root: Path) -> str:
-    """One paragraph: the code's, and what the weights of other people add to it."""
-    codec = root / "data/codec/header.json"
+def licence(project: Project, model: str) -> str:
+    """One paragraph: the licence of the code, and the terms of the weights and of the decoder."""
+    terms = escape(licence_of(chain(project, model)))
+    codec = project.root / "data/codec/header.json"
     decoded = codec.exists() and read_json(codec).get("autoencoder")
     decoder = " The decoder's weights are other people's, and keep their own licence." if decoded else ""
-    return _licence_of_networks(root) + decoder
-
-
-def _licence_of_networks(root: Path) -> str:
-    path = run_path(root, "train_teacher")
-    made_by = read_run(path)["params"] if path.exists() else {}
-    code = "The code is Apache-2.0."
-    if "imported.file" not in made_by:
-        return f"{code} The weights were trained here on the data above, whose own licence may bind them."
-    file = cell(str(made_by["imported.file"]))
-    if "imported.licence" in made_by:
-        terms = made_by["imported.licence"]
-        return f"{code} The teacher was imported from {file}, whose licence is {terms}; so is that of these weights."
-    return f"{code} The teacher was imported from {file} of another scm project, whose licence binds these weights."
+    return f"{terms[0].upper()}{terms[1:]}.{decoder}"
 
 
 def _what(content: Content, models: list[str]) -> Iterator[str]:
@@ -95,83 +89,84 @@ def _what(content: Content, models: list[str]) -> Iterator[str]:
 
 def _data(root: Path, content: Content) -> Iterator[str]:
     if (root / data.FOLDER / "data.json").exists():
-        yield cell(data.sentence(data.read(root)))
+        yield escape(data.sentence(data.read(root)))
     else:
-        yield "The counts of the images that it was trained on are not here."
+        yield "The summary of the training images is not here."
     names = content.classes
     if names:
-        shown = ", ".join(map(cell, names[:CLASSES_SHOWN])) + (", …" if len(names) > CLASSES_SHOWN else "")
+        shown = ", ".join(map(escape, names[:CLASSES_SHOWN])) + (", …" if len(names) > CLASSES_SHOWN else "")
         yield f"\n{len(names):,} classes: {shown}."
     else:
         yield "\nWithout classes."
 
 
-def _training(root: Path, params: Params, models: list[str]) -> Iterator[str]:
-    yield line(("Model", "Images seen", "Batch", "Precision", "Time", "Device"))
-    yield line(["---", "---:", "---:", "---", "---:", "---"])
+def _training(project: Project, models: list[str]) -> Iterator[str]:
+    rows = []
     for model in models:
-        path = run_path(root, "train_teacher" if model == TEACHER else f"train_student@{model}")
+        path = run_path(project.root, "train_teacher" if model == TEACHER else f"train_student@{model}")
         run = read_run(path) if path.exists() else {}
-        training = params.teacher if model == TEACHER else params.student.method(model)
+        training = project.params.teacher if model == TEACHER else project.params.student.method(model)
         own = [f"{training.images:,}", str(training.batch), training.precision]
         if "imported.file" in run.get("params", {}):
             own = [f"imported: {run['params']['imported.file']}", "–", "–"]
         took = [duration(run["seconds"]), str(run.get("device") or "–")] if run else ["–", "–"]
-        yield line([cell(text) for text in (display_name(model), *own, *took)])
+        rows.append([escape(text) for text in (display_name(model), *own, *took)])
+    yield markdown_table(("Model", "Images seen", "Batch", "Precision", "Time", "Device"), rows, "lrrlrl")
 
 
-def _figures(root: Path, params: Params, models: list[str]) -> Iterator[str]:
+def _figures(project: Project, models: list[str]) -> Iterator[str]:
+    root, params = project.root, project.params
     found = {model: path for model in models if (path := metrics_path(root, "evaluate", model)) and path.exists()}
     if not found:
-        yield "Not measured: `scm run` does."
+        yield "Not measured; `scm run` measures it."
         return
-    distance = DISTANCES.get(params.reference.extractor, "FD")
-    yield line(("Model", "Evaluations", distance, "KID", "Precision", "Recall", "Accuracy", "Images/s"))
-    yield line(["---", *["---:"] * 7])
+    distance, keys = DISTANCES.get(params.reference.extractor, "FD"), list(MEASURED)
+    rows = []
     for model, path in found.items():
         figures = read_numbers(path)
-        for evaluations in reversed(evaluations_of(figures)):
-            keys = ("fd", "kid", "precision", "recall", "accuracy", "images_per_second")
+        for evaluations in reversed(measured_evaluations(figures)):
             values = [figures.get(f"{key}@{evaluations}") for key in keys]
             shown = ["–" if value is None else number(value) for value in values]
-            yield line([display_name(model), str(evaluations), *shown])
+            rows.append([display_name(model), str(evaluations), *shown])
+    yield markdown_table(("Model", "Evaluations", distance, *list(MEASURED.values())[1:]), rows, "l" + "r" * 7)
+    # What defines the figures, so that nobody compares them with figures of another protocol.
     evaluate, run_file = params.evaluate, run_path(root, f"evaluate@{models[-1]}")
     run = read_run(run_file) if run_file.exists() else {}
     protocol = f"; eval.protocol {run['protocol'][:12]}" if run.get("protocol") else ""
     repeats = f", the smallest of {evaluate.repeats} sets of seeds" if evaluate.repeats > 1 else ""
     yield (
         f"\n{distance} is the Fréchet distance to the real images in the features of the extractor "
-        f"{cell(params.reference.extractor)}, of {evaluate.samples:,} samples with seeds from {evaluate.seed:,}"
-        f"{repeats}{protocol}. It compares with figures of the same protocol alone. Images/s: on the device above, "
-        "without decoding."
+        f"{escape(params.reference.extractor)}, of {evaluate.samples:,} samples with seeds from {evaluate.seed:,}"
+        f"{repeats}{protocol}. Compare it only with figures of the same protocol. Images/s is the speed on the device "
+        "above, without decoding."
     )
 
 
-def _use(content: Content, uri: str) -> Iterator[str]:
-    yield CODE.format(uri=uri, row=json.dumps(content.example()))
-    yield f"\nOr `scm serve {uri}`, which has a page for people and answers POST requests at /invocations."
+def _use(content: Content, address: str) -> Iterator[str]:
+    yield CODE.format(uri=address, row=json.dumps(content.example()))
+    yield f"\nOr `scm serve {address}`, which has a page for people and answers POST requests at /invocations."
 
 
 def _limits(content: Content) -> Iterator[str]:
     student = " or ".join(map(str, content.student_steps))
     own = f"{student} (the student), more (the teacher)" if student else "the teacher's"
-    yield f"- steps: {own}, {content.steps} where none are given; seeds: 0 to {MAX_SEED}."
-    for role, drawing in (("student", content.student), ("teacher", content.teacher)):
-        if drawing is not None:
-            limits = drawing.guidance_range
-            told = f"{limits[0]:g} to {limits[1]:g}, {drawing.guidance:g} by default" if limits else "none"
+    yield f"- steps: {own}, {content.steps} if none are given; seeds: 0 to {MAX_SEED}."
+    for role, sampling in (("student", content.student), ("teacher", content.teacher)):
+        if sampling is not None:
+            limits = sampling.guidance_range
+            told = f"{limits[0]:g} to {limits[1]:g}, {sampling.guidance:g} by default" if limits else "none"
             yield f"- guidance of the {role}: {told}."
-    yield "- It draws what its training images showed, with their faults and gaps, and may repeat some of them."
+    yield "- It draws what its training images show, with their faults and gaps, and may repeat some of them."
 
 
-def _origin(root: Path, params: Params, model: str) -> Iterator[str]:
-    path = run_path(root, f"evaluate@{model}")
+def _origin(project: Project, model: str) -> Iterator[str]:
+    path = run_path(project.root, f"evaluate@{model}")
     run: dict[str, Any] = read_run(path) if path.exists() else {}
-    yield f"- commit: {cell(commit_of(run)) if run else 'unknown'}"
-    yield f"- params hash: {run.get('params_hash', params_hash(params))}"
+    yield f"- commit: {escape(commit_of(run)) if run else 'unknown'}"
+    yield f"- params hash: {run.get('params_hash', params_hash(project.params))}"
     if run:
-        yield f"- made on: {cell(str(run['machine']))}, {run['ended'][:10]}"
-    values = flatten(run["chain"]) if run else chain(root, params, model)
+        yield f"- made on: {escape(str(run['machine']))}, {run['ended'][:10]}"
+    values = flatten(run["chain"]) if run else chain(project, model)
     yield "\n<details><summary>All parameters</summary>\n\n```yaml"
     yield from (f"{key}: {value}" for key, value in sorted(values.items()))
     yield "```\n\n</details>"

@@ -1,9 +1,9 @@
-"""What a packaged model consists of: safetensors and JSON in one folder, which the model reads and packaging writes.
+"""The contents of a packaged model: safetensors and JSON in one folder, which packaging writes and the model reads.
 
 settings.json          everything in `Content`
-student.safetensors    absent where a teacher is the product
+student.safetensors    absent if a teacher is the product
 teacher.safetensors
-codec/                 what decodes samples to pixels: header.json and, of latents, autoencoder.safetensors
+codec/                 decodes samples to pixels: header.json and, for latents, autoencoder.safetensors
 card.md                for people
 """
 
@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import read_json, write_json
+from scm.base.project import TEACHER
 from scm.errors import UserError
 
 FORMAT = 1
 SETTINGS, CARD, CODEC = "settings.json", "card.md", "codec"
-STUDENT, TEACHER = "student", "teacher"
+STUDENT = "student"
+"""Role of the packaged model, whose teacher has the role TEACHER."""
 MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How one of the two models is drawn with.
+class Sampling:
+    """How one of the two models is sampled.
 
     Attributes:
-        header: what selection chose beside the file's own header, e.g. {"t_mid": 0.8}.
-        guidance: scale where a request names none.
-        guidance_range: scales that may be asked for; None = that one alone.
+        header: what selection chose, in addition to the file's own header, e.g. {"t_mid": 0.8}.
+        guidance: scale for requests that name none.
+        guidance_range: scales that a request may ask for; None = only `guidance`.
     """
 
     header: dict[str, Any]
@@ -40,22 +42,24 @@ class Content:
     """settings.json.
 
     Attributes:
-        name: of the method, e.g. "scd".
-        preset: label of the preset that it was trained with.
-        classes: their names; empty = trained without.
-        student: None where a teacher is the product.
-        teacher: of the student.
-        student_steps: numbers of steps that the student draws in; those above them are the teacher's.
+        name: the model's name, e.g. "scd".
+        preset: label of the preset that the model was trained with.
+        classes: names of the classes; empty = trained without classes.
+        student: how the student is sampled; None if a teacher is the product.
+        teacher: how the teacher is sampled.
+        student_steps: numbers of steps that the student draws in; the teacher draws in larger numbers.
         teacher_steps: Heun steps that the teacher was measured with.
-        steps: where a request names none.
-        sigma_min: with sigma_max and rho the noise levels that the teacher is sampled on.
+        steps: number of steps for requests that name none.
+        sigma_min: smallest of the noise levels that the teacher is sampled on.
+        sigma_max: largest of these.
+        rho: spacing of these.
     """
 
     name: str
     preset: str
     classes: list[str]
-    student: Drawing | None
-    teacher: Drawing
+    student: Sampling | None
+    teacher: Sampling
     student_steps: list[int]
     teacher_steps: int
     steps: int
@@ -67,7 +71,7 @@ class Content:
         write_json(folder / SETTINGS, {"format": FORMAT, **asdict(self)})
 
     def example(self) -> dict[str, Any]:
-        """A row that the model draws."""
+        """A request that the model draws."""
         return {**({"class": self.classes[0]} if self.classes else {}), "seed": 0, "steps": self.steps}
 
     @classmethod
@@ -82,10 +86,10 @@ class Content:
             raise UserError(f"{folder / SETTINGS}: not of format {FORMAT}; load it with the scm that packaged it")
         for role in (STUDENT, TEACHER):
             if values[role] is not None:
-                values[role] = _drawing(values[role])
+                values[role] = _sampling(values[role])
         return cls(**values)
 
 
-def _drawing(values: dict[str, Any]) -> Drawing:
+def _sampling(values: dict[str, Any]) -> Sampling:
     limits = values["guidance_range"]
-    return Drawing(values["header"], values["guidance"], None if limits is None else (limits[0], limits[1]))
+    return Sampling(values["header"], values["guidance"], None if limits is None else (limits[0], limits[1]))

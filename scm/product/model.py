@@ -1,8 +1,8 @@
-"""The packaged model: rows of class, seed, steps and guidance to PNG images (an mlflow pyfunc).
+"""The packaged model, an mlflow pyfunc: rows of class, seed, steps and guidance in, PNG images out.
 
-Nothing here or below needs more than torch, numpy, safetensors, pillow and mlflow with its pandas; packaging puts the
-source of just these modules beside the weights. A request that cannot be served is MLflow's INVALID_PARAMETER_VALUE,
-which its servers answer with code 400.
+This module and those that it imports need only torch, numpy, safetensors, pillow, and mlflow with its pandas; packaging
+copies their source beside the weights. Invalid requests raise MLflow's INVALID_PARAMETER_VALUE, which its servers
+answer with code 400.
 """
 
 import base64
@@ -29,21 +29,26 @@ from scm.generation.generate import generate
 from scm.generation.trained import (
     NoiseLevels,
     class_number,
-    evaluations_of,
+    evaluations_per_call,
     model_of,
     repeatable,
     require_scale,
     sampler_of,
 )
 from scm.networks import Model
-from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content, Drawing
+from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content, Sampling
 
 COLUMNS = ("class", "seed", "steps", "guidance")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """One row, checked: label -1 = without, role = which of the two models draws it."""
+    """One checked row of a request.
+
+    Attributes:
+        label: number of the class; -1 = without.
+        role: STUDENT or TEACHER, the model that draws it.
+    """
 
     label: int
     seed: int
@@ -56,33 +61,33 @@ class Product:
     """The models of a package, ready to draw.
 
     Args:
-        folder: what `scm.product.packaging` wrote.
-        max_rows: images that one request may ask for.
-        max_steps: steps that an image may take.
-        device: cpu, cuda, or auto = cuda where there is one.
+        folder: the folder `product` of a package.
+        max_rows: most images that a request may ask for.
+        max_steps: most steps that an image may take.
+        device: cpu, cuda, or auto = cuda if there is one.
     """
 
     def __init__(self, folder: Path, max_rows: int, max_steps: int, device: str) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda":  # a forward on the CPU is repeatable anyway, and asking for it imports torch's compiler
+        if device == "cuda":  # the CPU repeats itself anyway, and asking for it imports torch's compiler
             repeatable()
         self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
         self.folder = folder
         self.codec = load_codec(folder / CODEC, device)
         self._models: dict[str, tuple[Model, dict[str, Any]]] = {}
-        for role, drawing in ((STUDENT, self.content.student), (TEACHER, self.content.teacher)):
-            if drawing is not None:
+        for role, sampling in ((STUDENT, self.content.student), (TEACHER, self.content.teacher)):
+            if sampling is not None:
                 state, header = weights.load(folder / f"{role}.safetensors", device)
                 self.codec.check(header["codec"], f"{role}.safetensors")
-                self._models[role] = model_of(state, header, device), {**header, **drawing.header}
+                self._models[role] = model_of(state, header, device), {**header, **sampling.header}
         self._turn = threading.Lock()
 
     def wish(self, row: dict[str, Any]) -> Wish:
-        """Checks a row, in which None and NaN are as good as absent.
+        """Checks a row; None and NaN count as absent.
 
         Raises:
-            UserError: it asks for what the model cannot do.
+            UserError: the row asks for something that the model cannot do.
         """
         given = {key: value for key, value in row.items() if not _absent(value)}
         unknown = sorted(str(key) for key in given.keys() - set(COLUMNS))
@@ -98,7 +103,7 @@ class Product:
         return Wish(self._label(given.get("class")), seed, steps, role, self._guidance(role, given.get("guidance")))
 
     def draw(self, wishes: list[Wish]) -> list[dict[str, Any]]:
-        """Draws images, those alike in one batch, one request at a time; rows of the signature's outputs."""
+        """Draws images, similar ones in one batch, and returns rows of the signature's outputs; one batch at a time."""
         alike: dict[tuple[str, int, float], list[int]] = defaultdict(list)
         for place, wish in enumerate(wishes):
             alike[wish.role, wish.steps, wish.guidance].append(place)
@@ -119,7 +124,7 @@ class Product:
         images = self.codec.decode(samples)
         common = {
             "seconds": (time.perf_counter() - started) / len(wishes),
-            "evaluations": sampler.nfe * evaluations_of(header, guidance),
+            "evaluations": sampler.nfe * evaluations_per_call(header, guidance),
             "model": header["model"],
         }
         return [{"png": png_of(image), **common} for image in images]
@@ -145,19 +150,19 @@ class Product:
         return class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
 
     def _guidance(self, role: str, asked: Any) -> float:
-        drawing = self.content.student if role == STUDENT else self.content.teacher
-        assert drawing is not None
+        sampling = self.content.student if role == STUDENT else self.content.teacher
+        assert sampling is not None
         if asked is None:
-            return drawing.guidance
+            return sampling.guidance
         if isinstance(asked, bool) or not isinstance(asked, int | float):
             raise UserError(f"guidance {asked!r}: must be a number, such as 1.5")
         require_scale(self._models[role][1], float(asked), "guidance")
-        _require_within(drawing, float(asked))
+        _require_within(sampling, float(asked))
         return float(asked)
 
 
 class ImageModel(PythonModel):
-    """What MLflow loads: `predict` takes a frame of rows and gives one of images."""
+    """The pyfunc: `predict` takes a data frame of rows and returns a data frame of images."""
 
     def load_context(self, context: PythonModelContext) -> None:
         limits = context.model_config or {}
@@ -180,7 +185,7 @@ class ImageModel(PythonModel):
 
 
 def png_of(image: torch.Tensor) -> str:
-    """uint8 [C, H, W], C = 1 or 3, to a PNG in base64."""
+    """Encodes an image, uint8 [C, H, W] with C = 1 or 3, as a PNG in base64."""
     pixels = image.cpu().permute(1, 2, 0).squeeze(2).contiguous().numpy()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
@@ -210,7 +215,7 @@ def _listed(steps: list[int]) -> str:
     return " or ".join(map(str, steps))
 
 
-def _require_within(drawing: Drawing, scale: float) -> None:
-    limits = drawing.guidance_range
+def _require_within(sampling: Sampling, scale: float) -> None:
+    limits = sampling.guidance_range
     if limits is not None and not limits[0] <= scale <= limits[1]:
         raise UserError(f"guidance {scale:g}: must be between {limits[0]:g} and {limits[1]:g}")

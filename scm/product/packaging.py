@@ -1,10 +1,9 @@
-"""A trained model as a self-contained MLflow model: weights, codec, settings, card, and the source that draws.
+"""Packages a trained model for MLflow: weights, codec, settings, card, and the source that draws.
 
-What is written holds safetensors, JSON and text alone, and needs of this project nothing but the copied modules, so
-that it loads where scm is not installed. MLflow executes its file entry.py instead of unpickling an object.
+A package holds only safetensors, JSON and text, and brings the modules of this project that it needs, so that it loads
+where scm is not installed. MLflow runs its file entry.py instead of unpickling an object.
 """
 
-import argparse
 import ast
 import hashlib
 import shutil
@@ -13,35 +12,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scm.base import weights
-from scm.base.files import link_or_copy, read_json, sha256, write_text
-from scm.base.project import find_root
+from scm.base.files import link_or_copy, sha256, write_text
 from scm.data.latents.autoencoders import load_codec
 from scm.data.latents.codec import RANDOM
 from scm.errors import UserError
-from scm.generation import trained as trained_module
-from scm.generation.trained import own_steps
-from scm.params import Params, load
+from scm.generation.trained import own_steps, selected_header
+from scm.params.project import Project
 from scm.product.card import card
-from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Drawing
+from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Sampling
 from scm.results.reading import run_path
 from scm.tracking import sending, store
-from scm.tracking.records import Settings
 from scm.tracking.registry import CHAMPION
 from scm.tracking.sync import record_of
 
 MAX_ROWS, MAX_STEPS = 16, 100
-"""Limits of a request where whoever serves the model sets no others."""
+"""Limits of a request, unless whoever serves the model sets others."""
 MAX_GUIDANCE = 10.0
-"""Of a teacher, which takes any scale in principle."""
+"""Largest guidance scale that a request may ask a teacher for; a teacher takes any scale in principle."""
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "pillow")
 DESCRIPTION = "MLmodel"
 ENTRY = Path(__file__).with_name("entry.py")
 PACKAGE = Path(__file__).parents[1]
 
 
-def log_version(settings: Settings, root: Path, params: Params, model: str, name: str, tags: dict[str, str]) -> str:
-    """Packages a model of the project and registers it as a new version of `name`; returns the version's number.
+def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
+    """Packages a model and registers it as a new version of `params.registered_name`; returns the version's number.
 
     The version belongs to the model's run of `evaluate`, which is sent if the store does not have it yet, and carries
     `tags`. The same content is stored once: a second version of it is another name for the same files.
@@ -49,12 +44,13 @@ def log_version(settings: Settings, root: Path, params: Params, model: str, name
     Raises:
         UserError: files of the model or of its run are missing. Others: whatever mlflow and the network raise.
     """
-    record = record_of(root, run_path(root, f"evaluate@{model}"))
+    name, settings = project.params.registered_name, project.tracking
+    record = record_of(project.root, run_path(project.root, f"evaluate@{model}"))
     client = store.connect(settings)
     sending.send(client, record, settings)
     run = sending.run_of(client, record.key)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = package(root, params, model, Path(temporary) / "model", f"models:/{name}@{CHAMPION}")
+        folder = package(project, model, Path(temporary) / "model")
         place = f"model-{_digest(folder)[:12]}"
         _store(client, run.info.run_id, folder, place)
     _require_name(client, name)
@@ -63,12 +59,17 @@ def log_version(settings: Settings, root: Path, params: Params, model: str, name
     return str(made.version)
 
 
-def package(root: Path, params: Params, model: str, folder: Path, uri: str) -> Path:
+def champion_address(project: Project) -> str:
+    """What MLflow loads the project's champion by."""
+    return f"models:/{project.params.registered_name}@{CHAMPION}"
+
+
+def package(project: Project, model: str, folder: Path, address: str | None = None) -> Path:
     """Writes the MLflow model into `folder`, which must not exist, and returns it.
 
     Args:
-        model: a student's method, which its teacher accompanies, or "teacher".
-        uri: what readers of the card load it by.
+        model: a student's method, which is packaged with its teacher, or "teacher".
+        address: what readers of the card load the model by; None = the champion's address.
 
     Raises:
         UserError: a file is missing, or the models do not belong together.
@@ -77,12 +78,14 @@ def package(root: Path, params: Params, model: str, folder: Path, uri: str) -> P
     import mlflow.pyfunc
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        # The product: weights, codec, settings and card, beside the source that draws.
         staging = Path(temporary)
-        content, headers = content_of(root, params, model)
-        _stage(root, staging / "product", headers)
+        content, headers = content_of(project, model)
+        _stage(project.root, staging / "product", headers)
         content.write(staging / "product")
-        write_text(staging / "product" / CARD, card(root, params, content, uri))
+        write_text(staging / "product" / CARD, card(project, content, address or champion_address(project)))
         copy_source(staging / "scm")
+        # MLflow's frame around it.
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(ENTRY),
@@ -98,33 +101,25 @@ def package(root: Path, params: Params, model: str, folder: Path, uri: str) -> P
     return folder
 
 
-def card_command(args: argparse.Namespace) -> int:
-    """`scm card`: prints the card of args.model, None = the project's product."""
-    root = find_root()
-    params = load(root / "params.yaml")
-    content, _ = content_of(root, params, args.model or params.publish.model)
-    print(card(root, params, content, f"models:/{params.registered_name}@{CHAMPION}"), end="")
-    return 0
-
-
-def content_of(root: Path, params: Params, model: str) -> tuple[Content, dict[str, dict[str, Any]]]:
-    """The package's settings, and the headers of the files that go into it, by role."""
+def content_of(project: Project, model: str) -> tuple[Content, dict[str, dict[str, Any]]]:
+    """The package's settings, and the header of each role's weights."""
+    root, params = project.root, project.params
     if model not in params.evaluate.models:
         raise UserError(f"model {model}: params.yaml has {', '.join(params.evaluate.models)}; use one of them")
     roles = {TEACHER: TEACHER} if model == TEACHER else {STUDENT: model, TEACHER: TEACHER}
-    headers = {role: _header(root, name) for role, name in roles.items()}
+    headers = {role: selected_header(root / "models" / name) for role, name in roles.items()}
     codec = load_codec(root / "data/codec")
     for role, name in roles.items():
         codec.check(headers[role]["codec"], f"models/{name}")
-    drawings = {role: _drawing(header) for role, header in headers.items()}
+    samplings = {role: _sampling(header) for role, header in headers.items()}
     student_steps = list(own_steps(headers[STUDENT])) if STUDENT in headers else []
     teacher_steps = params.sampler.teacher_steps
     content = Content(
         name=model,
         preset=params.preset,
         classes=list(headers[TEACHER]["classes"]),
-        student=drawings.get(STUDENT),
-        teacher=drawings[TEACHER],
+        student=samplings.get(STUDENT),
+        teacher=samplings[TEACHER],
         student_steps=student_steps,
         teacher_steps=teacher_steps,
         steps=max(student_steps, default=teacher_steps),
@@ -134,7 +129,7 @@ def content_of(root: Path, params: Params, model: str) -> tuple[Content, dict[st
 
 
 def signature(content: Content) -> Any:
-    """Columns in: class (name or number), seed, steps and guidance; out: png (base64), seconds, evaluations, model."""
+    """Inputs: class (name or number), seed, steps, guidance; outputs: png (base64), seconds, evaluations, model."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
@@ -192,35 +187,23 @@ def _file_of(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _weights(root: Path, model: str) -> Path:
-    return root / "models" / model / "model.safetensors"
-
-
-def _header(root: Path, model: str) -> dict[str, Any]:
-    """Of a selected model's file, and how selection chose to sample it."""
-    return {
-        **weights.read_header(_weights(root, model)),
-        **read_json(root / "models" / model / trained_module.SAMPLING),
-    }
-
-
-def _drawing(header: dict[str, Any]) -> Drawing:
-    """How selection has this model drawn, and the scales that it takes."""
+def _sampling(header: dict[str, Any]) -> Sampling:
+    """How selection has this model sampled, and the guidance scales that it takes."""
     trained = header.get("guidance")
     limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if header.get("label_dropout") else None
     chosen = {key: header[key] for key in ("t_mid",) if header.get(key) is not None}
-    return Drawing(chosen, header["guidance_scale"], limits)
+    return Sampling(chosen, header["guidance_scale"], limits)
 
 
 def _stage(root: Path, folder: Path, headers: dict[str, dict[str, Any]]) -> None:
     folder.mkdir()
     for role, header in headers.items():
-        link_or_copy(_weights(root, header["model"]), folder / f"{role}.safetensors")
+        link_or_copy(root / "models" / header["model"] / "model.safetensors", folder / f"{role}.safetensors")
     shutil.copytree(root / "data/codec", folder / CODEC)
 
 
 def _forget_places(folder: Path) -> None:
-    """Takes the paths of this machine, which nothing reads, out of the file MLmodel."""
+    """Removes this machine's paths from the file MLmodel; nothing reads them."""
     from mlflow.models import Model
 
     described = Model.load(str(folder))
@@ -231,7 +214,7 @@ def _forget_places(folder: Path) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Of what makes the package: the files that are the same each time it is made."""
+    """Hash of the files that are the same each time that the package is made."""
     total = hashlib.sha256()
     for path in sorted(path for part in ("artifacts", "code") for path in (folder / part).rglob("*") if path.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
@@ -239,7 +222,10 @@ def _digest(folder: Path) -> str:
 
 
 def _store(client: Any, run_id: str, folder: Path, place: str) -> None:
-    """Uploads a package, its file MLmodel last, so that where this lies everything does; and nothing a second time."""
+    """Uploads a package unless the store has it.
+
+    The file MLmodel goes last: if the store has it, the upload was complete.
+    """
     if any(Path(entry.path).name == DESCRIPTION for entry in client.list_artifacts(run_id, place)):
         return
     description = folder.parent / DESCRIPTION
@@ -249,7 +235,7 @@ def _store(client: Any, run_id: str, folder: Path, place: str) -> None:
 
 
 def _require_name(client: Any, name: str) -> None:
-    """Makes the registered model, unless it is there."""
+    """Creates the registered model, unless it exists."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,10 +1,9 @@
-"""`scm serve`: MLflow's scoring server around a packaged model, with a page for people at /.
+"""MLflow's scoring server around a packaged model, with a page for people at /.
 
-/health, /ping, /version and /invocations are MLflow's own; /, /about and /card are added here, and so is what keeps a
-request from doing harm: a limit of its size, and code 400 for a body that MLflow would stumble over with a 500.
+/health, /ping, /version and /invocations are MLflow's own. This module adds /, /about and /card, and guards against
+harmful requests: a limit of their size, and code 400 for a body on which MLflow would fail with 500.
 """
 
-import argparse
 import signal
 import socket
 import sys
@@ -14,47 +13,45 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scm.base.project import find_root
 from scm.errors import UserError
-from scm.params import Params, load
+from scm.params.project import Project
 from scm.product.content import CARD
-from scm.product.packaging import package
+from scm.product.packaging import champion_address, package
 from scm.report.wording import display_name
 from scm.tracking import store
-from scm.tracking.records import Settings
 from scm.tracking.registry import CHAMPION
 
 PAGE = Path(__file__).with_name("page.html")
 MAX_BODY = 2**20
-"""Bytes of a request."""
+"""Most bytes of a request."""
 
 
-def serve_command(args: argparse.Namespace) -> int:
-    """Serves args.model on args.host and args.port, args.max_batch images a request at most, until Ctrl-C."""
-    store.quieten()
-    with listening(args.host, args.port) as listener, located(args.model) as (uri, shown):
-        import uvicorn
+def serve(model: Any, listener: socket.socket, shown: str) -> None:
+    """Serves a model of `load_model` until Ctrl-C or SIGTERM.
 
-        model = load_model(uri, args.max_batch)
-        warm_up(model.unwrap_python_model().product)
-        app = application(model)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        host, port = listener.getsockname()[:2]
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        print(f"serving {shown} on http://{place}/ (Ctrl-C ends it)", flush=True)
-        try:
-            with suppress(KeyboardInterrupt):  # uvicorn hands the signal on, once it has closed everything
-                server.run(sockets=[listener])
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    print("scm serve: ended", file=sys.stderr)
-    return 0
+    Args:
+        listener: a socket of `listening`.
+        shown: what people call the model.
+    """
+    import uvicorn
+
+    warm_up(model.unwrap_python_model().product)
+    app = application(model)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    host, port = listener.getsockname()[:2]
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    print(f"serving {shown} on http://{place}/ (Ctrl-C ends it)", flush=True)
+    try:
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has closed everything
+            server.run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that nobody else has, before anything slow is done; port 0 = a free one."""
+    """Opens a socket that no other program listens on; port 0 = any free one."""
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port}: must be between 0 and {2**16 - 1}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -73,22 +70,22 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def located(asked: str | None) -> Iterator[tuple[str, str]]:
-    """What MLflow loads the model by, and what people call it.
+    """Finds the model to serve; yields the address that MLflow loads it by, and what people call it.
 
     Args:
         asked: a packaged folder, a folder of the project's models/, an address such as models:/NAME@ALIAS; None = the
-            champion of the project's store or, where there is none, the project's own student.
+            champion of the project's store or, if there is none, the project's own student.
     """
     if asked is not None:
         folder = Path(asked)
         if (folder / "MLmodel").is_file():
             yield str(folder.absolute()), asked
         elif (folder / "model.safetensors").is_file():
-            with packaged(find_root(folder), folder.absolute().name) as own:
+            with packaged(Project.open(folder), folder.absolute().name) as own:
                 yield own, asked
         elif ":/" in asked:
             if asked.startswith(("models:", "runs:")):
-                _use_store(Settings.of(load(find_root() / "params.yaml"), find_root()))
+                _use_store(Project.open())
             yield asked, asked
         else:
             raise UserError(
@@ -96,39 +93,35 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
                 "model.safetensors, nor an address such as models:/digits@champion"
             )
         return
-    root = find_root()
-    params = load(root / "params.yaml")
-    uri = f"models:/{params.registered_name}@{CHAMPION}"
-    if has_champion(root, params):
-        yield uri, uri
+    project = Project.open()
+    address, model = champion_address(project), project.params.publish.model
+    if has_champion(project):
+        yield address, address
         return
-    model = params.publish.model
-    print(f"scm serve: there is no {uri}; taking models/{model} of the project", file=sys.stderr, flush=True)
-    with packaged(root, model) as own:
+    print(f"scm serve: there is no {address}; taking models/{model} of the project", file=sys.stderr, flush=True)
+    with packaged(project, model) as own:
         yield own, f"models/{model}"
 
 
 @contextmanager
-def packaged(root: Path, model: str) -> Iterator[str]:
-    """One of the project's models, packaged into a folder that goes away afterwards."""
+def packaged(project: Project, model: str) -> Iterator[str]:
+    """Packages one of the project's models into a folder that exists within the block."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / model
-        yield str(package(root, load(root / "params.yaml"), model, folder, str(Path("models") / model)))
+        yield str(package(project, model, Path(temporary) / model, str(Path("models") / model)))
 
 
-def has_champion(root: Path, params: Params) -> bool:
-    """Whether the project's store knows a champion; the store is then the one that MLflow loads from.
+def has_champion(project: Project) -> bool:
+    """True if the project's store has a champion, in which case MLflow loads models from this store.
 
     Raises:
         UserError: a server does not answer.
     """
-    settings = Settings.of(params, root)
-    own = settings.store.removeprefix("sqlite:///")
-    if own != settings.store and not Path(own.partition("?")[0]).exists():
-        return False  # nothing is made by looking
+    settings = project.tracking
+    if store.is_new(settings):
+        return False  # asking must not make a store
     try:
-        client = _use_store(settings)
-        client.get_model_version_by_alias(params.registered_name, CHAMPION)
+        client = _use_store(project)
+        client.get_model_version_by_alias(project.params.registered_name, CHAMPION)
     except Exception as error:  # mlflow, its database driver and the network each raise their own
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
@@ -138,14 +131,14 @@ def has_champion(root: Path, params: Params) -> bool:
 
 
 def load_model(uri: str, max_rows: int) -> Any:
-    """Loads a packaged model (mlflow.pyfunc.PyFuncModel) with this limit of rows."""
+    """Loads a packaged model (mlflow.pyfunc.PyFuncModel); `max_rows` is the most images that a request may ask for."""
     import mlflow.pyfunc
 
     try:
         model = mlflow.pyfunc.load_model(uri, model_config={"max_rows": max_rows})
     except UserError:
         raise
-    except Exception as error:  # mlflow's, the network's, or of the package's own code
+    except Exception as error:  # raised by mlflow, the network or the package's own code
         raise UserError(f"{uri}: cannot be loaded: {store.reason(error)}") from None
     if not hasattr(getattr(model.unwrap_python_model(), "product", None), "content"):
         raise UserError(f"{uri}: not a model that scm packaged; `mlflow models serve` serves others")
@@ -153,14 +146,14 @@ def load_model(uri: str, max_rows: int) -> Any:
 
 
 def warm_up(product: Any) -> None:
-    """Draws with each of the two models once, since a first image takes longer than the others."""
+    """Draws one image with each of the two models, since the first one takes longer than the others."""
     own = product.content.student_steps
     for steps in (*own[:1], max(own, default=0) + 1):
         product.draw([product.wish({**product.content.example(), "steps": steps})])
 
 
 def application(model: Any) -> Any:
-    """MLflow's FastAPI application for a model of `load_model`, with the page and the guards."""
+    """MLflow's FastAPI application for a model of `load_model`, with the page and the guard."""
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from mlflow.pyfunc import scoring_server
 
@@ -184,12 +177,12 @@ def application(model: Any) -> Any:
 
 
 def described(product: Any) -> dict[str, Any]:
-    """What the page, and other programs, need to know to ask for images."""
+    """What the page, or another program, needs to know to ask for images."""
     content = product.content
     guidance = {
-        role: {"default": drawing.guidance, "range": drawing.guidance_range}
-        for role, drawing in (("student", content.student), ("teacher", content.teacher))
-        if drawing is not None
+        role: {"default": sampling.guidance, "range": sampling.guidance_range}
+        for role, sampling in (("student", content.student), ("teacher", content.teacher))
+        if sampling is not None
     }
     return {
         "name": content.name,
@@ -206,17 +199,17 @@ def described(product: Any) -> dict[str, Any]:
 
 
 def refusal(code: int, message: str) -> Any:
-    """An answer of the form that MLflow gives its own errors."""
+    """An error response in the form of MLflow's own."""
     from fastapi.responses import JSONResponse
 
     return JSONResponse({"error_code": "BAD_REQUEST", "message": message}, status_code=code)
 
 
 class Guard:
-    """ASGI middleware around POST requests.
+    """ASGI middleware that refuses POST requests which would do harm.
 
-    It reads a body up to MAX_BODY bytes and refuses more (413), a body without a type (415), and one over which
-    MLflow's parsing breaks (400): what breaks in the model itself MLflow has caught by then.
+    It refuses bodies of more than MAX_BODY bytes (413), without a content type (415), and those that break MLflow's
+    parsing (400). MLflow itself catches errors of the model, so an exception that arrives here is the request's fault.
     """
 
     def __init__(self, app: Any) -> None:
@@ -246,15 +239,15 @@ class Guard:
 
         try:
             await self._app(scope, replay, send)
-        except Exception as error:  # KeyError, TypeError, AttributeError, ... whatever the rows were not
+        except Exception as error:  # KeyError, TypeError, AttributeError, ...: depends on what the body is
             problem = f"body: cannot be read as rows ({type(error).__name__}); GET /about shows an example"
             await refusal(400, problem)(scope, receive, send)
 
 
-def _use_store(settings: Settings) -> Any:
-    """Opens the store and has MLflow's loader look there."""
+def _use_store(project: Project) -> Any:
+    """Opens the project's store, and has MLflow's loader look there."""
     import mlflow
 
-    client = store.connect(settings)
-    mlflow.set_tracking_uri(settings.store)
+    client = store.connect(project.tracking)
+    mlflow.set_tracking_uri(project.tracking.store)
     return client

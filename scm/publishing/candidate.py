@@ -1,4 +1,4 @@
-"""The candidate: what results/ and dvc.lock say of the model that `scm publish` would make the champion."""
+"""The candidate: the model that `scm publish` would make the champion, as results/ and dvc.lock describe it."""
 
 import hashlib
 import json
@@ -11,36 +11,39 @@ from scm.base.files import sha256
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.params import Params, dump
+from scm.params.project import Project
 from scm.publishing.entry import Entry
 from scm.results.fingerprint import inputs_of, made_by_stages
 from scm.results.provenance import licence_of
-from scm.results.reading import evaluations_of, metrics_path, read_numbers, read_run, run_path
+from scm.results.reading import measured_evaluations, metrics_path, read_numbers, read_run, run_path
 
 MEASURED_BY = ("evaluate.samples", "evaluate.seed", "evaluate.repeats", "evaluate.neighbours", "sampler.", "reference.")
-"""Parameters, or beginnings of their names, that a protocol follows from."""
+"""Beginnings of the names of all parameters that a protocol follows from."""
 BY_TEACHERS = ("evaluate.teacher_few",)
-"""And that of the teacher."""
+"""Further parameters that the teacher's protocol follows from."""
 RULER = "data/reference"
+"""The stage output that all models are compared with: extractor and statistics of the real images."""
 
 
-def candidate_of(root: Path, params: Params, name: str) -> Entry:
+def candidate_of(project: Project) -> Entry:
     """Reads the candidate.
 
-    Args:
-        name: of the registered model; the same weights under two names are two candidates.
+    Its key follows from the registered name as well: the same weights under two names are two candidates.
 
     Raises:
-        UserError: the model does not exist, its evaluation is missing or is not of params.yaml, code and dvc.lock as
-            they are, or it has no figure fd@N of the N that is asked for.
+        UserError: the model does not exist, its evaluation is missing or was made with other parameters, code or
+            dvc.lock than the present ones, or it lacks the figure fd@N that is asked for.
     """
+    root, params = project.root, project.params
     model, settings = params.publish.model, params.publish
+    # The evaluation must be that of the parameters, code and files as they are now.
     if model not in params.evaluate.models:
         raise UserError(f"publish.model = {model}: no such model; use one of {', '.join(params.evaluate.models)}")
     run_file, metrics_file = run_path(root, f"evaluate@{model}"), metrics_path(root, "evaluate", model)
     assert metrics_file is not None
     run = read_run(run_file)
     if not run.get("protocol"):
-        raise UserError(f"{run_file} does not say how was measured (protocol): run `scm run --force evaluate@{model}`")
+        raise UserError(f"{run_file} lacks the protocol of its figures: run `scm run --force evaluate@{model}`")
     lock = root / "dvc.lock"
     if not lock.exists():
         raise UserError(f"{lock} is missing: run `scm run`, or restore it with git")
@@ -51,6 +54,7 @@ def candidate_of(root: Path, params: Params, name: str) -> Entry:
     unknown = [path for path in model_files(model) if path not in made]
     if unknown:
         raise UserError(f"{lock} does not know {unknown[0]}: run `scm run`")
+    # The figures, and the one that decides.
     figures = {key: _number(value) for key, value in read_numbers(metrics_file).items()}
     distances = distances_of(figures)
     evaluations = settings.evaluations or max(distances, default=0)
@@ -58,7 +62,7 @@ def candidate_of(root: Path, params: Params, name: str) -> Entry:
         known = ", ".join(f"fd@{each}" for each in distances) or "no distance"
         raise UserError(f"publish.evaluations = {settings.evaluations}: {metrics_file} has {known}; use one, or null")
     return Entry(
-        key=hashlib.sha256(json.dumps([name, run["key"]]).encode()).hexdigest(),
+        key=hashlib.sha256(json.dumps([params.registered_name, run["key"]]).encode()).hexdigest(),
         model=model,
         evaluations=evaluations,
         distances=distances,
@@ -81,12 +85,12 @@ def candidate_of(root: Path, params: Params, name: str) -> Entry:
 
 
 def model_files(model: str) -> tuple[str, str]:
-    """The weights, and how selection chose to sample them: another guidance scale or t_mid is another candidate."""
+    """Files of the weights and of how selection chose to sample them; another t_mid makes another candidate."""
     return f"models/{model}/model.safetensors", f"models/{model}/sampling.json"
 
 
 def require_weights(root: Path, candidate: Entry) -> None:
-    """Sees that the model's files are those that were measured, before they are packed."""
+    """Checks, before the model's files are packed, that they are the measured ones."""
     digests = []
     for name in model_files(candidate.model):
         path = root / name
@@ -100,14 +104,14 @@ def require_weights(root: Path, candidate: Entry) -> None:
 
 
 def _together(digests: Iterable[str]) -> str:
-    """One hash of several."""
+    """Combines several hashes into one."""
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def distances_of(figures: Mapping[str, float]) -> dict[int, tuple[float, ...]]:
-    """Distances of all ranges of seeds by N: fd_0@N, fd_1@N, ..., or fd@N alone where there was one range."""
+    """Distances of all ranges of seeds, by N: fd_0@N, fd_1@N, ..., or fd@N alone for a single range."""
     found = {}
-    for number in evaluations_of(dict(figures)):
+    for number in measured_evaluations(dict(figures)):
         ranges = []
         while f"fd_{len(ranges)}@{number}" in figures:
             ranges.append(figures[f"fd_{len(ranges)}@{number}"])
@@ -116,7 +120,7 @@ def distances_of(figures: Mapping[str, float]) -> dict[int, tuple[float, ...]]:
 
 
 def protocol_parts(run: Mapping[str, Any]) -> dict[str, str]:
-    """What a protocol follows from, so that two that differ can be told apart: parameters, and the ruler's hash."""
+    """Parameters and the ruler's hash, from which a protocol follows: they tell how two protocols differ."""
     values = {**run["chain"], **run["params"]}
     names = (*MEASURED_BY, *BY_TEACHERS) if run.get("item") == TEACHER else MEASURED_BY
     parts = {key: json.dumps(value) for key, value in sorted(values.items()) if key.startswith(names)}
@@ -125,7 +129,7 @@ def protocol_parts(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trainings_of(params: Params, model: str) -> list[str]:
-    """Names of the stages that have trained the model, and those that it starts from."""
+    """Names of the stages that trained the model and all models that it starts from."""
     names = []
     while model != TEACHER:
         names.append(f"train_student@{model}")
@@ -134,8 +138,9 @@ def trainings_of(params: Params, model: str) -> list[str]:
 
 
 def _health(root: Path, params: Params, model: str) -> Iterator[str]:
-    """What the trainings that the model comes from found wrong. Every such line is a failed check: of a healthy
-    training there is none. An imported teacher has none either, as nobody here has seen its training.
+    """Failed health checks of all trainings that the model comes from.
+
+    A healthy training has none, and neither has an imported teacher, whose training nobody here has seen.
     """
     for name in trainings_of(params, model):
         for line in read_run(run_path(root, name)).get("health", ()):
@@ -143,5 +148,5 @@ def _health(root: Path, params: Params, model: str) -> Iterator[str]:
 
 
 def _number(value: Any) -> float:
-    """What is not a number counts as one that is not finite, and so refuses the candidate."""
+    """The figure, or nan for what is no number; a figure that is not finite refuses the candidate."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

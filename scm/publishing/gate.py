@@ -1,9 +1,9 @@
-"""The gate: whether a candidate becomes the champion. Decisions on plain data alone.
+"""The gate decides, from plain data alone, if a candidate becomes the champion.
 
-A Frechet distance of finitely many samples is noisy, so a distance alone decides nothing: each side brings those of
-several ranges of seeds, and the candidate has to be better by more than the standard error of the difference of their
-means, with the two sides' own variances (Welch). That is the noise of measuring. How much a model would differ that was
-trained again with another seed is not in it.
+A Frechet distance of finitely many samples is noisy, so a single distance decides nothing. Each side has the distances
+of several ranges of seeds, and the candidate must be better by more than the standard error of the difference of the
+two means, computed with each side's own variance (Welch). This noise is that of measuring: it does not include how much
+the model would differ if it were trained again with another seed.
 """
 
 import math
@@ -17,7 +17,7 @@ from scm.publishing.entry import FEWEST_RANGES, Entry
 Kind = Literal["first", "promoted", "challenger", "refused", "unchanged"]
 
 MOST_DIFFERENCES = 6
-"""Differences of two protocols that a reason names."""
+"""Differences between two protocols that a reason names at most."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a candidate.
+    """The decision about a candidate.
 
     Attributes:
-        kind: first, promoted: it is the champion now. challenger: it is kept beside it. refused: it is not kept.
-            unchanged: it is the champion already.
+        kind: first, promoted: it becomes the champion. challenger: it is registered beside the champion. refused: it
+            is not registered. unchanged: it is the champion already.
         reasons: sentences.
-        figures: candidate_mean, champion_mean, improvement, standard_error, needed: those that were computed.
+        figures: candidate_mean, champion_mean, improvement, standard_error and needed, as far as they were computed.
     """
 
     kind: Kind
@@ -50,7 +50,11 @@ class Verdict:
 
 
 def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
-    """Compares a candidate with the champion, None = there is none yet."""
+    """Compares a candidate with the champion; None = there is no champion yet.
+
+    The first rule that applies decides, in this order: nothing new, a broken candidate, no champion, the champion's own
+    weights, another protocol, rolled-back weights, and the test of the distances.
+    """
     if champion is not None and _same(candidate, champion):
         return Verdict("unchanged", (f"the champion, version {champion.version}, has these weights and figures",))
     broken = _broken(candidate)
@@ -73,19 +77,19 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
 
 
 def welch(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, float]:
-    """Difference of two means, first - second, and its standard error, without taking the variances for equal."""
+    """Difference of two means, first - second, and its standard error; the variances may differ."""
     error = math.sqrt(sum(statistics.variance(side) / len(side) for side in (first, second)))
     return statistics.fmean(first) - statistics.fmean(second), error
 
 
 def _same(candidate: Entry, champion: Entry) -> bool:
-    """Whether there is nothing new in the candidate."""
+    """True if the candidate has nothing new."""
     measured = candidate.protocol == champion.protocol and candidate.distances == champion.distances
     return candidate.key == champion.key or (candidate.weights == champion.weights and measured)
 
 
 def _broken(candidate: Entry) -> tuple[str, ...]:
-    """What is wrong with the candidate itself."""
+    """Reasons to refuse the candidate whatever the champion is."""
     reasons = [
         f"{name} is {value}, not a finite number: look at the training's curves"
         for name, value in sorted(candidate.figures.items())
@@ -96,7 +100,7 @@ def _broken(candidate: Entry) -> tuple[str, ...]:
 
 
 def _incomparable(candidate: Entry, champion: Entry) -> tuple[str, ...]:
-    """Why the two distances cannot be compared, and what to do about it."""
+    """Reasons why the two distances cannot be compared, each with its remedy."""
     if candidate.protocol != champion.protocol:
         names = sorted({*candidate.parts, *champion.parts})
         pairs = [(name, champion.parts.get(name, "-"), candidate.parts.get(name, "-")) for name in names]
@@ -120,7 +124,7 @@ def _incomparable(candidate: Entry, champion: Entry) -> tuple[str, ...]:
 
 
 def _compared(candidate: Entry, champion: Entry, rules: Rules) -> Verdict:
-    """The test: is the candidate's mean below the champion's, plus what is allowed, by more than the noise?"""
+    """Tests if the candidate's mean lies below the champion's, plus what is allowed, by more than the noise."""
     number = candidate.evaluations
     ours, theirs = candidate.distances[number], champion.distances[number]
     improvement, error = welch(theirs, ours)

@@ -1,7 +1,7 @@
-"""results/verdict.json and results/verdict.md: what `scm publish` decided, why, and what became of it.
+"""results/verdict.json and results/verdict.md: what `scm publish` decided, why, and if it was carried out.
 
-git ignores both: they tell of a registry at one moment, not of a commit, and a file that each publication changes would
-make each checkout dirty. What must last stands in the version's tags; the Markdown is fit for a CI step summary.
+git ignores both files: they describe a registry at one moment, not a commit, and a file that each publication changes
+would leave each checkout dirty. The version's tags keep what must last. The Markdown suits the summary of a CI step.
 """
 
 import math
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import write_json, write_text
-from scm.publishing.entry import Entry
+from scm.base.tables import escape, markdown_table
+from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.publishing.gate import Rules, Verdict
 from scm.results.reading import sample_path
 
@@ -23,21 +24,22 @@ TITLES = {
     "unchanged": "Unchanged",
 }
 OTHER_FIGURES = ("kid", "precision", "recall", "accuracy", "images_per_second")
-"""Shown below the distances, of the N that decides."""
+"""Figures at the N that decides, shown below the distances."""
 ORIGIN = {"commit": "commit", "dirty": "uncommitted changes", "params_hash": "parameters", "data": "data"}
 DIGITS = 12
-"""Of a hash, that are shown."""
+"""Digits of a hash that are shown."""
 
 
 @dataclass
 class Outcome:
-    """What is known of one `scm publish`; `verdict` is None until the champion could be asked for.
+    """What one `scm publish` knows and has done so far.
 
     Attributes:
-        name: registered model.
-        published: the registry says now what the verdict says.
-        version: of the candidate, where it has one.
-        error: why not.
+        name: of the registered model.
+        verdict: None until the registry has answered.
+        published: True once the registry agrees with the verdict.
+        version: of the candidate, None while it has none.
+        error: the fault that kept the verdict from being published.
     """
 
     name: str
@@ -75,7 +77,7 @@ def files(root: Path) -> tuple[Path, Path]:
 
 
 def forget(root: Path) -> None:
-    """Removes an earlier verdict, which must not be taken for that of a candidate which could not be judged."""
+    """Removes an earlier verdict, so that nobody takes it for the verdict on a candidate that could not be judged."""
     for path in files(root):
         path.unlink(missing_ok=True)
 
@@ -100,16 +102,15 @@ def content(root: Path, outcome: Outcome) -> dict[str, Any]:
 
 
 def grids(root: Path, candidate: Entry) -> list[str]:
-    """Pictures of the candidate's samples, paths from the project's folder."""
+    """The candidate's sample grids that exist, as paths from the project's folder."""
     paths = [sample_path(root, candidate.model, number) for number in sorted(candidate.distances)]
     return [path.relative_to(root).as_posix() for path in paths if path.exists()]
 
 
 def page(root: Path, outcome: Outcome) -> str:
-    """Markdown: the verdict, its reasons, the two beside each other, the grids."""
-    lines = [f"# {outcome.title}", "", *(f"- {_cell(reason)}" for reason in outcome.reasons), ""]
-    lines += ["| | candidate | champion |", "|---|---|---|"]
-    lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows(outcome)]
+    """Markdown with the verdict, its reasons, candidate and champion side by side, and the grids."""
+    lines = [f"# {outcome.title}", "", *(f"- {' '.join(reason.split())}" for reason in outcome.reasons), ""]
+    lines.append(markdown_table(("", "candidate", "champion"), [tuple(map(escape, row)) for row in rows(outcome)]))
     paths = grids(root, outcome.candidate)
     if paths:
         lines += ["", "Grids of the candidate: " + ", ".join(f"`{path}`" for path in paths)]
@@ -117,7 +118,7 @@ def page(root: Path, outcome: Outcome) -> str:
 
 
 def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
-    """The table: a figure or a fact, of the candidate, of the champion."""
+    """Rows of the table: name of a figure or fact, the candidate's value, the champion's value."""
     candidate, champion = outcome.candidate, outcome.champion
     number = candidate.evaluations
 
@@ -144,9 +145,9 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
 
 
 def distance(entry: Entry, number: int) -> str:
-    """Mean and deviation of the ranges of seeds: "1.10 ± 0.02 (3 ranges)"."""
+    """Mean and deviation over the ranges of seeds, e.g. "1.10 ± 0.02 (3 ranges)"."""
     count = len(entry.distances.get(number, ()))
-    if count < 2:
+    if count < FEWEST_RANGES:
         return _number(entry.mean(number))
     return f"{_number(entry.mean(number))} ± {entry.deviation(number):.2g} ({count} ranges)"
 
@@ -162,13 +163,8 @@ def _number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "–" if math.isnan(value) else str(value)
 
 
-def _cell(text: str) -> str:
-    """Text that neither ends a cell nor a line."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _plain(value: Any) -> Any:
-    """JSON has no nan: what is not finite becomes null."""
+    """The value with null for each number that is not finite, since JSON has no nan."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -17,7 +17,7 @@ from scm.report import data as report_data
 from scm.report.wording import DISTANCES, display_name, number
 from scm.results.reading import (
     curve_path,
-    evaluations_of,
+    measured_evaluations,
     metrics_path,
     read_curve,
     read_numbers,
@@ -204,7 +204,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
     metrics = {model: read_numbers(path) for model, path in files.items()}
     if TEACHER not in models:
         raise UserError("evaluate.models does not name the teacher, which the report compares with: add it")
-    most = max(evaluations_of(metrics[TEACHER]), default=0)
+    most = max(measured_evaluations(metrics[TEACHER]), default=0)
     best = _figure(metrics[TEACHER], f"fd@{most}", files[TEACHER])
 
     # A model with a figure or a picture missing is an error: nobody would notice the gap in a table.
@@ -212,7 +212,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
     for model in models:
         path, figures = files[model], metrics[model]
         size = _figure(figures, "mparams", path)
-        for evaluations in reversed(evaluations_of(figures)):
+        for evaluations in reversed(measured_evaluations(figures)):
             if not sample_path(root, model, evaluations).is_file():
                 raise UserError(f"{sample_path(root, model, evaluations)} is missing: run `dvc repro` first")
             distance = _figure(figures, f"fd@{evaluations}", path)

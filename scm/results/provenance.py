@@ -1,17 +1,98 @@
-"""What a result was made on and from: the machine and the commit."""
+"""What a result was made from and on: parameters, commit, machine, licence."""
 
 import hashlib
 import json
 import os
 import platform
-import subprocess
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scm.base.files import read_json
+from scm.base.processes import run_program
 from scm.params import USERS_SECTIONS, Params, dump, flatten
+from scm.params.project import Project
 from scm.results.reading import run_path
+
+OWN_LICENCE = "code: Apache-2.0; weights: trained here from nothing, on your own data, whose terms apply"
+
+
+def run_entry(
+    project: Project, *, key: str, stage: str, item: str | None, name: str, started: float,
+    params: Mapping[str, Any], deps: Mapping[str, str], chain: Mapping[str, Any], **extra: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The content of a run file (results/runs/*.json) of a stage that ends now.
+
+    Args:
+        key: fingerprint of the stage.
+        item: matrix item, e.g. "scd".
+        name: what MLflow calls the run.
+        started: unix seconds.
+        params: flat parameters that the stage tracks.
+        deps: hash of each path that the stage reads.
+        chain: flat parameters of the stage and of everything upstream.
+        extra: further entries, such as device and protocol.
+    """
+    ended, (commit, dirty) = time.time(), commit_of(project.root)
+    return {
+        "key": key,
+        "stage": stage,
+        "item": item,
+        "name": name,
+        "preset": project.params.preset,
+        "seed": project.params.seed,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(),
+        "ended": datetime.fromtimestamp(ended, UTC).isoformat(),
+        "seconds": round(ended - started, 1),
+        "machine": machine_name(),
+        "commit": commit,
+        "dirty": dirty,
+        "params_hash": params_hash(project.params),
+        "params": dict(params),
+        "deps": dict(deps),
+        "chain": dict(chain),
+        **extra,
+    }
+
+
+def chain(project: Project, item: str | None) -> dict[str, Any]:
+    """Flat parameters of a stage and of everything upstream; for a student `item`, its effective settings."""
+    params = project.params
+    plain = dump(params)
+    for name in ("preset", *USERS_SECTIONS, "student"):
+        del plain[name]
+    if item in params.student.methods:
+        plain["student"] = params.student.lineage(str(item))
+    teacher = run_path(project.root, "train_teacher")
+    made_by = read_json(teacher)["params"] if teacher.exists() else {}
+    if "imported.file" not in made_by:
+        return flatten(plain)
+    del plain["teacher"], plain["network"]  # the teacher was not trained here
+    return {**flatten(plain), **made_by}
+
+
+def params_hash(params: Params) -> str:
+    """First 12 digits of the hash of all parameters that a result can follow from."""
+    plain = {key: value for key, value in dump(params).items() if key not in ("preset", *USERS_SECTIONS)}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def commit_of(root: Path) -> tuple[str, bool]:
+    """The commit, and True if tracked files other than results differ from it; ("", True) outside git."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = run_program("git", *arguments, cwd=root)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    own = (":!results", ":!dvc.lock")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    return commit or "", changes != ""
 
 
 def machine_name() -> str:
@@ -27,48 +108,8 @@ def machine_name() -> str:
     return f"{platform.system()} {platform.machine()}, {processor}, {cores} cores"
 
 
-def commit_of(root: Path) -> tuple[str, bool]:
-    """The commit and whether tracked files, other than results, differ from it; ("", True) outside git."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD")
-    own = (":!results", ":!dvc.lock")
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
-    return commit or "", changes != ""
-
-
-def chain(root: Path, params: Params, item: str | None) -> dict[str, Any]:
-    """Flat parameters of a stage and of everything upstream; those of a student `item` are its effective settings."""
-    plain = dump(params)
-    for name in ("preset", *USERS_SECTIONS, "student"):
-        del plain[name]
-    if item in params.student.methods:
-        plain["student"] = params.student.lineage(str(item))
-    teacher = run_path(root, "train_teacher")
-    made_by = read_json(teacher)["params"] if teacher.exists() else {}
-    if "imported.file" not in made_by:
-        return flatten(plain)
-    del plain["teacher"], plain["network"]  # the teacher was not trained here
-    return {**flatten(plain), **made_by}
-
-
-def params_hash(params: Params) -> str:
-    """First 12 digits of the hash of all parameters that a result can follow from."""
-    plain = {key: value for key, value in dump(params).items() if key not in ("preset", *USERS_SECTIONS)}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-OWN_LICENCE = "code: Apache-2.0; weights: trained here from nothing, on your own data, whose terms apply"
-
-
 def licence_of(chain: Mapping[str, Any]) -> str:
-    """A note for those who take the model: what its teacher was made from, by the parameters of its import."""
+    """A note on the terms of a model's weights, which follow from its teacher's origin in the chain of parameters."""
     file = chain.get("imported.file")
     if file is None:
         return OWN_LICENCE

@@ -77,7 +77,7 @@ def read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def evaluations_of(metrics: dict[str, Any]) -> list[int]:
+def measured_evaluations(metrics: dict[str, Any]) -> list[int]:
     """Numbers of network evaluations that an evaluate-<model>.json has figures for, fewest first."""
     return sorted(int(key.removeprefix("fd@")) for key in metrics if key.startswith("fd@"))
 

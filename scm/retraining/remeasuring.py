@@ -1,10 +1,10 @@
-"""The champion measured anew where its figures say nothing about a new candidate: new images, another `evaluate`.
+"""Re-evaluates the champion if new images or another `evaluate` changed the metric.
 
-It works in a copy of the project (`scm.experiments.clone`): there dvc.lock is the one that the champion was published
-with, kept in MLflow, but for the stages that make the ruler, which are the project's own. So the champion's weights and
-their codec come out of DVC's cache or remote, whatever has been trained since; one stage runs, and the gate takes its
-figures as those of the champion's own weights. Killed at any moment, it leaves nothing behind; `evaluate` goes on from
-the project's .work.
+This happens in a copy of the project (`scm.pipeline.clone`). The copy's dvc.lock is the one that the champion was
+published with, which MLflow keeps, except that the stages that make the ruler are the project's own. The champion's
+weights and codec therefore come from DVC's cache or remote, whatever has been trained since. One stage runs, and the
+gate takes its figures as new figures of the champion's weights. A process killed at any moment leaves nothing behind,
+and `evaluate` resumes from the project's .work.
 """
 
 import re
@@ -16,50 +16,54 @@ from scm.base.files import write_text
 from scm.base.yaml_files import parse_mapping, read_text, render
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.params import Params
+from scm.params.project import Project
 from scm.pipeline import clone, dvc_command
 from scm.pipeline.supervisor import Sessions
 from scm.publishing.candidate import RULER, model_files, protocol_parts, trainings_of
 from scm.publishing.entry import Entry
-from scm.publishing.publish import FILES, open_registry, publish
+from scm.publishing.publish import publish
 from scm.publishing.verdict import Outcome
 from scm.results.fingerprint import made_by_stages
 from scm.results.provenance import chain
-from scm.tracking.records import Settings
-from scm.tracking.store import answered
+from scm.tracking import store
 
 OF_RULER = ("prepare", "reference")
-"""Stages that are the project's own, not the champion's."""
+"""Stages whose entries in dvc.lock are the project's own, not the champion's."""
 CODEC = "data/codec"
 
 
-def same_ruler(root: Path, params: Params, champion: Entry) -> bool:
-    """Whether the champion was measured as a model of this project would be measured now.
+def same_ruler(project: Project, champion: Entry) -> bool:
+    """True if the champion's figures follow from the same protocol as those that this project would measure now.
 
-    The stage `reference` has to be up to date. Told by what the protocol follows from: where that is equal, so is it.
+    The stage `reference` must be up to date. Compares the parts that the protocol follows from: equal parts make equal
+    protocols.
     """
-    ruler = made_by_stages(root).get(RULER, {}).get("md5", "")
-    run = {"item": champion.model, "chain": chain(root, params, champion.model), "params": {}, "deps": {RULER: ruler}}
+    ruler = made_by_stages(project.root).get(RULER, {}).get("md5", "")
+    run = {"item": champion.model, "chain": chain(project, champion.model), "params": {}, "deps": {RULER: ruler}}
     return protocol_parts(run) == dict(champion.parts)
 
 
-def measure_anew(root: Path, params: Params, settings: Settings, champion: Entry) -> Outcome:
-    """Evaluates the champion by the ruler of now and publishes its new figures.
+def measure_anew(project: Project, champion: Entry) -> Outcome:
+    """Evaluates the champion by the present ruler and publishes its new figures.
 
     Raises:
         UserError: params.yaml does not evaluate its model, its files are gone, or the gate refuses the figures.
         Interrupted: by a signal; the same call goes on.
     """
-    model = champion.model
+    root, params, model = project.root, project.params, champion.model
     if model not in params.evaluate.models:
         known = ", ".join(params.evaluate.models)
-        what = f"the champion, version {champion.version}, is of the model {model}, which it does not have ({known})"
-        raise UserError(f"params.yaml: evaluate.models: {what}: add {model}, so that the champion can be measured anew")
+        what = f"the champion, version {champion.version}, is of the model {model}, which is not among {known}"
+        raise UserError(
+            f"params.yaml: evaluate.models: {what}: add {model}, so that the champion can be measured again"
+        )
     asked = params.publish.model_copy(update={"model": model, "evaluations": champion.evaluations})
-    theirs = params.model_copy(update={"publish": asked})
-    lock = _lock(root, params, settings, champion)
+    lock = _lock(project, champion)
     with clone.clone(root, None, "champion") as made:
+        # The champion's models, by its own dvc.lock.
         write_text(made.folder / "dvc.lock", render(lock))
-        _bring(root, made.folder, model, params, champion)
+        _bring(root, made.folder, params, champion)
+        # The one stage that runs.
         with Sessions(made.folder) as sessions:
             process = sessions.start(["--single-item", f"evaluate@{model}"], {"DVC_ROOT": str(root)})
             code = sessions.outcome(sessions.wait([process]))
@@ -67,44 +71,44 @@ def measure_anew(root: Path, params: Params, settings: Settings, champion: Entry
             raise Interrupted("run the same command to go on")
         if code:
             raise UserError(f"evaluate@{model} of the champion, version {champion.version}, failed: see above")
-        outcome = publish(made.folder, theirs, settings)
+        # Published from the copy, into the project's store.
+        outcome = publish(Project(made.folder, params.model_copy(update={"publish": asked}), original=root))
     if outcome.verdict is not None and outcome.verdict.kind == "refused":
         reasons = "; ".join(outcome.reasons)
         raise UserError(
-            f"the champion, version {champion.version}, cannot be measured anew ({reasons}): `scm rollback`"
+            f"the champion, version {champion.version}, cannot be measured again ({reasons}): `scm rollback`"
         )
     return outcome
 
 
-def _lock(root: Path, params: Params, settings: Settings, champion: Entry) -> dict[str, Any]:
+def _lock(project: Project, champion: Entry) -> dict[str, Any]:
     """The champion's dvc.lock with this project's ruler."""
-    text = answered(settings, "scm retrain", lambda: _kept(params, settings, champion))
+    text = store.answered(project.tracking, "scm retrain", lambda: _kept_lock(project, champion))
     lock = parse_mapping(text, f"dvc.lock of version {champion.version}")
-    own = parse_mapping(read_text(root / "dvc.lock", "run `scm run reference`"), "dvc.lock")
+    own = parse_mapping(read_text(project.root / "dvc.lock", "run `scm run reference`"), "dvc.lock")
     lock["stages"] |= {name: own["stages"][name] for name in OF_RULER}
     return lock
 
 
-def _kept(params: Params, settings: Settings, champion: Entry) -> str:
-    """The text of the dvc.lock that `scm publish` put into MLflow."""
-    registry = open_registry(settings, params.registered_name)
-    address = registry.version(str(champion.version)).tags.get(FILES, "")
-    match = re.fullmatch(r"runs:/([^/]+)/(.+)", address)
+def _kept_lock(project: Project, champion: Entry) -> str:
+    """The text of the dvc.lock that `scm publish` stored in MLflow."""
+    match = re.fullmatch(r"runs:/([^/]+)/(.+)", champion.files or "")
     if match is None:
-        raise UserError(f"version {champion.version} of {registry.name} has no tag {FILES}: publish it again")
+        name = project.params.registered_name
+        raise UserError(f"version {champion.version} of {name} has no dvc.lock in MLflow: publish it again")
     with tempfile.TemporaryDirectory(prefix="scm-champion-") as folder:
-        path = registry.client.download_artifacts(match[1], f"{match[2]}/dvc.lock", folder)
+        path = store.connect(project.tracking).download_artifacts(match[1], f"{match[2]}/dvc.lock", folder)
         return read_text(Path(path), "publish it again")
 
 
-def _bring(root: Path, folder: Path, model: str, params: Params, champion: Entry) -> None:
-    """What the evaluation reads, and the records of the trainings, which the gate asks after their health."""
+def _bring(root: Path, folder: Path, params: Params, champion: Entry) -> None:
+    """Brings what the evaluation reads, and the run files of the trainings, whose health the gate checks."""
     source = dvc_command.remote(root)
-    if source is not None:  # a relative address would be another one there
+    if source is not None:  # a relative address would lead elsewhere from the copy
         dvc_command.dvc(folder, "remote", "modify", "--local", source.name, "url", source.address)
-    records = [f"results/runs/{name}.json" for name in trainings_of(params, model)]
-    wanted = [RULER, CODEC, *model_files(model), *records]
+    records = [f"results/runs/{name}.json" for name in trainings_of(params, champion.model)]
+    wanted = [RULER, CODEC, *model_files(champion.model), *records]
     if dvc_command.bring(folder, wanted, source):
         place = "DVC's cache" if source is None else "DVC's cache and remote"
-        what = f"files of the champion, version {champion.version}, are in {place} no more"
+        what = f"files of the champion, version {champion.version}, are no longer in {place}"
         raise UserError(f"{what}: `scm rollback` to one that can be measured, or `dvc freeze reference`")

@@ -1,1 +1,1 @@
-"""The paper's ablations as DVC experiments."""
+"""Studies, such as the paper's ablations, as DVC experiments."""

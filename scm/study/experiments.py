@@ -1,6 +1,5 @@
-"""Finished DVC experiments: which there are, and whether their code and data are today's."""
+"""Finished DVC experiments: which ones exist, and whether they were made with today's code and data."""
 
-import io
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.yaml_files import parse_mapping, read_text
-from scm.pipeline.clone import CODE, RESULTS, _git, _lines, _listed, _run
+from scm.pipeline.clone import CODE, RESULTS, lines, listed
+from scm.pipeline.dvc_command import git
 from scm.results.fingerprint import content_hash
 
 SNAPSHOTS = "models/teacher/snapshots"
-"""What `scm import-teacher` fills."""
+"""The output that `scm import-teacher` fills."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Experiment:
     """A finished experiment.
 
     Attributes:
-        name: as `dvc exp show` has it.
+        name: as `dvc exp show` lists it.
         revision: its commit.
-        time: of the commit, unix s.
+        time: of the commit, unix seconds.
     """
 
     name: str
@@ -33,10 +33,10 @@ class Experiment:
 
 
 def finished(root: Path) -> dict[str, list[Experiment]]:
-    """All experiments of the project by name; those of one name, over different commits, newest first."""
+    """All experiments of the project by name; experiments with one name, over different commits, newest first."""
     form = "--format=%(refname) %(objectname) %(committerdate:unix)"
     found: dict[str, list[Experiment]] = {}
-    for line in _git(root, "for-each-ref", "--sort=-committerdate", form, "refs/exps").splitlines():
+    for line in git(root, "for-each-ref", "--sort=-committerdate", form, "refs/exps").stdout.splitlines():
         ref, revision, moment = line.split()
         if not ref.startswith("refs/exps/exec/"):
             name = ref.rpartition("/")[2]
@@ -45,18 +45,22 @@ def finished(root: Path) -> dict[str, list[Experiment]]:
 
 
 def has_this_code(root: Path, experiment: Experiment) -> bool:
-    """Whether the code that the stages depend on is the experiment's; edits and new files that git lacks count."""
+    """True if the stages depend on the same code as the experiment's, uncommitted edits and new files included."""
     used = [stage.get("do", stage) for name, stage in _stages(root).items() if name != "report"]
     paths = {path for stage in used for path in stage.get("deps", ())}
     code = sorted(path for path in paths if path.partition("/")[0] in CODE)
-    then = _lines(_git(root, "ls-tree", "-r", "-z", experiment.revision, "--", *code))
-    files = [name for name in _listed(root, "--cached", "--others", "--", *code) if (root / name).is_file()]
-    now = zip(files, _git(root, "hash-object", "--", *files).split(), strict=True)
+    then = lines(git(root, "ls-tree", "-r", "-z", experiment.revision, "--", *code).stdout)
+    files = [name for name in listed(root, "--cached", "--others", "--", *code) if (root / name).is_file()]
+    now = zip(files, git(root, "hash-object", "--", *files).stdout.split(), strict=True)
     return {name: entry.split()[2] for entry, name in (line.split("\t", 1) for line in then)} == dict(now)
 
 
 def sources(root: Path, data: str) -> list[str | None]:
-    """Hashes of what results follow from beside parameters and code: the images, and a teacher trained elsewhere."""
+    """Hashes of the images and of an imported teacher: besides parameters and code, all that results follow from.
+
+    Args:
+        data: `data.path`.
+    """
     images = content_hash(root / data) if (root / data).exists() else None
     if not _stages(root).get("train_teacher", {}).get("frozen"):
         return [images, None]
@@ -65,16 +69,17 @@ def sources(root: Path, data: str) -> list[str | None]:
     return [images, *(out["md5"] for out in made if out["path"] == SNAPSHOTS)]
 
 
+@contextmanager
+def unpacked(root: Path, experiment: Experiment) -> Iterator[Path]:
+    """Yields a temporary folder with the experiment's results/metrics and results/curves."""
+    with tempfile.TemporaryDirectory(prefix="scm-study-") as folder:
+        archive = Path(folder) / "experiment.zip"
+        git(root, "archive", "--format=zip", f"--output={archive}", experiment.revision, *RESULTS)
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+        yield Path(folder)
+
+
 def _stages(root: Path) -> dict[str, Any]:
     text = read_text(root / "dvc.yaml", "run from the project's folder")
     return parse_mapping(text, "dvc.yaml").get("stages", {})
-
-
-@contextmanager
-def unpacked(root: Path, experiment: Experiment) -> Iterator[Path]:
-    """A temporary folder with the experiment's results/metrics and results/curves."""
-    archive = _run(root, "git", "archive", "--format=zip", experiment.revision, *RESULTS).stdout
-    with tempfile.TemporaryDirectory(prefix="scm-study-") as folder:
-        with zipfile.ZipFile(io.BytesIO(archive)) as file:
-            file.extractall(folder)
-        yield Path(folder)

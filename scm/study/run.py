@@ -1,86 +1,105 @@
-"""`scm study`: runs a study's variants one after the other, draws what there is, and shows the figures in MLflow."""
+"""`scm study`: runs a study's variants one after the other, draws what has finished, and shows it in MLflow."""
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scm.base.files import write_text
-from scm.base.project import find_root
+from scm.base.tables import columns
 from scm.charts.panels import draw
 from scm.errors import EXIT_INTERRUPTED, UserError
 from scm.params import USERS_SECTIONS, Params, flatten, validate
+from scm.params.project import Project
 from scm.pipeline import clone
 from scm.pipeline.supervisor import Sessions
 from scm.study import variants
-from scm.study.results import Outcome, outcomes, page, panels
+from scm.study.results import VariantResult, page, panels, variant_results
 from scm.study.variants import Study, Variant
-from scm.tracking.records import RunRecord, Settings
+from scm.tracking import sending
+from scm.tracking.records import RunRecord
 
 ENDED_BADLY = 1
 
 
-def study_command(options: argparse.Namespace) -> int:
-    """`scm study [NAME] [--draw]`. Returns the exit code: 75 if interrupted, 1 if a variant failed or is missing."""
-    root = find_root()
-    if options.name is None or options.list:
-        for name in variants.names(root):
-            print(f"{name:10} {variants.summary(root, name)}")
+def listing(root: Path) -> list[str]:
+    """A line for each study: its name and what it compares."""
+    return columns([(name, variants.summary(root, name)) for name in variants.names(root)])
+
+
+def run_study(project: Project, name: str) -> int:
+    """Runs the variants that the present code has not run yet, then draws the study and shows it in MLflow.
+
+    Returns:
+        the exit code: 0; 1 if a variant failed; 75 if interrupted, and the same call goes on.
+
+    Raises:
+        UserError: the study's file is faulty, or no variant has finished.
+    """
+    study = variants.read(project.root, name)
+    code = _run_variants(project.root, study)
+    if code != EXIT_INTERRUPTED:
+        results = _draw(project.root, study, remedy="see above why they failed, then run it again")
+        show(project, study, results)
+    return code
+
+
+def draw_study(project: Project, name: str) -> int:
+    """Draws the variants that have finished and runs nothing; returns the exit code, 0.
+
+    Raises:
+        UserError: the study's file is faulty, or no variant has finished.
+    """
+    _draw(project.root, variants.read(project.root, name), remedy="run it without --draw")
+    return 0
+
+
+def _run_variants(root: Path, study: Study) -> int:
+    """Runs the variants that have no experiment of the present code; returns the exit code.
+
+    A variant that fails does not keep the others from running: a study may show that this variant diverges.
+    """
+    data = study.variants[0].values["data"]["path"]
+    clone.check(root, data)
+    done = [result.variant.name for result in variant_results(root, study) if result.current]
+    for name in done:
+        print(f"scm study: {study.name}, {name}: done before", flush=True)
+    left = [variant for variant in study.variants if variant.name not in done]
+    if not left:
         return 0
-    study = variants.read(root, options.name)
-    code = 0
-    if not options.draw:
-        code = run(root, study)
-        if code == EXIT_INTERRUPTED:
-            return code
-    results = outcomes(root, study)
-    missing = [variant.name for variant in study.variants if variant not in [outcome.variant for outcome in results]]
+    failed = False
+    with clone.clone(root, data) as copy, Sessions(copy.folder) as sessions:
+        for variant in left:
+            print(f"scm study: {study.name}, {variant.name}: {_shown(variant)}", flush=True)
+            copy.prepare(variants.write(variant.values))
+            process = sessions.start(clone.WANTED, {"DVC_ROOT": str(root)})
+            code = sessions.outcome(sessions.wait([process]))
+            if code == EXIT_INTERRUPTED:
+                return code
+            if code:
+                failed = True
+                print(f"scm study: {study.name}, {variant.name}: failed", file=sys.stderr)
+            else:
+                copy.save(variant.experiment)
+    return ENDED_BADLY if failed else 0
+
+
+def _draw(root: Path, study: Study, remedy: str) -> list[VariantResult]:
+    """Writes the study's files from the variants that have finished, prints their paths, and returns the results."""
+    results = variant_results(root, study)
     if not results:
-        remedy = "run it without --draw" if options.draw else "see above why they failed, then run it again"
         raise UserError(f"study {study.name}: no variant has finished with these parameters; {remedy}")
+    finished = [result.variant for result in results]
+    missing = [variant.name for variant in study.variants if variant not in finished]
     for path in write_figures(root, study, results, missing):
         print(path.relative_to(root))
     if missing:
         print(f"scm study: missing: {', '.join(missing)}", file=sys.stderr)
-    if not options.draw:
-        show(root, study, results)
-    return code
+    return results
 
 
-def run(root: Path, study: Study) -> int:
-    """Runs the variants that have no experiment of the present code.
-
-    A variant that fails does not keep the others from running: that one diverges may be what a study shows.
-
-    Returns:
-        0; 1 if a variant failed; 75 if interrupted, in which case the same command goes on.
-    """
-    data = study.variants[0].values["data"]["path"]
-    clone.check(root, data)
-    done = [outcome.variant.name for outcome in outcomes(root, study) if outcome.current]
-    left = [variant for variant in study.variants if variant.name not in done]
-    for name in done:
-        print(f"scm study: {study.name}, {name}: done before", flush=True)
-    failed = []
-    if left:
-        with clone.clone(root, data) as copy, Sessions(copy.folder) as sessions:
-            for variant in left:
-                print(f"scm study: {study.name}, {variant.name}: {_shown(variant)}", flush=True)
-                copy.prepare(variants.write(variant.values))
-                process = sessions.start(clone.WANTED, {"DVC_ROOT": str(root)})
-                code = sessions.outcome(sessions.wait([process]))
-                if code == EXIT_INTERRUPTED:
-                    return code
-                if code:
-                    failed.append(variant.name)
-                    print(f"scm study: {study.name}, {variant.name}: failed", file=sys.stderr)
-                else:
-                    copy.save(variant.experiment)
-    return ENDED_BADLY if failed else 0
-
-
-def write_figures(root: Path, study: Study, results: Sequence[Outcome], missing: Sequence[str]) -> list[Path]:
+def write_figures(root: Path, study: Study, results: Sequence[VariantResult], missing: Sequence[str]) -> list[Path]:
     """Writes results/studies/<name>.svg, .png and .md; returns their paths."""
     folder = root / "results" / "studies"
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,23 +109,21 @@ def write_figures(root: Path, study: Study, results: Sequence[Outcome], missing:
     return [svg, png, text]
 
 
-def show(root: Path, study: Study, results: Sequence[Outcome]) -> None:
-    """One run in MLflow for each variant and model; what is there already stays as it is."""
-    from scm.tracking.sending import publish
-
-    for outcome in results:
-        params = validate(outcome.variant.values, f"variant {outcome.variant.name}")
-        shown_in = Settings.of(params, root)
+def show(project: Project, study: Study, results: Sequence[VariantResult]) -> None:
+    """Sends one run for each variant and model to MLflow; a run that is there stays as it is."""
+    for result in results:
+        params = validate(result.variant.values, f"variant {result.variant.name}")
+        shown_in = Project(project.root, params).tracking
         experiment = f"{shown_in.experiment or params.preset} · {study.name}"
-        settings = Settings(shown_in.enabled, shown_in.uri, experiment, root)
-        for model in outcome.metrics:
-            if not publish(_record(study, outcome, model, params), settings):
+        settings = replace(shown_in, experiment=experiment)
+        for model in result.metrics:
+            if not sending.publish(_record(study, result, model, params), settings):
                 return
 
 
-def _record(study: Study, outcome: Outcome, model: str, params: Params) -> RunRecord:
+def _record(study: Study, result: VariantResult, model: str, params: Params) -> RunRecord:
     """What MLflow shows of one model of a variant; times are the experiment's, so that sending again adds nothing."""
-    variant, experiment = outcome.variant, outcome.experiment
+    variant, experiment = result.variant, result.experiment
     values = {key: value for key, value in variant.values.items() if key not in ("preset", *USERS_SECTIONS)}
     del values["student"]
     if model in params.student.methods:
@@ -124,8 +141,8 @@ def _record(study: Study, outcome: Outcome, model: str, params: Params) -> RunRe
             "scm.variant": variant.name,
             "scm.commit": experiment.revision,
         },
-        metrics=outcome.metrics[model],
-        series=[{**row, "time": experiment.time} for row in outcome.progress[model]],
+        metrics=result.metrics[model],
+        series=[{**row, "time": experiment.time} for row in result.progress[model]],
         status="FINISHED",
         started=experiment.time,
         ended=experiment.time,
@@ -133,5 +150,5 @@ def _record(study: Study, outcome: Outcome, model: str, params: Params) -> RunRe
 
 
 def _shown(variant: Variant) -> str:
-    """What the study's file states for the variant, in one line."""
+    """The values that the study's file states for the variant, in one line."""
     return ", ".join(f"{key} = {value}" for key, value in variant.own.items()) or "as params.yaml"

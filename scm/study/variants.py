@@ -1,19 +1,18 @@
-"""Studies: the paper's ablations, each a file in pipelines/studies that says how its variants differ from params.yaml.
+"""Studies: files in pipelines/studies, each of which says how its variants differ from params.yaml.
 
-A study works over any preset, so that its values may be relative to those that are there, base being params.yaml, then
-the study's own `params` for a variant:
+A study works with any preset, so its values may be relative to a base. The base of the study's `params` is params.yaml;
+the base of a variant is params.yaml under the study's `params`:
 
-    images: x0.25                        a quarter of what the base has under the same key; counts become whole numbers
-    images: =student.scd.images          what the base has under this key; `key.0` is the first of a list
-    images: =student.scd.images x0.25    a quarter of that
-    modulation: {by: network.architecture, edm2: gain, ddpmpp: scale_shift}    by what another key says
+    images: x0.25                        a quarter of the base's value for the same key; a count stays a whole number
+    images: =student.scd.images          the base's value for this key; `key.0` is the first item of a list
+    images: =student.scd.images x0.25    a quarter of that value
+    modulation: {by: network.architecture, edm2: gain, ddpmpp: scale_shift}    a value that another key chooses
 
-Everything is resolved and checked before anything runs. Figures are drawn by `scm.study.results`; `scm.study.run`
-runs the variants.
+All values are resolved and checked before anything runs. `scm.study.run` runs the variants, and `scm.study.results`
+says what is drawn of them.
 """
 
 import copy
-import difflib
 import functools
 import hashlib
 import json
@@ -33,27 +32,26 @@ from scm.errors import UserError
 from scm.methods import MethodName
 from scm.params import USERS_SECTIONS, flatten, validate
 from scm.params.faults import shown
-from scm.presets.apply import WHOLE
+from scm.presets.overlays import RESTORE, laid_over, named_file, names_in
 from scm.study.experiments import sources
 
 BY = "by"
-"""Key of a mapping that stands for one of its values, chosen by another parameter."""
+"""Key of a mapping that stands for one of its values; it names the parameter that chooses."""
 _RELATIVE = re.compile(r"(?:=(?P<key>\w+(?:\.\w+)*))?(?:(?:^| )x(?P<factor>\d+(?:\.\d+)?))?")
 _VARIANT = re.compile(r"[A-Za-z0-9]+(?:[._=-][A-Za-z0-9]+)*")
-_RESTORE = "restore it with git"
 _FOLLOWS = "evaluate.models"
 
 
 def _named(variants: dict[str, Any]) -> dict[str, Any]:
-    """Variants become part of git's names of experiments."""
+    """Checks the variants' names, which become part of names of experiments in git."""
     for name in variants:
         if not _VARIANT.fullmatch(name) or name.endswith(".lock"):
             raise ValueError(f"the variant {name!r} must be letters and digits, with single -, _, = or . between them")
     return variants
 
 
-class Reference(Section):
-    """A variant that is drawn as a level, since it has no place on the horizontal axis."""
+class ReferenceVariant(Section):
+    """A variant that is drawn as a horizontal line, since it has no place on the horizontal axis."""
 
     variant: Text
     model: Text
@@ -64,13 +62,13 @@ class Figure(Section):
 
     Attributes:
         kind: terms: both terms of the tangent over t. progress: Frechet distance over the training. versus: figures
-            over a number that the variants differ in. bars: Frechet distance of each variant.
-        models: whose figures.
-        x: versus: the parameter on the horizontal axis.
-        x_label: versus: its meaning.
-        figures: versus: what is drawn, a panel each.
-        evaluations: the numbers of network evaluations that are drawn; None = all that were measured.
-        reference: versus: what is drawn as a level.
+            over a number in which the variants differ. bars: Frechet distance of each variant.
+        models: the models whose figures are drawn.
+        x: for versus, the parameter on the horizontal axis.
+        x_label: for versus, the meaning of this parameter.
+        figures: for versus, the figures that are drawn, one panel each.
+        evaluations: numbers of network evaluations that are drawn; None = all that were measured.
+        reference: for versus, the variant that is drawn as a horizontal line.
     """
 
     kind: Literal["terms", "progress", "versus", "bars"]
@@ -79,14 +77,24 @@ class Figure(Section):
     x_label: Text | None = None
     figures: Annotated[list[Literal["fd", "precision", "recall"]], Field(min_length=1)] = Field(["fd"])
     evaluations: list[int] | None = None
-    reference: Reference | None = None
+    reference: ReferenceVariant | None = None
 
 
-class _File(Section):
-    """A file of pipelines/studies."""
+class StudyFile(Section):
+    """The content of a file in pipelines/studies.
+
+    Attributes:
+        title: what is compared.
+        paper: the paper's finding, in a sentence of ours; None = the study is none of the paper's.
+        methods: students of all variants and what each starts from; None = those of params.yaml.
+        blocks: parameters of methods that params.yaml has no block for.
+        params: values that all variants share, over params.yaml.
+        variants: values of each variant, over `params`.
+        figure: what is drawn.
+    """
 
     title: Text
-    paper: Text
+    paper: Text | None = None
     methods: Annotated[dict[MethodName, Text], Field(min_length=1)] | None = None
     blocks: dict[MethodName, dict[str, Any]] = Field({})
     params: dict[str, Any] = Field({})
@@ -102,7 +110,7 @@ class Variant:
         name: as the study's file has it.
         values: all parameters, plain.
         own: flat values that the study's file states for this variant.
-        experiment: name of its DVC experiment, which holds a hash of all that a result can follow from.
+        experiment: name of its DVC experiment; it contains a hash of all that a result can follow from.
     """
 
     name: str
@@ -123,41 +131,46 @@ class Study:
     Attributes:
         name: of its file.
         title: what is compared.
-        paper: what the paper found, in a sentence of ours.
+        paper: the paper's finding, in a sentence of ours; None = the study is none of the paper's.
         figure: what is drawn.
         variants: in the file's order.
     """
 
     name: str
     title: str
-    paper: str
+    paper: str | None
     figure: Figure
     variants: list[Variant]
 
 
 def names(root: Path) -> list[str]:
-    return sorted(path.stem for path in _folder(root).glob("*.yaml"))
+    return names_in(_folder(root))
 
 
 def summary(root: Path, name: str) -> str:
-    """First line of the header."""
-    return read_text(_file(root, name), _RESTORE).partition("\n")[0].lstrip("# ")
+    """The first line of the file if that is a comment, else the study's title."""
+    path = _file(root, name)
+    text = read_text(path, RESTORE)
+    first = text.partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else str(parse_mapping(text, str(path)).get("title", ""))
 
 
 def read(root: Path, name: str) -> Study:
-    """A study's variants over the present params.yaml.
+    """Reads a study and resolves its variants over the present params.yaml.
 
     Raises:
-        UserError: if the file is faulty, or if params.yaml does not allow one of the variants.
+        UserError: the file is faulty, or params.yaml does not allow one of the variants.
     """
+    # The file itself.
     path, params_file = _file(root, name), root / "params.yaml"
     try:
-        study = _File.model_validate(parse_mapping(read_text(path, _RESTORE), str(path)))
+        study = StudyFile.model_validate(parse_mapping(read_text(path, RESTORE), str(path)))
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
         key = ".".join(map(str, details["loc"]))
         raise UserError(f"{path}: {key} = {shown(details['input'])}: {details['msg']}; correct it") from None
-    current = parse_mapping(read_text(params_file, _RESTORE), str(params_file))
+    # Its variants, over the values as params.yaml writes them: relative counts keep their suffix.
+    current = parse_mapping(read_text(params_file, RESTORE), str(params_file))
     validate(current, str(params_file))
     try:
         base = _base(current, study)
@@ -182,21 +195,16 @@ def _folder(root: Path) -> Path:
 
 
 def _file(root: Path, name: str) -> Path:
-    known = names(root)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
-        raise UserError(f"no study {name} in {_folder(root)}: {remedy}")
-    return _folder(root) / f"{name}.yaml"
+    return named_file(_folder(root), name, "study")
 
 
-def _base(current: dict[str, Any], study: _File) -> dict[str, Any]:
-    """params.yaml under what all variants share; blocks of methods are added only where it has none."""
+def _base(current: dict[str, Any], study: StudyFile) -> dict[str, Any]:
+    """params.yaml under what all variants share; the blocks of methods that params.yaml has stay as they are."""
     base = current
     for method, block in study.blocks.items():
         if base["student"].get(method) is None:
-            base = _laid_over(base, {"student": {method: block}}, base)
-    base = _laid_over(base, study.params, base)
+            base = _laid_over(base, {"student": {method: block}})
+    base = _laid_over(base, study.params)
     if study.methods:
         base["student"]["methods"] = dict(study.methods)
     return base
@@ -205,9 +213,9 @@ def _base(current: dict[str, Any], study: _File) -> dict[str, Any]:
 def _variant(
     study: str, name: str, overlay: dict[str, Any], base: dict[str, Any], made_from: Callable[[str], list[str | None]]
 ) -> Variant:
-    """`made_from` gives the hashes of what lies at a `data.path`, and of what else results follow from."""
+    """A variant of the study; `made_from` is `sources` for a `data.path`."""
     try:
-        values, own = _laid_over(base, overlay, base), _laid_over({}, overlay, base)
+        values, own = _laid_over(base, overlay), _absolute_values(overlay, base)
     except UserError as error:
         raise UserError(f"variants.{name}: {error}") from None
     values["evaluate"]["models"] = [TEACHER, *values["student"]["methods"]]
@@ -219,7 +227,7 @@ def _variant(
 
 
 def _check_figure(path: Path, figure: Figure, variants: list[Variant]) -> None:
-    """What is drawn must be there."""
+    """Checks that the variants have what the figure shows."""
     models = {model for variant in variants for model in variant.models}
     for model in figure.models:
         if model not in models:
@@ -240,7 +248,7 @@ def _check_figure(path: Path, figure: Figure, variants: list[Variant]) -> None:
 
 
 def number(variant: Variant, key: str) -> float | None:
-    """A parameter of a variant as a number, None if it is none."""
+    """A parameter of a variant as a number, None if it is no number."""
     value = _at(variant.values, key)
     if isinstance(value, str):
         try:
@@ -250,26 +258,40 @@ def number(variant: Variant, key: str) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def _laid_over(values: Mapping[str, Any], overlay: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` under `overlay`, whose relative values follow from `base`; neither is changed."""
+def _laid_over(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` under `overlay`, whose relative values follow from `base`."""
+    values = _absolute_values(overlay, base)
+    # A mapping that an overlay refers to replaces the base's mapping, while one that it writes out is merged into it.
+    cleared = _changed(overlay, lambda value, key: None)
+    return laid_over(laid_over(base, cleared), values)
 
-    def merge(old: Any, new: Any, key: str) -> Any:
+
+def _absolute_values(overlay: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The overlay with absolute values in place of relative ones."""
+
+    def absolute(value: Any, key: str) -> Any:
+        found = _absolute(value, key, base)
+        if isinstance(_at(base, key), Mapping) and not isinstance(found, Mapping):
+            raise UserError(f"{key} = {shown(value)}: must be a mapping; write its keys indented below it")
+        return found
+
+    return _changed(overlay, absolute)
+
+
+def _changed(overlay: Mapping[str, Any], change: Callable[[Any, str], Any], above: str = "") -> dict[str, Any]:
+    """The overlay with `change(value, dotted key)` in place of each value that is no mapping of further keys."""
+    result = {}
+    for name, value in overlay.items():
+        key = f"{above}.{name}".lstrip(".")
         if key == _FOLLOWS:
-            raise UserError(f"{key} = {shown(new)}: it follows from the methods; take it out")
-        if isinstance(new, Mapping) and BY not in new:
-            kept = copy.deepcopy(dict(old)) if isinstance(old, Mapping) and key.split(".")[-1] not in WHOLE else {}
-            inner = {name: merge(kept.get(name), value, f"{key}.{name}".lstrip(".")) for name, value in new.items()}
-            return {**kept, **inner}
-        value = _absolute(new, key, base)
-        if isinstance(_at(base, key), Mapping) and not isinstance(value, Mapping):
-            raise UserError(f"{key} = {shown(new)}: must be a mapping; write its keys indented below it")
-        return value
-
-    return merge(values, overlay, "")
+            raise UserError(f"{key} = {shown(value)}: it follows from the methods; take it out")
+        further = isinstance(value, Mapping) and BY not in value
+        result[name] = _changed(value, change, key) if further else change(value, key)
+    return result
 
 
 def _absolute(value: Any, key: str, base: Mapping[str, Any]) -> Any:
-    """A value that depends on nothing any more."""
+    """The value that a relative value stands for."""
     if isinstance(value, list):
         return [_absolute(item, f"{key}.{index}", base) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
@@ -288,7 +310,7 @@ def _absolute(value: Any, key: str, base: Mapping[str, Any]) -> Any:
 
 
 def _times(found: Any, factor: float, key: str, written: str) -> Any:
-    """A number or count multiplied; counts and whole numbers stay what they are."""
+    """The product of a number or count and a factor; a count stays a count, a whole number whole."""
     if isinstance(found, float):
         return found * factor
     try:
@@ -302,7 +324,7 @@ def _times(found: Any, factor: float, key: str, written: str) -> Any:
 
 
 def _at(values: Any, key: str) -> Any:
-    """The value under a dotted key, numbers being places in lists; None if there is none."""
+    """The value under a dotted key, in which numbers are places in lists; None if there is no such value."""
     for part in key.split("."):
         if isinstance(values, list):
             values = values[int(part)] if part.isdecimal() and int(part) < len(values) else None

@@ -1,1 +1,1 @@
-"""Runs, files and models in MLflow: the one home of mlflow."""
+"""Runs, files and models in MLflow; only this room and scm.product import mlflow."""

@@ -1,4 +1,4 @@
-"""What a run in MLflow has beside figures: sample grids, as images and as a table of these images, and whole files."""
+"""Sends a run's files to MLflow: sample grids, as images and in a table, and whole files."""
 
 import json
 from pathlib import Path
@@ -14,22 +14,23 @@ if TYPE_CHECKING:
 PICTURE_PIXELS = 640
 """Longest side to which a sample grid is enlarged."""
 TABLE_TAG = "mlflow.loggedArtifacts"
-"""Where the UI looks for the tables of a run."""
+"""Tag in which the UI looks for the tables of a run."""
 SMALL = "+compressed.webp"
-"""End of the name of an image's small copy, which MLflow writes after the image itself: where it is, both are."""
+"""Ending of an image's small copy. MLflow writes the copy after the image, so where the copy is, both are."""
 
 
 def send_pictures(client: "MlflowClient", run: "Run", record: RunRecord, moment: int) -> None:
-    """Sends grids as images and, since only the table view shows runs side by side, as a table of these images.
+    """Sends grids as images, and as a table of these images.
 
-    The image cards of the chart view put all parameters of a run above its picture, and so hide it.
+    Only the table view shows the grids of several runs side by side: the chart view puts all parameters of a run above
+    its picture.
     """
     if not record.images:
         return
     run_id = run.info.run_id
-    there = _names(client, run_id, "images")
+    present = _names(client, run_id, "images")
     for key, (path, step) in sorted(record.images.items()):
-        if not _small_copies(there, key, step):
+        if not _small_copies(present, key, step):
             client.log_image(run_id, _squared(path), key=key, step=step, timestamp=moment)
     if TABLE_TAG in run.data.tags:
         return
@@ -51,7 +52,10 @@ def _names(client: "MlflowClient", run_id: str, folder: str) -> list[str]:
 
 
 def _squared(path: Path) -> "Image":
-    """The picture at the top of an empty square: the UI shows squares, cuts off their lower part, never enlarges."""
+    """The picture, enlarged, at the top of an empty square.
+
+    The UI shows squares, cuts off their lower part and never enlarges a picture.
+    """
     from PIL import Image
 
     with Image.open(path) as picture:
@@ -64,12 +68,12 @@ def _squared(path: Path) -> "Image":
 
 
 def send_files(client: "MlflowClient", run_id: str, record: RunRecord, results: Path) -> None:
-    """Sends files under the name of their folder in results/, unless one of this name and size is there."""
-    results, there = results.resolve(), {}
+    """Sends files under the name of their folder in results/, unless the run has a file with this name and size."""
+    results, known = results.resolve(), {}
     for path in record.artifacts:
         inside = path.resolve().is_relative_to(results)
         folder = path.resolve().parent.relative_to(results).as_posix() if inside else "files"
-        if folder not in there:
-            there[folder] = {(entry.path, entry.file_size) for entry in client.list_artifacts(run_id, folder)}
-        if (f"{folder}/{path.name}", path.stat().st_size) not in there[folder]:
+        if folder not in known:
+            known[folder] = {(entry.path, entry.file_size) for entry in client.list_artifacts(run_id, folder)}
+        if (f"{folder}/{path.name}", path.stat().st_size) not in known[folder]:
             client.log_artifact(run_id, str(path), folder)

@@ -1,4 +1,4 @@
-"""A training in MLflow while it runs."""
+"""Shows a training in MLflow while it runs."""
 
 import json
 import os
@@ -8,40 +8,33 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from scm.errors import Interrupted
-from scm.tracking.records import RunRecord, Settings
+from scm.params.project import TrackingSettings
+from scm.tracking import store
+from scm.tracking.records import RunRecord
+from scm.tracking.sending import bury, find_or_create, points, process_mark, send_metrics, send_texts, undisturbed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from scm.tracking.sending import (
-    _find_or_create,
-    _points,
-    _process_mark,
-    _send_metrics,
-    _send_texts,
-    _undisturbed,
-    _warn,
-    bury,
-)
-from scm.tracking.store import connect, reason
 
 CLOSING = 5.0
 """Seconds that a training waits for the last figures to be sent."""
 
 LONGEST_BACK_OFF = 300.0
+"""Seconds between two attempts to reach a server that keeps failing, at most."""
 
 
 class Live:
-    """Shows a training while it runs: a background thread sends the new lines of metrics.jsonl every few seconds.
+    """A background thread that sends the new lines of metrics.jsonl every few seconds.
 
-    The training never waits for it, except for a few seconds at the end; what could not be sent goes with `publish`.
-    Leaving the block with `Interrupted` or Ctrl-C marks the run KILLED, with another exception FAILED; without one it
-    stays RUNNING, since `publish` ends it.
+    The training never waits for the thread, except for a few seconds at the end; `publish` sends what the thread could
+    not. Leaving the block by `Interrupted` or Ctrl-C marks the run KILLED, and by another exception FAILED. Without an
+    exception the run stays RUNNING until `publish` ends it.
 
         with Live(record, settings, folder / "metrics.jsonl"):
             train(...)
     """
 
-    def __init__(self, record: RunRecord, settings: Settings, metrics: Path, interval: float = 10.0) -> None:
+    def __init__(self, record: RunRecord, settings: TrackingSettings, metrics: Path, interval: float = 10.0) -> None:
         self._record, self._settings, self._metrics, self._interval = record, settings, metrics, interval
         self._stop = threading.Event()
         self._status: str | None = None
@@ -76,38 +69,38 @@ class Live:
                 self._ship()
                 pause, faults = self._interval, 0
             except Exception as error:  # see publish
-                self._client = None  # the run may be gone: see _find_or_create
+                self._client = None  # the run may be gone: see find_or_create
                 faults += 1
                 pause = min(self._interval * 2**faults, LONGEST_BACK_OFF)
-                _warn(reason(error), self._settings)
+                store.warn(store.reason(error), self._settings)
             if stopping:
                 return
 
     def _ship(self) -> None:
         if self._client is None:
-            client = connect(self._settings)
+            client = store.connect(self._settings)
             bury(client)
-            self._record.tags["scm.process"] = _process_mark(os.getpid())
-            run_id = _undisturbed(lambda: self._begin(client))
+            self._record.tags["scm.process"] = process_mark(os.getpid())
+            run_id = undisturbed(lambda: self._begin(client))
             if run_id != self._run_id:
                 self._run_id, self._offset = run_id, 0
             self._client = client
         rows, end = _new_rows(self._metrics, self._offset)
-        _send_metrics(self._client, self._run_id, _points(rows))
+        send_metrics(self._client, self._run_id, points(rows))
         self._offset = end
         if self._stop.is_set() and self._status is not None:
             self._client.set_terminated(self._run_id, self._status)
 
     def _begin(self, client: "MlflowClient") -> str:
-        run, _ = _find_or_create(client, self._record, self._settings)
-        _send_texts(client, run, self._record)
+        run, _ = find_or_create(client, self._record, self._settings)
+        send_texts(client, run, self._record)
         if run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
         return run.info.run_id
 
 
 def _new_rows(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """Complete lines of a JSONL file from `offset` bytes on, and the offset behind them."""
+    """The complete lines of a JSONL file after `offset` bytes, and the offset behind them."""
     if not path.exists():
         return [], offset
     with path.open("rb") as handle:

@@ -1,4 +1,4 @@
-"""What is shown in MLflow, and where: plain values, so that stages can fill them without importing mlflow."""
+"""What MLflow shows of a run: plain values, which a stage fills in without importing mlflow."""
 
 import os
 import re
@@ -6,66 +6,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Settings:
-    """Where figures are shown.
-
-    Attributes:
-        enabled: False turns everything here into nothing.
-        uri: tracking server or store; None = $MLFLOW_TRACKING_URI, else the file mlflow.db in `root`.
-        experiment: None = $MLFLOW_EXPERIMENT_NAME, else the record's preset.
-        root: the project's folder.
-    """
-
-    enabled: bool
-    uri: str | None
-    experiment: str | None
-    root: Path
-
-    @classmethod
-    def of(cls, params: Any, root: Path) -> "Settings":
-        """The block `mlflow` of params.yaml."""
-        return cls(params.mlflow.enabled, params.mlflow.uri, params.mlflow.experiment, root)
-
-    @property
-    def home(self) -> Path:
-        """Where the own store lies: the project, not a temporary copy of it in which `dvc exp run --temp` works."""
-        return Path(os.environ.get("DVC_ROOT") or self.root).resolve()
-
-    @property
-    def store(self) -> str:
-        """Address of the store, the same from every current folder."""
-        own = f"sqlite:///{self.home / 'mlflow.db'}"
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or own
-
-    @property
-    def artifact_location(self) -> str | None:
-        """Where a new experiment keeps its files; None = where the server says."""
-        return (self.home / "mlartifacts").as_uri() if self.store.startswith("sqlite:") else None
-
-    def experiment_of(self, record: "RunRecord") -> str:
-        return self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or record.tags.get("scm.preset") or "scm"
+from scm.params.project import TrackingSettings
 
 
 @dataclass
 class RunRecord:
-    """What one run of a stage is shown with.
+    """All that MLflow shows of one run.
 
     Attributes:
-        key: fingerprint of the stage; the same key is the same run.
+        key: fingerprint of the stage; two records with the same key describe the same run.
         name: run name, e.g. "train_student@scd · digits · seed 0".
         stage: e.g. "train_student".
         item: matrix item, e.g. "scd".
         params: flat parameters.
         tags: searchable text.
         metrics: final figures.
-        series: rows over the training, each with "images" (the step), "time" (unix s) and figures.
-        images: grids, by key: file and step.
-        artifacts: files that are kept whole.
+        series: rows over the training, each with "images" (the step), "time" (unix seconds) and figures.
+        images: file and step of each grid, by key.
+        artifacts: files that MLflow keeps unchanged.
         status: RUNNING, FINISHED, FAILED or KILLED.
-        started: unix s.
-        ended: unix s; time of the final figures.
+        started: unix seconds.
+        ended: unix seconds, also the time of the final figures.
     """
 
     key: str
@@ -83,8 +44,13 @@ class RunRecord:
     ended: float | None = None
 
 
+def experiment_name(settings: TrackingSettings, preset: str) -> str:
+    """The experiment that holds the runs of a preset."""
+    return settings.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or preset
+
+
 def metric_name(name: str) -> str:
-    """The name under which MLflow keeps a figure: it refuses "@" and all but letters, digits and "_-./: ".
+    """The name under which MLflow keeps a figure: MLflow accepts letters, digits and "_-./: " only, so no "@".
 
     >>> metric_name("fd@2")
     'fd_at_2'

@@ -1,26 +1,23 @@
-"""Versions of a registered model in MLflow, found by tags and aliases; each write says what it is for.
+"""Versions of a registered model in MLflow, found by their tags and aliases.
 
-The registry has no transactions. What must hold at any moment holds by order: a version gets all its tags as it is
-made, and the alias, by which everybody else finds the champion, moves last.
+The registry has no transactions, so the order of writes keeps it consistent: a version gets all its tags when it is
+created, and the alias by which everybody finds the champion moves last.
 """
 
-import fcntl
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scm.base import locks
 from scm.errors import UserError
-from scm.tracking.records import Settings
+from scm.params.project import TrackingSettings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-ROLLED_BACK = "scm.rolled_back"
-"""Tag with the time at which a person took the version back."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Registry:
         self.client, self.name = client, name
 
     def versions(self) -> list[Version]:
-        """All, oldest first."""
+        """All versions, oldest first."""
         found = self.client.search_model_versions(f"name = '{self.name}'")
         versions = [Version(str(each.version), dict(each.tags)) for each in found]
         return sorted(versions, key=lambda each: int(each.number))
@@ -52,13 +49,13 @@ class Registry:
         raise UserError(f"{self.name} has no version {number}: choose from {known}")
 
     def holder(self, alias: str) -> str | None:
-        """Number of the version that has the alias."""
+        """Number of the version that has the alias, None if no version has it."""
         found = self.client.search_registered_models(f"name = '{self.name}'")
         number = found[0].aliases.get(alias) if found else None
         return None if number is None else str(number)
 
     def register_again(self, number: str, tags: Mapping[str, str]) -> str:
-        """Makes another version of the same files, with tags of its own; returns its number."""
+        """Registers the files of version `number` as a new version with these tags; returns its number."""
         old = self.client.get_model_version(self.name, number)
         made = self.client.create_model_version(
             self.name, old.source or "", old.run_id, tags=dict(tags), await_creation_for=60
@@ -66,7 +63,7 @@ class Registry:
         return str(made.version)
 
     def tag(self, number: str, key: str, value: str | None) -> None:
-        """Sets a tag of a version, None = takes it away, unless it is so already."""
+        """Sets a tag of a version, or removes it if `value` is None; writes nothing if nothing changes."""
         old = self.version(number).tags.get(key)
         if old == value:
             return
@@ -76,7 +73,7 @@ class Registry:
             self.client.set_model_version_tag(self.name, number, key, value)
 
     def describe(self, number: str, text: str) -> None:
-        """Says in MLflow's list of versions why a version is what it is."""
+        """Writes the description that MLflow shows in its list of versions."""
         if self.client.get_model_version(self.name, number).description != text:
             self.client.update_model_version(self.name, number, text)
 
@@ -85,7 +82,7 @@ class Registry:
             self.client.set_registered_model_alias(self.name, alias, number)
 
     def take(self, alias: str, number: str) -> None:
-        """Takes the alias from this version; another's stays."""
+        """Removes the alias if this version has it; another version keeps it."""
         if self.holder(alias) == number:
             self.client.delete_registered_model_alias(self.name, alias)
 
@@ -106,23 +103,18 @@ class Registry:
 
 
 @contextmanager
-def sole_publisher(settings: Settings) -> Iterator[None]:
-    """Lets one publish or rollback work at a time, a second one waits.
+def sole_publisher(settings: TrackingSettings) -> Iterator[None]:
+    """Lets one publish or rollback work at a time; a second one waits.
 
-    With an SQLite store the lock lies beside it, and so holds for everybody who uses that store. With a server it
-    holds for this folder alone: two machines may decide at the same time. `Registry.move_champion` looks again just
+    With an SQLite store, the lock lies beside the store's file and so holds for all its users. With a server, the lock
+    holds for this folder alone, and two machines may decide at the same time: `Registry.move_champion` looks again just
     before the alias moves, which leaves a moment in which the later of the two wins.
     """
-    if settings.store.startswith("sqlite:///"):
-        database = Path(settings.store.removeprefix("sqlite:///").partition("?")[0])
-        path = database.with_name(f"{database.name}.publish.lock")
-    else:
-        path = settings.home / ".work" / "publish.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another `scm publish` or `scm rollback` is at work: waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    file = settings.store_file
+    path = settings.home / ".work/publish.lock" if file is None else file.with_name(f"{file.name}.publish.lock")
+    with locks.held(path, waiting=_say_waiting):
         yield
+
+
+def _say_waiting(_: str) -> None:
+    print("another `scm publish` or `scm rollback` is at work: waiting for it", file=sys.stderr, flush=True)

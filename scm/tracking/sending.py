@@ -1,20 +1,19 @@
-"""Figures in MLflow: a copy, for the eye, of what the files under results/ hold. Nothing else imports mlflow.
+"""Sends runs to MLflow, which shows a copy of what the files under results/ hold.
 
-Design, from what was found by trying (mlflow 3.17):
+The design follows from measurements with mlflow 3.17:
 
-- Files first. A fault of MLflow costs one warning line, never the work: `publish` and `Live` do not raise, and
-  `scm sync` sends what is missing later, on the same path.
-- A run is found by its tag `scm.key` (the stage's fingerprint), so sending twice changes nothing: the store drops rows
-  with the same key, step, time and value, and everything else is looked up before it is sent.
-- mlflow costs 2 s to import and, left alone, four minutes to give up on a dead server: it is imported inside functions,
-  and told to retry twice with 10 s each, unless the user's own MLFLOW_* variables say otherwise.
-- The first opening of an SQLite store is a race that ruins the file for good, so every opening holds a file lock.
+- Files come first. A fault of MLflow costs one warning line, never the work: `publish` and `Live` do not raise, and
+  `scm sync` later sends what is missing by the same functions.
+- A run is found by its tag `scm.key` (the stage's fingerprint), so sending a record twice changes nothing: the store
+  drops rows with the same key, step, time and value, and everything else is looked up before it is sent.
+- mlflow takes 2 s to import and, by default, four minutes to give up on a dead server. It is therefore imported inside
+  functions and told to retry twice for 10 s each, unless the user's own MLFLOW_* variables say otherwise.
+- Two processes that create an SQLite store at once ruin its file for good, so every opening holds a file lock.
 """
 
 import json
 import math
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scm.errors import UserError
+from scm.params.project import TrackingSettings
 from scm.tracking.attachments import send_files, send_pictures
-from scm.tracking.records import RunRecord, Settings, metric_name
-from scm.tracking.store import PATIENCE, _sole_opener, connect, fault_of, without_password
+from scm.tracking.records import RunRecord, experiment_name, metric_name
+from scm.tracking.store import PATIENCE, connect, fault_of, sole_opener, warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,17 +33,16 @@ if TYPE_CHECKING:
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 ATTEMPTS = 5
-"""At sending a run that another process sends at the same moment."""
+"""Attempts to send a run that another process sends at the same moment."""
 OVERTAKEN = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE")
-"""What MLflow says of a parameter or a run that another process has written or deleted meanwhile."""
+"""Error codes of MLflow if another process has meanwhile written a parameter or deleted a run."""
 
 Result = TypeVar("Result")
 
 _finding = threading.Lock()
-_warned = threading.Event()
 
 
-def publish(record: RunRecord, settings: Settings, patience: float = PATIENCE) -> bool:
+def publish(record: RunRecord, settings: TrackingSettings, patience: float = PATIENCE) -> bool:
     """Sends a record; sending it again changes nothing. Returns False, after one warning line, if that failed.
 
     Args:
@@ -55,27 +54,27 @@ def publish(record: RunRecord, settings: Settings, patience: float = PATIENCE) -
         return True
     fault = fault_of(lambda: send(connect(settings), record, settings), patience)
     if fault is not None:
-        _warn(fault, settings)
+        warn(fault, settings)
     return fault is None
 
 
 def run_of(client: "MlflowClient", key: str) -> Any:
-    """The run with this tag scm.key, which `send` has found or made."""
+    """The run with this key, which `send` has found or created."""
     return _runs_of(client, [experiment.experiment_id for experiment in client.search_experiments()], key)[0]
 
 
-def send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool:
+def send(client: "MlflowClient", record: RunRecord, settings: TrackingSettings) -> bool:
     """Sends what the store does not have yet. Returns True if the run is new. Raises what mlflow raises."""
-    return _undisturbed(lambda: _send(client, record, settings))
+    return undisturbed(lambda: _send(client, record, settings))
 
 
-def _send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool:
-    """Figures and status first: they arrive where the store of artifacts is full, and files can be sent later."""
-    run, created = _find_or_create(client, record, settings)
+def _send(client: "MlflowClient", record: RunRecord, settings: TrackingSettings) -> bool:
+    """Sends figures and status before files: a full store of artifacts still takes figures, and files can follow."""
+    run, created = find_or_create(client, record, settings)
     run_id, ended = run.info.run_id, _milliseconds(record.ended or time.time())
-    _send_texts(client, run, record)
-    _send_metrics(client, run_id, _figures(record.metrics, ended, step=0))
-    _send_metrics(client, run_id, _points(record.series))
+    send_texts(client, run, record)
+    send_metrics(client, run_id, _figures(record.metrics, ended, step=0))
+    send_metrics(client, run_id, points(record.series))
     if record.status == "RUNNING":
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
@@ -86,8 +85,8 @@ def _send(client: "MlflowClient", record: RunRecord, settings: Settings) -> bool
     return created
 
 
-def _undisturbed(work: Callable[[], Result]) -> Result:
-    """Does something again that another process which sends the same run came between: it sees what is there now."""
+def undisturbed(work: Callable[[], Result]) -> Result:
+    """Runs `work`, and runs it again if another process that sends the same run came in between."""
     from mlflow.exceptions import MlflowException
 
     for _ in range(ATTEMPTS - 1):
@@ -108,29 +107,20 @@ def bury(client: "MlflowClient") -> int:
         process = run.data.tags.get("scm.process", "")
         host, _, rest = process.partition(":")
         number = rest.partition(":")[0]
-        if host == here and number.isdecimal() and _process_mark(int(number)) != process:
+        if host == here and number.isdecimal() and process_mark(int(number)) != process:
             client.set_terminated(run.info.run_id, "KILLED")
             count += 1
     return count
 
 
-def _warn(why: str, settings: Settings) -> None:
-    """One line in a process's life: later faults have the same cause and the same remedy."""
-    if not _warned.is_set():
-        _warned.set()
-        where = without_password(settings.store)
-        message = f"mlflow: {why} ({where}); figures are kept in files, `scm sync` sends them later"
-        print(message, file=sys.stderr, flush=True)
+def find_or_create(client: "MlflowClient", record: RunRecord, settings: TrackingSettings) -> tuple["Run", bool]:
+    """The run with the record's key, and True if it is new. One thread and, in SQLite, one process works at a time.
 
-
-def _find_or_create(client: "MlflowClient", record: RunRecord, settings: Settings) -> tuple["Run", bool]:
-    """The run with the record's key, and whether it is new. One thread and, in SQLite, one process at a time.
-
-    A server makes two runs of a key where two processes ask at once, or where it is killed before it answers. Of these
-    everybody goes on with the same one, and whoever sees the others deletes them.
+    A server creates two runs with one key if two processes ask at once, or if it is killed before it answers. All
+    processes then go on with the same one of them, and whoever sees the surplus runs deletes them.
     """
-    with _finding, _sole_opener(settings.store):
-        experiment = _experiment(client, settings.experiment_of(record), settings)
+    with _finding, sole_opener(settings):
+        experiment = _experiment(client, experiment_name(settings, record.tags.get("scm.preset") or "scm"), settings)
         found, created = _runs_of(client, [experiment], record.key), False
         if not found:
             started = None if record.started is None else _milliseconds(record.started)
@@ -142,12 +132,12 @@ def _find_or_create(client: "MlflowClient", record: RunRecord, settings: Setting
 
 
 def _runs_of(client: "MlflowClient", experiments: list[str], key: str) -> "list[Run]":
-    """All runs of a key in an order that is the same for everybody."""
+    """All runs with this key, in the same order for every process."""
     found = client.search_runs(experiments, f"tags.`scm.key` = '{key}'")
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
+def _experiment(client: "MlflowClient", name: str, settings: TrackingSettings) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -164,7 +154,7 @@ def _experiment(client: "MlflowClient", name: str, settings: Settings) -> str:
     return experiment.experiment_id
 
 
-def _send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
+def send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
     """Sends parameters, which MLflow never changes afterwards, and tags."""
     from mlflow.entities import Param, RunTag
 
@@ -180,21 +170,21 @@ def _send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
 
 
 def _yaml(value: Any) -> str:
-    """A parameter as params.yaml writes it."""
+    """The parameter's value as params.yaml writes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _points(rows: Iterable[Mapping[str, Any]]) -> "list[Metric]":
-    """Figures of rows with the rows' own steps and times."""
-    points = []
+def points(rows: Iterable[Mapping[str, Any]]) -> "list[Metric]":
+    """The figures of all rows, each with its row's step and time."""
+    found: list[Metric] = []
     for row in rows:
         figures = {key: value for key, value in row.items() if key not in ("images", "time")}
-        points += _figures(figures, _milliseconds(row["time"]), int(row["images"]))
-    return points
+        found += _figures(figures, _milliseconds(row["time"]), int(row["images"]))
+    return found
 
 
 def _figures(figures: Mapping[str, Any], moment: int, step: int) -> "list[Metric]":
-    """What is a finite number; the rest is left out."""
+    """The finite numbers among `figures` as points at one moment and step; other values are left out."""
     from mlflow.entities import Metric
 
     return [
@@ -204,7 +194,7 @@ def _figures(figures: Mapping[str, Any], moment: int, step: int) -> "list[Metric
     ]
 
 
-def _send_metrics(client: "MlflowClient", run_id: str, points: "list[Metric]") -> None:
+def send_metrics(client: "MlflowClient", run_id: str, points: "list[Metric]") -> None:
     for start in range(0, len(points), METRICS_A_BATCH):
         client.log_batch(run_id, metrics=points[start : start + METRICS_A_BATCH])
 
@@ -213,8 +203,8 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _process_mark(process: int) -> str:
-    """Host, number and start of a process, so that a later process with the same number is another one."""
+def process_mark(process: int) -> str:
+    """Host, id and start time of a process; a later process with the same id gets another mark."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         start = fields[19]

@@ -1,29 +1,28 @@
-"""MLflow's store: opened carefully, with short waits, and with its faults in one line."""
+"""MLflow's store: opened by one process at a time, with short waits, and with its faults told in one line."""
 
-import fcntl
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from scm.base import locks
 from scm.errors import Interrupted, UserError
-from scm.tracking.records import Settings
+from scm.params.project import TrackingSettings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from scm.tracking import store as store_module
 
 PATIENCE = 30.0
 """Seconds that a stage waits for MLflow at its end."""
 
 BROKEN_OFF = ("too many 500 error responses", "Connection aborted", "Connection reset", "Broken pipe")
-"""Of a server that refuses a file, which it may do before it has read it."""
+"""Parts of the errors that a client sees when a server refuses a file, possibly before reading all of it."""
 
-_defaults = {
+DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -31,10 +30,56 @@ _defaults = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+"""Values that these variables take unless the user has set them."""
+
+LONGEST_REASON = 200
+"""Characters that are kept of an error's first line."""
+
+Result = TypeVar("Result")
+
+warned = threading.Event()
+"""Set once this process has printed its warning."""
+
+
+def connect(settings: TrackingSettings) -> "MlflowClient":
+    """Opens the store and makes one request, so that a dead server shows at once. Raises what mlflow raises."""
+    quieten()
+    from mlflow import MlflowClient
+
+    with sole_opener(settings):
+        client = MlflowClient(tracking_uri=settings.store)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def quieten() -> None:
+    """Sets short waits and silences chatter before mlflow is imported; the user's own variables keep their values."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # MLflow 3.17 maps its tables with a loader that SQLAlchemy 2.1 deprecates; nothing that we could do differently.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+    warnings.filterwarnings("ignore", message=".*type hint .*is inferred as AnyType")  # about hints of MLflow's own
+
+
+@contextmanager
+def sole_opener(settings: TrackingSettings) -> Iterator[None]:
+    """Holds the lock beside an SQLite file; a server needs none."""
+    file = settings.store_file
+    if file is None:
+        yield
+        return
+    with locks.held(file.with_name(f"{file.name}.lock")):
+        yield
+
+
+def is_new(settings: TrackingSettings) -> bool:
+    """True if the store is a file that does not exist yet; a command that only asks must not create it."""
+    file = settings.store_file
+    return file is not None and not file.exists()
 
 
 def fault_of(work: Callable[[], object], patience: float) -> str | None:
-    """Does something with MLflow in a thread of its own; what went wrong, None if nothing did.
+    """Runs `work` in a thread of its own and returns what went wrong, None if nothing did.
 
     Args:
         patience: seconds after which the caller goes on, whatever the server does.
@@ -55,69 +100,40 @@ def fault_of(work: Callable[[], object], patience: float) -> str | None:
     return faults[-1] if faults else None
 
 
-def quieten() -> None:
-    """For before mlflow is imported: short waits, no chatter, unless the user's own variables say otherwise."""
-    for name, value in _defaults.items():
-        os.environ.setdefault(name, value)
-    # MLflow 3.17 maps its tables with a loader that SQLAlchemy 2.1 deprecates; nothing that we could do differently.
-    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-    warnings.filterwarnings("ignore", message=".*type hint .*is inferred as AnyType")  # about hints of MLflow's own
+def answered(settings: TrackingSettings, command: str, work: Callable[[], Result]) -> Result:
+    """Runs `work`; turns a fault of MLflow, its database driver or the network into one line.
+
+    Raises:
+        UserError: the store failed; the remedy is to run `command` again.
+    """
+    try:
+        return work()
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:  # each of the three raises its own
+        address = without_password(settings.store)
+        raise UserError(f"mlflow: {reason(error)} ({address}): run `{command}` again later") from None
 
 
-def connect(settings: Settings) -> "MlflowClient":
-    """Opens the store and makes one request, so that a dead server shows at once. Raises what mlflow raises."""
-    quieten()
-    from mlflow import MlflowClient
-
-    with _sole_opener(settings.store):
-        client = MlflowClient(tracking_uri=settings.store)
-        client.search_experiments(max_results=1)
-    return client
+def warn(why: str, settings: TrackingSettings) -> None:
+    """Prints one line in a process's life: later faults have the same cause and the same remedy."""
+    if not warned.is_set():
+        warned.set()
+        where = without_password(settings.store)
+        message = f"mlflow: {why} ({where}); figures are kept in files, `scm sync` sends them later"
+        print(message, file=sys.stderr, flush=True)
 
 
 def reason(error: Exception) -> str:
-    """One line for the user, without the passwords that a server's address may hold."""
+    """The error in one line for the user, without any password in a server's address."""
     text = str(error) or type(error).__name__
     if "Failed to establish a new connection" in text or "NameResolutionError" in text:
         text = "the tracking server does not answer"
     elif any(fault in text for fault in BROKEN_OFF):
         text = "the tracking server fails or breaks off, its log says why: is its disk full or read-only?"
     first = without_password(text.strip().splitlines()[0])
-    return first if len(first) <= 200 else first[:200] + "…"
+    return first if len(first) <= LONGEST_REASON else first[:LONGEST_REASON] + "…"
 
 
 def without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//", text)
-
-
-@contextmanager
-def _sole_opener(store: str) -> Iterator[None]:
-    """Holds the lock beside an SQLite file; a server needs none."""
-    if not store.startswith("sqlite:///"):
-        yield
-        return
-    database = Path(store.removeprefix("sqlite:///").partition("?")[0])
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(database.name + ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-Result = TypeVar("Result")
-
-
-def is_new(settings: Settings) -> bool:
-    """Whether the store is a file that does not exist yet, which a mere question must not make."""
-    store = settings.store
-    return store.startswith("sqlite:///") and not Path(store.removeprefix("sqlite:///").partition("?")[0]).exists()
-
-
-def answered(settings: Settings, command: str, work: Callable[[], Result]) -> Result:
-    """Does what needs the registry; a fault of MLflow, its database driver or the network becomes one line."""
-    try:
-        return work()
-    except (UserError, Interrupted):
-        raise
-    except Exception as error:  # each of the three raises its own
-        address = store_module.without_password(settings.store)
-        raise UserError(f"mlflow: {store_module.reason(error)} ({address}): run `{command}` again later") from None

@@ -1,21 +1,18 @@
-"""Run files -> MLflow: the one way from the durable files of a stage to what the UI shows.
+"""Turns run files into what MLflow shows.
 
-Each stage publishes `record_of` its own run file at its end. `scm sync` does the same for all, and so sends what
-a dead server missed and shows runs that DVC restored from its cache instead of computing them.
+Each stage publishes the record of its own run file when it ends. `scm sync` publishes the records of all run files, so
+it sends what a dead server missed and shows runs that DVC restored from its cache instead of computing them.
 """
 
-import argparse
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scm.base.project import find_root
 from scm.errors import UserError
-from scm.params import load
+from scm.params.project import Project
 from scm.results.reading import (
     curve_path,
-    evaluations_of,
+    measured_evaluations,
     metrics_path,
     read_curve,
     read_numbers,
@@ -23,7 +20,7 @@ from scm.results.reading import (
     sample_path,
 )
 from scm.tracking import sending, store
-from scm.tracking.records import RunRecord, Settings
+from scm.tracking.records import RunRecord
 
 TEXT_FIELDS = {
     "preset": "scm.preset",
@@ -36,7 +33,7 @@ TEXT_FIELDS = {
 
 
 def record_of(root: Path, run_file: Path) -> RunRecord:
-    """Collects what a finished stage left under results/.
+    """The record of a finished stage, from the files that it left under results/.
 
     Args:
         root: the project's folder.
@@ -75,49 +72,33 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
     return record
 
 
-def sync(root: Path, settings: Settings) -> dict[str, int]:
-    """Publishes every run file. Doing it again changes nothing.
+def sync(project: Project) -> list[str]:
+    """Publishes every run file; doing it again changes nothing.
 
     Returns:
-        Numbers of runs: "new", "known" (sent again, for what was missing) and "killed" (ended without a word).
+        lines to print: numbers of new and of known runs, and of runs whose process has died.
 
     Raises:
-        UserError: if there is nothing to send, the server is not reachable, or a run's files are damaged.
+        UserError: mlflow is off, no stage has run, the server is not reachable, or a run's files are damaged.
     """
-    run_files = sorted((root / "results" / "runs").glob("*.json"))
+    settings = project.tracking
+    if not settings.enabled:
+        raise UserError("mlflow.enabled is false in params.yaml: nothing was sent")
+    folder = project.root / "results" / "runs"
+    run_files = sorted(folder.glob("*.json"))
     if not run_files:
-        raise UserError(f"{root / 'results' / 'runs'} holds no runs: run `dvc repro` first")
-    counts = {"new": 0, "known": 0, "killed": 0}
-    records = [record_of(root, run_file) for run_file in run_files]
-    try:
+        raise UserError(f"{folder} holds no runs: run `dvc repro` first")
+    records = [record_of(project.root, run_file) for run_file in run_files]
+
+    def send_all() -> tuple[int, int]:
         client = store.connect(settings)
-        for record in records:
-            counts["new" if sending.send(client, record, settings) else "known"] += 1
-        counts["killed"] = sending.bury(client)
-    except UserError:
-        raise
-    except Exception as error:  # mlflow, its database driver and the network each raise their own
-        address = store.without_password(settings.store)
-        raise UserError(f"mlflow: {store.reason(error)} ({address}): run `scm sync` again later") from None
-    return counts
+        new = sum(sending.send(client, record, settings) for record in records)
+        return new, sending.bury(client)
 
-
-def sync_command(args: argparse.Namespace) -> int:
-    """`scm sync`, for the project that the current folder is in. Takes no options. Returns the exit code."""
-    del args
-    try:
-        root = find_root()
-        settings = Settings.of(load(root / "params.yaml"), root)
-        if not settings.enabled:
-            raise UserError("mlflow.enabled is false in params.yaml: nothing was sent")
-        counts = sync(root, settings)
-    except UserError as error:
-        print(f"scm sync: {error}", file=sys.stderr)
-        return 1
-    total = counts["new"] + counts["known"]
-    text = f"{total} runs in {store.without_password(settings.store)}: {counts['new']} new, {counts['known']} known"
-    print(text + (f"; {counts['killed']} dead ones marked KILLED" if counts["killed"] else ""))
-    return 0
+    new, killed = store.answered(settings, "scm sync", send_all)
+    dead = f"; {killed} dead ones marked KILLED" if killed else ""
+    where = store.without_password(settings.store)
+    return [f"{len(records)} runs in {where}: {new} new, {len(records) - new} known{dead}"]
 
 
 def _tags(run: dict[str, Any]) -> dict[str, str]:
@@ -130,8 +111,8 @@ def _tags(run: dict[str, Any]) -> dict[str, str]:
 
 
 def _add_grids(record: RunRecord, root: Path) -> None:
-    """Adds the sample grids; the step is the number of network evaluations, so that models line up in the UI."""
-    for evaluations in evaluations_of(record.metrics):
+    """Adds the sample grids. A grid's step is its number of network evaluations, so that models line up in the UI."""
+    for evaluations in measured_evaluations(record.metrics):
         path = sample_path(root, record.item or "", evaluations)
         if not path.exists():
             raise UserError(f"{path} is missing: run `dvc checkout` or `dvc repro`")

@@ -1,5 +1,6 @@
 """The command `scm`: help, exit codes, messages."""
 
+import argparse
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from scm import cli
+from scm.commands import retrain, sample
 from scm.errors import Interrupted, UserError
 from scm.params import flatten
 from tests.support import projects as shipped
@@ -35,6 +37,8 @@ COMMANDS = [
     ["publish"],
     ["rollback"],
     ["champion"],
+    ["study"],
+    ["retrain"],
 ]
 
 
@@ -119,9 +123,17 @@ def test_params_show(project, capsys):
 def test_preset_commands(project, capsys):
     assert cli.main(["preset", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    names = [line[:16].strip() for line in listed[2:] if line[:16].strip()]
-    assert names[:6] == ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder"]
-    assert names[6:8] == ["photos-latent", "wide"]
+    names = [line.split()[0] for line in listed[1 : listed.index("")] if line[0] != " "]
+    assert names == [
+        "cifar3",
+        "digits",
+        "digits-methods",
+        "digits-short",
+        "digits-smoke",
+        "folder",
+        "photos-latent",
+        "wide",
+    ]
     wide = next(line for line in listed if line.startswith("wide "))
     assert wide.split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
     assert any(line.startswith("imagenet64-s ") and " 280.2M " in line for line in listed)
@@ -143,23 +155,22 @@ def test_outside_a_project(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"scm: error: {expected}\n"
 
 
-def test_run_passes_on_what_is_not_its_own_in_order(replace_module):
+def test_run_passes_on_what_is_not_its_own_in_order(project, replace_module):
     calls = []
-    replace_module(
-        "scm.pipeline.supervisor", "run", lambda arguments, parallel: calls.append((arguments, parallel)) or 7
-    )
+    replace_module("scm.pipeline.supervisor", "run", lambda *given, **named: calls.append((*given, named)) or 7)
     assert cli.main(["run", "-s", "evaluate@scd", "--parallel", "--force", "-v"]) == 7
     assert cli.main(["run"]) == 7
-    assert calls == [(["-s", "evaluate@scd", "--force", "-v"], True), ([], False)]
+    assert calls == [
+        (["-s", "evaluate@scd", "--force", "-v"], {"root": project, "parallel": True}),
+        ([], {"root": project, "parallel": False}),
+    ]
 
 
-def test_sample_arguments(replace_module):
-    seen = []
-    replace_module("scm.commands.sample", "sample_command", lambda options: seen.append(options))
+def test_sample_arguments():
+    parser = argparse.ArgumentParser()
+    sample.add(parser.add_subparsers())
     command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 --guidance 1.5 -o out/grid.png --device cpu"
-    assert cli.main(command.split()) == 0
-    assert cli.main(["sample"]) == 0
-    options, defaults = seen
+    options, defaults = parser.parse_args(command.split()), parser.parse_args(["sample"])
     assert (options.guidance, defaults.guidance, defaults.steps, defaults.model) == (1.5, None, 2, "scd")
     assert (options.model, options.steps, options.classes, options.count) == ("sct", 1, ["3", "7"], 64)
     assert (options.seed, options.output, options.device) == (5, Path("out/grid.png"), "cpu")
@@ -180,6 +191,16 @@ def test_wrong_sample_arguments(arguments, message, capsys):
     assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_values_of_retrain():
+    assert retrain.values_of('teacher.images=1Mi seed=1 "publish.name=a b"') == {
+        "teacher.images": "1Mi", "seed": 1, "publish.name": "a b",
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"^--params 'seed': must be KEY=VALUE, such as teacher\.images=1Mi$"):
+        retrain.values_of("seed")
+    with pytest.raises(UserError, match=r"close the quotation$"):
+        retrain.values_of("'seed=1")
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
@@ -189,17 +210,17 @@ def test_wrong_sample_arguments(arguments, message, capsys):
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_exit_codes(replace_module, capsys, raised, code, message):
+def test_exit_codes(project, replace_module, capsys, raised, code, message):
     def fail(_):
         raise raised
 
-    replace_module("scm.tracking.sync", "sync_command", fail)
+    replace_module("scm.tracking.sync", "sync", fail)
     assert cli.main(["sync"]) == code
     assert capsys.readouterr().err == message
 
 
-def test_a_bug_keeps_its_traceback(replace_module):
-    replace_module("scm.tracking.sync", "sync_command", lambda _: [][0])
+def test_a_bug_keeps_its_traceback(project, replace_module):
+    replace_module("scm.tracking.sync", "sync", lambda _: [][0])
     with pytest.raises(IndexError):
         cli.main(["sync"])
 

@@ -1,21 +1,21 @@
 """`scm sample`: which sampler and guidance scale a model is drawn with, and every refusal by its text."""
 
-import argparse
 import math
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from scm import cli
 from scm.base.files import write_json
 from scm.base.yaml_files import render
-from scm.commands import sample
 from scm.errors import UserError
 from scm.generation.sampler import Sampler
-from scm.generation.trained import NoiseLevels, sampler_of
-from scm.params import Params, load
+from scm.generation.trained import NoiseLevels, class_numbers, sampler_of, scale_of
+from scm.params import Params
+from scm.params.project import Project
 from scm.results.provenance import chain
 from scm.results.reading import RUN_FIELDS
 from tests.support import projects as shipped
@@ -33,12 +33,10 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def options(**changes: Any) -> argparse.Namespace:
-    values = {
-        "model": "scd", "steps": 2, "classes": None, "count": 6, "seed": 0, "guidance": None,
-        "output": Path("grid.png"), "device": "cpu",
-    }  # fmt: skip
-    return argparse.Namespace(**{**values, **changes})
+def sampled(**changes: Any) -> int:
+    """The exit code of `scm sample` with some of these options changed; None leaves an option out."""
+    values = {"model": "scd", "steps": 2, "count": 6, "output": "grid.png", "device": "cpu", **changes}
+    return cli.main(["sample", *(f"--{name}={value}" for name, value in values.items() if value is not None)])
 
 
 def drawn(params: Params, header: dict[str, Any], steps: int) -> Sampler:
@@ -53,7 +51,7 @@ def times_of(sampler: Any) -> list[float]:
         seen.append(float(t[0]))
         return torch.zeros_like(x)
 
-    sampler.run(function, argparse.Namespace(draw=lambda: torch.zeros(1, 1, 2, 2)))
+    sampler.run(function, SimpleNamespace(draw=lambda: torch.zeros(1, 1, 2, 2)))
     return seen
 
 
@@ -71,7 +69,7 @@ def times_of(sampler: Any) -> list[float]:
     ],
 )
 def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scale):
-    assert sample.scale_of(header, asked) == scale
+    assert scale_of(header, asked) == scale
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scal
 )  # fmt: skip
 def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
     with pytest.raises(UserError) as caught:
-        sample.scale_of(header, asked)
+        scale_of(header, asked)
     assert str(caught.value) == message
 
 
@@ -135,14 +133,14 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
         ("sct", None, 2, "2"), ("sct", 1.0, 2, "2"), ("sct", 2.0, 2, "2"),
     ]  # fmt: skip
     for model, guidance, steps, evaluations in cases:
-        assert sample.sample_command(options(model=model, guidance=guidance, steps=steps)) == 0
+        assert sampled(model=model, guidance=guidance, steps=steps) == 0
         assert capsys.readouterr().err.startswith(f"grid.png: 6 images, {evaluations} network evaluations each, ")
         with Image.open("grid.png") as picture:
             pictures[model, guidance] = picture.tobytes()
     assert pictures["teacher", None] == pictures["teacher", 1.0] != pictures["teacher", 2.0]
     assert pictures["sct", None] == pictures["sct", 1.0] and len(pictures) == 7
     save_model(project, "teacher", label_dropout=0.1, scale=2.0)
-    assert sample.sample_command(options(model="teacher", steps=3)) == 0
+    assert sampled(model="teacher", steps=3) == 0
     assert capsys.readouterr().err.startswith("grid.png: 6 images, 10 network evaluations each, ")
     with Image.open("grid.png") as picture:
         assert picture.tobytes() == pictures["teacher", 2.0]
@@ -152,36 +150,35 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
     ("changes", "message"),
     [
         ({"model": "vsd"}, "--model vsd: params.yaml has teacher, scd, sct; use one of them"),
-        ({"output": Path("a.jpg")}, "-o a.jpg: pictures are written as PNG; give a name that ends in .png"),
+        ({"output": "a.jpg"}, "-o a.jpg: pictures are written as PNG; give a name that ends in .png"),
         ({"seed": -1}, "--seed -1: must be between 0 and 2^63 - 1 less the number of images"),
-        ({"classes": ["four"]}, "--classes four: no such class; this model has zero, one, two (or numbers 0 to 2)"),
-        ({"classes": ["3"]}, "--classes 3: no such class; this model has zero, one, two (or numbers 0 to 2)"),
+        ({"classes": "four"}, "--classes four: no such class; this model has zero, one, two (or numbers 0 to 2)"),
+        ({"classes": "3"}, "--classes 3: no such class; this model has zero, one, two (or numbers 0 to 2)"),
         ({"guidance": 1.5}, "--guidance 1.5: scd was not trained for guidance; leave the option out"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_and_nothing_written(project, changes, message):
+def test_what_cannot_be_drawn_is_refused_and_nothing_written(project, capsys, changes, message):
     save_model(project, "scd", t_mid=0.9)
-    with pytest.raises(UserError) as caught:
-        sample.sample_command(options(**changes))
-    assert str(caught.value) == message and not list(project.glob("*.png"))
+    assert sampled(**changes) == 1
+    assert capsys.readouterr().err == f"scm: error: {message}\n" and not list(project.glob("*.png"))
 
 
 def test_classes_by_name_or_number():
     names = ["zero", "1", "two"]
-    assert sample.class_numbers(["two", "1", "0"], names) == [2, 1, 0]
-    assert (sample.class_numbers(None, names), sample.class_numbers(None, [])) == ([0, 1, 2], [-1])
+    assert class_numbers(["two", "1", "0"], names) == [2, 1, 0]
+    assert (class_numbers(None, names), class_numbers(None, [])) == ([0, 1, 2], [-1])
     with pytest.raises(UserError, match=r"^--classes: this model was trained without classes; leave the option out$"):
-        sample.class_numbers(["0"], [])
+        class_numbers(["0"], [])
 
 
 def test_a_model_that_params_no_longer_ask_for_is_drawn_with_a_word(project, capsys):
     save_model(project, "scd", t_mid=0.8)
-    made_with = chain(project, load(project / "params.yaml"), "scd")
+    made_with = chain(Project.open(project), "scd")
     write_json(project / "results/runs/select_ema@scd.json", {**dict.fromkeys(RUN_FIELDS, ""), "chain": made_with})
 
     def said(changes: dict[str, Any]) -> str:
         (project / "params.yaml").write_text(render(shipped.values_with(changes)))
-        assert sample.sample_command(options()) == 0
+        assert sampled() == 0
         return "".join(line for line in capsys.readouterr().err.splitlines() if "made with" in line)
 
     assert (

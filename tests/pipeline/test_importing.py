@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from scm.base import weights
 from scm.data.latents.autoencoders import save_codec
 from scm.data.latents.codec import plain_header
 from scm.data.shards.shards import write_latents
-from scm.errors import UserError
 from scm.generation import trained as trained_module
 from scm.pipeline import importing
 from scm.results.reading import read_curve, read_run
@@ -41,9 +41,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_data(root, DIGITS)
     monkeypatch.chdir(root)
 
-    def dvc(root: Path, *arguments: str) -> None:
+    def dvc(root: Path, *arguments: str, check: bool) -> CompletedProcess[str]:
         with (root / "asked").open("a") as asked:
             asked.write(f"{arguments}\n")
+        return CompletedProcess(arguments, 0)
 
     monkeypatch.setattr(importing, "dvc", dvc)
     return root
@@ -89,7 +90,7 @@ def test_the_teacher_becomes_the_stages_result(project, teacher, capsys):
     assert header["imported"]["program"] == "EDM2" and len(header["imported"]["sha256"]) == 64
     text = capsys.readouterr().out
     assert "EDM2, edm2, 0.7 M parameters, 8x8x1 (identity), 10 classes, average of sigma_rel 0.075" in text
-    assert "take that line out and run `scm run --force --single-item train_teacher`" in text
+    assert "remove that line and run `scm run --force --single-item train_teacher`" in text
     assert "CC BY-NC-SA 4.0 (non-commercial)" in text
 
 
@@ -150,11 +151,10 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes the dvc command of this name fail, after it has written into dvc.lock."""
 
     def fail(name: str) -> None:
-        def dvc(root: Path, *arguments: str) -> None:
+        def dvc(root: Path, *arguments: str, check: bool) -> CompletedProcess[str]:
             with (root / "dvc.lock").open("a") as lock:
                 lock.write("changed in place\n")
-            if arguments[0] == name:
-                raise UserError("`dvc` failed")
+            return CompletedProcess(arguments, int(arguments[0] == name), stderr="ERROR: no space\n")
 
         monkeypatch.setattr(importing, "dvc", dvc)
 
@@ -163,7 +163,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("command", ["repro", "commit"])
 @pytest.mark.parametrize("trained", [False, True])
-def test_a_failure_leaves_nothing_behind(project, teacher, failing, command, trained):
+def test_a_failure_leaves_nothing_behind(project, teacher, failing, capsys, command, trained):
     if trained:
         for path in (f"{SNAPSHOTS}/a.safetensors", f"{SNAPSHOTS}/b.safetensors", "results/runs/train_teacher.json"):
             (project / path).parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def test_a_failure_leaves_nothing_behind(project, teacher, failing, command, tra
         (project / "dvc.lock").write_text("as it was\n")
     before = contents(project)
     failing(command)
-    assert cli.main(["import-teacher", str(teacher)]) == 1
+    assert refusal(capsys, str(teacher)).endswith(" train_teacher` failed, and nothing was changed: no space\n")
     assert contents(project) == before
 
 

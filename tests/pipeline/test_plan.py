@@ -15,7 +15,7 @@ from dvc.repo import Repo
 
 from scm import cli
 from scm.errors import UserError
-from scm.params import load
+from scm.params.project import Project
 from scm.pipeline.plan import RESTORED, RUNS, UP_TO_DATE, UPSTREAM, Step, plan
 from tests.support import plan_projects as projects
 
@@ -26,7 +26,7 @@ SCD_VSD = {
     "fake_score": {"lr_max": 5e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")
-"""Of pygtrie's, at DVC."""
+"""DVC calls pygtrie in a deprecated way."""
 MODELS = ("teacher", "scd", "sct")
 STAGES = {
     "prepare", "train_teacher", "train_student@scd", "train_student@sct", *(f"select_ema@{model}" for model in MODELS),
@@ -64,7 +64,7 @@ def clone(finished: Path, tmp_path: Path) -> Path:
 
 
 def planned(folder: Path, assume_data: bool = False) -> dict[str, Step]:
-    return {step.name: step for step in plan(folder, load(folder / "params.yaml"), assume_data)}
+    return {step.name: step for step in plan(Project.open(folder), assume_data)}
 
 
 def names(steps: dict[str, Step], *statuses: str) -> set[str]:
@@ -157,7 +157,7 @@ CHANGES = {
             projects.edit(folder, "params.yaml", "student.methods", {"scd": "teacher"}),
             projects.edit(folder, "params.yaml", "evaluate.models", ["teacher", "scd"]),
         ],
-        {"report"}, "report", ['params: evaluate.models: ["teacher", "scd", "sct"] -> ["teacher", "scd"]'],
+        {"report"}, "report", ['params: evaluate.models: [teacher, scd, sct] -> [teacher, scd]'],
     ),
 }  # fmt: skip
 
@@ -282,7 +282,7 @@ def test_what_is_restored_as_it_was_changes_nothing_downstream(project):
     lock = project / "dvc.lock"
     lock.write_text(re.sub(r"\n +evaluate.repeats: 1", "", lock.read_text(), count=1))
     steps = planned(project)
-    assert steps["evaluate@teacher"].reasons == ["params: evaluate.repeats: (not there) -> 1"]
+    assert steps["evaluate@teacher"].reasons == ["params: evaluate.repeats: (absent) -> 1"]
     assert names(steps, RESTORED) == stale(project) == {"evaluate@teacher"} and names(steps, RUNS) == set()
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from scm.params.project import Project
 from scm.pipeline import plan_cost
 from scm.pipeline.plan import RESTORED, RUNS, UP_TO_DATE, Step
 from scm.pipeline.plan_cost import Estimate, estimates
 from scm.pipeline.plan_table import as_json, table
 from scm.tracking import sending, store
-from scm.tracking.records import RunRecord, Settings
-
-OFF = Settings(False, None, None, Path("nowhere"))
+from scm.tracking.records import RunRecord
+from tests.support.projects import params_with
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLFLOW_* variables of the user, and none left behind."""
-    for name in [*store._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in [*store.DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -31,22 +31,27 @@ def write_run(root: Path, name: str, seconds: object = 100.0, **params: object) 
     path.write_text(json.dumps({"seconds": seconds, "params": params}))
 
 
-def one(root: Path, name: str, settings: Settings = OFF, **params: object) -> Estimate:
-    return estimates(root, [Step(name, RUNS, ["code: x"], None, params)], settings, "digits")[name]
+def project_in(root: Path, **mlflow: object) -> Project:
+    """A project whose MLflow is off unless `mlflow` says otherwise."""
+    return Project(root, params_with({f"mlflow.{key}": value for key, value in {"enabled": False, **mlflow}.items()}))
+
+
+def one(project: Project, name: str, **params: object) -> Estimate:
+    return estimates(project, [Step(name, RUNS, ["code: x"], None, params)])[name]
 
 
 def test_the_run_file_says_it(tmp_path):
     write_run(tmp_path, "encode", 12.5, **{"codec.name": "identity"})
-    assert one(tmp_path, "encode", **{"codec.name": "identity"}) == Estimate(12.5, about=False)
-    assert one(tmp_path, "encode", **{"codec.name": "tae"}) == Estimate(12.5, about=True)
-    assert one(tmp_path, "reference") == Estimate(None)
-    assert one(tmp_path, "report") == Estimate(5.0, about=True)
+    assert one(project_in(tmp_path), "encode", **{"codec.name": "identity"}) == Estimate(12.5, about=False)
+    assert one(project_in(tmp_path), "encode", **{"codec.name": "tae"}) == Estimate(12.5, about=True)
+    assert one(project_in(tmp_path), "reference") == Estimate(None)
+    assert one(project_in(tmp_path), "report") == Estimate(5.0, about=True)
 
 
 def test_what_does_not_run_takes_no_time(tmp_path):
     write_run(tmp_path, "encode")
     for status in (UP_TO_DATE, RESTORED):
-        assert estimates(tmp_path, [Step("encode", status)], OFF, "digits") == {"encode": Estimate(0.0)}
+        assert estimates(project_in(tmp_path), [Step("encode", status)]) == {"encode": Estimate(0.0)}
 
 
 @pytest.mark.parametrize(
@@ -70,24 +75,25 @@ def test_what_does_not_run_takes_no_time(tmp_path):
 )
 def test_a_changed_budget_is_in_proportion_and_about(tmp_path, name, before, now, seconds):
     write_run(tmp_path, name, **before)
-    assert one(tmp_path, name, **now) == Estimate(seconds, about=True)
+    assert one(project_in(tmp_path), name, **now) == Estimate(seconds, about=True)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"seconds": "long", "params": {}}', '{"seconds": 1}', "[]"])
 def test_a_damaged_run_file_says_nothing(tmp_path, text):
     write_run(tmp_path, "encode")
     (tmp_path / "results/runs/encode.json").write_text(text)
-    assert one(tmp_path, "encode") == Estimate(None)
+    assert one(project_in(tmp_path), "encode") == Estimate(None)
 
 
 def test_an_imported_teacher_says_nothing_of_training_one(tmp_path):
     write_run(tmp_path, "train_teacher", 2.0, **{"imported.file": "teacher.pkl"})
-    assert one(tmp_path, "train_teacher", **{"teacher.images": "1Ki"}) == Estimate(None)
+    assert one(project_in(tmp_path), "train_teacher", **{"teacher.images": "1Ki"}) == Estimate(None)
 
 
 def test_mlflow_says_what_no_run_file_says(tmp_path, capsys):
-    settings = Settings(True, None, None, tmp_path)
-    assert one(tmp_path, "encode", settings) == Estimate(None)
+    project = project_in(tmp_path, enabled=True)
+    settings = project.tracking
+    assert one(project, "encode") == Estimate(None)
     assert not (tmp_path / "mlflow.db").exists()  # a plan makes no store
     client = store.connect(settings)
 
@@ -104,13 +110,13 @@ def test_mlflow_says_what_no_run_file_says(tmp_path, capsys):
     send("other", "train_student", "scd", 1.8e9, 7.0)
     send("elsewhere", "encode", None, 1.8e9, 7.0, tags={"scm.preset": "imagenet64-s"})
     send("imported", "train_teacher", None, 1.8e9, 7.0)
-    assert one(tmp_path, "train_student@sct", settings, **{"student.sct.images": "1Ki"}) == Estimate(60.0, about=True)
-    assert one(tmp_path, "train_student@sct", settings, **{"student.sct.images": 1024}) == Estimate(60.0)
-    assert one(tmp_path, "train_student@sct", settings, **{"student.sct.images": "2Ki"}) == Estimate(120.0, about=True)
-    assert one(tmp_path, "encode", settings) == one(tmp_path, "train_teacher", settings) == Estimate(None)
+    assert one(project, "train_student@sct", **{"student.sct.images": "1Ki"}) == Estimate(60.0, about=True)
+    assert one(project, "train_student@sct", **{"student.sct.images": 1024}) == Estimate(60.0)
+    assert one(project, "train_student@sct", **{"student.sct.images": "2Ki"}) == Estimate(120.0, about=True)
+    assert one(project, "encode") == one(project, "train_teacher") == Estimate(None)
     write_run(tmp_path, "train_student@sct", 5.0)
-    assert one(tmp_path, "train_student@sct", settings) == Estimate(5.0)
-    assert one(tmp_path, "train_student@sct", OFF) == Estimate(5.0)
+    assert one(project, "train_student@sct") == Estimate(5.0)
+    assert one(project_in(tmp_path), "train_student@sct") == Estimate(5.0)
     assert "mlflow:" not in capsys.readouterr().err
 
 
@@ -118,10 +124,11 @@ def test_a_server_that_never_answers_costs_a_line(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(plan_cost, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
+        project = project_in(tmp_path, enabled=True, uri=f"http://me:secret@{address}")
         started = time.monotonic()
-        assert one(tmp_path, "encode", Settings(True, f"http://me:secret@{address}", None, tmp_path)) == Estimate(None)
+        assert one(project, "encode") == Estimate(None)
         assert time.monotonic() - started < 5
-    expected = f"mlflow: no answer within 0 s (http://{address}); what only it knows is left out of the seconds\n"
+    expected = f"mlflow: no answer within 0 s (http://{address}); stages that only it knows have no estimate\n"
     assert capsys.readouterr().err == expected
 
 
@@ -143,7 +150,7 @@ def test_the_table():
     )
     assert lines == [
         "prepare        up to date",
-        "encode         up to date, outputs not here: dvc pull",
+        "encode         up to date               outputs missing: dvc pull",
         "reference      restored                 params: seed: 1 -> 0",
         "train_teacher  runs        about 2.0 h  params: a: 1 -> 2",
         "                                        code: b",
@@ -161,7 +168,7 @@ def test_the_table():
     ("costs", "last", "seconds"),
     [
         ([], "no stage of 0 runs", 0.0),
-        ([None], "1 of 1 stages run: for how long is unknown", None),
+        ([None], "1 of 1 stages run: time unknown", None),
         ([100.0], "1 of 1 stages run: 2 min", 100.0),
         ([5400.0, 0.0], "2 of 2 stages run: 1.5 h", 5400.0),
     ],

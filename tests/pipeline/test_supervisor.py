@@ -59,7 +59,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(supervisor.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def calls(project: Path) -> list[str]:
 def start(project: Path) -> subprocess.Popen:
     """The supervisor in a process of its own, with the environment of `project`; returns when the child is ready."""
     code = f"import sys; sys.executable = {str(project / 'bin' / 'python')!r}; sys.path.insert(0, {str(ROOT)!r})\n"
-    code += "from scm.pipeline.supervisor import run; sys.exit(run([]))"
+    code += "from pathlib import Path; from scm.pipeline.supervisor import run; sys.exit(run([], root=Path.cwd()))"
     process = subprocess.Popen(
         [os.path.realpath(sys.executable), "-c", code], cwd=project, stderr=subprocess.PIPE, env=child_environment()
     )
@@ -110,7 +110,7 @@ def alive(project: Path) -> bool:
 @pytest.mark.parametrize("code", [0, 1, 255])
 def test_the_exit_code_is_dvcs(project, code):
     fake_dvc(project, f"sys.exit({code})")
-    assert supervisor.run(["-s", "evaluate@scd"]) == code
+    assert supervisor.run(["-s", "evaluate@scd"], root=project) == code
     assert calls(project) == ["repro -s evaluate@scd -"]
 
 
@@ -119,14 +119,14 @@ def test_parameters_are_checked_first(project):
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("seed: 0", "seed: -1", 1), encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        supervisor.run([])
+        supervisor.run([], root=project)
     assert str(caught.value) == f"{path}: seed = -1: must be at least 0"
     assert not (project / "calls.txt").exists()
 
 
 def test_dvc_is_missing(project):
     with pytest.raises(UserError) as caught:
-        supervisor.run([])
+        supervisor.run([], root=project)
     remedy = "install the project into this environment with `pip install -e .`"
     assert str(caught.value) == f"{project / 'bin' / 'dvc'} is missing: {remedy}"
 
@@ -171,7 +171,7 @@ def test_what_dvc_leaves_behind_is_ended(project):
         + 'while not pathlib.Path("child.txt").exists(): time.sleep(0.02)\nsys.exit(3)'
     )
     fake_dvc(project, body)
-    assert supervisor.run([]) == 3
+    assert supervisor.run([], root=project) == 3
     assert (project / "saved.txt").read_text() == "SIGTERM" and not alive(project)
 
 
@@ -179,7 +179,7 @@ def test_what_ignores_the_request_is_killed(project, monkeypatch):
     monkeypatch.setattr(supervisor, "_GRACE_SECONDS", 0.3)
     body = STARTS_CHILD.format(kind="deaf") + 'while not pathlib.Path("child.txt").exists(): time.sleep(0.02)'
     fake_dvc(project, body)
-    assert supervisor.run([]) == 0
+    assert supervisor.run([], root=project) == 0
     assert not alive(project)
 
 
@@ -198,7 +198,7 @@ def test_dvc_ends_with_a_killed_supervisor(project):
 def test_the_callers_signal_handlers_come_back(project):
     fake_dvc(project, "")
     before = [signal.getsignal(number) for number in supervisor.SIGNALS]
-    supervisor.run([])
+    supervisor.run([], root=project)
     assert [signal.getsignal(number) for number in supervisor.SIGNALS] == before
 
 
@@ -213,7 +213,7 @@ if "-s" in sys.argv:
         time.sleep(0.02)
 """
     fake_dvc(project, barrier)
-    assert supervisor.run([], parallel=True) == 0
+    assert supervisor.run([], root=project, parallel=True) == 0
     first, *middle, last = calls(project)
     assert first == "repro select_ema@teacher 4,GPU-b,6"
     assert sorted(middle) == ["repro -s train_student@scd 4", "repro -s train_student@sct GPU-b"]
@@ -234,7 +234,7 @@ def test_parallel_waves_hold_only_students_that_start_from_the_teacher(project, 
         text = text.replace(old, new, 1)
     path.write_text(text, encoding="utf-8")
     fake_dvc(project, "")
-    assert supervisor.run([], parallel=True) == 0
+    assert supervisor.run([], root=project, parallel=True) == 0
     first, *middle, last = calls(project)
     assert (first, last) == ("repro select_ema@teacher 0,1", "repro 0,1")
     trained = [call.split()[2:] for call in middle]
@@ -247,7 +247,7 @@ def test_a_failed_student_ends_the_run_after_the_other_one(project, monkeypatch)
     fake_dvc(
         project, 'time.sleep(0.3 * ("train_student@sct" in sys.argv))\nsys.exit(4 * ("train_student@scd" in sys.argv))'
     )
-    assert supervisor.run([], parallel=True) == 4
+    assert supervisor.run([], root=project, parallel=True) == 4
     assert len(calls(project)) == 3
 
 
@@ -267,7 +267,7 @@ def test_parallel_where_it_cannot_be(project, monkeypatch, capsys, gpus, edit, a
     text = path.read_text().replace("tangent_warmup: 20Ki", "tangent_warmup: 0")  # as a student's student asks
     path.write_text(text.replace(*edit, 1), encoding="utf-8")
     fake_dvc(project, "")
-    assert supervisor.run(arguments, parallel=True) == 0
+    assert supervisor.run(arguments, root=project, parallel=True) == 0
     assert calls(project) == [" ".join(["repro", *arguments, gpus])]
     assert capsys.readouterr().err == f"scm run: --parallel {reason}; running one stage at a time\n"
 

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +18,11 @@ from scm.build import models as build
 from scm.errors import UserError
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.params import Params, dump, load, validate
+from scm.params.project import Project
+from scm.pipeline.stage import Stage
 from scm.presets import apply
-from scm.presets.table import published
+from scm.presets.paper import figures_of
+from scm.results.fingerprint import Inputs
 from stages import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -288,7 +290,7 @@ def test_the_header_cites_the_table_and_the_published_figures(name):
         at = TABLES[dataset][row["comparison"]]["fid_1step_at_k"]
         assert shown == {"sct": list(at["sCT"].values()), "ECT": list(at["ECT"].values())}
         return
-    figures = published(TABLES, row, 2)
+    figures = figures_of(TABLES, row, 2)
     teacher = figures.pop("teacher")
     cited = f"teacher in {teacher['nfe']} evaluations: FID {teacher['fid']:.2f}"
     cited += f", FDD {teacher['fdd']:.2f}" if "fdd" in teacher else ""
@@ -307,8 +309,8 @@ def test_each_method_of_the_paper_may_be_switched_on_alone(method):
 
 
 def test_a_latent_preset_without_weights_is_refused_before_images_are_prepared(tmp_path):
-    stage: Any = SimpleNamespace(params=applied("imagenet512-s"), root=tmp_path)
+    project = Project(tmp_path, applied("imagenet512-s"))
     with pytest.raises(UserError) as caught:
-        prepare.run(stage)
+        prepare.run(Stage("prepare", None, project, Inputs({}, {}, "0" * 64), tmp_path / ".work"))
     expected = "params.yaml: codec.path = null: an autoencoder is needed; write where its weights lie; "
     assert str(caught.value).startswith(expected) and list(tmp_path.iterdir()) == []

@@ -73,24 +73,23 @@ def test_the_lines(project):
     entries = {entry.name: entry for entry in table.entries(project)}
     chosen = [LISTED["digits"], entries["a-wide"], entries["cifar10"], entries["imagenet512-m"]]
     lines = table.table(chosen)
-    assert max(map(len, lines)) <= 115 and [line for line in lines if line != line.rstrip()] == []
-    assert [line[:16].strip() for line in lines[1:-2] if line[:16].strip()] == [
-        "preset", "digits", "a-wide", "cifar10", "imagenet512-m",
-    ]  # fmt: skip
-    assert lines[2].startswith("digits           digits                         scd *, sct *  scikit-learn's 1,797")
-    assert [line[48:62].strip() for line in lines[3:7]] == ["scd *, sct *", "multistep *", "scd_vsd *", "vsd *"]
-    assert lines[3].split()[:2] == ["a-wide", "folder"] and lines[3][62:].startswith("Wide. And long. And")
-    assert not lines[4][:48].strip() and "And long." in lines[5][62:] and lines[6].endswith(" ...")
-    assert [line.startswith("cifar10 ") for line in lines].index(True) == 8
-    header, first = lines[1], next(line for line in lines if line.startswith("imagenet512-m "))
+    assert max(map(len, lines)) <= 120 and [line for line in lines if line != line.rstrip()] == []
+    assert lines[0].split() == ["preset", "data", "methods", "what", "it", "is"]
+    assert lines[1].startswith("digits  digits  scd *, sct *  ") and "  scikit-learn's 1,797 real" in lines[1]
+    assert lines[2].startswith("a-wide  folder  scd *, sct *,  ") and "  Wide. And long. And" in lines[2]
+    assert lines[3].split()[:4] == ["multistep", "*,", "scd_vsd", "*,"] and "And long." in lines[3]
+    assert lines[4].split()[:2] == ["vsd", "*"] and lines[4].endswith(" ...") and lines[5] == ""
+    header, first = lines[6], next(line for line in lines if line.startswith("imagenet512-m "))
+    assert header.split()[:5] == ["preset", "data", "size", "parameters", "method"]
     assert first.split() == [
         "imagenet512-m", "imagenet512", "M", "497.8M", "teacher", "2.00", "@126", "43.33", "@126",
     ]  # fmt: skip
     assert first.endswith("@126") and len(first) == len(header)
     sct = lines[lines.index(first) + 2]
     assert sct.split() == ["sct", "*", "5.84", "5.53", "192.13", "160.66"]
-    for title, figure in (("1 step", "5.84"), ("2 steps", "5.53")):
+    for title, figure in (("FID@1", "5.84"), ("FID@2", "5.53"), ("FDD@1", "192.13"), ("FDD@2", "160.66")):
         assert header.index(title) + len(title) == sct.index(figure) + len(figure)
+    assert lines[lines.index(first) - 1] == "" and lines[-len(table.LEGEND) - 1] == ""
 
 
 @pytest.mark.parametrize(

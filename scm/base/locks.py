@@ -1,0 +1,46 @@
+"""Locks on files, by which processes of one machine wait for each other."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Taken(Exception):
+    """Another process holds the lock.
+
+    Attributes:
+        holder: its process id, as the file has it.
+    """
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is locked by process {holder}")
+        self.holder = holder
+
+
+@contextmanager
+def held(path: Path, *, wait: bool = True, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds the lock on `path` within the block; the end of the process, even by kill -9, frees it as well.
+
+    Args:
+        path: the lock file, which is made if it is missing and stays afterwards. It holds the owner's process id.
+        wait: False = raise `Taken` if another process has the lock.
+        waiting: called once with the holder's process id before a wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            if not wait:
+                raise Taken(path, holder) from None
+            if waiting is not None:
+                waiting(holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,32 @@
+"""`scm serve`: a page and a JSON service around a model."""
+
+import argparse
+import sys
+
+from scm.commands.arguments import command, whole
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    summary = "serve a model: a page that draws images, and the JSON requests of `mlflow models serve`"
+    examples = ("scm serve", "scm serve models/sct --port 8000", "scm serve models:/digits@challenger --max-batch 4")
+    serve = command(commands, "serve", summary, *examples)
+    default = "the registry's champion or, if there is none, the project's own model"
+    serve.add_argument("model", nargs="?", help=f"address, packaged folder or models/NAME (default: {default})")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    serve.add_argument("--port", type=int, default=5001, help="port to listen on; 0 takes any free one (default: 5001)")
+    serve.add_argument(
+        "--max-batch", type=whole, default=16, help="most images that a request may ask for (default: 16)"
+    )
+    serve.set_defaults(handler=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from scm.product.serving import listening, load_model, located, serve
+    from scm.tracking import store
+
+    store.quieten()
+    # The port comes first: a busy one is reported before a model is loaded.
+    with listening(options.host, options.port) as listener, located(options.model) as (uri, shown):
+        serve(load_model(uri, options.max_batch), listener, shown)
+    print("scm serve: ended", file=sys.stderr)
+    return 0

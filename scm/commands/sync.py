@@ -1,0 +1,18 @@
+"""`scm sync`: sends to MLflow what it lacks."""
+
+import argparse
+
+from scm.commands.arguments import command
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    summary = "send to MLflow what it does not have yet; running it again changes nothing"
+    command(commands, "sync", summary, "scm sync").set_defaults(handler=_sync)
+
+
+def _sync(_: argparse.Namespace) -> int:
+    from scm.params.project import Project
+    from scm.tracking.sync import sync
+
+    print("\n".join(sync(Project.open())))
+    return 0
