@@ -1,6 +1,9 @@
-"""Networks: EDM2's U-Net and DDPM++ with the paper's changes (sec. 4.1), pure in their forward."""
+"""Networks: F and w_phi, pure in their forward; each architecture of F is a file of `scm.networks.architectures`."""
 
+from scm.networks.architectures import flavours
 from scm.networks.model import Model
-from scm.networks.settings import FLAVOURS, NetworkSettings
+from scm.networks.settings import NetworkSettings
+
+FLAVOURS = flavours()
 
 __all__ = ["FLAVOURS", "Model", "NetworkSettings"]

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from scm.networks.ddpmpp import DDPMPP
-from scm.networks.edm2 import EDM2UNet
+from scm.networks.architectures import architecture
 from scm.networks.embedding import FourierEmbedding
 from scm.networks.magnitude import MPConv
 from scm.networks.settings import NetworkSettings
@@ -65,8 +64,7 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.precision = settings, precision
-        family = EDM2UNet if settings.architecture == "edm2" else DDPMPP
-        self.network = family(settings, dropout, dropout_max_resolution)
+        self.network = architecture(settings.architecture).NETWORK(settings, dropout, dropout_max_resolution)
         self.log_weight_head = LogWeight() if settings.log_weight == "linear" else LogVariance()
 
     def forward(

@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Architecture = Literal["edm2", "ddpmpp"]
-Modulation = Literal["double_norm", "gain", "scale_shift", "add"]
 Embedding = Literal["positional", "fourier"]
 NoiseInput = Literal["t", "log_sigma"]
 LogWeight = Literal["linear", "edm2"]
@@ -37,13 +35,13 @@ class NetworkSettings:
     resolution: int
     channels: int
     classes: int
-    architecture: Architecture
+    architecture: str
     width: int
     multipliers: tuple[int, ...]
     blocks: int
     attention: tuple[int, ...]
     channels_per_head: int
-    modulation: Modulation = "double_norm"
+    modulation: str = "double_norm"
     embedding: Embedding = "positional"
     fourier_scale: float = 1.0
     c_noise: NoiseInput = "t"
@@ -59,15 +57,3 @@ class NetworkSettings:
     def from_dict(cls, values: dict[str, Any]) -> "NetworkSettings":
         listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **listed})
-
-
-FLAVOURS: dict[str, dict[str, Any]] = {
-    "edm2": {
-        "architecture": "edm2", "modulation": "gain", "embedding": "fourier", "c_noise": "log_sigma",
-        "log_weight": "edm2",
-    },
-    "edm2-trigflow": {"architecture": "edm2"},
-    "ddpmpp": {"architecture": "ddpmpp", "modulation": "add", "c_noise": "log_sigma"},
-    "ddpmpp-trigflow": {"architecture": "ddpmpp"},
-}  # fmt: skip
-"""Fields of the networks as their authors wrote them, and as the paper changes them (sec. 4.1)."""

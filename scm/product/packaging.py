@@ -6,6 +6,7 @@ where scm is not installed. MLflow runs its file entry.py instead of unpickling 
 
 import ast
 import hashlib
+import pkgutil
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -159,7 +160,10 @@ def copy_source(target: Path) -> list[str]:
 
 
 def needed_modules(name: str) -> set[str]:
-    """Modules of scm that importing `name` imports, itself and packages included, by their source."""
+    """Modules of scm that importing `name` imports, itself and packages included, by their source.
+
+    A package that reads its own `__path__` imports its modules by name: all of them are needed.
+    """
     found: set[str] = set()
     waiting = [name]
     while waiting:
@@ -174,6 +178,8 @@ def needed_modules(name: str) -> set[str]:
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Name) and node.id == "__path__":
+                waiting += [f"{module}.{part.name}" for part in pkgutil.iter_modules([str(path.parent)])]
     return found
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from scm.networks import Model, ddpmpp
-from scm.networks.edm2 import Block
+from scm.networks import Model
+from scm.networks.architectures import ddpmpp
+from scm.networks.architectures.edm2 import Block
 from scm.networks.layers import pnorm
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Batch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scm import trigflow
 from scm.networks import FLAVOURS, Model, NetworkSettings
-from scm.networks.edm2 import Block
+from scm.networks.architectures.edm2 import Block
 from scm.networks.embedding import FourierEmbedding, PositionalEmbedding
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, normalize_weights, upsample
 

@@ -84,14 +84,14 @@ def test_the_source_that_goes_along_is_what_drawing_needs(tmp_path):
     assert {
         "scm",
         "scm.generation.trained",
-        "scm.networks.edm2",
-        "scm.networks.ddpmpp",
+        "scm.networks.architectures.edm2",
+        "scm.networks.architectures.ddpmpp",
         "scm.samplers.multistep",
     } <= set(names)
     for heavy in ("scm.build.models", "scm.params", "scm.tracking.sending", "scm.training", "scm.product.packaging"):
         assert not [name for name in names if name.startswith(heavy)]
     copied = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.py")}
-    assert len(copied) == len(names) and Path("scm/networks/edm2.py") in copied
+    assert len(copied) == len(names) and Path("scm/networks/architectures/edm2.py") in copied
 
 
 def test_requirements_are_pinned():

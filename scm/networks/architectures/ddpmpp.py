@@ -199,3 +199,7 @@ class DDPMPP(nn.Module):
                 x = torch.cat([x, skips.pop()], dim=1)
             x = layer(x, embedding)
         return self.out_conv(functional.silu(self.out_norm(x.to(embedding.dtype))))
+
+
+NETWORK = DDPMPP
+ORIGINAL = {"modulation": "add", "c_noise": "log_sigma"}

@@ -173,3 +173,7 @@ class EDM2UNet(nn.Module):
                 x = mp_cat(x, skips.pop())
             x = layer(x, embedding)
         return self.out_conv(x.to(embedding.dtype), gain=self.out_gain)
+
+
+NETWORK = EDM2UNet
+ORIGINAL = {"modulation": "gain", "embedding": "fourier", "c_noise": "log_sigma", "log_weight": "edm2"}

@@ -1,0 +1,61 @@
+"""The architectures: one file each, found by its name (`network.architecture: edm2` is edm2.py). No list is kept.
+
+A file holds what `Architecture` says. What params.yaml may ask of it stands in scm/params/architectures, which needs no
+torch.
+"""
+
+import importlib
+import pkgutil
+from typing import Any, Protocol, cast
+
+from torch import nn
+
+from scm.errors import UserError
+from scm.networks.settings import NetworkSettings
+
+
+class Network(Protocol):
+    """The constructor of F's network; the result is a module.
+
+    Its forward takes (x, c_noise, one-hot labels or None, guidance or None, segment or None) and returns F.
+    """
+
+    def __call__(self, settings: NetworkSettings, dropout: float, dropout_max_resolution: int) -> nn.Module: ...
+
+
+class Architecture(Protocol):
+    """What the file of an architecture holds.
+
+    Attributes:
+        NETWORK: the class of its network.
+        ORIGINAL: fields of NetworkSettings with which the network is its authors' own. The settings' defaults make
+            it the paper's (sec. 4.1).
+    """
+
+    NETWORK: Network
+    ORIGINAL: dict[str, Any]
+
+
+def names() -> tuple[str, ...]:
+    """Names of all architectures, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of this name.
+
+    Raises:
+        UserError: no file has the name.
+    """
+    if name not in names():
+        raise UserError(f"network.architecture {name}: scm has {', '.join(names())}; use one of them")
+    return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
+
+
+def flavours() -> dict[str, dict[str, Any]]:
+    """Fields of each network as its authors wrote it (`edm2`) and as the paper changes it (`edm2-trigflow`)."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in names():
+        found[name] = {"architecture": name, **architecture(name).ORIGINAL}
+        found[f"{name}-trigflow"] = {"architecture": name}
+    return found
