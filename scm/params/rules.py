@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator
 
 from scm import methods
+from scm.base import registry
 from scm.base.project import TEACHER
 from scm.methods import StudentSettings
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import LATENT_REDUCTION, METHODS, Network, Params, Teacher
+from scm.params.schema import LATENT_REDUCTION, METHODS, Params, Teacher
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -24,11 +25,9 @@ def impossible(params: Params) -> Iterator[Fault]:
 
 
 def _data(params: Params) -> Iterator[Fault]:
-    data = params.data
-    if data.source == "digits" and data.channels != 1:
-        yield Fault("data.channels", data.channels, "the digits are grey; write 1, or data.source: folder")
-    if data.source == "digits" and not data.labels:
-        yield Fault("data.labels", data.labels, "the digits have labels; write true, or data.source: folder")
+    refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", None)
+    if refusals is not None:
+        yield from (Fault(key, value, text) for key, value, text in refusals(params.data))
 
 
 def _codec(params: Params) -> Iterator[Fault]:
@@ -62,42 +61,23 @@ def _reference(params: Params) -> Iterator[Fault]:
         yield Fault("reference.statistics_sha256", reference.statistics_sha256, f"{problem}; write null")
 
 
-MODULATIONS = {"edm2": ("double_norm", "gain"), "ddpmpp": ("double_norm", "scale_shift", "add")}
+ARCHITECTURES = "scm.params.architectures"
 
 
 def _network(params: Params) -> Iterator[Fault]:
     network, modulation = params.network, params.network.modulation
-    if modulation not in MODULATIONS[network.architecture]:
-        fitting = next(name for name, modulations in MODULATIONS.items() if modulation in modulations)
-        *most, last = MODULATIONS[network.architecture]
-        remedy = f"use {', '.join(most)} or {last}, or network.architecture: {fitting}"
+    architectures = {name: registry.part(ARCHITECTURES, name) for name in registry.names(ARCHITECTURES)}
+    fitting = [name for name, file in architectures.items() if modulation in file.MODULATIONS]
+    if network.architecture not in fitting:
+        *most, last = architectures[network.architecture].MODULATIONS
+        others = f", or network.architecture: {fitting[0]}" if fitting else ""
         problem = f"the architecture {network.architecture} has no such modulation"
-        yield Fault("network.modulation", modulation, f"{problem}; {remedy}")
+        yield Fault("network.modulation", modulation, f"{problem}; use {', '.join(most)} or {last}{others}")
     if network.width % 2:
         problem = "odd, but the time embedding has as many sines as cosines"
         yield Fault("network.width", network.width, f"{problem}; use an even one")
-    elif network.architecture == "ddpmpp":
-        for channels in _group_normalized(network):
-            groups = min(32, channels // 4)
-            if not groups or channels % groups:
-                problem = f"DDPM++ would divide {channels} channels into {groups} groups"
-                yield Fault("network.width", network.width, f"{problem}; use a multiple of 32")
-                return
-
-
-def _group_normalized(network: Network) -> list[int]:
-    """Channels that the group norms of DDPM++ see: of each block's input, skip connection included, and output."""
-    out, skips, seen = network.width, [network.width], {network.width}
-    for level, factor in enumerate(network.multipliers):
-        skips += [out] if level else []
-        out = network.width * factor
-        skips += [out] * network.blocks
-        seen.add(out)
-    for factor in reversed(network.multipliers):
-        for _ in range(network.blocks + 1):
-            seen.add(out + skips.pop())
-            out = network.width * factor
-    return sorted(seen)
+    else:
+        yield from architectures[network.architecture].faults(network)
 
 
 def _resolutions(params: Params) -> Iterator[Fault]:

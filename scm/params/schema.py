@@ -27,6 +27,7 @@ from scm.base.sections import (
     SigmaRel,
     Text,
     Whole,
+    named_in,
 )
 from scm.methods import MethodName, StudentCommon, StudentSettings, Training
 
@@ -55,7 +56,7 @@ RegistryName = Annotated[str, AfterValidator(_registry_name)]
 
 
 class Data(Section):
-    source: Literal["digits", "folder", "cifar10", "imagenet", "webdataset"]
+    source: Annotated[str, named_in("scm.data.sources")]
     path: Text
     labels: bool
     resolution: Whole
@@ -85,7 +86,7 @@ class Classifier(Section):
 
 
 class Reference(Section):
-    extractor: Literal["classifier", "inception", "dinov2", "exported"]
+    extractor: Annotated[str, named_in("scm.evaluation.extractors")]
     weights: Text | None
     sha256: Sha256 | None
     statistics: Text | None
@@ -94,14 +95,14 @@ class Reference(Section):
 
 
 class Network(Section):
-    architecture: Literal["edm2", "ddpmpp"]
+    architecture: Annotated[str, named_in("scm.params.architectures")]
     sigma_d: Positive
     width: Whole
     multipliers: Annotated[tuple[Whole, ...], Items]
     blocks: Whole
     attention: Annotated[tuple[Whole, ...], Field(strict=False), Distinct]
     channels_per_head: Whole
-    modulation: Literal["double_norm", "gain", "scale_shift", "add"]
+    modulation: Text
     embedding: Literal["positional", "fourier"]
     fourier_scale: Positive
     c_noise: Literal["t", "log_sigma"]

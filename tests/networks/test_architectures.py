@@ -1,4 +1,4 @@
-"""Architectures are found by their names, in scm/networks/architectures and, for params.yaml, in scm/params/architectures."""
+"""Architectures are found by their names in scm/networks and, for params.yaml, in scm/params."""
 
 import dataclasses
 import pkgutil
