@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from scm.methods import Method, Parts, StudentSettings, distillation_settings
-from scm.methods.vsd import VsdBlock, advice, refusals, score_settings
+from scm.methods._score_distillation import ScoreBlock, advice, refusals, score_settings
 
 if TYPE_CHECKING:
     from scm.objectives.protocol import Objective
@@ -19,4 +19,4 @@ def objective(settings: StudentSettings, parts: Parts) -> "tuple[Objective, Auxi
     return ConsistencyAndScoreDistillation(**arguments, consistency=consistency), auxiliary
 
 
-METHOD = Method(title="sCD + VSD", block=VsdBlock, objective=objective, refusals=refusals, advice=advice)
+METHOD = Method(title="sCD + VSD", block=ScoreBlock, objective=objective, refusals=refusals, advice=advice)

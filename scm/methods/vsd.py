@@ -1,64 +1,13 @@
 """VSD: a one-step generator by variational score distillation (app. C)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scm.base.sections import Finite, Positive, Probability, Refusals, Section, Whole
-from scm.methods import GuidedBlock, Method, Parts, StudentSettings
+from scm.methods import Method, Parts, StudentSettings
+from scm.methods._score_distillation import ScoreBlock, advice, refusals, score_settings
 
 if TYPE_CHECKING:
     from scm.objectives.protocol import Objective
     from scm.training.loop import Auxiliary
-
-
-class Vsd(Section):
-    weight: Positive
-    p_mean: Finite
-    p_std: Positive
-
-
-class FakeScore(Section):
-    lr_max: Positive
-    dropout: Probability
-    p_mean: Finite
-    p_std: Positive
-    updates: Whole
-
-
-class VsdBlock(GuidedBlock):
-    vsd: Vsd
-    fake_score: FakeScore
-
-
-def score_settings(settings: StudentSettings, parts: Parts) -> "tuple[dict[str, Any], Auxiliary]":
-    """Arguments of score distillation, and its fake score, which is trained beside the student.
-
-    The fake score starts from the teacher, and is told the guidance scale as the student is.
-    """
-    from scm.base.randomness import global_draws, seed_of
-    from scm.networks.model import LogWeight
-    from scm.objectives.score_distillation import FakeScore as Fake
-    from scm.training.loop import Auxiliary
-
-    vsd, fake_score = settings.own.vsd, settings.own.fake_score
-    network = parts.new_student(parts.teacher, settings.model_copy(update={"dropout": fake_score.dropout}))
-    with global_draws(seed_of(parts.seed, "weight of score distillation")):
-        fake = Fake(network, LogWeight())
-    arguments = {
-        "sigma_d": parts.sigma_d,
-        "teacher": parts.teacher,
-        "guidance": settings.guidance,
-        "label_dropout": settings.label_dropout,
-        "adaptive_weighting": settings.adaptive_weighting,
-        "t_max": parts.t_max,
-        "weight": vsd.weight,
-        "p_mean": vsd.p_mean,
-        "p_std": vsd.p_std,
-        "fake": fake,
-        "fake_p_mean": fake_score.p_mean,
-        "fake_p_std": fake_score.p_std,
-        "updates": fake_score.updates,
-    }
-    return arguments, Auxiliary(fake, fake_score.lr_max / settings.lr.max)
 
 
 def objective(settings: StudentSettings, parts: Parts) -> "tuple[Objective, Auxiliary]":
@@ -68,20 +17,9 @@ def objective(settings: StudentSettings, parts: Parts) -> "tuple[Objective, Auxi
     return VariationalScoreDistillation(**arguments), auxiliary
 
 
-def refusals(settings: StudentSettings) -> Refusals:
-    updates, steps = settings.own.fake_score.updates, settings.images // settings.batch
-    if updates > steps:
-        problem = f"more than the {steps} steps of the training (images / batch): the student would never learn"
-        yield "fake_score.updates", updates, f"{problem}; use less"
-
-
-def advice(settings: StudentSettings) -> dict[str, Any]:
-    return {"vsd_weight": settings.own.vsd.weight, "fake_lr_max": settings.own.fake_score.lr_max}
-
-
 METHOD = Method(
     title="VSD",
-    block=VsdBlock,
+    block=ScoreBlock,
     objective=objective,
     two_steps=False,
     by_tangent=False,

@@ -3,9 +3,11 @@
 It names the work folder, so that a run resumes exactly its own unfinished work, and the run in MLflow.
 """
 
+import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +47,19 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
     definition = stages[stage].get("do", stages[stage])
     start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
 
+    known = {f"item.{name}": item or "" for name in stages[stage].get("matrix", ())}
+    known |= {"key": item or "", "item": start}
+
+    def value_of(key: str) -> Any:
+        return functools.reduce(lambda section, part: section[part], key.split("."), params)
+
     def resolve(text: str) -> str:
-        for name in stages[stage].get("matrix", ()):
-            text = text.replace(f"${{item.{name}}}", item or "")
-        text = text.replace("${key}", item or "").replace("${item}", start)
-        return text.replace("${data.path}", params["data"]["path"])
+        """Fills in what DVC would: the item, and parameters such as ${data.path}."""
+        return re.sub(r"\$\{([\w.]+)\}", lambda found: known.get(found[1]) or str(value_of(found[1])), text)
 
     values: dict[str, Any] = {}
     for key in map(resolve, definition.get("params", ())):
-        value: Any = params
-        for part in key.split("."):
-            value = value[part]
-        values |= flatten({key: value})
+        values |= flatten({key: value_of(key)})
     made = {path: output["md5"] for path, output in made_by_stages(root).items()}
     dependencies = {}
     for path in sorted(map(resolve, definition.get("deps", ()))):

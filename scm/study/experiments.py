@@ -47,7 +47,9 @@ def finished(root: Path) -> dict[str, list[Experiment]]:
 def has_this_code(root: Path, experiment: Experiment) -> bool:
     """True if the stages depend on the same code as the experiment's, uncommitted edits and new files included."""
     used = [stage.get("do", stage) for name, stage in _stages(root).items() if name != "report"]
-    paths = {path for stage in used for path in stage.get("deps", ())}
+    # A path with a parameter in it stands for its whole folder: a new file there makes experiments run again, from the
+    # run cache where nothing that they use has changed.
+    paths = {path.partition("/${")[0] for stage in used for path in stage.get("deps", ())}
     code = sorted(path for path in paths if path.partition("/")[0] in CODE)
     then = lines(git(root, "ls-tree", "-r", "-z", experiment.revision, "--", *code).stdout)
     files = [name for name in listed(root, "--cached", "--others", "--", *code) if (root / name).is_file()]

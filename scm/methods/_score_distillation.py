@@ -1,0 +1,71 @@
+"""What VSD, and sCD + VSD, share: their blocks, the fake score, and what diagnosis advises."""
+
+from typing import TYPE_CHECKING, Any
+
+from scm.base.sections import Finite, Positive, Probability, Refusals, Section, Whole
+from scm.methods import GuidedBlock, Parts, StudentSettings
+
+if TYPE_CHECKING:
+    from scm.training.loop import Auxiliary
+
+
+class Vsd(Section):
+    weight: Positive
+    p_mean: Finite
+    p_std: Positive
+
+
+class FakeScore(Section):
+    lr_max: Positive
+    dropout: Probability
+    p_mean: Finite
+    p_std: Positive
+    updates: Whole
+
+
+class ScoreBlock(GuidedBlock):
+    vsd: Vsd
+    fake_score: FakeScore
+
+
+def score_settings(settings: StudentSettings, parts: Parts) -> "tuple[dict[str, Any], Auxiliary]":
+    """Arguments of score distillation, and its fake score, which is trained beside the student.
+
+    The fake score starts from the teacher, and is told the guidance scale as the student is.
+    """
+    from scm.base.randomness import global_draws, seed_of
+    from scm.networks.model import LogWeight
+    from scm.objectives.score_distillation import FakeScore as Fake
+    from scm.training.loop import Auxiliary
+
+    vsd, fake_score = settings.own.vsd, settings.own.fake_score
+    network = parts.new_student(parts.teacher, settings.model_copy(update={"dropout": fake_score.dropout}))
+    with global_draws(seed_of(parts.seed, "weight of score distillation")):
+        fake = Fake(network, LogWeight())
+    arguments = {
+        "sigma_d": parts.sigma_d,
+        "teacher": parts.teacher,
+        "guidance": settings.guidance,
+        "label_dropout": settings.label_dropout,
+        "adaptive_weighting": settings.adaptive_weighting,
+        "t_max": parts.t_max,
+        "weight": vsd.weight,
+        "p_mean": vsd.p_mean,
+        "p_std": vsd.p_std,
+        "fake": fake,
+        "fake_p_mean": fake_score.p_mean,
+        "fake_p_std": fake_score.p_std,
+        "updates": fake_score.updates,
+    }
+    return arguments, Auxiliary(fake, fake_score.lr_max / settings.lr.max)
+
+
+def refusals(settings: StudentSettings) -> Refusals:
+    updates, steps = settings.own.fake_score.updates, settings.images // settings.batch
+    if updates > steps:
+        problem = f"more than the {steps} steps of the training (images / batch): the student would never learn"
+        yield "fake_score.updates", updates, f"{problem}; use less"
+
+
+def advice(settings: StudentSettings) -> dict[str, Any]:
+    return {"vsd_weight": settings.own.vsd.weight, "fake_lr_max": settings.own.fake_score.lr_max}
