@@ -2,7 +2,7 @@
 
 from scm.base.distributed import Ranks
 from scm.build.models import device_of
-from scm.data.latents.autoencoders import Pretrained, check_fits, description, located, read, save_codec
+from scm.data.latents.autoencoders import Pretrained, check_fits, codec_path, description, read_autoencoder, save_codec
 from scm.data.latents.codec import Codec, normalized, plain_header
 from scm.data.latents.encoding import encode_shards, join, measured, wait_for
 from scm.data.shards.shards import read_index
@@ -15,8 +15,8 @@ def run(stage: Stage) -> None:
     index, content, autoencoder, about = read_index(shards), None, None, None
     shape = [index["channels"], index["resolution"], index["resolution"]]
     if settings.name != "identity":
-        path = located(settings.path, stage.root)
-        content = read(settings.name, path, settings.sha256)
+        path = codec_path(settings.path, stage.root)
+        content = read_autoencoder(settings.name, path, settings.sha256)
         autoencoder = Pretrained(settings.name, content, settings.precision, ranks.device)
         check_fits(autoencoder, settings.channels, str(path))
         about = description(content, settings.precision)

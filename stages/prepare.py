@@ -3,7 +3,7 @@
 import os
 
 from scm.base.files import replacing_folder, room_in, write_json
-from scm.data.latents.autoencoders import located, weight_files
+from scm.data.latents.autoencoders import codec_path, weight_files
 from scm.data.preparation.ingest import FREE, Plan, Workers, assemble, ingest
 from scm.data.preparation.summary import contact_images, summary
 from scm.data.reading.source import Wanted, open_source
@@ -17,7 +17,7 @@ COLUMNS = 10
 def run(stage: Stage) -> None:
     data, codec, shards = stage.params.data, stage.params.codec, stage.root / "data/shards"
     if codec.name != "identity":  # before hours of work that `encode` would refuse
-        weight_files(codec.name, located(codec.path, stage.root))
+        weight_files(codec.name, codec_path(codec.path, stage.root))
     wanted = Wanted(data.source, stage.root / data.path, data.labels, data.max_pixels, data.on_bad_image)
     plan = Plan(data.resolution, data.channels, data.on_bad_image, data.shard_images)
     workers = workers_of(stage.params.runtime.threads)

@@ -1,4 +1,4 @@
-"""How far a long pass over images is, how fast it goes and how long it will take."""
+"""Tell how far a long pass over images has come, how fast it goes and how long it will take."""
 
 import time
 from collections.abc import Callable
@@ -7,13 +7,22 @@ SAY_EVERY = 10.0
 """Seconds between two lines."""
 
 
+def clock(seconds: float) -> str:
+    """Whole minutes and seconds.
+
+    >>> clock(125.9)
+    '2:05'
+    """
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
 class Progress:
-    """Says a line every `SAY_EVERY` seconds.
+    """Says a line at most every `SAY_EVERY` seconds.
 
     Args:
         total: images of this process.
         say: prints a line.
-        what: is done with them, e.g. encoded.
+        what: the participle for an image that is done, e.g. encoded.
     """
 
     def __init__(self, total: int, say: Callable[[str], None], what: str) -> None:
@@ -21,19 +30,19 @@ class Progress:
         self.started = self.last = time.monotonic()
 
     def skip(self, images: int) -> None:
-        """Counts what an earlier run has done."""
+        """Counts images that an earlier run has done."""
         self.done += images
         self.skipped += images
 
     def add(self, images: int) -> None:
+        """Counts images that are done now."""
         self.done += images
         now = time.monotonic()
         if now - self.last < SAY_EVERY:
             return
         self.last = now
         rate = (self.done - self.skipped) / (now - self.started)
-        left = int((self.total - self.done) / rate)
         self.say(
             f"{self.done / self.total:4.0%}  {self.done:,} of {self.total:,} images {self.what}, {rate:,.1f}/s, "
-            f"ETA {left // 60}:{left % 60:02d}"
+            f"ETA {clock((self.total - self.done) / rate)}"
         )

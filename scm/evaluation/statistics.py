@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from scm.errors import UserError
-from scm.pickles import arrays, edm
+from scm.pickles import edm
+from scm.pickles.arrays import NumpyArray
 
 Statistics = dict[str, Tensor]
 """float64: "sum" [F] of features f, "outer_sum" [F, F] of f f^T, and their "count" []."""
@@ -74,7 +75,7 @@ def read_statistics(path: Path, kind: str | None, features: int) -> Statistics:
     Raises:
         UserError: the file is missing, is no such file, or has other features.
     """
-    content = _npz(path) if path.suffix == ".npz" else edm.read(path)
+    content = _npz(path) if path.suffix == ".npz" else edm.read_pickle(path)
     if isinstance(content, dict) and kind and kind in content:
         content = content[kind]
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
@@ -98,7 +99,7 @@ def _npz(path: Path) -> dict[str, Any]:
 
 
 def _numbers(value: Any, path: Path) -> Tensor:
-    value = value.value if isinstance(value, arrays.NumpyArray) else value
+    value = value.value if isinstance(value, NumpyArray) else value
     if not isinstance(value, np.ndarray | Tensor):
         raise UserError(f"{path}: mu or sigma is no array: {REMEDY}")
     if isinstance(value, np.ndarray):

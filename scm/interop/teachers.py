@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scm.base import weights
+from scm.base.project import TEACHER
 from scm.base.randomness import global_draws, seed_of
 from scm.errors import UserError
 from scm.interop import modules
@@ -90,7 +91,7 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
     """A teacher of another project of scm, which may have imported it in its turn."""
     try:
         values = json.loads(header)
-        if values["model"] != "teacher":
+        if values["model"] != TEACHER:
             raise Refused(f"a {printable(str(values['model']))}, not a teacher")
         settings = NetworkSettings.from_dict(values["network"])
         check_tensors(_shapes(tensors), settings)
@@ -109,7 +110,7 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
 
 
 def _from_pickle(path: Path) -> Teacher:
-    content = edm.read(path)
+    content = edm.read_pickle(path)
     content = content if isinstance(content, dict) else {"ema": content}
     network = content.get("ema")
     kind = network.class_name if isinstance(network, Record) else type(network).__name__

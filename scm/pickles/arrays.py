@@ -1,4 +1,4 @@
-"""numpy's arrays as pickles hold them."""
+"""numpy's types, arrays and numbers as pickles hold them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from scm.pickles.machine import Buildable, Refused
 
 
 class NumpyType(Buildable):
-    """A numpy type; its state says no more than the order of bytes."""
+    """A numpy type, whose state tells the order of bytes."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = True) -> None:
         if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
@@ -40,7 +40,17 @@ class NumpyArray(Buildable):
         raise Refused("refused: a numpy array of an unknown form")
 
 
-def _scalar(kind: Any, data: Any) -> int | float | bool:
+class Python2Array(NumpyArray):
+    """A numpy array in a pickle of Python 2, where bytes are text."""
+
+    def build(self, state: Any) -> None:
+        match state:
+            case (*form, str(data)):
+                return super().build((*form, data.encode("latin-1")))
+        raise Refused("refused: a numpy array of an unknown form")
+
+
+def numpy_scalar(kind: Any, data: Any) -> int | float | bool:
     if not isinstance(kind, NumpyType):
         raise Refused("refused: a numpy number without a type")
     return kind.numbers(data).reshape(()).item()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scm.errors import UserError
-from scm.pickles.arrays import NumpyArray, NumpyType, _scalar
+from scm.pickles.arrays import NumpyArray, NumpyType, numpy_scalar
 from scm.pickles.machine import Known, Machine, Name, Record, Refused
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -38,7 +38,7 @@ STORAGE_OPERATIONS = 200
 """Of each of the five pickles; they have at most 30."""
 
 
-def read(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
     """The content of a pickle.
 
     Raises:
@@ -125,8 +125,8 @@ def known(size: int) -> Known:
         "numpy.dtype": NumpyType,
         "numpy.core.multiarray._reconstruct": NumpyArray,
         "numpy._core.multiarray._reconstruct": NumpyArray,
-        "numpy.core.multiarray.scalar": _scalar,
-        "numpy._core.multiarray.scalar": _scalar,
+        "numpy.core.multiarray.scalar": numpy_scalar,
+        "numpy._core.multiarray.scalar": numpy_scalar,
     }
     classes = {
         "dnnlib.util.EasyDict": _dictionary,

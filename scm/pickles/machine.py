@@ -220,6 +220,13 @@ class Machine:
     ALL = LITERALS | {*CONSTANTS, *EMPTY, *TUPLES, *STEPS}
 
 
+class Python2Machine(Machine):
+    """The machine for Python 2's pickles, whose text is bytes or letters as one likes; here letters, by Latin-1."""
+
+    LITERALS = Machine.LITERALS | {"SHORT_BINSTRING", "BINSTRING"}
+    ALL: ClassVar = Machine.ALL | LITERALS
+
+
 def _texts(values: list[Any]) -> list[str]:
     for value in values:
         if type(value) is not str:

@@ -37,7 +37,7 @@ from scm.publishing.candidate import model_files
 from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.publishing.publish import champion_of, publish, require_registry
 from scm.retraining import ci, remeasuring
-from scm.retraining.proposal import Text, propose
+from scm.retraining.proposal import Message, propose
 
 RESULTS = ("results/runs", "results/samples")
 """Folders of small outputs, which the report and the gate read as wholes."""
@@ -186,7 +186,7 @@ def _publish(project: Project, request: Request) -> int:
     if request.propose and not refused:
         branch = f"retrain/{outcome.candidate.key[: verdict.DIGITS]}"
         renew = outcome.verdict is None or outcome.verdict.kind != "unchanged"
-        text = Text(outcome.title, page)
+        text = Message(outcome.title, page)
         _say(propose(root, request.propose, request.remote, branch, text, renew=renew))
     ci.summary(page)
     _say_outcome(outcome)

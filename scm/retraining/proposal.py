@@ -25,7 +25,7 @@ _IDENTITY = {"NAME": "scm retrain", "EMAIL": "scm@localhost"}
 
 
 @dataclass(frozen=True)
-class Text:
+class Message:
     """The text of the commit and of the request.
 
     Attributes:
@@ -37,7 +37,7 @@ class Text:
     body: str
 
 
-def propose(root: Path, to: str, remote: str, branch: str, text: Text, *, renew: bool = True) -> str:
+def propose(root: Path, to: str, remote: str, branch: str, text: Message, *, renew: bool = True) -> str:
     """Pushes new results as a branch and asks to merge it.
 
     Args:
@@ -73,7 +73,7 @@ def propose(root: Path, to: str, remote: str, branch: str, text: Text, *, renew:
     return f"{said}: {_pull_request(git, branch, text, renew)}" if to == "github" else said
 
 
-def _pull_request(git: "_Git", branch: str, text: Text, renew: bool) -> str:
+def _pull_request(git: "_Git", branch: str, text: Message, renew: bool) -> str:
     """Opens the branch's pull request, or renews its text; returns its address. A closed request stays closed."""
     listed = git.run("gh", "pr", "list", "--head", branch, "--state", "all", "--json", "url,state")
     found = sorted(json.loads(listed or "[]"), key=lambda request: request["state"] != "OPEN")

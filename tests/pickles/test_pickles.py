@@ -114,7 +114,7 @@ def test_numpy_numbers_and_arrays(tmp_path):
         "column": np.asfortranarray([[1, 2], [3, 4]]),
         "number": np.sqrt(0.5),
     }
-    read = edm.read(originals.dump(value, tmp_path / "a.pkl"))
+    read = edm.read_pickle(originals.dump(value, tmp_path / "a.pkl"))
     assert isinstance(read["array"], NumpyArray) and np.array_equal(read["array"].value, value["array"])
     assert np.array_equal(read["column"].value, value["column"])
     assert read["number"] == value["number"] and type(read["number"]) is float
@@ -137,9 +137,9 @@ def test_damaged_arrays_are_refused(state):
 
 def test_other_orders_of_bytes_are_refused(tmp_path):
     with pytest.raises(UserError, match="another order of bytes"):
-        edm.read(originals.dump(np.array([1.0], dtype=">f4"), tmp_path / "a.pkl"))
+        edm.read_pickle(originals.dump(np.array([1.0], dtype=">f4"), tmp_path / "a.pkl"))
     with pytest.raises(UserError, match="a numpy type that is no number"):
-        edm.read(originals.dump(np.array([Evil(os.system, "x")]), tmp_path / "a.pkl"))
+        edm.read_pickle(originals.dump(np.array([Evil(os.system, "x")]), tmp_path / "a.pkl"))
 
 
 def test_one_tensor_taken_up_again_and_again(refused):

@@ -1,6 +1,7 @@
 """A project with small random models and made-up results, its package, and that package served."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scm.params import Params, load
+from scm.params.project import Project
 from scm.product.packaging import package
 from tests.support import projects as shipped
 from tests.support.fake_results import write_fake_results
@@ -38,24 +39,24 @@ def nobody_elses_store() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("product") / "project"
     root.mkdir()
     shipped.make_project(root)
     save_model(root, "teacher", label_dropout=0.1)
     save_model(root, "scd", seed=1, t_mid=0.8)
-    return write_fake_results(root)
+    return Project.open(write_fake_results(root))
 
 
 @pytest.fixture(scope="session")
-def params(project: Path) -> Params:
-    return load(project / "params.yaml")
-
-
-@pytest.fixture(scope="session")
-def packed(project: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of scd and its teacher, in a folder of its own."""
-    return package(project, params, "scd", tmp_path_factory.mktemp("packed") / "model", "models:/digits@champion")
+    return package(project, "scd", tmp_path_factory.mktemp("packed") / "model")
+
+
+def copied(project: Project, folder: Path, *without: str) -> Project:
+    """A copy of the project that a test may change."""
+    return Project.open(shutil.copytree(project.root, folder / "copy", ignore=shutil.ignore_patterns(*without)))
 
 
 def start(*arguments: str, folder: Path) -> Server:

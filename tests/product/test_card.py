@@ -2,22 +2,21 @@
 
 import json
 import re
-import shutil
 
 import pytest
 
 from scm import cli
-from scm.params import load
 from scm.pipeline.importing import LICENCE
 from scm.product.card import card, licence
 from scm.product.packaging import content_of
+from tests.product.conftest import copied
 
 IMPORTED = {"imported.file": "edm2-img64-s.pkl", "imported.program": "EDM2", "imported.licence": LICENCE}
 
 
 @pytest.fixture
-def text(project, params):
-    return card(project, params, content_of(project, params, "scd")[0], "models:/digits@champion")
+def text(project):
+    return card(project, content_of(project, "scd")[0], "models:/digits@champion")
 
 
 def section(text: str, title: str) -> str:
@@ -26,7 +25,7 @@ def section(text: str, title: str) -> str:
 
 def test_the_figures_are_those_of_the_run(project, text):
     table = section(text, "Figures")
-    metrics = json.loads((project / "results/metrics/evaluate-scd.json").read_text())
+    metrics = json.loads((project.root / "results/metrics/evaluate-scd.json").read_text())
     assert f"| sCD | 2 | {metrics['fd@2']:.2f} |" in table and f"| sCD | 1 | {metrics['fd@1']:.2f} |" in table
     assert "| Teacher | 35 | " in table and "sCT" not in text
     assert "of 1,797 samples with seeds from 1,000,000" in table
@@ -35,45 +34,45 @@ def test_the_figures_are_those_of_the_run(project, text):
 def test_data_training_limits_and_origin_are_told(text):
     assert "1,797 images in 10 classes of 174 to 183 images" in section(text, "Data")
     assert "| sCD | 131,072 | 128 | fp32 | 2 min 28 s | cpu |" in section(text, "Training")
-    assert "1 or 2 (the student), more (the teacher), 2 where none are given" in section(text, "Limits")
+    assert "1 or 2 (the student), more (the teacher), 2 if none are given" in section(text, "Limits")
     origin = section(text, "Origin")
     assert "3f2a9c1e5b + changes" in origin and "params hash: 9b1c44d2e0f7" in origin
     assert "\nstudent.scd.images: 131072\n" in origin
 
 
-def test_what_was_not_measured_is_said_to_be_so(project, params, tmp_path):
-    bare = tmp_path / "bare"
-    shutil.copytree(project, bare, ignore=shutil.ignore_patterns("results"))
-    text = card(bare, params, content_of(bare, params, "scd")[0], "model")
-    assert section(text, "Figures").strip() == "Not measured: `scm run` does."
+def test_what_was_not_measured_is_said_to_be_so(project, tmp_path):
+    bare = copied(project, tmp_path, "results")
+    text = card(bare, content_of(bare, "scd")[0], "model")
+    assert section(text, "Figures").strip() == "Not measured; `scm run` measures it."
     assert "| sCD | 131,072 | 128 | fp32 | – | – |" in text and "commit: unknown" in text
 
 
 @pytest.mark.parametrize(
     ("made_by", "said"),
     [
-        ({}, "The weights were trained here on the data above, whose own licence may bind them."),
-        (IMPORTED, "from edm2-img64-s.pkl, whose licence is CC BY-NC-SA 4.0 (non-commercial); so is that of these"),
-        ({"imported.file": "a_b.safetensors"}, r"from a\_b.safetensors of another scm project, whose licence binds"),
+        ({}, "Code: Apache-2.0; weights: trained here from nothing, on your own data, whose terms apply."),
+        (
+            IMPORTED,
+            "weights: made from the imported teacher edm2-img64-s.pkl, so under CC BY-NC-SA 4.0 (non-commercial).",
+        ),
+        ({"imported.file": "a_b.safetensors"}, r"teacher a\_b.safetensors, so under whatever terms its owner states."),
     ],
 )
 def test_the_licence_follows_the_teacher(project, tmp_path, made_by, said):
-    root = tmp_path / "project"
-    shutil.copytree(project, root)
-    path = root / "results/runs/train_teacher.json"
+    copy = copied(project, tmp_path)
+    path = copy.root / "results/runs/train_teacher.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "params": made_by}))
-    text = card(root, load(root / "params.yaml"), content_of(root, load(root / "params.yaml"), "scd")[0], "model")
-    assert said in licence(root) and licence(root) in text
+    text = card(copy, content_of(copy, "scd")[0], "model")
+    assert said in section(text, "Licence")
     assert ("imported: edm2-img64-s.pkl" in section(text, "Training")) == (made_by is IMPORTED)
 
 
 def test_a_decoder_of_other_people_is_named(project, tmp_path):
-    root = tmp_path / "project"
-    shutil.copytree(project, root)
-    assert "decoder" not in licence(root)
-    header = json.loads((root / "data/codec/header.json").read_text())
-    (root / "data/codec/header.json").write_text(json.dumps({**header, "autoencoder": {"sha256": ["0" * 64]}}))
-    assert licence(root).endswith("The decoder's weights are other people's, and keep their own licence.")
+    copy = copied(project, tmp_path)
+    assert "decoder" not in licence(copy, "scd")
+    path = copy.root / "data/codec/header.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "autoencoder": {"sha256": ["0" * 64]}}))
+    assert licence(copy, "scd").endswith("The decoder's weights are other people's, and keep their own licence.")
 
 
 def test_the_example_runs(packed, tmp_path, monkeypatch):
@@ -86,7 +85,7 @@ def test_the_example_runs(packed, tmp_path, monkeypatch):
 
 
 def test_the_command_prints_it(project, text, monkeypatch, capsys):
-    monkeypatch.chdir(project)
+    monkeypatch.chdir(project.root)
     assert cli.main(["card"]) == 0 and capsys.readouterr().out == text
     assert cli.main(["card", "teacher"]) == 0 and capsys.readouterr().out.startswith("# Teacher: images in few steps")
     assert cli.main(["card", "vsd"]) == 1

@@ -16,7 +16,7 @@ from scm.errors import UserError
 from scm.product.content import Content
 from scm.product.packaging import content_of, copy_source, log_version, needed_modules, requirements
 from scm.product.serving import has_champion
-from scm.tracking.records import Settings
+from tests.product.conftest import copied
 from tests.support.models import save_model
 
 LOADER = """
@@ -75,7 +75,7 @@ def test_a_package_holds_text_and_tensors_alone_and_no_place_of_this_machine(pac
     home = str(Path(__file__).parents[2])
     for path in files:
         content = path.read_bytes()
-        for place in (home, str(project), str(packed.parent)):
+        for place in (home, str(project.root), str(packed.parent)):
             assert place.encode() not in content, path
 
 
@@ -108,16 +108,16 @@ def test_requirements_are_pinned():
     assert requirements("sd_vae")[-1].startswith("diffusers==")
 
 
-def test_models_that_are_not_there_or_do_not_belong_together_are_refused(project, params, tmp_path):
+def test_models_that_are_not_there_or_do_not_belong_together_are_refused(project, tmp_path):
     with pytest.raises(UserError, match=r"^model vsd: params\.yaml has teacher, scd, sct; use one of them$"):
-        content_of(project, params, "vsd")
+        content_of(project, "vsd")
     with pytest.raises(UserError, match=r"models/sct/model\.safetensors is missing: run `dvc repro` to make it$"):
-        content_of(project, params, "sct")
-    root = Path(shutil.copytree(project, tmp_path / "project"))
-    _, header = weights.load(root / "models/scd/model.safetensors")
-    save_model(root, "scd", codec={**header["codec"], "mean": [0.5]})
+        content_of(project, "sct")
+    copy = copied(project, tmp_path)
+    _, header = weights.load(copy.root / "models/scd/model.safetensors")
+    save_model(copy.root, "scd", codec={**header["codec"], "mean": [0.5]})
     with pytest.raises(UserError, match=r"^models/scd was made with another codec than data/codec holds \(mean differ"):
-        content_of(root, params, "scd")
+        content_of(copy, "scd")
 
 
 def test_settings_of_another_format_are_refused(packed, tmp_path):
@@ -128,25 +128,25 @@ def test_settings_of_another_format_are_refused(packed, tmp_path):
 
 
 @pytest.mark.slow
-def test_versions_in_the_registry(project, params, tmp_path, monkeypatch):
+def test_versions_in_the_registry(project, tmp_path, monkeypatch):
     """Two versions of one content: two numbers, one set of files, on the run of evaluate; and it loads by its alias."""
     import mlflow
     import pandas as pd
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root = Path(shutil.copytree(project, tmp_path / "project"))
-    settings = Settings(enabled=True, uri=None, experiment=None, root=root)
-    assert log_version(settings, root, params, "scd", "digits", {"scm.commit": "abc"}) == "1"
+    copy = copied(project, tmp_path)
+    root = copy.root
+    assert log_version(copy, "scd", {"scm.commit": "abc"}) == "1"
     (description,) = (root / "mlartifacts").rglob("MLmodel")
     stored = description.stat().st_mtime_ns
-    assert log_version(settings, root, params, "scd", "digits", {"scm.commit": "def"}) == "2"
+    assert log_version(copy, "scd", {"scm.commit": "def"}) == "2"
     assert [*(root / "mlartifacts").rglob("MLmodel")] == [description] and description.stat().st_mtime_ns == stored
     description.unlink()  # as an upload that was cut off leaves it
     weights_file = description.parent / "artifacts/product/student.safetensors"
     weights_file.write_bytes(b"half")
-    assert log_version(settings, root, params, "scd", "digits", {}) == "3"
+    assert log_version(copy, "scd", {}) == "3"
     assert description.exists() and weights_file.read_bytes() == (root / "models/scd/model.safetensors").read_bytes()
-    client = mlflow.MlflowClient(tracking_uri=settings.store)
+    client = mlflow.MlflowClient(tracking_uri=copy.tracking.store)
     first, second = (client.get_model_version("digits", number) for number in ("1", "2"))
     assert (first.tags["scm.commit"], second.tags["scm.commit"]) == ("abc", "def")
     assert first.source == second.source and first.status == "READY"
@@ -154,9 +154,9 @@ def test_versions_in_the_registry(project, params, tmp_path, monkeypatch):
     assert run.data.tags["scm.stage"] == "evaluate" and run.data.tags["scm.item"] == "scd"
     before = mlflow.get_tracking_uri()
     try:
-        assert not has_champion(root, params)
+        assert not has_champion(copy)
         client.set_registered_model_alias("digits", "champion", "2")
-        assert has_champion(root, params)  # and MLflow looks in this store from now on
+        assert has_champion(copy)  # and MLflow looks in this store from now on
         model = mlflow.pyfunc.load_model("models:/digits@champion")
     finally:
         mlflow.set_tracking_uri(before)

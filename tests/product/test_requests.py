@@ -1,6 +1,5 @@
 """The packaged model: the same images as `scm sample`, and every request that it refuses by its text."""
 
-import argparse
 import base64
 import io
 import math
@@ -12,10 +11,10 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from scm import cli
 from scm.base import weights
-from scm.commands import sample
 from scm.generation.grids import GAP, scale_for
-from scm.params import load
+from scm.params.project import Project
 from scm.product.content import MAX_SEED
 from scm.product.model import ImageModel, Product
 from scm.product.packaging import package
@@ -33,11 +32,12 @@ def pixels(png: str) -> np.ndarray:
         return np.asarray(image)
 
 
-def sampled(folder, model: str, steps: int, classes: list[str] | None, count: int, guidance=None) -> list[np.ndarray]:
+def sampled(folder, model: str, steps: int, classes: str, count: int, guidance=None) -> list[np.ndarray]:
     """The pictures of `scm sample`, cut out of its grid and reduced to their own pixels."""
-    values = {"model": model, "steps": steps, "classes": classes, "count": count, "seed": 5, "guidance": guidance}
     grid = folder / "grid.png"
-    assert sample.sample_command(argparse.Namespace(**values, output=grid, device="cpu")) == 0
+    command = ["sample", "--model", model, "--steps", str(steps), "--classes", classes, "-n", str(count), "--seed", "5"]
+    command += [] if guidance is None else ["--guidance", str(guidance)]
+    assert cli.main([*command, "-o", str(grid), "--device", "cpu"]) == 0
     with Image.open(grid) as opened:
         picture = np.asarray(opened.convert("L"))
     scale = scale_for(8)
@@ -51,8 +51,8 @@ def sampled(folder, model: str, steps: int, classes: list[str] | None, count: in
     ("model", "steps", "guidance"), [("scd", 1, None), ("scd", 2, None), ("teacher", 7, None), ("teacher", 3, 2.0)]
 )
 def test_the_images_are_those_of_scm_sample(product, project, monkeypatch, tmp_path, model, steps, guidance):
-    monkeypatch.chdir(project)
-    expected = sampled(tmp_path, model, steps, ["two", "zero"], 4, guidance)
+    monkeypatch.chdir(project.root)
+    expected = sampled(tmp_path, model, steps, "two,zero", 4, guidance)
     row = {"steps": steps} | ({} if guidance is None else {"guidance": guidance})
     wishes = [product.wish({"class": ["two", 0][i % 2], "seed": 5 + i, **row}) for i in range(4)]
     drawn = product.draw(wishes)
@@ -138,7 +138,7 @@ def packed_as(folder, model: str, changes: dict, headers: dict[str, dict]) -> Pr
         heard = {key: torch.full_like(value, 0.5) for key, value in state.items() if "guidance" in key}
         del written["format"]
         weights.save(file, {**state, **heard}, written)
-    package(root, load(root / "params.yaml"), model, folder / "model", "model")
+    package(Project.open(root), model, folder / "model")
     return Product(folder / "model/artifacts/product", 4, 20, "cpu")
 
 

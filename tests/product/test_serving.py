@@ -141,11 +141,11 @@ def test_a_package_of_something_else_is_refused(tmp_path, capsys):
     assert last == f"scm: error: {tmp_path}: cannot be loaded: No module named 'nothing_of_this_name'"
 
 
-def test_without_a_registry_the_projects_own_student_is_taken(project, params, monkeypatch, capsys):
-    monkeypatch.chdir(project)
+def test_without_a_registry_the_projects_own_student_is_taken(project, monkeypatch, capsys):
+    monkeypatch.chdir(project.root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert params.publish.model == "scd"
-    assert not has_champion(project, params) and not (project / "mlflow.db").exists()
+    assert project.params.publish.model == "scd"
+    assert not has_champion(project) and not (project.root / "mlflow.db").exists()
     with located(None) as (uri, shown):
         assert (Path(uri) / "MLmodel").is_file() and shown == "models/scd"
     assert not Path(uri).exists()
@@ -154,13 +154,13 @@ def test_without_a_registry_the_projects_own_student_is_taken(project, params, m
         assert (Path(uri) / "MLmodel").is_file() and shown == "models/scd"
 
 
-def test_a_registry_that_does_not_answer_is_one_line(project, params, monkeypatch):
+def test_a_registry_that_does_not_answer_is_one_line(project, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(UserError, match=r"^mlflow: .*; `scm serve models/NAME` needs no store$"):
-            has_champion(project, params)
+            has_champion(project)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from scm.tracking import sending, store
-from scm.tracking.records import Settings
+from scm.params.project import TrackingSettings
+from scm.tracking import store
 from tests.support.models import small_disk
 
 HOST = "127.0.0.1"
@@ -33,11 +33,11 @@ def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No MLFLOW_* variables of the user, no warning given yet, and no proxy before loopback."""
     for name in [name for name in os.environ if name.startswith(("MLFLOW", "DVC_", "GIT_", "SCM_WORK"))]:
         monkeypatch.delenv(name)
-    for name in [*store._defaults, "MLFLOW_TRACKING_URI"]:  # what mlflow sets meanwhile goes afterwards
+    for name in [*store.DEFAULTS, "MLFLOW_TRACKING_URI"]:  # what mlflow sets meanwhile goes afterwards
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("no_proxy", HOST)
-    sending._warned.clear()
+    store.warned.clear()
     logger = logging.getLogger("mlflow")  # as with MLFLOW_LOGGING_LEVEL, which counts before the import alone
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -170,8 +170,8 @@ class Server:
         except requests.ConnectionError:
             return False
 
-    def settings(self, root: Path) -> Settings:
-        return Settings(True, self.address, None, root)
+    def settings(self, root: Path) -> TrackingSettings:
+        return TrackingSettings(True, self.address, None, root)
 
 
 @pytest.fixture(scope="module")

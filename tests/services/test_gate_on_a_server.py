@@ -10,11 +10,11 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from scm.errors import UserError
-from scm.params import Params, load
+from scm.params.project import Project
+from scm.product import packaging
 from scm.publishing import publish as publishing
 from scm.publishing.entry import champion_in
 from scm.tracking import sending, store
-from scm.tracking.records import Settings
 from scm.tracking.registry import CHALLENGER, CHAMPION, Registry
 from tests.services.conftest import Server
 from tests.support.fake_candidate import make_candidates, set_param, write_candidate
@@ -23,9 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 FIRST, BETTER, BEST = (5.0, 5.2, 5.1), (4.0, 4.2, 4.1), (3.0, 3.2, 3.1)
 
 
-def log_version(settings: Settings, root: Path, params: Params, model: str, name: str, tags: dict[str, str]) -> str:
-    """What scm.product.packaging promises, without files."""
-    client = store.connect(settings)
+def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
+    """Stands in for scm.product.packaging.log_version; stores no files."""
+    client, name = store.connect(project.tracking), project.params.registered_name
     with suppress(MlflowException):  # it is there
         client.create_registered_model(name)
     run = sending.run_of(client, tags["scm.run_key"])
@@ -49,13 +49,11 @@ def checkouts(template: Path, server: Server, tmp_path: Path) -> tuple[Path, Pat
 
 
 def publish(root: Path) -> Any:
-    params = load(root / "params.yaml")
-    return publishing.publish(root, params, Settings.of(params, root))
+    return publishing.publish(Project.open(root))
 
 
 def registry(root: Path) -> Registry:
-    params = load(root / "params.yaml")
-    return Registry(store.connect(Settings.of(params, root)), params.registered_name)
+    return publishing.open_registry(Project.open(root))
 
 
 @pytest.mark.parametrize("meet", ["before the versions are made", "before the alias moves"])
@@ -63,14 +61,14 @@ def test_of_two_machines_at_once_the_champion_is_better_than_before_and_the_best
     checkouts: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, meet: str
 ) -> None:
     """Between the last look at the champion and the move of its alias two machines can overtake each other."""
-    monkeypatch.setattr(publishing, "_log_version", log_version)
+    monkeypatch.setattr(packaging, "log_version", log_version)
     first, second = checkouts
     write_candidate(first, FIRST, "one")
     assert publish(first).version == "1"
     write_candidate(first, BETTER, "two")
     write_candidate(second, BEST, "three")
     barrier = threading.Barrier(2, timeout=120)
-    owner, name = (publishing, "_log_version") if meet.endswith("made") else (Registry, "move_champion")
+    owner, name = (packaging, "log_version") if meet.endswith("made") else (Registry, "move_champion")
     real = getattr(owner, name)
 
     def met(*arguments: Any) -> Any:

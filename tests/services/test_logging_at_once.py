@@ -22,10 +22,13 @@ KEYS = ("same", "same", "same", "b", "c", "d")
 PROCESS = """
 import json, sys
 from pathlib import Path
-from scm.records import RunRecord, Settings
-from scm.tracking import Live, publish, quieten
+from scm.params.project import TrackingSettings
+from scm.tracking.live import Live
+from scm.tracking.records import RunRecord
+from scm.tracking.sending import publish
+from scm.tracking.store import quieten
 key, folder, address, rows = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-settings = Settings(True, address, "at once", folder)
+settings = TrackingSettings(True, address, "at once", folder)
 series = [{"images": 64 * n, "time": 1.79e9 + n, "loss": 1 / n, "lr/3": 0.1 * n} for n in range(1, rows + 1)]
 def record(status):
     params, tags = {f"key.{n}": n for n in range(150)}, {"scm.preset": "digits"}

@@ -19,6 +19,7 @@ from scm.base.files import write_json
 from scm.data.latents.autoencoders import save_codec
 from scm.data.latents.codec import plain_header
 from scm.generation.generate import batches
+from scm.params.project import Project
 from scm.pipeline.stage import Stage
 from scm.results.fingerprint import Inputs
 from stages import evaluate
@@ -49,7 +50,8 @@ def stage_in(folder: Path) -> Stage:
     write_json(folder / "models/scd/sampling.json", {"guidance_scale": 1.0, "t_mid": 0.8})
     save_codec(folder / "data/codec", CODEC, None)
     (folder / "work").mkdir(exist_ok=True)
-    return Stage("evaluate", "scd", folder, params_with(VALUES), Inputs({}, {}, "0" * 64), folder / "work")
+    project = Project(folder, params_with(VALUES))
+    return Stage("evaluate", "scd", project, Inputs({}, {}, "0" * 64), folder / "work")
 
 
 def evaluated(folder: Path, drawn: Callable[[int, int, int], None]) -> dict[str, float]:

@@ -16,7 +16,9 @@ from ruamel.yaml import YAML
 
 from scm.data.shards.shards import iterate, read_index
 from scm.errors import UserError
+from scm.params.project import Project
 from scm.pipeline.stage import Stage
+from scm.results.fingerprint import Inputs
 from stages import prepare
 from tests.support.pictures import make, make_tar, picture
 from tests.support.projects import params_with, values_with
@@ -49,8 +51,8 @@ def settings(**data):
 
 def run(root, **data):
     """Runs the stage's work in this process; returns its index and data.json."""
-    params, inputs = params_with(settings(**data)), None
-    prepare.run(Stage("prepare", None, root, params, inputs, root / ".work"))  # type: ignore[arg-type]
+    project = Project(root, params_with(settings(**data)))
+    prepare.run(Stage("prepare", None, project, Inputs({}, {}, "0" * 64), root / ".work"))
     summary = json.loads((root / "results/samples/prepare/data.json").read_text())
     return read_index(root / "data/shards"), summary
 

@@ -8,14 +8,14 @@ import pytest
 from scm.base.count import Count
 from scm.base.yaml_files import parse_mapping
 from scm.errors import UserError
-from scm.params import validate
+from scm.params import flatten, validate
 from scm.presets import apply
-from scm.study import variants
+from scm.study import run, variants
 from tests.support import projects as shipped
 
 ROOT = Path(__file__).parents[2]
 FIGURE = "figure: {kind: progress, models: [scd]}\n"
-HEAD = "# A study of tests.\ntitle: A title\npaper: something.\n"
+HEAD = "# A study of tests.\ntitle: A title\n"
 IMPOSSIBLE = {("cifar10", "fig7"): "there are no labels", ("cifar10-ect", "fig7"): "there are no labels"}
 """Presets and studies that cannot go together, and why."""
 
@@ -66,24 +66,46 @@ def test_a_variant_is_the_parameters_under_the_study_under_the_variant(project):
     ],
 )
 def test_counts_may_be_relative(project, written, expected):
-    base = current(project)
-    got = variants._laid_over(base, {"student": {"scd": {"images": written}}}, base)
-    assert got["student"]["scd"]["images"] == expected
-    assert base == current(project)
+    schedule = "batch: 1, tangent_warmup: 0, lr: {warmup: 0, decay: constant, decay_from: 0}"
+    short = f"params: {{ema: {{snapshots: 1}}, select: {{progress: 1}}, student: {{common: {{{schedule}}}}}}}\n"
+    text = f"{short}variants: {{one: {{student: {{scd: {{images: {written}}}}}}}}}\n"
+    (variant,) = study(project, text).variants
+    assert variant.values["student"]["scd"] == {**current(project)["student"]["scd"], "images": expected}
+    assert variant.own == {"student.scd.images": expected}
 
 
 def test_other_values_may_be_relative(project):
-    base = current(project)
-    overlay = {
-        "teacher": {"lr": {"max": "x0.5", "warmup": "=student.common.lr.warmup"}, "optimizer": "=teacher.optimizer"},
-        "select": {"t_mid": ["=select.t_mid.1", 1.3]},
-        "network": {"modulation": {"by": "network.architecture", "edm2": "gain", "ddpmpp": "scale_shift"}},
-    }
-    got = variants._laid_over(base, overlay, base)
+    (variant,) = study(
+        project,
+        """variants:
+  one:
+    teacher: {lr: {max: x0.5, warmup: =student.common.lr.warmup}}
+    select: {t_mid: [=select.t_mid.1, 1.3]}
+    network: {modulation: {by: network.architecture, edm2: gain, ddpmpp: scale_shift}}
+""",
+    ).variants
+    got = variant.values
     assert got["teacher"]["lr"] == {"max": 5e-3, "warmup": "5Ki", "decay": "cosine", "decay_from": "160Ki"}
-    assert got["teacher"]["optimizer"] == base["teacher"]["optimizer"]
     assert got["select"]["t_mid"] == [0.8, 1.3]
     assert got["network"]["modulation"] == "gain"
+
+
+def test_a_mapping_that_is_referred_to_replaces_the_one_that_is_there(project):
+    own = "{name: radam, betas: [0.9, 0.99], eps: 1.0e-8}"
+    blocks = f"params: {{student: {{scd: {{optimizer: {own}}}, sct: {{optimizer: =student.scd.optimizer}}}}}}\n"
+    with pytest.raises(UserError, match=r"params.yaml has no student.scd.optimizer"):
+        study(project, blocks + "variants: {one: {}}\n")
+    shared = f"params: {{student: {{scd: {{optimizer: {own}}}}}}}\n"
+    text = "variants: {one: {student: {sct: {optimizer: =student.scd.optimizer}}}}\n"
+    student = study(project, shared + text).variants[0].values["student"]
+    assert student["sct"]["optimizer"] == student["scd"]["optimizer"]
+
+
+def test_a_study_of_ones_own_needs_no_paper_and_no_header(project):
+    mine = project / "pipelines" / "studies" / "mine.yaml"
+    mine.write_text("title: My own\nvariants: {one: {}}\n" + FIGURE, encoding="utf-8")
+    assert variants.read(project, "mine").paper is None
+    assert "mine    My own" in run.listing(project)
 
 
 def test_a_block_is_supplied_only_where_there_is_none(project):
@@ -261,6 +283,6 @@ def test_a_smaller_budget_shortens_all_that_is_counted_in_images(project):
     quarter, half, whole = (variant.values["student"] for variant in variants.read(project, "table3").variants)
     for student, factor in ((quarter, 0.25), (half, 0.5)):
         for key in ("tangent_warmup", "lr.warmup", "lr.decay_from"):
-            (small, large) = (Count(variants._at(values["common"], key)) for values in (student, whole))
+            small, large = (Count(flatten(values["common"])[key]) for values in (student, whole))
             assert small == large * factor
         assert Count(student["sct"]["images"]) == Count(whole["sct"]["images"]) * factor

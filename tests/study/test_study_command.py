@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from scm import cli
 from scm.errors import UserError
 from scm.pipeline import clone
-from scm.study import experiments, run
+from scm.study import experiments
 from tests.support import projects as shipped
 
 pytestmark = pytest.mark.slow
@@ -248,7 +249,7 @@ def test_a_killed_study_leaves_everything_in_place_and_goes_on(project):
 def test_two_studies_do_not_run_at_the_same_time(project):
     with (
         clone.clone(project, "data/raw"),
-        pytest.raises(UserError, match=r"another copy of .* for studies is in use"),
+        pytest.raises(UserError, match=r"\.work/studies is in use by process \d+: wait"),
         clone.clone(project, "data/raw"),
     ):
         pass
@@ -289,9 +290,9 @@ def test_data_outside_the_project_need_an_absolute_path(project):
 
 
 def test_studies_are_listed_with_their_first_line(project, capsys):
-    assert run.study_command(run.argparse.Namespace(name=None, list=False, draw=False)) == 0
+    assert cli.main(["study"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "mine       A study of tests." in lines
+    assert "mine    A study of tests." in lines
 
 
 def test_every_kind_of_figure_is_drawn_from_what_there_is(project):

@@ -1,15 +1,16 @@
 """What a study draws, states and publishes, from figures made up here."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from scm.charts.axes import IMAGES
 from scm.charts.panels import PNG_BYTES, Level
-from scm.study import run as study_command
-from scm.study import variants
+from scm.params.project import Project
+from scm.study import run, variants
 from scm.study.experiments import Experiment
-from scm.study.results import Outcome, page, panels
+from scm.study.results import VariantResult, page, panels
 from scm.tracking import sending, store
 from tests.support import projects as shipped
 
@@ -23,7 +24,7 @@ def project(tmp_path):
     return tmp_path
 
 
-def outcome(variant: variants.Variant, order: int, current: bool = True) -> Outcome:
+def result(variant: variants.Variant, order: int, current: bool = True) -> VariantResult:
     """Figures that tell from which variant, model and number of evaluations they are."""
     metrics, progress, training = {}, {}, {}
     for model in variant.models:
@@ -38,12 +39,14 @@ def outcome(variant: variants.Variant, order: int, current: bool = True) -> Outc
                 {"images": images, **{f"tangent_term{term}/{k}": images * term + k for term in (1, 2) for k in BINS}}
                 for images in (1000, 2000, 3000, 4000)
             ]
-    return Outcome(variant, Experiment(variant.experiment, f"{order:040x}", 1e9), metrics, progress, training, current)
+    return VariantResult(
+        variant, Experiment(variant.experiment, f"{order:040x}", 1e9), metrics, progress, training, current
+    )
 
 
-def all_of(project, name: str, without: tuple[str, ...] = ()) -> tuple[variants.Study, list[Outcome]]:
+def all_of(project, name: str, without: tuple[str, ...] = ()) -> tuple[variants.Study, list[VariantResult]]:
     study = variants.read(project, name)
-    found = [outcome(v, order) for order, v in enumerate(study.variants) if v.name not in without]
+    found = [result(v, order) for order, v in enumerate(study.variants) if v.name not in without]
     return study, found
 
 
@@ -111,19 +114,22 @@ def test_parts_have_a_bar_for_the_teacher_and_each_step_of_the_student(project):
 def test_the_page_states_figures_what_is_missing_and_older_code(project):
     study = variants.read(project, "table3")
     quarter, _, whole = study.variants
-    text = page(study, [outcome(quarter, 0), outcome(whole, 2, current=False)], ["half"])
+    text = page(study, [result(quarter, 0), result(whole, 2, current=False)], ["half"])
     assert "| whole | sCT | 2 | 2.020 | 2.020 | 2.020 |" in text
     assert "Missing: half." in text
     assert "Measured with other code than the present one: whole." in text
-    assert study.paper in text and "`scm study table3`" in text and "preset digits" in text
+    assert study.paper is not None and f"The paper: {study.paper}" in text
+    assert "`scm study table3`" in text and "preset digits" in text
+    own = replace(study, paper=None)
+    assert "paper" not in page(own, [result(quarter, 0)], [])
 
 
 @pytest.mark.parametrize("name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3"])
 def test_pictures_are_small_and_the_same_each_time(project, name):
     study, found = all_of(project, name)
-    svg, png, _ = study_command.write_figures(project, study, found, [])
+    svg, png, _ = run.write_figures(project, study, found, [])
     first = svg.read_bytes(), png.read_bytes()
-    study_command.write_figures(project, study, found, [])
+    run.write_figures(project, study, found, [])
     assert (svg.read_bytes(), png.read_bytes()) == first
     assert len(first[1]) <= PNG_BYTES
 
@@ -132,27 +138,26 @@ def test_mlflow_gets_one_run_for_each_variant_and_model_once(project, monkeypatc
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
     study, found = all_of(project, "fig5b")
-    study_command.show(project, study, found[:1])
-    study_command.show(project, study, found)
-    settings = study_command.Settings(True, None, None, project)
-    client = store.connect(settings)
+    run.show(Project.open(project), study, found[:1])
+    run.show(Project.open(project), study, found)
+    client = store.connect(Project.open(project).tracking)
     experiment = client.get_experiment_by_name("digits · fig5b")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    found_runs = client.search_runs([experiment.experiment_id])
     names = ["adaptive · scd", "adaptive · teacher", "none · scd", "none · teacher"]
-    assert sorted(run.info.run_name for run in runs) == names
-    (run,) = [run for run in runs if run.info.run_name == "none · scd"]
-    assert run.data.metrics["fd_at_2"] == 1.02
-    assert run.data.params["student.adaptive_weighting"] == "false"
-    assert run.data.params["variant"] == "none"
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "fd")] == [1024, 2048]
+    assert sorted(each.info.run_name for each in found_runs) == names
+    (shown,) = [each for each in found_runs if each.info.run_name == "none · scd"]
+    assert shown.data.metrics["fd_at_2"] == 1.02
+    assert shown.data.params["student.adaptive_weighting"] == "false"
+    assert shown.data.params["variant"] == "none"
+    assert [point.step for point in client.get_metric_history(shown.info.run_id, "fd")] == [1024, 2048]
 
 
 def test_mlflow_shows_what_the_student_was_that_a_student_starts_from(project, monkeypatch):
     records = {}
     monkeypatch.setattr(sending, "publish", lambda record, settings: records.setdefault(record.item, record))
     study, found = all_of(project, "fig7")
-    study_command.show(project, study, found[:1])
+    run.show(Project.open(project), study, found[:1])
     assert {records[name].params["student.start"] for name in ("scd", "vsd")} == {"teacher"}
     params = records["scd_vsd"].params
     assert (params["student.start"], params["student.scd.start"]) == ("scd", "teacher")
@@ -163,5 +168,5 @@ def test_a_dead_server_is_asked_once(project, monkeypatch):
     asked = []
     monkeypatch.setattr(sending, "publish", lambda record, settings: asked.append(record.name))
     study, found = all_of(project, "fig5b")
-    study_command.show(project, study, found)
+    run.show(Project.open(project), study, found)
     assert asked == ["adaptive · teacher"]

@@ -1,23 +1,24 @@
 """scm.tracking.sync: what a finished pipeline left in files becomes runs, once."""
 
-import argparse
 import json
+import socket
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from scm.errors import UserError
+from scm.params.project import Project
 from scm.tracking import sending, store, sync
-from scm.tracking.records import Settings
-from tests.support.fake_results import MODELS, fake_params, write_fake_results
+from tests.support.fake_results import MODELS, write_fake_results
+from tests.support.projects import params_with
 
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*store._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in [*store.DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -25,6 +26,10 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_fake_results(tmp_path, rows=5)
+
+
+def opened(root: Path, **mlflow: object) -> Project:
+    return Project(root, params_with({f"mlflow.{key}": value for key, value in mlflow.items()}))
 
 
 def counts(root: Path) -> dict[str, int]:
@@ -55,27 +60,32 @@ def test_a_training_record_carries_its_curve(root: Path) -> None:
 
 
 def test_sync_twice_changes_nothing_and_sends_what_is_missing(root: Path) -> None:
-    settings = Settings.of(fake_params(), root)
+    project = opened(root)
     run_file = root / "results/runs/evaluate@scd.json"
-    sending.publish(sync.record_of(root, run_file), settings)
-    assert sync.sync(root, settings) == {"new": 11, "known": 1, "killed": 0}
+    sending.publish(sync.record_of(root, run_file), project.tracking)
+    where = f"12 runs in sqlite:///{root}/mlflow.db"
+    assert sync.sync(project) == [f"{where}: 11 new, 1 known"]
     before = counts(root)
     assert before["runs"] == 12 and before["experiments"] == 2
-    assert sync.sync(root, settings) == {"new": 0, "known": 12, "killed": 0}
+    assert sync.sync(project) == [f"{where}: 0 new, 12 known"]
     assert counts(root) == before
-    client = store.connect(settings)
+    client = store.connect(project.tracking)
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.`scm.stage` = 'evaluate'")
     assert {run.data.params["model"] for run in runs} == set(MODELS)
     client.delete_run(runs[0].info.run_id)
-    assert sync.sync(root, settings)["new"] == 1, "a run that is gone is made again"
+    assert sync.sync(project) == [f"{where}: 1 new, 11 known"], "a run that is gone is made again"
+    mark = f"{socket.gethostname()}:{2**22 + 1}:0"  # more than the largest process id
+    client.create_run(experiment.experiment_id, tags={"scm.process": mark})
+    assert sync.sync(project) == [f"{where}: 0 new, 12 known; 1 dead ones marked KILLED"]
 
 
-def test_faults_are_one_line_each(root: Path, tmp_path: Path) -> None:
-    dead = Settings(True, "http://127.0.0.1:9", None, root)
+def test_faults_are_one_line_each(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    dead = opened(root, uri="http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"^mlflow: the tracking server does not answer \(http://127.0.0.1:9\)"):
-        sync.sync(root, dead)
+        sync.sync(dead)
     run_file = root / "results/runs/evaluate@scd.json"
     (root / "results/samples/scd/nfe-1.png").unlink()
     with pytest.raises(UserError, match=r"samples/scd/nfe-1.png is missing: run `dvc checkout`"):
@@ -84,28 +94,6 @@ def test_faults_are_one_line_each(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'noon' is not a time"):
         sync.record_of(root, run_file)
     with pytest.raises(UserError, match="holds no runs: run `dvc repro` first"):
-        sync.sync(tmp_path / "empty", dead)
-
-
-@pytest.mark.parametrize(("enabled", "uri"), [(True, "http://127.0.0.1:9"), (False, None)])
-def test_the_command_fails_with_one_line(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], enabled: bool, uri: str | None
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    params = fake_params()
-    params.mlflow.enabled, params.mlflow.uri = enabled, uri
-    monkeypatch.setattr(sync, "load", lambda path: params)
-    monkeypatch.setattr(sync, "find_root", lambda: root)
-    assert sync.sync_command(argparse.Namespace()) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert ("does not answer" if enabled else "mlflow.enabled is false in params.yaml") in error
-
-
-def test_the_command_says_what_it_sent(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sync, "load", lambda path: fake_params())
-    monkeypatch.setattr(sync, "find_root", lambda: root)
-    assert sync.sync_command(argparse.Namespace()) == 0
-    assert capsys.readouterr().out == f"12 runs in sqlite:///{root}/mlflow.db: 12 new, 0 known\n"
+        sync.sync(opened(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"^mlflow.enabled is false in params.yaml: nothing was sent$"):
+        sync.sync(opened(root, enabled=False))

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from scm.errors import Interrupted
+from scm.params.project import TrackingSettings
 from scm.tracking import live as live_module
 from scm.tracking import sending, store
-from scm.tracking.records import RunRecord, Settings, metric_name
+from scm.tracking.records import RunRecord, metric_name
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
@@ -26,24 +27,24 @@ TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No MLFLOW_* variables of the user, none left behind, and no warning given yet."""
-    for name in [*store._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
+    for name in [*store.DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    sending._warned.clear()
+    store.warned.clear()
 
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with all its tables, since making them takes seconds."""
     folder = tmp_path_factory.mktemp("store")
-    store.connect(Settings(True, None, None, folder))
+    store.connect(TrackingSettings(True, None, None, folder))
     return folder / "mlflow.db"
 
 
 @pytest.fixture
-def settings(tmp_path: Path, empty_store: Path) -> Settings:
+def settings(tmp_path: Path, empty_store: Path) -> TrackingSettings:
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    return Settings(True, None, None, tmp_path)
+    return TrackingSettings(True, None, None, tmp_path)
 
 
 def record(folder: Path, **changes: object) -> RunRecord:
@@ -73,7 +74,7 @@ def counts(root: Path) -> dict[str, int]:
     return {**rows, "files": sum(path.is_file() for path in (root / "mlartifacts").rglob("*"))}
 
 
-def only_run(settings: Settings):
+def only_run(settings: TrackingSettings):
     client = store.connect(settings)
     experiment = client.get_experiment_by_name("digits")
     assert experiment is not None
@@ -82,7 +83,7 @@ def only_run(settings: Settings):
     return client, runs[0]
 
 
-def test_publish_shows_everything_and_twice_changes_nothing(settings: Settings, tmp_path: Path) -> None:
+def test_publish_shows_everything_and_twice_changes_nothing(settings: TrackingSettings, tmp_path: Path) -> None:
     assert sending.publish(record(tmp_path), settings)
     before = counts(tmp_path)
     client, run = only_run(settings)
@@ -110,14 +111,14 @@ def test_publish_shows_everything_and_twice_changes_nothing(settings: Settings, 
     assert counts(tmp_path) == before
 
 
-def test_figures_that_are_not_finite_are_left_out(settings: Settings, tmp_path: Path) -> None:
+def test_figures_that_are_not_finite_are_left_out(settings: TrackingSettings, tmp_path: Path) -> None:
     series = [{"images": 1, "time": 1.0, "loss": float("nan"), "lr": 0.5, "note": "text", "flag": True}]
     sending.publish(record(tmp_path, series=series), settings)
     assert "loss" not in only_run(settings)[1].data.metrics and "flag" not in only_run(settings)[1].data.metrics
     assert only_run(settings)[1].data.metrics["lr"] == 0.5
 
 
-def test_long_series_and_many_params_go_in_batches(settings: Settings, tmp_path: Path) -> None:
+def test_long_series_and_many_params_go_in_batches(settings: TrackingSettings, tmp_path: Path) -> None:
     series = [{"images": step, "time": 1.79e9 + step, "loss": float(step), "lr": 0.5} for step in range(700)]
     sending.publish(record(tmp_path, series=series, params={f"key.{n}": n for n in range(230)}), settings)
     assert counts(tmp_path)["metrics"] == 1400 + 2 and counts(tmp_path)["params"] == 230
@@ -141,7 +142,7 @@ def test_a_dead_server_costs_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = Settings(True, f"http://me:secret@127.0.0.1:{port}", None, tmp_path)
+    settings = TrackingSettings(True, f"http://me:secret@127.0.0.1:{port}", None, tmp_path)
     start = time.monotonic()
     assert not sending.publish(record(tmp_path), settings)
     assert time.monotonic() - start < 20
@@ -159,14 +160,14 @@ def test_a_server_that_never_answers_does_not_hold_the_stage(
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        settings = Settings(True, f"http://127.0.0.1:{silent.getsockname()[1]}", None, tmp_path)
+        settings = TrackingSettings(True, f"http://127.0.0.1:{silent.getsockname()[1]}", None, tmp_path)
         start = time.monotonic()
         assert not sending.publish(record(tmp_path), settings, patience=1.0)
         assert time.monotonic() - start < 3
         assert "mlflow: no answer within 1 s (" in capsys.readouterr().err
 
 
-def test_the_users_own_variables_win(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_users_own_variables_win(settings: TrackingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mine.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
@@ -175,13 +176,15 @@ def test_the_users_own_variables_win(settings: Settings, monkeypatch: pytest.Mon
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5" and os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
     assert (tmp_path / "mine.db").exists() and counts(tmp_path)["runs"] == 0
     assert client.get_experiment_by_name("mine") is not None
-    assert Settings(True, "http://params", "from-params", tmp_path).store == "http://params"
+    assert TrackingSettings(True, "http://params", "from-params", tmp_path).store == "http://params"
 
 
 def test_disabled_does_nothing_and_does_not_import_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from scm.tracking.records import *; from scm.tracking.sending import *\n"
-        f"settings = Settings(False, 'http://127.0.0.1:9', None, Path({str(tmp_path)!r}))\n"
+        "import sys; from pathlib import Path; from scm.params.project import TrackingSettings\n"
+        "from scm.tracking.live import Live; from scm.tracking.records import RunRecord\n"
+        "from scm.tracking.sending import publish\n"
+        f"settings = TrackingSettings(False, 'http://127.0.0.1:9', None, Path({str(tmp_path)!r}))\n"
         "record = RunRecord('k', 'n', 'prepare')\n"
         "with Live(record, settings, Path('none')): pass\n"
         "assert publish(record, settings)\n"
@@ -194,8 +197,9 @@ def test_disabled_does_nothing_and_does_not_import_mlflow(tmp_path: Path) -> Non
 
 def test_four_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from scm.tracking.records import *; from scm.tracking.sending import *\n"
-        f"settings = Settings(True, None, 'shared', Path({str(tmp_path)!r}))\n"
+        "import sys; from pathlib import Path; from scm.params.project import TrackingSettings\n"
+        "from scm.tracking.records import RunRecord; from scm.tracking.sending import publish\n"
+        f"settings = TrackingSettings(True, None, 'shared', Path({str(tmp_path)!r}))\n"
         "sys.exit(not publish(RunRecord(sys.argv[1], sys.argv[1], 'prepare', status='FINISHED'), settings, 120))\n"
     )
     commands = [[sys.executable, "-c", code, key] for key in ("same", "same", "b", "c")]
@@ -221,7 +225,7 @@ def points(root: Path) -> int:
     return counts(root)["metrics"]
 
 
-def test_live_sends_complete_lines_is_killed_and_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_live_sends_complete_lines_is_killed_and_goes_on(settings: TrackingSettings, tmp_path: Path) -> None:
     path, live_record = tmp_path / "metrics.jsonl", record(tmp_path, status="RUNNING", metrics={}, series=[])
     with pytest.raises(Interrupted), live_module.Live(live_record, settings, path, interval=0.2):
         write_line(path, 1)
@@ -242,7 +246,7 @@ def test_live_sends_complete_lines_is_killed_and_goes_on(settings: Settings, tmp
     assert only_run(settings)[1].info.status == "FINISHED"
 
 
-def test_live_marks_an_error_failed(settings: Settings, tmp_path: Path) -> None:
+def test_live_marks_an_error_failed(settings: TrackingSettings, tmp_path: Path) -> None:
     live = live_module.Live(record(tmp_path, status="RUNNING"), settings, tmp_path / "none", interval=0.2)
     with pytest.raises(ZeroDivisionError), live:
         until(lambda: counts(tmp_path)["tags"] > 0)
@@ -258,7 +262,7 @@ def test_live_with_a_dead_server_warns_once_and_never_holds(
     connect = store.connect
     monkeypatch.setattr(store, "connect", lambda settings: (attempts.append(time.monotonic()), connect(settings))[1])
     start = time.monotonic()
-    with live_module.Live(record(tmp_path), Settings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1):
+    with live_module.Live(record(tmp_path), TrackingSettings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1):
         until(lambda: len(attempts) >= 4)
     assert time.monotonic() - start < 15
     assert capsys.readouterr().err.count("\n") == 1
@@ -266,10 +270,10 @@ def test_live_with_a_dead_server_warns_once_and_never_holds(
     assert pauses[2] > pauses[0], "each failure waits longer"
 
 
-def test_runs_of_dead_processes_are_buried_and_living_ones_are_not(settings: Settings, tmp_path: Path) -> None:
+def test_runs_of_dead_processes_are_buried_and_living_ones_are_not(settings: TrackingSettings, tmp_path: Path) -> None:
     client = store.connect(settings)
     with subprocess.Popen(["sleep", "60"]) as sleeper:
-        mark = sending._process_mark(sleeper.pid)
+        mark = sending.process_mark(sleeper.pid)
         tags = {"scm.preset": "digits", "scm.process": mark}
         sending.send(client, record(tmp_path, status="RUNNING", tags=tags), settings)
         assert sending.bury(client) == 0
@@ -278,7 +282,7 @@ def test_runs_of_dead_processes_are_buried_and_living_ones_are_not(settings: Set
     assert only_run(settings)[1].info.status == "KILLED"
 
 
-def test_a_deleted_experiment_is_named(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deleted_experiment_is_named(settings: TrackingSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = store.connect(settings)
     client.delete_experiment(client.create_experiment("digits"))
     assert not sending.publish(record(tmp_path), settings)

@@ -18,7 +18,7 @@ POOL_GROUPS = 4
 BRANCHES = ("conv.0.", "conv.2.", "conv.4.")
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """ReLU(x' + three 3x3 convolutions of x'), x' = x, or x plus a branch of 1x1 convolutions around a group norm."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -123,7 +123,7 @@ def _encoder(layers: Mapping[int, Mapping[str, Tensor]]) -> list[nn.Module]:
     if list(layers) != list(range(len(layers))):
         raise ValueError("layers of the encoder are missing")
     return [
-        Block(layer) if "weight" not in layer else _convolution(layer, "", stride=1 if "bias" in layer else 2)
+        ResidualBlock(layer) if "weight" not in layer else _convolution(layer, "", stride=1 if "bias" in layer else 2)
         for layer in layers.values()
     ]
 
@@ -134,7 +134,7 @@ def _decoder(layers: Mapping[int, Mapping[str, Tensor]]) -> list[nn.Module]:
     for place in range(max(layers) + 1):
         layer, following = layers.get(place), layers.get(place + 1, {})
         if layer is not None:
-            modules.append(_convolution(layer, "") if "weight" in layer else Block(layer))
+            modules.append(_convolution(layer, "") if "weight" in layer else ResidualBlock(layer))
         elif place in (0, 2):
             modules.append(Bounded() if place == 0 else nn.ReLU())
         elif "weight" in following and "bias" not in following:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scm.base import weights
 from scm.base.files import read_json, replacing_folder, sha256, write_json
+from scm.base.precision import DTYPES
 from scm.data.latents import autoencoder_kl, autoencoder_tiny
 from scm.data.latents.codec import LATENT_REDUCTION, RANDOM, Codec
 from scm.errors import UserError
@@ -20,7 +21,6 @@ from scm.errors import UserError
 HEADER, WEIGHTS, CONFIG = "header.json", "autoencoder.safetensors", "config.json"
 KL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ZERO_TO_ONE = ("edm2_sd_vae", "tae")
 """Codecs whose autoencoder sees pixels in [0, 1]; the others' lie in [-1, 1]."""
 
@@ -43,7 +43,7 @@ class Weights:
 
 
 class Pretrained:
-    """An autoencoder with weights, on a device, in a precision (scm.data.codec.Autoencoder)."""
+    """An autoencoder with weights, on a device, in a precision (scm.data.latents.codec.Autoencoder)."""
 
     def __init__(self, name: str, content: Weights, precision: str, device: torch.device | str) -> None:
         if name in RANDOM:
@@ -69,7 +69,7 @@ class Pretrained:
         return 2 * pixels - 1 if self._zero_to_one else pixels
 
 
-def located(path: str | None, root: Path) -> Path:
+def codec_path(path: str | None, root: Path) -> Path:
     """Where `codec.path` points, from the project's folder.
 
     Raises:
@@ -106,7 +106,7 @@ def weight_files(name: str, path: Path) -> list[Path]:
     return files
 
 
-def read(name: str, path: Path, expected: tuple[str, ...] | None) -> Weights:
+def read_autoencoder(name: str, path: Path, expected: tuple[str, ...] | None) -> Weights:
     """Reads an autoencoder.
 
     Args:

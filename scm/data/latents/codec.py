@@ -151,7 +151,7 @@ def plain_header(
 
 
 @dataclass
-class Statistics:
+class ChannelStatistics:
     """Mean and variance of each channel of the latents over all images, merged part by part in float64.
 
     Attributes:
@@ -171,9 +171,9 @@ class Statistics:
         squares = (values - centre[:, None]).square().sum(1)
         if deviation is not None:
             squares = squares + deviation.double().square().movedim(1, 0).flatten(1).sum(1)
-        self.merge(Statistics(values.shape[1], centre, squares))
+        self.merge(ChannelStatistics(values.shape[1], centre, squares))
 
-    def merge(self, other: "Statistics") -> None:
+    def merge(self, other: "ChannelStatistics") -> None:
         shift, total = other.mean - self.mean, self.count + other.count
         self.squares = self.squares + other.squares + shift.square() * (self.count * other.count / total)
         self.mean, self.count = self.mean + shift * (other.count / total), total
@@ -188,12 +188,12 @@ class Statistics:
         return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Statistics":
+    def from_dict(cls, values: dict[str, Any]) -> "ChannelStatistics":
         mean, squares = (torch.tensor(values[key], dtype=torch.float64) for key in ("mean", "squares"))
         return cls(values["count"], mean, squares)
 
 
-def normalized(plain: dict[str, Any], normalize: str, measured: Statistics) -> dict[str, Any]:
+def normalized(plain: dict[str, Any], normalize: str, measured: ChannelStatistics) -> dict[str, Any]:
     """The header of a codec that brings each channel of x_0 to mean 0 and standard deviation sigma_d over all images.
 
     Args:

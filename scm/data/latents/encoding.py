@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from scm.base.files import link_or_copy, replacing_folder, write_json
+from scm.base.precision import DTYPES
 from scm.base.progress import Progress
-from scm.data.latents.codec import Codec, Statistics
+from scm.data.latents.codec import ChannelStatistics, Codec
 from scm.data.shards.shards import INDEX, LABELS, OFFSETS, Sample, iterate_batches, read_index, write_latents
 from scm.errors import UserError
 
-STORED = {"fp16": torch.float16, "fp32": torch.float32}
 PIXELS_AT_A_TIME = 2**20
 MAX_IMAGES = 256
 """Images encoded at a time, fewer where they are large: figures are summed in this order, so it is no parameter."""
@@ -78,7 +77,7 @@ def _encoded(
     progress: Progress,
 ) -> Iterator[Sample]:
     """The samples of a shard; adds the figures of all to `entries` at the end."""
-    statistics, psnr = Statistics(), []
+    statistics, psnr = ChannelStatistics(), []
     left = 0 if codec.header["name"] == "identity" else trips
     side = read_index(shards)["resolution"]
     batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // side**2))
@@ -98,7 +97,7 @@ def _narrow(encoded: Tensor, stored: str) -> Tensor:
     """Latents in the type in which they are kept."""
     if not encoded.is_floating_point():
         return encoded
-    kept = encoded.to(STORED[stored])
+    kept = encoded.to(DTYPES[stored])
     if not kept.isfinite().all():
         problem = "latents that are not finite, or too large to be kept"
         raise UserError(
@@ -114,12 +113,12 @@ def _psnr(images: Tensor, decoded: Tensor) -> list[float]:
     return (10 * (255**2 / squares.mean(1).clamp(min=least)).log10()).tolist()
 
 
-def measured(work: Path, shards: Path) -> tuple[Statistics, list[float]]:
+def measured(work: Path, shards: Path) -> tuple[ChannelStatistics, list[float]]:
     """Figures of all latents, and the round trips' ratios."""
-    statistics, psnr = Statistics(), []
+    statistics, psnr = ChannelStatistics(), []
     for shard in read_index(shards)["shards"]:
         figures = read_index(folder_of(work, shard))[DRAFT]
-        statistics.merge(Statistics.from_dict(figures))
+        statistics.merge(ChannelStatistics.from_dict(figures))
         psnr += figures["psnr"]
     return statistics, psnr
 

@@ -21,7 +21,7 @@ class LatentLoader:
     Attributes:
         count: images in the data set.
         classes: class names; empty = all labels are -1.
-        codec_header: for scm.data.codec.Codec.
+        codec_header: for scm.data.latents.codec.Codec.
     """
 
     def __init__(self, folder: Path, seed: int, batch: int, rank: int = 0, world: int = 1) -> None:

@@ -9,7 +9,7 @@ import io
 import posixpath
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,8 @@ from PIL import Image
 from scm.data.reading.containers import Listing, list_files
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
-from scm.pickles.machine import Buildable, Known, Machine, Refused
+from scm.pickles.arrays import NumpyType, Python2Array
+from scm.pickles.machine import Known, Python2Machine, Refused
 
 SIDE, CLASSES = 32, 10
 PIXELS = 3 * SIDE * SIDE
@@ -25,7 +26,7 @@ MD5 = {
     "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
     "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
 }
-"""Of the archives, as https://www.cs.toronto.edu/~kriz/cifar.html prints them."""
+"""MD5 of the archives, as https://www.cs.toronto.edu/~kriz/cifar.html prints them."""
 PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))
 BINARY = tuple(f"{name}.bin" for name in PYTHON)
 
@@ -117,10 +118,11 @@ def _names_binary(listing: Listing, number: int, name: str) -> list[str]:
 
 
 def _read_python(listing: Listing, number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The same of a pickled dictionary with `data` and `labels`."""
+    """Rows and labels, as in `_read_binary`, of a batch that is a pickled dictionary with `data` and `labels`."""
     content = _unpickled(listing, number, name)
     rows, labels = content.get("data"), content.get("labels")
-    if not isinstance(rows, _Array) or rows.value.ndim != 2 or rows.value.shape[1] != PIXELS:
+    known = isinstance(rows, Python2Array) and rows.value.dtype == np.uint8
+    if not known or rows.value.ndim != 2 or rows.value.shape[1] != PIXELS:
         raise UserError(f"{name} holds no rows of {PIXELS:,} bytes: download the archive again")
     if (
         not isinstance(labels, list)
@@ -143,7 +145,7 @@ def _ten(names: Any, name: str) -> list[str]:
 
 def _unpickled(listing: Listing, number: int, name: str) -> dict[str, Any]:
     try:
-        content = _Python2Machine(io.BytesIO(listing.read(listing.files, number)), KNOWN).run()
+        content = Python2Machine(io.BytesIO(listing.read(listing.files, number)), KNOWN).run()
     except Refused:
         content = None
     if not isinstance(content, dict):
@@ -151,41 +153,7 @@ def _unpickled(listing: Listing, number: int, name: str) -> dict[str, Any]:
     return content
 
 
-class _Python2Machine(Machine):
-    """The machine with the text of Python 2, which is bytes or letters as one likes; here letters, Latin-1."""
-
-    LITERALS = Machine.LITERALS | {"SHORT_BINSTRING", "BINSTRING"}
-    ALL: ClassVar = Machine.ALL | LITERALS
-
-
-class _Type(Buildable):
-    """numpy's type of a byte, the only one there is here."""
-
-    def __init__(self, code: Any, align: Any = 0, copy: Any = 1) -> None:
-        if code != "u1":
-            raise Refused("refused: a numpy type other than bytes")
-
-    def build(self, state: Any) -> None:
-        """Its state repeats that a byte has no order of bytes."""
-
-
-class _Array(Buildable):
-    """A numpy array of bytes, which gets its numbers after it was made."""
-
-    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
-        self.value: np.ndarray = np.zeros(0, np.uint8)
-
-    def build(self, state: Any) -> None:
-        match state:
-            case (int(), (int(height), int(width)), _Type(), bool(by_columns), str(data)):
-                if min(height, width) >= 0 and height * width == len(data):
-                    flat, order = np.frombuffer(data.encode("latin-1"), np.uint8), "F" if by_columns else "C"
-                    self.value = flat.reshape((height, width), order=order)
-                    return
-        raise Refused("refused: a numpy array of an unknown form")
-
-
 KNOWN = Known(
-    functions={"numpy.core.multiarray._reconstruct": _Array, "numpy.dtype": _Type},
+    functions={"numpy.core.multiarray._reconstruct": Python2Array, "numpy.dtype": NumpyType},
     names=frozenset({"numpy.ndarray"}),
 )

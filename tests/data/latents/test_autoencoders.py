@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from scm.base.randomness import generator
 from scm.data.latents import autoencoders, encoding
 from scm.data.latents.autoencoder_tiny import tiny_autoencoder
-from scm.data.latents.codec import Codec, Statistics, normalized, plain_header
+from scm.data.latents.codec import ChannelStatistics, Codec, normalized, plain_header
 from scm.data.shards.shards import read_index, write_shards
 from scm.errors import UserError
 
@@ -109,7 +109,7 @@ def write_tiny(folder, tensors):
 @pytest.mark.parametrize(("name", "low"), [("sd_vae", -1.0), ("edm2_sd_vae", 0.0)])
 def test_the_vae_does_what_diffusers_does(vae, name, low):
     folder, model = vae
-    content = autoencoders.read(name, folder, None)
+    content = autoencoders.read_autoencoder(name, folder, None)
     ours = autoencoders.Pretrained(name, content, "fp32", "cpu")
     pixels = low + (1 - low) * IMAGES.float() / 255
     with torch.no_grad():
@@ -131,14 +131,14 @@ def test_the_old_names_of_the_attention_are_read(vae):
         renamed[name] = tensor
     assert renamed.keys() != state.keys()
     save_file(renamed, folder / "diffusion_pytorch_model.safetensors")
-    read = autoencoders.read("sd_vae", folder, None).tensors
+    read = autoencoders.read_autoencoder("sd_vae", folder, None).tensors
     assert read.keys() == state.keys() and all(torch.equal(read[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_the_tiny_autoencoder_equals_its_layers_by_hand(tmp_path, pool):
     tensors = tiny_tensors(pool)
-    content = autoencoders.read("tae", write_tiny(tmp_path / "tae", tensors), None)
+    content = autoencoders.read_autoencoder("tae", write_tiny(tmp_path / "tae", tensors), None)
     assert content.tensors.keys() == tensors.keys() and len(content.hashes) == 2
     ours = autoencoders.Pretrained("tae", content, "fp32", "cpu")
     latents = by_hand(tensors, IMAGES.float() / 255, "encoder")
@@ -153,7 +153,7 @@ def test_the_tiny_autoencoder_equals_diffusers_own(tmp_path):
 
     theirs = AutoencoderTiny(encoder_block_out_channels=(64,) * 4, decoder_block_out_channels=(64,) * 4).eval()
     save_file(theirs.state_dict(), tmp_path / "one.safetensors")
-    ours = autoencoders.Pretrained("tae", autoencoders.read("tae", tmp_path, None), "fp32", "cpu")
+    ours = autoencoders.Pretrained("tae", autoencoders.read_autoencoder("tae", tmp_path, None), "fp32", "cpu")
     with torch.no_grad():
         latents = theirs.encode(IMAGES.float() / 127.5 - 1).latents
         torch.testing.assert_close(ours.store(IMAGES), latents, atol=1e-5, rtol=1e-4)
@@ -163,36 +163,36 @@ def test_the_tiny_autoencoder_equals_diffusers_own(tmp_path):
 def test_wrong_files_end_in_one_line(tmp_path, vae):
     folder = write_tiny(tmp_path / "tae", tiny_tensors())
     with pytest.raises(UserError, match=r"codec.sha256 = \[0+\]: .*tae_decoder.pth [0-9a-f]{64}, tae_encoder.pth"):
-        autoencoders.read("tae", folder, ("0" * 64,))
+        autoencoders.read_autoencoder("tae", folder, ("0" * 64,))
     with pytest.raises(UserError, match=r"must be a folder with config.json"):
-        autoencoders.read("sd_vae", folder, None)
+        autoencoders.read_autoencoder("sd_vae", folder, None)
     with pytest.raises(UserError, match="there is nothing"):
-        autoencoders.read("tae", tmp_path / "absent", None)
+        autoencoders.read_autoencoder("tae", tmp_path / "absent", None)
     (folder / "tae_encoder.pth").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"tae_encoder.pth: damaged, or not a plain state dict"):
-        autoencoders.read("tae", folder, None)
+        autoencoders.read_autoencoder("tae", folder, None)
     with pytest.raises(UserError, match="x is no tiny autoencoder of the TAESD family"):
         tiny_autoencoder({**tiny_tensors(), "encoder.9.extra": torch.zeros(1)}, "x")
     (vae[0] / "config.json").write_text(json.dumps({**CONFIG, "latent_channels": 5}))
     with pytest.raises(UserError, match="configuration and weights are not one AutoencoderKL's"):
-        autoencoders.Pretrained("sd_vae", autoencoders.read("sd_vae", vae[0], None), "fp32", "cpu")
+        autoencoders.Pretrained("sd_vae", autoencoders.read_autoencoder("sd_vae", vae[0], None), "fp32", "cpu")
 
 
 def test_other_channels_than_params_yaml_says_are_refused(tmp_path):
-    content = autoencoders.read("tae", write_tiny(tmp_path / "tae", tiny_tensors()), None)
+    content = autoencoders.read_autoencoder("tae", write_tiny(tmp_path / "tae", tiny_tensors()), None)
     with pytest.raises(UserError, match=r"codec.channels = 4: x makes latents of 5 channels; write 5"):
         autoencoders.check_fits(autoencoders.Pretrained("tae", content, "fp32", "cpu"), 4, "x")
 
 
 def test_without_diffusers_the_extra_is_named(vae, monkeypatch):
-    content = autoencoders.read("sd_vae", vae[0], None)
+    content = autoencoders.read_autoencoder("sd_vae", vae[0], None)
     monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl", None)
     with pytest.raises(UserError, match=r"needs diffusers .*: run `pip install -e '\.\[latents\]'`"):
         autoencoders.Pretrained("sd_vae", content, "fp32", "cpu")
 
 
 def vae_codec(folder):
-    content = autoencoders.read("sd_vae", folder, None)
+    content = autoencoders.read_autoencoder("sd_vae", folder, None)
     plain = plain_header("sd_vae", 0.5, [4, 2, 2], autoencoders.description(content, "fp32"))
     return content, plain, Codec(plain, autoencoders.Pretrained("sd_vae", content, "fp32", "cpu"))
 
@@ -213,7 +213,7 @@ def test_data_codec_decodes_without_the_original_files_and_knows_other_models(tm
 def test_statistics_are_those_of_the_drawn_latents(vae):
     _, plain, codec = vae_codec(vae[0])
     stored = codec.encode(IMAGES)
-    statistics = Statistics()
+    statistics = ChannelStatistics()
     for part in stored.split(2):
         statistics.add(*codec.moments(part))
     mean, deviation = stored.double().chunk(2, 1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from scm.data.latents.codec import LATENT_REDUCTION, NAMES, Codec, Statistics, normalized, plain_header
+from scm.data.latents.codec import LATENT_REDUCTION, NAMES, ChannelStatistics, Codec, normalized, plain_header
 from scm.errors import UserError
 from scm.params import schema
 
@@ -13,7 +13,7 @@ ALL_VALUES = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2
 
 
 def measured_header(plain, batches):
-    codec, statistics = Codec(plain), Statistics()
+    codec, statistics = Codec(plain), ChannelStatistics()
     for batch in batches:
         statistics.add(*codec.moments(batch))
     return normalized(plain, "measured", statistics)

@@ -177,7 +177,7 @@ def binary(content):
         (python_form, batch(labels=[0, 1, 2]), "data_batch_1 does not hold a label for each image"),
         (python_form, batch(labels="0123"), "data_batch_1 does not hold a label for each image"),
         (python_form, batch(data=np.zeros((4, 3071), np.uint8)), "data_batch_1 holds no rows of 3,072 bytes"),
-        (python_form, batch(data=np.zeros((4, 3072), np.float32)), "data_batch_1 is not pickled as CIFAR-10 is"),
+        (python_form, batch(data=np.zeros((4, 3072), np.float32)), "data_batch_1 holds no rows of 3,072 bytes"),
         (python_form, batch(data=np.zeros((0, 3072), np.uint8), labels=[]), "data_batch_1 holds no images"),
         (python_form, {"cifar-10-batches-py/data_batch_1": b"\x80\x02}"}, "data_batch_1 is not pickled as CIFAR-10 is"),
         (python_form, {"cifar-10-batches-py/batches.meta": python2({})}, "batches.meta does not name 10 classes"),
