@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from scm import methods
 from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.base.files import sha256, write_json
@@ -27,13 +26,12 @@ from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
 from scm.objectives.sct import ConsistencyTraining
 from scm.objectives.vsd import VariationalScoreDistillation
-from scm.params import Params
 from scm.params.schema import Runtime
 from scm.samplers import SampleNoise
 from scm.training.loop import make_optimizer
 from scm.trigflow import time_of_sigma
 from tests.support.models import FAMILIES, tiny_model
-from tests.support.projects import params_with
+from tests.support.projects import OWN_VALUES, params_of_all, params_with
 
 METHOD = {
     "batch": 8, "precision": "fp32", "p_mean": -1.0, "p_std": 1.4,
@@ -216,27 +214,7 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path, changes, guidance, mes
     assert str(caught.value) == f"{path} {message}"
 
 
-METHODS = methods.names()
-OWN_VALUES = {
-    "p_mean": -0.7, "p_std": 1.3, "tangent": "clipped", "tangent_norm_c": 0.2, "tangent_warmup": "3Ki",
-    "adaptive_weighting": False, "label_dropout": 0.2,
-}  # fmt: skip
 SCM = {**OWN_VALUES, "tangent_warmup": 3072, "sigma_d": 0.5}
-
-
-def params_of_all(guidance: list[float] | None = None, **changes: Any) -> Params:
-    """Every method switched on, with values that are nobody's default."""
-    block = {"images": "128Ki", "dropout": 0.0} | ({} if guidance is None else {"guidance": guidance})
-    vsd = {"vsd": {"weight": 0.7, "p_mean": 0.3, "p_std": 1.9}}
-    vsd |= {"fake_score": {"lr_max": 3e-4, "dropout": 0.25, "p_mean": -0.6, "p_std": 1.5, "updates": 2}}
-    further = {"discrete": {"points": 5}, "multistep": {"segments": 3}, "scd_vsd": vsd, "vsd": vsd, "scd": {}}
-    return params_with(
-        {f"student.common.{key}": value for key, value in OWN_VALUES.items()}
-        | {f"student.{method}": {**block, **more} for method, more in further.items()}
-        | {"student.methods": dict.fromkeys(METHODS, "teacher"), "evaluate.models": ["teacher", *METHODS]}
-        | {"teacher.label_dropout": 0.1, "sampler.sigma_min": 0.01, "sampler.sigma_max": 50.0, "sampler.rho": 5.0}
-        | changes
-    )
 
 
 def fields_of(objective: Any) -> dict[str, Any]:

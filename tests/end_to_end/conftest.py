@@ -1,14 +1,26 @@
-"""A project of its own, made from the files of this one, in which the whole pipeline has run with digits-smoke."""
+"""A project made from the files of this one, in which the whole pipeline has run with digits-smoke, and how to go on.
+
+A process that imports torch and the rest costs up to seven seconds, more than a small training. So one project is run
+by DVC for real; the others are copies of it, whose stages run in the test's own process.
+"""
 
 import fcntl
+import io
 import os
+import re
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from scm import cli
@@ -20,11 +32,15 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def environment() -> dict[str, str]:
     """This test's environment with the interpreter's folder first and nobody's MLflow or work folder.
 
-    Without SHELL, as under cron and many a CI: DVC then takes /bin/sh, which may stay between it and a stage.
+    SHELL is unset, as under cron and in many CI services: DVC then takes /bin/sh, which may stay between it and a
+    stage. Bytecode is kept, since a project's stages import the same files again and again. SCM_STARTED spares a
+    training stage its restart with other settings of malloc, and with it a second import of torch; it also prevents a
+    restart as several processes.
     """
-    foreign = ("MLFLOW", "SCM_", "DVC_", "GIT_", "SHELL")
+    foreign = ("MLFLOW", "SCM_", "DVC_", "GIT_", "SHELL", "PYTHONDONTWRITEBYTECODE")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "OMP_NUM_THREADS": "1"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "SCM_STARTED": "1"}
 
 
 def edit(project: Path, key: str, value: object) -> object:
@@ -55,7 +71,7 @@ def make_project(folder: Path) -> Path:
     run("git", "init", "-q")
     run("git", "config", "user.email", "tests@example.invalid")
     run("git", "config", "user.name", "tests")
-    run("scm", "preset", "apply", "digits-smoke")
+    scm_here(folder, "preset", "apply", "digits-smoke")
     shorter = {"scd.images": "2Ki", "sct.images": "2Ki", "common.lr.decay_from": "1Ki"}
     for key, value in shorter.items():
         edit(folder, f"student.{key}", value)
@@ -73,6 +89,86 @@ def runner(folder: Path) -> Run:
         return done
 
     return run
+
+
+def run_in_two(folder: Path, module: str, *arguments: str) -> str:
+    """Runs a stage with runtime.processes = 2, for which it starts again. Returns what it has printed."""
+    kept = {key: value for key, value in environment().items() if key != "SCM_STARTED"}
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=folder, env=kept, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """This process as one that was started in the folder; what a stage changes in it is as before afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    try:
+        with chdir(folder), mock.patch.dict(os.environ, environment(), clear=True):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def scm_here(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs `scm` with these arguments in this process; `code` is the exit code that it must end with."""
+    with inside(folder), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        found = cli.main(list(arguments))
+    assert found == code, f"scm {' '.join(arguments)} ended with {found}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(arguments, found, out.getvalue(), err.getvalue())
+
+
+def locked(project: Path) -> dict[str, dict]:
+    """The stages of dvc.lock."""
+    file = project / "dvc.lock"
+    return YAML(typ="safe").load(file.read_text())["stages"] if file.exists() else {}
+
+
+def remove_outputs(project: Path, stage: dict) -> None:
+    """Removes what a stage of dvc.lock has left, as DVC does before it runs the stage again."""
+    for path in (project / out["path"] for out in stage.get("outs", ())):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def forget(project: Path, *kept: str) -> None:
+    """Makes the project one in which these stages alone have run."""
+    stages = locked(project)
+    for name in stages.keys() - set(kept):
+        remove_outputs(project, stages.pop(name))
+    with (project / "dvc.lock").open("w") as file:
+        YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)
+
+
+def run_stage(project: Path, module: str, *arguments: str, code: int = 0) -> None:
+    """Runs `python -m MODULE ARGUMENTS` in this process, which has imported torch already."""
+    with inside(project), mock.patch.object(sys, "argv", [module, *arguments]), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            assert end.code == code, f"{module} {' '.join(arguments)} ended with {end.code}"
+
+
+def reproduce(project: Path, *options: str) -> list[str]:
+    """What `dvc repro` does, except that its commands run in this process. Returns the stages in their order.
+
+    DVC says what it would run, the outputs are removed as it would remove them, and `dvc commit` records the new ones.
+    A stage that DVC finds up to date until another one has run is not among them: give its name, or forget it.
+    """
+    run = runner(project)
+    said = run("dvc", "repro", "--dry", *options).stdout
+    found = re.findall(r"Running stage '(.+?)':\n> exec python -m (\S+)(.*)", said)
+    assert found, f"no stage to run in what DVC said:\n{said}"
+    known = locked(project)
+    for name, module, arguments in found:
+        remove_outputs(project, known.get(name, {}))
+        run_stage(project, module, *arguments.split())
+    names = [name for name, _, _ in found]
+    run("dvc", "commit", "--force", "--quiet", *names)
+    return names
 
 
 @pytest.fixture(scope="session")
@@ -108,12 +204,10 @@ def run(project: Path) -> Run:
 
 
 @pytest.fixture
-def scm(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs `scm` in this process, which has torch already; `code` is the exit code. Returns its lines on stderr."""
-    monkeypatch.chdir(project)
+def scm(project: Path) -> Callable[..., str]:
+    """Runs `scm` in this process; `code` is the exit code. Returns its lines on stderr."""
 
     def run(*arguments: str, code: int = 0) -> str:
-        assert cli.main(list(arguments)) == code
-        return capsys.readouterr().err
+        return scm_here(project, *arguments, code=code).stderr
 
     return run

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from scm.base import weights
-from tests.end_to_end.conftest import environment, make_project, runner
+from tests.end_to_end.conftest import environment, make_project, reproduce, run_stage, scm_here
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_project(tmp_path_factory.mktemp("latents"))
     write_images(folder / "data/raw")
     write_autoencoder(folder / "data/autoencoder")
-    runner(folder)("scm", "preset", "apply", "photos-latent")
+    scm_here(folder, "preset", "apply", "photos-latent")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
     params["data"] |= {"resolution": SIDE, "shard_images": 4}
@@ -74,7 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
-    runner(folder)("scm", "run")
+    reproduce(folder)
     return folder
 
 
@@ -107,13 +107,11 @@ def test_samples_are_drawn_without_the_original_files_and_another_codec_is_refus
     assert (project / "four.png").exists() and not (project / "no.png").exists()
 
 
-def test_an_encoding_killed_midway_goes_on_and_gives_the_same_bytes(project, tmp_path):
+def test_an_encoding_killed_midway_goes_on_and_gives_the_same_bytes(project):
     before = {path.name: path.read_bytes() for path in (project / "data/latents").iterdir()}
     assert len(before) > 16
-    extra = {"SCM_WORK": str(tmp_path / "work")}
-    command = ["python", "-m", "stages.encode"]
-    process = subprocess.Popen(command, cwd=project, env={**environment(), **extra})
-    while not (done := list((tmp_path / "work").glob("encode/*/0*"))):
+    process = subprocess.Popen(["python", "-m", "stages.encode"], cwd=project, env=environment())
+    while not (done := list((project / ".work").glob("encode/*/0*"))):
         assert process.poll() is None, "it had finished before it was killed"
         time.sleep(0.005)
     process.kill()
@@ -121,6 +119,5 @@ def test_an_encoding_killed_midway_goes_on_and_gives_the_same_bytes(project, tmp
     assert 0 < len(done) < 16
     for path in (project / "data/latents").iterdir():
         path.unlink()
-    again = subprocess.run(command, cwd=project, env={**environment(), **extra}, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    run_stage(project, "stages.encode")
     assert {path.name: path.read_bytes() for path in (project / "data/latents").iterdir()} == before

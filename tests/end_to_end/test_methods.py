@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from scm import cli
-from tests.end_to_end.conftest import Run, copy_project, edit, runner
+from tests.end_to_end.conftest import Run, copy_project, edit, forget, reproduce, runner, scm_here
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +48,8 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
-    runner(folder)("scm", "run")
+    forget(folder, "prepare", "encode", "reference")
+    reproduce(folder)
     return folder
 
 
@@ -76,17 +76,13 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
         )
 
 
-def test_every_method_is_in_the_report_and_in_mlflow(project, run, capsys, monkeypatch):
+def test_every_method_is_in_the_report_and_in_mlflow(project):
     page, text = ((project / f"results/report.{ending}").read_text() for ending in ("html", "md"))
     for name in ("sCD", "Discrete sCD", "Multistep sCD", "sCD + VSD", "VSD", "Heun, guidance 1.5"):
         assert name in page and f"| {name} |" in text
     assert "fake_loss" in (project / "results/curves/train-vsd.csv").read_text().splitlines()[0]
     edit(project, "mlflow.enabled", True)
-    monkeypatch.chdir(project)
-    shown = []
-    for _ in range(2):
-        assert cli.main(["sync"]) == 0
-        shown.append(capsys.readouterr().out)
+    shown = [scm_here(project, "sync").stdout for _ in range(2)]
     edit(project, "mlflow.enabled", False)
     assert ": 0 new" not in shown[0] and ": 0 new" in shown[1]
     chain = json.loads((project / "results/runs/evaluate@scd_vsd.json").read_text())["chain"]
@@ -128,7 +124,7 @@ def test_another_guidance_scale_retrains_nobody(project, run):
     params["select"]["guidance"], params["select"]["coarse"] = {"teacher": [1.0, 1.3, 1.7], "student": [1.5]}, 32
     with path.open("w") as file:
         yaml.dump(params, file)
-    run("dvc", "repro", "select_ema@teacher")
+    assert reproduce(project, "select_ema@teacher") == ["select_ema@teacher"]
     lines = (project / "results/curves/select-teacher.csv").read_text().splitlines()
     scales, samples = zip(*(line.split(",")[1:3] for line in lines[1:]), strict=True)
     assert lines[0] == "sigma_rel,guidance,samples,fd" and scales[:3] == ("1.0", "1.3", "1.7")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tests.end_to_end.conftest import Run, copy_project, edit, environment, runner
+from tests.end_to_end.conftest import Run, copy_project, edit, environment, run_in_two, run_stage, scm_here
 
 pytestmark = pytest.mark.slow
 
@@ -41,9 +41,9 @@ def repro(run: Run) -> tuple[set[str], set[str]]:
     return set(re.findall(r"Running stage '(.+?)'", text)) - cached, cached
 
 
-def planned(run: Run) -> tuple[set[str], set[str], dict[str, dict]]:
+def planned(project: Path) -> tuple[set[str], set[str], dict[str, dict]]:
     """Stages that `scm plan` says run, those that it says are restored, and its JSON by stage."""
-    stages = json.loads(run("scm", "plan", "--json").stdout)["stages"]
+    stages = json.loads(scm_here(project, "plan", "--json").stdout)["stages"]
     by_status = [{stage["name"] for stage in stages if stage["status"] == status} for status in ("runs", "restored")]
     return by_status[0], by_status[1], {stage["name"]: stage for stage in stages}
 
@@ -92,7 +92,7 @@ def test_the_grids_show_the_same_classes_for_every_model(project):
 def test_a_students_parameter_reruns_that_student_and_what_follows(project, run):
     before = {stage: md5s(project, stage) for stage in STAGES}
     old = edit(project, "student.sct.images", 1536)
-    runs, restored, stages = planned(run)
+    runs, restored, stages = planned(project)
     ran, _ = repro(run)
     assert (runs, restored) == (ran, set())
     assert stages["train_student@sct"]["reasons"] == [f"params: student.sct.images: {old} -> 1536"]
@@ -103,7 +103,7 @@ def test_a_students_parameter_reruns_that_student_and_what_follows(project, run)
     assert {stage for stage in STAGES if before[stage] != after[stage]} <= ran
     assert before["train_student@sct"] != after["train_student@sct"]
     edit(project, "student.sct.images", old)
-    runs, restored, _ = planned(run)
+    runs, restored, _ = planned(project)
     assert runs == {"report"}  # that its folders will be as they were before cannot be told
     ran, cached = repro(run)
     assert restored | runs == cached
@@ -115,23 +115,23 @@ def test_a_plan_without_data_and_outputs(project, run, tmp_path):
     """In a clone; what its code changes is what `dvc status` sees in the project, and what follows."""
     run("git", "add", ".")
     run("git", "commit", "-qm", "ran", "--allow-empty")
-    run("git", "clone", "-q", str(project), str(tmp_path / "clone"))
-    there = runner(tmp_path / "clone")
-    runs, restored, stages = planned(there)
+    clone = tmp_path / "clone"
+    run("git", "clone", "-q", str(project), str(clone))
+    runs, restored, stages = planned(clone)
     assert (runs, restored, set(stages)) == (set(), set(), set(STAGES))
     assert {stage["missing"] for stage in stages.values()} == {"dvc pull"}
-    assert there("scm", "plan", "--check").stdout.splitlines()[-1] == "no stage of 13 runs"
-    for folder in (project, tmp_path / "clone"):
+    assert scm_here(clone, "plan", "--check").stdout.splitlines()[-1] == "no stage of 13 runs"
+    for folder in (project, clone):
         with (folder / "scm/objectives/consistency.py").open("a") as file:
             file.write("# other code\n")
     students = {"train_student@scd", "train_student@sct"}
-    runs, _, stages = planned(there)
+    runs, _, stages = planned(clone)
     assert students == json.loads(run("dvc", "status", "--json").stdout).keys()
     assert runs == students | {f"{stage}@{model}" for stage in ("select_ema", "evaluate") for model in MODELS[1:]} | {
         "report"
     }
     assert stages["train_student@scd"]["reasons"] == ["code: scm/objectives"]
-    there("scm", "plan", "--check", code=10)
+    scm_here(clone, "plan", "--check", code=10)
     run("git", "checkout", "-q", "scm")
 
 
@@ -169,11 +169,11 @@ def rows(project: Path) -> dict[str, int]:
         }
 
 
-def test_every_stage_is_a_run_and_sync_adds_nothing(project, run):
-    run("scm", "sync")
+def test_every_stage_is_a_run_and_sync_adds_nothing(project):
+    scm_here(project, "sync")
     before = rows(project)
     assert before["runs"] >= len(STAGES) - 1 and before["metrics"] > 100
-    assert "0 new" in run("scm", "sync").stdout
+    assert "0 new" in scm_here(project, "sync").stdout
     assert rows(project) == before
 
 
@@ -186,9 +186,10 @@ def test_samples_are_drawn_by_name_class_and_seed(run, scm, tmp_path):
     assert (tmp_path / "c.png").exists()
 
 
-def test_bad_parameters_end_a_stage_with_one_line(project, run):
+def test_bad_parameters_end_a_stage_with_one_line(project, capsys):
     edit(project, "student.common.p_mean", "low")
-    error = run(sys.executable, "-m", "stages.train_student", "scd", code=1).stderr
+    run_stage(project, "stages.train_student", "scd", code=1)
+    error = capsys.readouterr().err
     assert error.count("\n") == 1 and 'student.common.p_mean = "low"' in error
 
 
@@ -197,16 +198,17 @@ class Trainer:
 
     def __init__(self, project: Path, work: Path, *, parent: bool = False) -> None:
         command = [sys.executable, "-m", "stages.train_teacher"]
-        extra = {"SCM_WORK": str(work)}
+        kept, extra = environment(), {"SCM_WORK": str(work)}
         if parent:  # as under dvc: a parent that may die, and its shell, which is not to stay in between
             stages = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
             shell = ["/bin/sh", "-c", stages["train_teacher"]["cmd"]]
             command = [sys.executable, "-c", f"import subprocess; subprocess.run({shell})"]
             extra["DVC_ROOT"] = str(project)
+            del kept["SCM_STARTED"]  # the stage starts again, with other settings of malloc, as it does for users
         self.process = subprocess.Popen(
             command,
             cwd=project,
-            env={**environment(), **extra},
+            env={**kept, **extra},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -296,7 +298,7 @@ def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_pat
     for name in same:
         (folder / name).unlink()
     for stage in ("select_ema", "evaluate"):
-        lines = runner(folder)("python", "-m", f"stages.{stage}", "scd").stdout.splitlines()
+        lines = run_in_two(folder, f"stages.{stage}", "scd").splitlines()
         assert lines and len(lines) == len(set(lines)), "each is said once"
     for name in same:
         assert (folder / name).read_bytes() == (project / name).read_bytes()

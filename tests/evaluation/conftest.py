@@ -58,3 +58,9 @@ def reference_of(
         shards, work = shards_of(Path(folder) / "shards", images, labels, classes), Path(folder) / "work"
         measure(extractor, shards, work, seed=seed)
         return build_reference(extractor, collect(shards, work, seed), task, reached)
+
+
+def reference_of_stripes() -> Reference:
+    """The reference of the striped images by a classifier that has hardly learned, for what needs no good one."""
+    settings = ClassifierSettings(width=8, features=8, epochs=1, batch=32, lr=5e-3, held_out=0.25)
+    return reference_of(*striped_images(), ["lying", "standing", "none"], settings)

@@ -14,25 +14,19 @@ from torch import Tensor
 
 from scm.base.distributed import Ranks
 from scm.errors import UserError
-from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.evaluation.figures import figures_of, kept_features, sampled_features
 from scm.evaluation.reference import Reference
 from scm.evaluation.selection import Measured
 from scm.generation.generate import batches, generate
 from scm.generation.sampler import Sampler
 from scm.samplers import SampleNoise
-from tests.evaluation.conftest import reference_of, striped_images
+from tests.evaluation.conftest import reference_of_stripes
 from tests.support.models import tiny_model
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ClassifierSettings(width=8, features=8, epochs=1, batch=32, lr=5e-3, held_out=0.25)
 COUNT, BATCH = 22, 4
 LABELS = torch.arange(COUNT) % 3
 ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-def reference_of_stripes() -> Reference:
-    return reference_of(*striped_images(), ["lying", "standing", "none"], SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from scm.errors import UserError
 from scm.interop.teachers import Teacher, read_teacher, run_of
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.samplers import edm_sigmas, heun
-from tests.networks.test_parity import GOLDEN, GOLDEN_EDM, check, ddpmpp_tiny, denoiser, edm2_tiny, wave
 from tests.support import originals
+from tests.support.golden import GOLDEN, GOLDEN_EDM, check, ddpmpp_tiny, denoiser, edm2_tiny, wave
 from tests.support.models import tiny_model
 
 EDM2_TINY = {

@@ -23,9 +23,8 @@ from scm.params.project import Project
 from scm.pipeline.stage import Stage
 from scm.results.fingerprint import Inputs
 from stages import evaluate
-from tests.evaluation.test_figures import reference_of_stripes
-from tests.evaluation.test_selection import T_MAX
-from tests.support.models import tiny_model
+from tests.evaluation.conftest import reference_of_stripes
+from tests.support.models import T_MAX, tiny_model
 from tests.support.projects import params_with
 
 ROOT = Path(__file__).parents[2]

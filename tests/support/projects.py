@@ -13,6 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from scm import methods
 from scm.base.yaml_files import render
 from scm.params import USERS_SECTIONS, Params, validate
 from scm.presets import apply
@@ -128,3 +129,27 @@ def has_local_edits() -> bool:
     """Whether params.yaml or the presets differ from what git holds."""
     command = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml", "pipelines/presets"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 1
+
+
+METHODS = methods.names()
+
+
+OWN_VALUES = {
+    "p_mean": -0.7, "p_std": 1.3, "tangent": "clipped", "tangent_norm_c": 0.2, "tangent_warmup": "3Ki",
+    "adaptive_weighting": False, "label_dropout": 0.2,
+}  # fmt: skip
+
+
+def params_of_all(guidance: list[float] | None = None, **changes: Any) -> Params:
+    """Every method switched on, with values that are nobody's default."""
+    block = {"images": "128Ki", "dropout": 0.0} | ({} if guidance is None else {"guidance": guidance})
+    vsd = {"vsd": {"weight": 0.7, "p_mean": 0.3, "p_std": 1.9}}
+    vsd |= {"fake_score": {"lr_max": 3e-4, "dropout": 0.25, "p_mean": -0.6, "p_std": 1.5, "updates": 2}}
+    further = {"discrete": {"points": 5}, "multistep": {"segments": 3}, "scd_vsd": vsd, "vsd": vsd, "scd": {}}
+    return params_with(
+        {f"student.common.{key}": value for key, value in OWN_VALUES.items()}
+        | {f"student.{method}": {**block, **more} for method, more in further.items()}
+        | {"student.methods": dict.fromkeys(METHODS, "teacher"), "evaluate.models": ["teacher", *METHODS]}
+        | {"teacher.label_dropout": 0.1, "sampler.sigma_min": 0.01, "sampler.sigma_max": 50.0, "sampler.rho": 5.0}
+        | changes
+    )

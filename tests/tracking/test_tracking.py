@@ -167,7 +167,9 @@ def test_a_server_that_never_answers_does_not_hold_the_stage(
         assert "mlflow: no answer within 1 s (" in capsys.readouterr().err
 
 
-def test_the_users_own_variables_win(settings: TrackingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_users_own_variables_win(
+    settings: TrackingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mine.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
@@ -262,7 +264,9 @@ def test_live_with_a_dead_server_warns_once_and_never_holds(
     connect = store.connect
     monkeypatch.setattr(store, "connect", lambda settings: (attempts.append(time.monotonic()), connect(settings))[1])
     start = time.monotonic()
-    with live_module.Live(record(tmp_path), TrackingSettings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1):
+    with live_module.Live(
+        record(tmp_path), TrackingSettings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1
+    ):
         until(lambda: len(attempts) >= 4)
     assert time.monotonic() - start < 15
     assert capsys.readouterr().err.count("\n") == 1
@@ -282,7 +286,9 @@ def test_runs_of_dead_processes_are_buried_and_living_ones_are_not(settings: Tra
     assert only_run(settings)[1].info.status == "KILLED"
 
 
-def test_a_deleted_experiment_is_named(settings: TrackingSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deleted_experiment_is_named(
+    settings: TrackingSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = store.connect(settings)
     client.delete_experiment(client.create_experiment("digits"))
     assert not sending.publish(record(tmp_path), settings)

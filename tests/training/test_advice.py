@@ -5,8 +5,8 @@ import pytest
 from scm.build import training as training_module
 from scm.params import Params
 from scm.training.diagnosis import Context, diagnose
-from tests.build.test_build import params_of_all
 from tests.support.models import tiny_model
+from tests.support.projects import params_of_all
 
 
 def context_of(params: Params, model: str) -> Context:

@@ -5,28 +5,13 @@ import torch
 
 from scm.base import weights
 from scm.errors import Interrupted
-from scm.networks.model import LogWeight
-from scm.objectives.scd import ConsistencyDistillation
-from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from scm.training import checkpoint, loop
+from tests.support.loops import ALONE, Digits, equal, result, score_distillation, settings
 from tests.support.models import tiny_model
-from tests.training.test_loop import ALONE, Digits, equal, result, settings
-
-
-def objective(updates: int = 1) -> ScoreDistillation:
-    teacher = tiny_model(5).eval().requires_grad_(False)
-    with torch.random.fork_rng():
-        torch.manual_seed(6)
-        fake = FakeScore(tiny_model(5, dropout=0.1), LogWeight())
-    common = {"sigma_d": 0.5, "teacher": teacher}
-    return ScoreDistillation(
-        **common, t_max=1.56, weight=1.0, p_mean=0.4, p_std=2.0, fake=fake, fake_p_mean=-0.8, fake_p_std=1.6,
-        updates=updates, consistency=ConsistencyDistillation(**common, p_mean=-1.0, p_std=1.4),
-    )  # fmt: skip
 
 
 def trainer(work, *, updates=1, lr_scale=0.5, stopping=lambda: False, **changes) -> loop.Trainer:
-    method = objective(updates)
+    method = score_distillation(updates)
     auxiliary = loop.Auxiliary(method.fake, lr_scale)
     return loop.Trainer(
         tiny_model(dropout=0.2), method, Digits(16), settings(**changes), work, ALONE, stopping, lambda text: None,

@@ -23,9 +23,9 @@ from scm.training import loop
 from scm.training.diagnosis import BINS, Context, Finding, diagnose
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
+from tests.support.loops import ALONE, Digits, score_distillation, settings
 from tests.support.models import tiny_model
-from tests.training.test_auxiliary import objective as score_distillation
-from tests.training.test_loop import ALONE, ROOT, Digits, settings
+from tests.support.projects import ROOT
 
 CONTEXT = Context(
     tangent="normalized", tangent_norm_c=0.1, tangent_warmup=400, lr_max=1e-3, embedding="positional", c_noise="t",

@@ -21,34 +21,11 @@ from scm.training.diagnosis import Context
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
 from scm.training.schedule import Schedule
+from tests.support.loops import ALONE, Digits, equal, result, settings
 from tests.support.models import tiny_model
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
-ALONE = Ranks(0, 1, torch.device("cpu"))
 ROOT = Path(__file__).parents[2]
-
-
-class Digits:
-    """Endless synthetic images, each class with a brightness of its own; this rank's part of each batch."""
-
-    def __init__(self, batch: int, ranks: Ranks = ALONE) -> None:
-        self.batch, self.ranks = batch, ranks
-
-    def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
-        draws = torch.Generator().manual_seed(images_seen)
-        labels, share = torch.arange(self.batch) % 3, self.batch // self.ranks.world
-        x_0 = torch.randn(self.batch, 1, 8, 8, generator=draws) * 0.1 + 0.6 * (labels[:, None, None, None] - 1)
-        own = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
-        return x_0[own], labels[own]
-
-
-def settings(**changes: object) -> loop.Settings:
-    values = {
-        "images": 160, "batch": 16, "seed": 0, "purpose": "test", "optimizer": "adam", "betas": (0.9, 0.99),
-        "eps": 1e-11, "schedule": Schedule(1e-2, 32, "cosine", 64, 160), "profiles": (0.05, 0.1), "halflife": None,
-        "snapshots": 4, "half_precision": False, "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
-    }  # fmt: skip
-    return loop.Settings(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def trainer(work: Path, *, stopping=lambda: False, objective=None, ranks=ALONE, dropout=0.2, **changes) -> loop.Trainer:
@@ -56,16 +33,6 @@ def trainer(work: Path, *, stopping=lambda: False, objective=None, ranks=ALONE, 
     data = Digits(16, ranks)
     model = tiny_model(dropout=dropout)
     return loop.Trainer(model, objective, data, settings(**changes), work, ranks, stopping, lambda text: None)
-
-
-def result(work: Path) -> dict[str, torch.Tensor]:
-    return {file.name: weights.load(file)[0] for file in sorted((work / loop.SNAPSHOTS).glob("*.safetensors"))}
-
-
-def equal(one: dict, other: dict) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(value, other[name][key]) for name, state in one.items() for key, value in state.items()
-    )
 
 
 def test_the_schedule_is_edm2s():

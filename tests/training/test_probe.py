@@ -12,8 +12,8 @@ from scm.objectives.sct import ConsistencyTraining
 from scm.samplers import SampleNoise, consistency
 from scm.training import loop
 from scm.training.probe import Probe, pooled, statistics
+from tests.support.loops import ALONE, Digits, equal, result, settings
 from tests.support.models import tiny_model
-from tests.training.test_loop import ALONE, Digits, equal, result, settings
 
 T_MAX = math.atan(80 / 0.5)
 

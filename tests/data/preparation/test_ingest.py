@@ -11,43 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from scm.data.preparation import ingest as ingest_module
-from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
-from scm.data.reading.source import ImageSource, Wanted, open_source
+from scm.data.preparation.ingest import Plan, Workers, assemble
+from scm.data.reading.source import Wanted, open_source
 from scm.data.shards.shards import iterate
 from scm.errors import Interrupted, UserError
+from tests.support.ingesting import BAD, COUNT, PLAN, pixels, run, source
 from tests.support.models import small_disk
 from tests.support.pictures import make_tar, picture
-
-COUNT = 23
-PLAN = Plan(8, 3, "skip", shard_images=4)
-BAD = {2, 8, 9, 10, 11}
-"""Images that cannot be read: one of the first shard, all of the third."""
-
-
-def pixels(number):
-    return np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-
-
-def source(before=lambda number: None):
-    """COUNT images; `before` is called when one is read, by whichever thread does."""
-
-    def load(number):
-        before(number)
-        if number in BAD:
-            raise OSError("image file is truncated")
-        return Image.fromarray(pixels(number))
-
-    return ImageSource("things", ["even", "odd"], [number % 2 for number in range(COUNT)], lambda n: f"thing {n}", load)
-
-
-TWO = Workers(2)
-
-
-def run(work, workers=TWO, images=None, said=lambda text: None, stopping=lambda: False, plan=PLAN):
-    ingest(images or source(), plan, work, workers, said, stopping)
 
 
 def contents(folder):
@@ -137,7 +109,7 @@ def test_an_interruption_anywhere_does_not_show(tmp_path, expected, images):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.data.preparation.test_ingest import run, source
+from tests.support.ingesting import run, source
 def die(number):
     if number == 14:
         os.kill(os.getpid(), signal.SIGKILL)
