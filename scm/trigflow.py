@@ -14,7 +14,11 @@ from torch import Tensor
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Reshapes [B] to [B, 1, ..., 1] so that it multiplies each sample of `like`."""
+    """Reshapes [B] to [B, 1, ..., 1] so that it multiplies each sample of `like`.
+
+    >>> per_sample(torch.ones(8), torch.ones(8, 3, 32, 32)).shape
+    torch.Size([8, 1, 1, 1])
+    """
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -44,15 +48,26 @@ def propose_times(normal: Tensor, p_mean: float, p_std: float, sigma_d: float) -
 
     Args:
         normal: standard normal draws [B].
+
+    >>> propose_times(torch.tensor([-2.0, 0.0, 2.0]), p_mean=-0.8, p_std=1.6, sigma_d=0.5)
+    tensor([0.0366, 0.7321, 1.5255])
     """
     return torch.atan(torch.exp(normal * p_std + p_mean) / sigma_d)
 
 
 def time_of_sigma(sigma: float, sigma_d: float) -> float:
-    """EDM's noise level to TrigFlow's time: t = arctan(sigma / sigma_d) (app. B)."""
+    """EDM's noise level to TrigFlow's time: t = arctan(sigma / sigma_d) (app. B).
+
+    >>> round(time_of_sigma(80.0, sigma_d=0.5), 4)  # the paper's t_max
+    1.5645
+    """
     return math.atan(sigma / sigma_d)
 
 
 def sigma_of_time(t: float, sigma_d: float) -> float:
-    """TrigFlow's time to EDM's noise level: sigma = sigma_d tan t. EDM's x_sigma is x_t / cos t."""
+    """TrigFlow's time to EDM's noise level: sigma = sigma_d tan t. EDM's x_sigma is x_t / cos t.
+
+    >>> round(sigma_of_time(math.pi / 4, sigma_d=0.5), 4)
+    0.5
+    """
     return sigma_d * math.tan(t)

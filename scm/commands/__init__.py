@@ -1,1 +1,1 @@
-"""The sub-commands of `scm`: one file each, its parser beside its handler."""
+"""The commands of `scm`: one file each, with the parser beside the handler; heavy imports stay in the handlers."""

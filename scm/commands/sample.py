@@ -44,7 +44,7 @@ def _sample(options: argparse.Namespace) -> int:
     from scm.generation.grids import save_grid, scale_for
     from scm.params.project import Project
 
-    # What can be refused is refused before a model is loaded.
+    # Refuse bad options before a model is loaded.
     project = Project.open()
     root, params, count = project.root, project.params, options.count
     if options.model not in params.evaluate.models:
@@ -55,7 +55,7 @@ def _sample(options: argparse.Namespace) -> int:
     if not 0 <= options.seed < 2**63 - count:
         raise UserError(f"--seed {options.seed}: must be between 0 and 2^63 - 1 less the number of images")
 
-    # The model, how it is sampled, and the codec that turns its samples into pixels.
+    # Load the model, choose how to sample it, and load the codec that turns its samples into pixels.
     device = device_of(params.runtime.model_copy(update={"device": options.device}))
     model, header = trained.load_selected(root / "models" / options.model, device)
     for line in differences(project, options.model):

@@ -20,6 +20,9 @@ def exponent_of(sigma_rel: float) -> float:
     """gamma for a given sigma_rel: the largest real root of EDM2's cubic.
 
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
+
+    >>> round(exponent_of(0.05), 3), round(exponent_of(0.10), 3)
+    (16.972, 6.937)
     """
     if not 0 < sigma_rel < SIGMA_REL_LIMIT:
         raise ValueError(f"sigma_rel must lie between 0 and {SIGMA_REL_LIMIT:.4f}, not {sigma_rel}")
@@ -33,12 +36,19 @@ def decay(sigma_rel: float, images: int, step: int) -> float:
     Args:
         images: images seen after the step.
         step: images of the step.
+
+    >>> round(decay(0.05, images=1_000_000, step=2048), 4)
+    0.9638
     """
     return (1 - step / images) ** (exponent_of(sigma_rel) + 1)
 
 
 def halflife_decay(halflife: int, step: int) -> float:
-    """beta of a plain exponential average whose profile halves every `halflife` images, for a step of `step` images."""
+    """beta of a plain exponential average whose profile halves every `halflife` images, for a step of `step` images.
+
+    >>> halflife_decay(halflife=500, step=1000)
+    0.25
+    """
     return 0.5 ** (step / halflife)
 
 
@@ -69,6 +79,9 @@ def coefficients(
 
     Returns:
         float64, one for each snapshot.
+
+    >>> coefficients([500, 1000], [0.1, 0.1], target_time=1000, target_sigma_rel=0.1).round(6) + 0.0
+    array([0., 1.])
     """
     time = np.asarray(times, dtype=np.float64)
     gamma = np.array([exponent_of(value) for value in sigma_rels], dtype=np.float64)

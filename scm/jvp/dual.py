@@ -12,7 +12,7 @@ not wrong; one that writes in place is refused.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -45,43 +45,47 @@ class Dual:
                 tangent = _general(func, result, args, kwargs)
         if tangent is None:
             return result
-        return type(result)(map(Dual, result, tangent)) if isinstance(result, tuple | list) else Dual(result, tangent)
+        return type(result)(map(Dual, result, tangent)) if _is_sequence(result) else Dual(result, tangent)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "ndim", "dtype", "device"):
             return getattr(self.primal, name)
         method = getattr(Tensor, name)
-        return lambda *args, **kwargs: self.__torch_function__(method, (), (self, *args), kwargs)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.__torch_function__(method, (), (self, *args), kwargs)
+
+        return call
 
     def __getitem__(self, index: Any) -> "Dual":
         return Dual(self.primal[index], self.tangent[index])
 
     def __neg__(self) -> "Dual":
-        return torch.neg(self)  # type: ignore[call-overload]
+        return _applied(torch.neg, self)
 
     def __add__(self, other: Any) -> "Dual":
-        return torch.add(self, other)  # type: ignore[call-overload]
+        return _applied(torch.add, self, other)
 
     def __sub__(self, other: Any) -> "Dual":
-        return torch.sub(self, other)  # type: ignore[call-overload]
+        return _applied(torch.sub, self, other)
 
     def __rsub__(self, other: Any) -> "Dual":
-        return torch.neg(self) + other  # type: ignore[call-overload]
+        return _applied(torch.neg, self) + other
 
     def __mul__(self, other: Any) -> "Dual":
-        return torch.mul(self, other)  # type: ignore[call-overload]
+        return _applied(torch.mul, self, other)
 
     def __truediv__(self, other: Any) -> "Dual":
-        return torch.div(self, other)  # type: ignore[call-overload]
+        return _applied(torch.div, self, other)
 
     def __rtruediv__(self, other: Any) -> "Dual":
-        return torch.reciprocal(self) * other  # type: ignore[call-overload]
+        return _applied(torch.reciprocal, self) * other
 
     def __pow__(self, exponent: Any) -> "Dual":
-        return torch.pow(self, exponent)  # type: ignore[call-overload]
+        return _applied(torch.pow, self, exponent)
 
     def __matmul__(self, other: Any) -> "Dual":
-        return torch.matmul(self, other)  # type: ignore[call-overload]
+        return _applied(torch.matmul, self, other)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -95,6 +99,9 @@ def output_and_tangent(
         function: built from torch operations, without in-place writes to its inputs.
         primals: inputs; parameters that the function closes over receive gradients as usual.
         tangents: directions, each of its primal's shape.
+
+    >>> output_and_tangent(lambda x, y: x * y, (torch.tensor(3.0), torch.tensor(5.0)), (torch.ones(()), torch.zeros(())))
+    (tensor(15.), tensor(5.))
     """
     result = function(*map(Dual, primals, tangents))
     if not isinstance(result, Dual):
@@ -102,13 +109,26 @@ def output_and_tangent(
     return result.primal, result.tangent
 
 
+def _applied(func: Callable[..., Any], *args: Any) -> Any:
+    """func(*args) for arguments of which one is a Dual, as torch itself would call it."""
+    return Dual.__torch_function__(func, (), args)
+
+
 def _each(pick: Callable[[Any], Any], values: Any) -> Any:
     """Applies `pick` to each item of nested tuples, lists and dictionaries."""
-    if isinstance(values, tuple | list):
+    if _is_sequence(values):
         return type(values)(_each(pick, value) for value in values)
-    if isinstance(values, dict):
+    if _is_mapping(values):
         return {key: _each(pick, value) for key, value in values.items()}
     return pick(values)
+
+
+def _is_sequence(value: Any) -> TypeGuard[tuple[Any, ...] | list[Any]]:
+    return isinstance(value, tuple | list)
+
+
+def _is_mapping(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _primal(value: Any) -> Any:
@@ -119,7 +139,7 @@ def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """The tangent by torch.func.jvp: right for every operation, with a second evaluation of it as price."""
     if kwargs.get("inplace") or (func.__name__.endswith("_") and not func.__name__.endswith("__")):
         raise TypeError(f"{func.__name__} writes in place, which a tangent cannot ride along with")
-    parts = result if isinstance(result, tuple | list) else [result]
+    parts = result if _is_sequence(result) else [result]
     if not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
         return None  # a shape, a comparison: nothing to differentiate
     duals: list[Dual] = []

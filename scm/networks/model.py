@@ -1,6 +1,6 @@
 """The network F(x_t / sigma_d, c_noise(t), conditions) and the learned weight w_phi(t) of the loss (sec. 4.2)."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -120,7 +120,7 @@ class Model(nn.Module):
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Generator[None, None, None]:
     """The module in eval mode, without dropout, for the block."""
     training = module.training
     module.eval()

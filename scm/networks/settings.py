@@ -51,9 +51,9 @@ class NetworkSettings:
     log_weight: LogWeight = "linear"
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {**asdict(self), "multipliers": list(self.multipliers), "attention": list(self.attention)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkSettings":
-        listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **listed})
+        tuples: dict[str, Any] = {key: tuple(values[key]) for key in ("multipliers", "attention")}
+        return cls(**{**values, **tuples})

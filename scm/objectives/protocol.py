@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -79,8 +79,8 @@ class Losses:
 
     value: Tensor
     t: Tensor
-    figures: Mapping[str, Tensor] = field(default_factory=dict)
-    parts: Mapping[str, "Losses"] = field(default_factory=dict)
+    figures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    parts: Mapping[str, "Losses"] = field(default_factory=dict[str, "Losses"])
     recorded: bool = True
 
 
@@ -92,7 +92,8 @@ class Objective(Protocol):
 
 def length_of_each(x: Tensor) -> Tensor:
     """Euclidean norm of each sample over all its elements. [B, ...] -> [B]."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    norm = torch.linalg.vector_norm  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType], torch has no type
+    return cast(Tensor, norm(x.flatten(1), dim=1))
 
 
 def norm_of_each(x: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What stands around DVC: a stage's frame, the plan, the supervised run, clones of the project."""
+"""The pipeline around DVC: a stage's frame, the plan, the supervised run, imports, copies of the project."""

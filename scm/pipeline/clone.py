@@ -95,7 +95,7 @@ def listed(root: Path, *which: str) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """The parts of what git wrote with -z."""
+    """Splits the output of a git command that was run with -z."""
     return [line for line in text.split("\0") if line]
 
 

@@ -53,7 +53,7 @@ def import_teacher(project: Project, file: Path, sigma_rel: float | None) -> lis
         UserError: the file cannot be read or does not fit the data, or DVC failed; nothing has changed then.
     """
     root, params, started = project.root, project.params, time.time()
-    # What the network is, and whether it fits the data that is here.
+    # Read the network, and check that it fits the data.
     if sigma_rel is not None and not 0 < sigma_rel < MAX_SIGMA_REL:
         raise UserError(f"--sigma-rel {sigma_rel:g}: must lie between 0 and {MAX_SIGMA_REL:.4f}")
     teacher = read_teacher(file)
@@ -65,7 +65,7 @@ def import_teacher(project: Project, file: Path, sigma_rel: float | None) -> lis
     header = header_of(teacher, file, classes, params)
     snapshot, run_file = SNAPSHOTS / name_of(teacher), run_path(root, STAGE)
 
-    # The stage's outputs, then DVC's word that they are its result: all of it or nothing.
+    # Write the stage's outputs, then have DVC record them as its result: all of that or nothing.
     with undone_on_failure(root, [SNAPSHOTS, CURVE, run_file.relative_to(root), Path("dvc.yaml"), Path("dvc.lock")]):
         with replacing_folder(root / SNAPSHOTS) as folder:
             weights.save(folder / snapshot.name, teacher.state, header)

@@ -1,4 +1,4 @@
-"""What `scm run` would do, and why, without doing it: each stage is up to date, restored by the run cache, or runs.
+"""Plans `scm run`: for each stage, that it is up to date, comes from the run cache, or runs, and why.
 
 `dvc status` and `dvc repro --dry` answer less. They compare each stage with the files that lie there, so they miss what
 follows from a stage that would run; and on a fresh clone, which has none of DVC's files, they call every stage changed.

@@ -1,4 +1,4 @@
-"""How long the stages of a plan will take, judged by earlier runs: their run files, else their runs in MLflow."""
+"""Estimates how long a plan will take, from the run files of earlier runs or, failing these, their runs in MLflow."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected of a stage.
+    """The time that a stage is expected to take.
 
     Attributes:
         seconds: None = unknown.

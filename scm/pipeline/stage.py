@@ -151,6 +151,7 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
         _die_with_parent()
+        # A faulty params.yaml is told before torch is imported and before torchrun starts.
         project = Project.open()
         processes = project.params.runtime.processes
         if training or (parallel and processes > 1):

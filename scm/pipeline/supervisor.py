@@ -104,7 +104,7 @@ def _students_in_parallel(sessions: "Sessions", methods: Sequence[str], shares: 
 
 
 class Sessions:
-    """The dvc processes of one command; forwards signals to them."""
+    """Starts the dvc processes of one command, forwards signals to them, and waits until their sessions are empty."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

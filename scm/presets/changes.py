@@ -1,4 +1,4 @@
-"""What differs between two sets of parameters, in the one form in which every command prints it."""
+"""Differences between two sets of parameters, in the one form in which every command prints them."""
 
 import json
 from collections.abc import Iterator, Mapping

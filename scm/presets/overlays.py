@@ -35,7 +35,7 @@ def named_file(folder: Path, name: str, kind: str) -> Path:
 
 
 def remedy_for(folder: Path, name: str) -> str | None:
-    """The name that was probably meant, or all names; None if the folder has a file of this name."""
+    """Suggests the name that was probably meant, or all names; None if the folder has a file of this name."""
     # Names are compared, never joined to the folder, so that "../other" leads nowhere.
     part = name.partition("/")[0] if "/" in name else ""
     parts = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()

@@ -70,7 +70,7 @@ def entries(root: Path) -> list[Row]:
 
 
 def table(listed: Sequence[Row]) -> list[str]:
-    """The lines that `scm preset list` prints: a table of the presets of one's own, and one of the paper's."""
+    """The lines that `scm preset list` prints: the project's own presets, then the paper's."""
     own = [line for row in listed if row.parameters is None for line in _own_lines(row)]
     lines = [*columns(own, OWN_HEAD), ""] if own else []
     papers = [row for row in listed if row.parameters is not None]

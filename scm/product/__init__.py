@@ -1,1 +1,1 @@
-"""The model as a product: packaged for MLflow's registry, described by a card, served with a page."""
+"""A trained model as a product: packaged for MLflow's registry, described by a card, served with a page."""

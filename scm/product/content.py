@@ -50,9 +50,9 @@ class Content:
         student_steps: numbers of steps that the student draws in; the teacher draws in larger numbers.
         teacher_steps: Heun steps that the teacher was measured with.
         steps: number of steps for requests that name none.
-        sigma_min: smallest of the noise levels that the teacher is sampled on.
-        sigma_max: largest of these.
-        rho: spacing of these.
+        sigma_min: smallest noise level that the teacher is sampled on.
+        sigma_max: largest noise level.
+        rho: exponent of EDM's spacing between the two.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What MLflow runs to load a packaged model ("models from code"): nothing is unpickled."""
+"""MLflow runs this file to load a packaged model ("models from code"), so that nothing is unpickled."""
 
 from mlflow.models import set_model
 

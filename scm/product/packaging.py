@@ -61,7 +61,7 @@ def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
 
 
 def champion_address(project: Project) -> str:
-    """What MLflow loads the project's champion by."""
+    """The address by which MLflow loads the project's champion."""
     return f"models:/{project.params.registered_name}@{CHAMPION}"
 
 
@@ -194,7 +194,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def _sampling(header: dict[str, Any]) -> Sampling:
-    """How selection has this model sampled, and the guidance scales that it takes."""
+    """How to sample this model: what selection chose, and the guidance scales that it takes."""
     trained = header.get("guidance")
     limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if header.get("label_dropout") else None
     chosen = {key: header[key] for key in ("t_mid",) if header.get(key) is not None}

@@ -177,7 +177,7 @@ def application(model: Any) -> Any:
 
 
 def described(product: Any) -> dict[str, Any]:
-    """What the page, or another program, needs to know to ask for images."""
+    """Facts about the model that the page, or another program, needs in order to ask for images."""
     content = product.content
     guidance = {
         role: {"default": sampling.guidance, "range": sampling.guidance_range}

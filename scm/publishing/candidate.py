@@ -49,7 +49,7 @@ def candidate_of(project: Project) -> Entry:
         raise UserError(f"{lock} is missing: run `scm run`, or restore it with git")
     made = {path: output["md5"] for path, output in made_by_stages(root).items()}
     if inputs_of(root, "evaluate", model, dump(params)).key != run["key"]:
-        what = "is not of params.yaml, code and dvc.lock as they are now"
+        what = "was made with other parameters, code or files than the present ones"
         raise UserError(f"{run_file} {what}: run `scm run`, then `scm publish` again")
     unknown = [path for path in model_files(model) if path not in made]
     if unknown:

@@ -1,1 +1,1 @@
-"""The files under results/: where they lie, how they are read, what they follow from."""
+"""The files under results/: their paths, how they are read, and what they follow from."""

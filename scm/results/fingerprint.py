@@ -1,6 +1,7 @@
-"""What a stage's result follows from, as one hash: its name, the parameters it tracks and the content of what it reads.
+"""A stage's fingerprint: one hash of its name, the parameters that it tracks and the content of what it reads.
 
-It names the work folder, so that a run resumes exactly its own unfinished work, and the run in MLflow.
+The fingerprint names the stage's work folder, so that a run resumes exactly its own unfinished work, and its run in
+MLflow.
 """
 
 import functools
@@ -24,7 +25,7 @@ class Inputs:
 
     Attributes:
         params: flat values of the parameters that dvc.yaml lists for the stage.
-        dependencies: a hash for each path that dvc.yaml lists.
+        dependencies: a hash of each path that dvc.yaml lists.
         key: the fingerprint, 64 hexadecimal digits.
     """
 
@@ -38,7 +39,10 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
 
     Args:
         params: the plain content of params.yaml.
-        item: the item of the stage's matrix, or the key of its foreach, None for a stage without either.
+        item: the item of the stage's matrix or the key of its foreach; None for a stage without either.
+
+    Raises:
+        UserError: dvc.yaml has no such stage, or a path that it lists is missing.
     """
     stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
     if stage not in stages:
@@ -57,9 +61,11 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
         """Fills in what DVC would: the item, and parameters such as ${data.path}."""
         return re.sub(r"\$\{([\w.]+)\}", lambda found: known.get(found[1]) or str(value_of(found[1])), text)
 
+    # The parameters that the stage tracks.
     values: dict[str, Any] = {}
     for key in map(resolve, definition.get("params", ())):
         values |= flatten({key: value_of(key)})
+    # What it reads: another stage's output has its hash in dvc.lock, other files are hashed here.
     made = {path: output["md5"] for path, output in made_by_stages(root).items()}
     dependencies = {}
     for path in sorted(map(resolve, definition.get("deps", ()))):
@@ -69,12 +75,12 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
 
 
 def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
-    """What dvc.lock knows of each output, by path: md5, size in bytes, of a folder nfiles."""
+    """The entry of each output in dvc.lock, by path: md5, size in bytes and, for a folder, nfiles."""
     return {path: out for outputs in outputs_of_stages(root).values() for path, out in outputs.items()}
 
 
 def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The same by stage; dvc.lock still has stages that dvc.yaml has no more."""
+    """The entries of all outputs in dvc.lock, by stage and path; some stages may no longer be in dvc.yaml."""
     if not (root / "dvc.lock").exists():
         return {}
     lock = parse_mapping(read_text(root / "dvc.lock", "run `dvc repro`"), "dvc.lock")
@@ -82,7 +88,7 @@ def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 over names and contents of a file or of all files of a folder; caches and hidden files do not count."""
+    """SHA-256 over names and contents of a file or of all files in a folder, without caches and hidden files."""
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro`, or correct the path in params.yaml")
     digest = hashlib.sha256()
@@ -94,7 +100,7 @@ def content_hash(path: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files at any depth in the order of their names, one by one: a data set may have millions."""
+    """Yields the files at any depth in the order of their names; a data set may have millions."""
     for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names take a tenth of a Path's memory)
         path = folder / name
         if name.startswith(".") or name == "__pycache__":

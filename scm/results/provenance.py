@@ -16,7 +16,7 @@ from scm.params import USERS_SECTIONS, Params, dump, flatten
 from scm.params.project import Project
 from scm.results.reading import run_path
 
-OWN_LICENCE = "code: Apache-2.0; weights: trained here from nothing, on your own data, whose terms apply"
+OWN_LICENCE = "code: Apache-2.0; weights: trained here from scratch on your own data, whose terms apply"
 
 
 def run_entry(

@@ -1,6 +1,6 @@
-"""The durable figures of a run: where stages leave them under results/, and how they are read back.
+"""Paths and readers of the figures that stages leave under results/.
 
-The report and MLflow show the same files, so they read them here.
+The report and MLflow show the same files, so both read them here.
 """
 
 import csv
@@ -12,7 +12,7 @@ from scm.base.files import read_json
 from scm.errors import UserError
 
 SINGLE_STAGES = ("prepare", "encode", "reference", "train_teacher")
-"""Stages that run once; `train_student`, `select_ema` and `evaluate` run once for each model."""
+"""Stages that run once. `train_student`, `select_ema` and `evaluate` run once for each model."""
 RUN_FIELDS = (
     *("key", "stage", "name", "preset", "seed", "started", "ended", "seconds", "machine"),
     *("commit", "dirty", "params_hash", "params", "chain"),
@@ -20,7 +20,7 @@ RUN_FIELDS = (
 
 
 def run_names(models: list[str]) -> list[str]:
-    """Names of all run files of a pipeline with these models, in the order in which the stages run."""
+    """Names of all run files of a pipeline with these models, in the order of its stages."""
     students = [model for model in models if model != "teacher"]
     names = list(SINGLE_STAGES)
     names += [f"train_student@{model}" for model in students]
@@ -33,7 +33,7 @@ def run_path(root: Path, name: str) -> Path:
 
 
 def metrics_path(root: Path, stage: str, item: str | None) -> Path | None:
-    """Metrics file of a stage, None if it writes none."""
+    """Metrics file of a stage, None for a stage without one."""
     folder = root / "results" / "metrics"
     if stage in ("prepare", "encode", "reference"):
         return folder / f"{stage}.json"
@@ -42,7 +42,7 @@ def metrics_path(root: Path, stage: str, item: str | None) -> Path | None:
 
 
 def curve_path(root: Path, stage: str, item: str | None) -> Path | None:
-    """Curve (CSV) of a stage, None if it writes none."""
+    """Curve (CSV) of a stage, None for a stage without one."""
     folder = root / "results" / "curves"
     if stage == "train_teacher":
         return folder / "train-teacher.csv"
@@ -51,7 +51,7 @@ def curve_path(root: Path, stage: str, item: str | None) -> Path | None:
 
 
 def progress_path(root: Path, model: str) -> Path:
-    """Curve (CSV) of a model's Frechet distance over its training, which select_ema writes."""
+    """Curve (CSV) of a model's Frechet distance over its training, written by select_ema."""
     return root / "results" / "curves" / f"progress-{model}.csv"
 
 
@@ -61,7 +61,7 @@ def sample_path(root: Path, model: str, evaluations: int) -> Path:
 
 
 def read_numbers(path: Path) -> dict[str, Any]:
-    """Reads a metrics or run file, which must be a JSON object with something in it."""
+    """Reads a metrics or run file, which must be a JSON object that is not empty."""
     value = read_json(path)
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no figures: delete it and run `dvc repro`")
@@ -69,7 +69,7 @@ def read_numbers(path: Path) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Reads a run file and sees that it is complete."""
+    """Reads a run file and checks that it is complete."""
     run = read_numbers(path)
     missing = [name for name in RUN_FIELDS if name not in run]
     if missing:
@@ -78,12 +78,16 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def measured_evaluations(metrics: dict[str, Any]) -> list[int]:
-    """Numbers of network evaluations that an evaluate-<model>.json has figures for, fewest first."""
+    """Numbers of network evaluations for which evaluate-<model>.json has figures, fewest first.
+
+    >>> measured_evaluations({"fd@35": 3.8, "fd@2": 5.3, "mparams": 0.09})
+    [2, 35]
+    """
     return sorted(int(key.removeprefix("fd@")) for key in metrics if key.startswith("fd@"))
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """Rows of a curve. An empty cell or a figure that is not finite is left out of its row.
+    """Reads the rows of a curve, without empty cells and figures that are not finite.
 
     Raises:
         UserError: if the file is missing, has no rows, or holds text.

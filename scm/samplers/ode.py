@@ -14,7 +14,11 @@ Function = Callable[[Tensor, Tensor], Tensor]
 
 
 def edm_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> list[float]:
-    """EDM's noise levels for `steps` steps, from sigma_max down to sigma_min and then 0 (Karras et al. 2022, eq. 5)."""
+    """EDM's noise levels for `steps` steps, from sigma_max down to sigma_min and then 0 (Karras et al. 2022, eq. 5).
+
+    >>> [round(sigma, 3) for sigma in edm_sigmas(4, sigma_min=0.002, sigma_max=80.0, rho=7.0)]
+    [80.0, 9.723, 0.47, 0.002, 0.0]
+    """
     if steps == 1:
         return [sigma_max, 0.0]
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

@@ -1,4 +1,4 @@
-"""Architectures are found by their names in scm/networks and, for params.yaml, in scm/params."""
+"""Architectures are found by their names; what params.yaml may ask of each has a file of the same name."""
 
 import dataclasses
 import pkgutil
@@ -19,7 +19,7 @@ def test_each_architecture_has_a_file_of_what_params_may_ask_of_it():
 
 
 def test_an_unknown_architecture_is_refused_in_a_line():
-    with pytest.raises(UserError, match=r"^network\.architecture unet: scm has ddpmpp, edm2; use one of them$"):
+    with pytest.raises(UserError, match=r"^network\.architecture 'unet': scm has ddpmpp, edm2; use one of them$"):
         Model(dataclasses.replace(TINY, architecture="unet"))
 
 

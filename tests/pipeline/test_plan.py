@@ -396,8 +396,8 @@ def test_check_and_json(project, capsys, monkeypatch):
     assert cli.main(["plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "train_student@scd   up to date" in lines
-    assert "train_student@sct   runs        unknown      params: student.sct.images: 64Ki -> 128Ki" in lines
-    assert "evaluate@sct        runs        unknown      upstream: select_ema@sct" in lines
+    assert "train_student@sct   runs        unknown    params: student.sct.images: 64Ki -> 128Ki" in lines
+    assert "evaluate@sct        runs        unknown    upstream: select_ema@sct" in lines
     assert cli.main(["plan", "--check", "--json"]) == 10
     shown = json.loads(capsys.readouterr().out)
     assert (shown["runs"], shown["unknown"]) == (4, 3)

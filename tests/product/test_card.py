@@ -50,7 +50,7 @@ def test_what_was_not_measured_is_said_to_be_so(project, tmp_path):
 @pytest.mark.parametrize(
     ("made_by", "said"),
     [
-        ({}, "Code: Apache-2.0; weights: trained here from nothing, on your own data, whose terms apply."),
+        ({}, "Code: Apache-2.0; weights: trained here from scratch on your own data, whose terms apply."),
         (
             IMPORTED,
             "weights: made from the imported teacher edm2-img64-s.pkl, so under CC BY-NC-SA 4.0 (non-commercial).",

@@ -14,14 +14,16 @@ import pytest
 
 from scm import cli
 from scm.errors import Interrupted, UserError
-from scm.params import Params, load
+from scm.params import load
+from scm.params.project import Project, TrackingSettings
+from scm.product import packaging
 from scm.publishing import publish as publishing
 from scm.results import provenance
 from scm.results.provenance import chain, params_hash
+from scm.tracking import sending
 from scm.tracking import store as store_module
-from scm.tracking.records import Settings
 from scm.tracking.registry import CHALLENGER, CHAMPION, Registry
-from tests.support.fake_candidate import change_run, make_candidates, set_param, write_candidate
+from tests.support.fake_candidate import change_run, log_version, make_candidates, set_param, write_candidate
 
 BETTER, WORSE, NOISE = (4.0, 4.2, 4.1), (6.0, 6.2, 6.1), (5.05, 5.15, 5.1)
 
@@ -30,16 +32,16 @@ BETTER, WORSE, NOISE = (4.0, 4.2, 4.1), (6.0, 6.2, 6.1), (5.05, 5.15, 5.1)
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project and an empty store, which take a second or two to make."""
     folder = make_candidates(tmp_path_factory.mktemp("template"))
-    store_module.connect(Settings(True, None, None, folder))
+    store_module.connect(TrackingSettings(True, None, None, folder))
     return folder
 
 
 @pytest.fixture
 def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [*store_module._defaults, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"]:
+    for name in [*store_module.DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"]:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(publishing, "_log_version", log_version)
+    monkeypatch.setattr(packaging, "log_version", log_version)
     folder = tmp_path / "project"
     shutil.copytree(template, folder)
     monkeypatch.chdir(folder)
@@ -47,21 +49,12 @@ def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return folder
 
 
-def log_version(settings: Settings, root: Path, params: Params, model: str, name: str, tags: dict[str, str]) -> str:
-    """What scm.product.packaging promises, with the weights as the only file."""
-    client = store_module.connect(settings)
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    place = (root / f"models/{model}").as_uri()
-    return str(client.create_model_version(name, place, tags=tags).version)
-
-
-def settings_of(root: Path) -> Settings:
-    return Settings.of(load(root / "params.yaml"), root)
+def settings_of(root: Path) -> TrackingSettings:
+    return Project.open(root).tracking
 
 
 def publish(root: Path, **options: bool) -> Any:
-    return publishing.publish(root, load(root / "params.yaml"), settings_of(root), **options)
+    return publishing.publish(Project.open(root), **options)
 
 
 def registry(root: Path) -> Registry:
@@ -142,14 +135,16 @@ def test_a_challenger_becomes_champion_under_another_rule_without_a_second_versi
     assert aliases(root) == {CHAMPION: "2", CHALLENGER: None} and len(registry(root).versions()) == 2
 
 
-@pytest.mark.parametrize("crash", ["_attach", "_log_version", "_place", "tag", "give"])
+CRASHES = [(sending, "send"), (packaging, "log_version"), (Registry, "tag"), (Registry, "describe"), (Registry, "give")]
+
+
+@pytest.mark.parametrize(("owner", "crash"), CRASHES, ids=[name for _, name in CRASHES])
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_what_a_crash_left_half_done_is_finished(
-    root: Path, monkeypatch: pytest.MonkeyPatch, crash: str, late: bool
+    root: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, crash: str, late: bool
 ) -> None:
     publish(root)
     write_candidate(root, BETTER, "two")
-    owner: Any = Registry if hasattr(Registry, crash) else publishing
     real = getattr(owner, crash)
 
     def broken(*arguments: Any) -> Any:
@@ -162,16 +157,12 @@ def test_what_a_crash_left_half_done_is_finished(
         with pytest.raises(KeyboardInterrupt):
             publish(root)
     assert (written(root)["kind"], written(root)["published"]) == ("promoted", False)
-    moved = late and crash in ("give", "_place")
+    moved = late and crash == "give"
     assert aliases(root)[CHAMPION] == ("2" if moved else "1")
     assert publish(root).verdict.kind == ("unchanged" if moved else "promoted")
     assert aliases(root) == {CHAMPION: "2", CHALLENGER: None}
     tags = registry(root).version("2").tags
-    assert (tags["scm.previous"], tags["scm.verdict"], len(registry(root).versions())) == (
-        "1",
-        "promoted",
-        2,
-    )
+    assert (tags["scm.previous"], tags["scm.verdict"], len(registry(root).versions())) == ("1", "promoted", 2)
     assert written(root)["published"] is True
 
 
@@ -340,7 +331,7 @@ def test_of_two_at_once_one_waits(
         time.sleep(1)
         return log_version(*arguments)
 
-    monkeypatch.setattr(publishing, "_log_version", slow)
+    monkeypatch.setattr(packaging, "log_version", slow)
     kinds: list[str] = []
     first = threading.Thread(target=lambda: kinds.append(publish(root).verdict.kind))
     first.start()
@@ -356,22 +347,21 @@ def test_a_champion_that_another_machine_made_meanwhile_stays(root: Path, monkey
     publish(root)
     write_candidate(root, BETTER, "two")
 
-    def log_and_be_overtaken(*arguments: Any) -> str:
-        other = log_version(*arguments[:-1], {})
-        arguments[-1]["scm.key"] = "the candidate's"
-        store_module.connect(arguments[0]).set_registered_model_alias("digits", CHAMPION, other)
-        return log_version(*arguments)
+    def log_and_be_overtaken(project: Project, model: str, tags: dict[str, str]) -> str:
+        other = log_version(project, model, {})
+        store_module.connect(project.tracking).set_registered_model_alias("digits", CHAMPION, other)
+        return log_version(project, model, tags)
 
-    monkeypatch.setattr(publishing, "_log_version", log_and_be_overtaken)
+    monkeypatch.setattr(packaging, "log_version", log_and_be_overtaken)
     with pytest.raises(UserError, match=r"^the champion of digits became version 2 meanwhile \(it was 1\): run the"):
         publish(root)
     assert aliases(root)[CHAMPION] == "2" and written(root)["published"] is False
 
 
 def test_a_champion_made_by_hand_is_named(root: Path) -> None:
-    log_version(settings_of(root), root, load(root / "params.yaml"), "scd", "digits", {})
+    log_version(Project.open(root), "scd", {})
     registry(root).give(CHAMPION, "1")
-    with pytest.raises(UserError, match=r"^version 1 of digits has no such tags as `scm publish` writes"):
+    with pytest.raises(UserError, match=r"^version 1 of digits lacks the tags that `scm publish` writes"):
         publish(root)
 
 
@@ -392,7 +382,7 @@ def test_results_must_be_of_what_would_be_published(root: Path) -> None:
     publish(root, dry_run=True)
     set_param(root, "evaluate.samples", 100)
     with pytest.raises(
-        UserError, match=f"^{re.escape(str(run_file))} is not of params.yaml, code and dvc.lock as they are"
+        UserError, match=f"^{re.escape(str(run_file))} was made with other parameters, code or files than"
     ):
         publish(root)
     assert not list((root / "results").glob("verdict.*")), "an earlier verdict is not this one's"
@@ -406,7 +396,7 @@ def test_results_must_be_of_what_would_be_published(root: Path) -> None:
         publish(root)
     assert registry(root).versions() == []
     change_run(root, "evaluate@scd", protocol=None)
-    with pytest.raises(UserError, match="does not say how was measured"):
+    with pytest.raises(UserError, match="lacks the protocol of its figures"):
         publish(root)
     (root / "dvc.lock").unlink()
     change_run(root, "evaluate@scd", protocol="p")
@@ -428,15 +418,16 @@ def test_settings_that_name_nothing(root: Path, capsys: pytest.CaptureFixture[st
     set_param(root, "publish.evaluations", 1)
     assert publish(root).title == "First champion: other, version 1"
     set_param(root, "mlflow.enabled", False)
-    assert cli.main(["publish"]) == 1
-    assert "mlflow.enabled = false: there is no registry of models" in capsys.readouterr().err
+    for command in ("publish", "rollback", "champion"):
+        assert cli.main([command]) == 1
+        assert "mlflow.enabled = false: there is no registry of models" in capsys.readouterr().err
 
 
 def test_no_result_follows_from_how_it_is_published(root: Path) -> None:
     before = load(root / "params.yaml")
     after = set_param(root, "publish.deviations", 3.5)
     assert params_hash(before) == params_hash(after) != params_hash(set_param(root, "evaluate.samples", 7))
-    assert not any(key.startswith(("publish", "runtime", "mlflow")) for key in chain(root, after, "scd"))
+    assert not any(key.startswith(("publish", "runtime", "mlflow")) for key in chain(Project(root, after), "scd"))
 
 
 def test_the_weights_of_another_projects_teacher() -> None:

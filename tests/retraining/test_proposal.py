@@ -1,7 +1,8 @@
-"""Branches, requests and pictures, against a bare repository and a gh that writes down what it is asked."""
+"""Branches and requests, against a bare repository and a gh that writes down what it is asked."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,11 @@ import pytest
 
 from scm.errors import UserError
 from scm.retraining import ci
-from scm.retraining.proposal import PICTURES, TRAILER, Text, picture_links, propose
+from scm.retraining.proposal import TRAILER, Message, propose
 
 BRANCH, TITLE = "retrain/0123456789ab", "Promoted: digits, version 2"
-BODY, PICTURE = "# Promoted\n\n| | candidate |\n|---|---|\n| fd@2 | 1.1 |\n", "![scd](https://example.invalid/a.png)"
-TEXT = Text(TITLE, BODY, PICTURE)
+BODY = "# Promoted\n\n| | candidate |\n|---|---|\n| fd@2 | 1.1 |\n"
+TEXT = Message(TITLE, BODY)
 GH = """#!{python}
 import json, pathlib, sys
 log, state = pathlib.Path({log!r}), pathlib.Path({state!r})
@@ -58,7 +59,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(
         folder, {"dvc.lock": "new", "results/metrics/a.json": "2", "results/curves/a.csv": "x", "README.md": "edited"}
     )
-    write(folder, {"results/samples/scd/nfe-1.png": "one", "results/samples/scd/nfe-2.png": "two"})
+    write(folder, {"results/samples/scd/nfe-1.png": "which git ignores"})
     (folder / "results/metrics/b.json").unlink()
     return folder
 
@@ -84,7 +85,7 @@ def test_what_is_new_is_on_the_branch_and_nothing_moves_here(root):
     who, _, message = git(root, "log", "-1", "--format=%an <%ae>%n%B", f"origin/{BRANCH}").partition("\n")
     assert who == "scm retrain <scm@localhost>"
     assert message.startswith(TITLE) and message.endswith(TRAILER)
-    assert "| fd@2 | 1.1 |" in message and PICTURE not in message
+    assert "| fd@2 | 1.1 |" in message
 
 
 def test_again_pushes_nothing_and_new_results_replace_it(root):
@@ -134,17 +135,17 @@ def test_github_has_one_pull_request_whose_text_is_renewed(root, asked):
     assert said == f"branch {BRANCH} pushed: https://example.invalid/1"
     listed, created = asked()
     assert listed[:6] == ["pr", "list", "--head", BRANCH, "--state", "all"]
-    assert created == ["pr", "create", "--head", BRANCH, "--title", TITLE, "--body-file", f"{BODY}\n{PICTURE}"]
-    said = propose(root, "github", "origin", BRANCH, Text(TITLE, "measured again"))
+    assert created == ["pr", "create", "--head", BRANCH, "--title", TITLE, "--body-file", BODY]
+    said = propose(root, "github", "origin", BRANCH, Message(TITLE, "measured again"))
     assert said == f"branch {BRANCH} is there already: https://example.invalid/1"
     listed, edited = asked()
-    assert edited == ["pr", "edit", "https://example.invalid/1", "--title", TITLE, "--body-file", "measured again\n"]
+    assert edited == ["pr", "edit", "https://example.invalid/1", "--title", TITLE, "--body-file", "measured again"]
 
 
 def test_what_nothing_new_is_known_of_is_not_written_again_nor_opened_again(root, asked, tmp_path):
     propose(root, "github", "origin", BRANCH, TEXT)
     asked()
-    propose(root, "github", "origin", BRANCH, Text("Unchanged", "nothing new"), renew=False)
+    propose(root, "github", "origin", BRANCH, Message("Unchanged", "nothing new"), renew=False)
     assert [call[1] for call in asked()] == ["list"]
     (tmp_path / "state").write_text("CLOSED")
     write(root, {"dvc.lock": "newer"})
@@ -200,45 +201,43 @@ def test_a_remote_that_refuses_is_one_line_without_its_password(root, tmp_path):
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_somebody_else_has_pushed_meanwhile_stays(root, monkeypatch):
-    from scm.retraining import proposal
-
-    true = proposal._remote_head
-
-    def late(git_, remote, branch):
-        """The branch as it was before somebody pushed."""
-        found = true(git_, remote, branch)
-        git(root, "push", "-q", "origin", f"HEAD:refs/heads/{BRANCH}")
-        return found
-
-    monkeypatch.setattr(proposal, "_remote_head", late)
-    with pytest.raises(UserError, match=r"^`git push` failed \(.*\): "):
-        propose(root, "branch", "origin", BRANCH, TEXT)
+def test_what_somebody_else_has_pushed_meanwhile_stays(root, tmp_path, monkeypatch):
+    """Somebody pushes between the look at the remote and the push: a git that pushes first stands in for that."""
+    true = shutil.which("git")
+    write(tmp_path, {"bin/git": f"""#!/bin/sh
+case "$1 $2" in
+"push --quiet") {true} push -q origin HEAD:refs/heads/{BRANCH};;
+esac
+exec {true} "$@"
+"""})  # fmt: skip
+    (tmp_path / "bin/git").chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        with pytest.raises(UserError, match=r"^`git push` failed \(.*\): "):
+            propose(root, "branch", "origin", BRANCH, TEXT)
     assert git(root, "ls-remote", "origin", BRANCH).split()[0] == git(root, "rev-parse", "HEAD")
 
 
-def test_pictures_have_a_branch_of_their_own(root, monkeypatch):
-    pictures = [root / f"results/samples/scd/nfe-{number}.png" for number in (1, 2)]
-    assert picture_links(root, "branch", "origin", BRANCH, pictures) == ""
-    monkeypatch.setenv("GITHUB_REPOSITORY", "o/r")
-    before = state(root)
-    shown = picture_links(root, "github", "origin", BRANCH, pictures)
-    head = git(root, "ls-remote", "origin", PICTURES).split()[0]
-    address = f"https://github.com/o/r/blob/{head}/{BRANCH}/scd-nfe-2.png?raw=true"
-    assert shown.startswith("| scd, nfe-1 | scd, nfe-2 |\n|---|---|\n") and f"![scd, nfe-2]({address})" in shown
-    assert picture_links(root, "github", "origin", BRANCH, pictures) == shown
-    write(root, {"results/samples/scd/nfe-1.png": "another"})
-    picture_links(root, "github", "origin", "retrain/other", pictures[:1])
-    git(root, "fetch", "-q", "origin")
-    names = git(root, "ls-tree", "-r", "--name-only", f"origin/{PICTURES}").splitlines()
-    assert names == [
-        "retrain/0123456789ab/scd-nfe-1.png",
-        "retrain/0123456789ab/scd-nfe-2.png",
-        "retrain/other/scd-nfe-1.png",
-    ]
-    assert git(root, "show", f"origin/{PICTURES}:retrain/other/scd-nfe-1.png") == "another"
-    assert git(root, "rev-parse", f"origin/{PICTURES}^") == head and state(root) == before
-    assert picture_links(root, "gitlab", "origin", BRANCH, pictures) == "", "its requests have no such text"
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, None),
+        (
+            {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "o/r", "GITHUB_RUN_ID": "7"},
+            "https://github.com/o/r/actions/runs/7",
+        ),
+        ({"CI_JOB_URL": "https://gitlab.com/o/r/-/jobs/7"}, "https://gitlab.com/o/r/-/jobs/7/artifacts/browse"),
+        ({"CI_PIPELINE_URL": "https://gitlab.com/o/r/-/pipelines/7"}, "https://gitlab.com/o/r/-/pipelines/7"),
+    ],
+    ids=["no service", "github", "gitlab", "gitlab's pipeline"],
+)
+def test_a_ci_service_offers_the_files_of_a_job(monkeypatch, variables, address):
+    for name in [*os.environ]:
+        if name.startswith(("GITHUB_", "CI_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ci.artifacts() == address
 
 
 def test_a_ci_service_is_told_where_there_is_one(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """scm retrain around the pipeline: what it writes, brings, refuses and tells a CI service. The cycle is the drill."""
 
-import argparse
-import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -11,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from scm.base import locks
 from scm.errors import UserError
 from scm.params import load
+from scm.params.project import Project
 from scm.pipeline import dvc_command
+from scm.product import packaging
 from scm.publishing.candidate import candidate_of, protocol_parts
 from scm.results.provenance import chain
 from scm.retraining import cycle, remeasuring
 from tests.support import plan_projects
-from tests.support.fake_candidate import make_candidates, set_param, write_candidate
+from tests.support.fake_candidate import log_version, make_candidates, set_param, write_candidate
 from tests.support.plan_projects import dvc, edit, git
 
 LONG = "a storage with a name that is longer than a line of a terminal/where it would be wrapped"
@@ -193,18 +195,14 @@ def test_images_that_dvc_keeps_are_those_that_are_trained_on(project, tmp_path):
 
 
 def test_a_second_one_waits(project):
-    (project / ".work").mkdir(exist_ok=True)
-    with (project / ".work/retrain.lock").open("a+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.write("123")
-        handle.flush()
+    with locks.held(project / ".work/retrain.lock"):
         second = subprocess.Popen(
             [sys.executable, "-m", "scm.cli", "retrain", "plan"],
             cwd=project, env=plan_projects.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert second.stderr
         said = second.stderr.readline()
-        assert said == "scm retrain: another `scm retrain` is at work (process 123): waiting for it\n"
+        assert said == f"scm retrain: another `scm retrain` is at work (process {os.getpid()}): waiting for it\n"
         time.sleep(0.3)
         assert second.poll() is None
     assert "stages run" in second.communicate(timeout=60)[0] and second.returncode == 0
@@ -216,32 +214,63 @@ def test_without_a_model_nothing_is_published(project):
     assert error.count("\n") == 1 and not (project / "mlflow.db").exists()
 
 
+@pytest.mark.parametrize("service", [None, "https://gitlab.com/o/r/-/jobs/7"], ids=["by hand", "in CI"])
+def test_what_is_published_is_proposed_with_the_way_to_its_grids(tmp_path, monkeypatch, service):
+    for name in [name for name in os.environ if name.startswith(("GITHUB_", "CI_", "GIT_", "MLFLOW"))]:
+        monkeypatch.delenv(name)
+    root, summary = make_candidates(tmp_path / "project"), tmp_path / "summary"
+    git(root, "init", "-q")
+    git(root, "add", "params.yaml")
+    git(root, "commit", "-qm", "start")
+    write_candidate(root)
+    git(tmp_path, "init", "-q", "--bare", "origin")
+    monkeypatch.setattr(packaging, "log_version", log_version)
+    monkeypatch.setattr(dvc_command, "remote", lambda _: None)
+    monkeypatch.setattr(dvc_command, "bring", lambda *_: [])
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    where = "All sample grids lie in `results/samples`.\n"
+    if service is not None:
+        monkeypatch.setenv("CI_JOB_URL", service)
+        where = f"All sample grids lie in [the files of the CI run]({service}/artifacts/browse).\n"
+    request = cycle.Request(action="publish", propose="branch", remote=str(tmp_path / "origin"))
+    assert cycle.retrain(root, request) == 0
+    message = git(tmp_path / "origin", "log", "-1", "--format=%B", "--branches=retrain/*")
+    assert message.startswith("First champion: digits, version 1\n") and where in message
+    assert where in summary.read_text()
+
+
 def test_a_ruler_is_another_one_if_a_part_of_the_protocol_is(tmp_path):
     root = make_candidates(tmp_path)
-    params = load(root / "params.yaml")
-    write_candidate(root, chain=chain(root, params, "scd"))
-    champion = candidate_of(root, params, "digits")
-    assert champion.parts and remeasuring.same_ruler(root, params, champion)
-    assert not remeasuring.same_ruler(root, set_param(root, "evaluate.samples", 7), champion)
-    set_param(root, "evaluate.samples", int(params.evaluate.samples))
-    assert remeasuring.same_ruler(root, set_param(root, "teacher.batch", 7), champion)
+    project = Project.open(root)
+    write_candidate(root, chain=chain(project, "scd"))
+    champion = candidate_of(project)
+
+    def same() -> bool:
+        return remeasuring.same_ruler(Project.open(root), champion)
+
+    assert champion.parts and same()
+    set_param(root, "evaluate.samples", 7)
+    assert not same()
+    set_param(root, "evaluate.samples", int(project.params.evaluate.samples))
+    set_param(root, "teacher.batch", 7)
+    assert same()
     write_candidate(root, ruler="ruler 2")
-    assert not remeasuring.same_ruler(root, params, champion)
+    assert not same()
 
 
 def test_one_range_of_seeds_is_refused_before_anything_runs(tmp_path, monkeypatch):
     root = make_candidates(tmp_path)
     write_candidate(root)
-    params = load(root / "params.yaml")
-    assert params.evaluate.repeats == 1
-    champion = candidate_of(root, params, "digits")
+    git(root, "init", "-q")
+    dvc(root, "init", "-q")
+    project = Project.open(root)
+    assert project.params.evaluate.repeats == 1
+    champion = candidate_of(project)
     monkeypatch.setattr(cycle, "champion_of", lambda *_: champion)
-    monkeypatch.setattr(cycle.dvc_command, "remote", lambda _: None)
     monkeypatch.setattr(cycle, "run", lambda *_, **__: pytest.fail("something runs"))
-    with pytest.raises(
-        UserError, match=r"^evaluate.repeats = 1: what is better than the champion, .* one range of seeds"
-    ):
-        cycle._train(root, params, argparse.Namespace(minutes=None, force=False))
+    why = r"^evaluate.repeats = 1: one range of seeds cannot tell if a model is better than the champion, version None"
+    with pytest.raises(UserError, match=why):
+        cycle.retrain(root, cycle.Request(action="train"))
 
 
 def test_the_teachers_few_steps_are_part_of_its_ruler_alone():
@@ -253,10 +282,10 @@ def test_the_teachers_few_steps_are_part_of_its_ruler_alone():
 def test_the_champions_model_has_to_be_evaluated(tmp_path):
     root = make_candidates(tmp_path)
     write_candidate(root)
-    params = load(root / "params.yaml")
-    champion = candidate_of(root, params, "digits")
+    project = Project.open(root)
+    champion, params = candidate_of(project), project.params
     fewer = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"models": ["teacher"]})})
     with pytest.raises(
         UserError, match=r"^params.yaml: evaluate.models: the champion, version None, is of the model scd"
     ):
-        remeasuring.measure_anew(root, fewer, None, champion)  # type: ignore[arg-type]
+        remeasuring.measure_anew(Project(root, fewer), champion)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 from scm import cli
 from scm.params import dump, load
+from scm.params.project import Project
 from scm.product.packaging import package
 from scm.publishing.candidate import model_files
 from scm.publishing.entry import champion_in
@@ -32,6 +32,7 @@ from tests.support.fake_candidate import change_run, make_candidates, write_cand
 from tests.support.fake_results import write_fake_results
 from tests.support.models import save_model
 from tests.support.plan_projects import edit
+from tests.support.projects import params_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINING = """
@@ -154,7 +155,7 @@ def test_a_stage_ends_well_where_its_files_cannot_be_kept_and_they_are_sent_late
         figures = json.loads((project / "results/metrics/encode.json").read_text())
         assert run.data.metrics == figures and run.info.status == "FINISHED"
         code, said = scm_sync(project, server_on_disk, **own)
-        assert code == 1 and re.fullmatch(rf"scm sync: {FAILED} \(.+\): run `scm sync` again later\n", said), said
+        assert code == 1 and re.fullmatch(rf"scm: error: {FAILED} \(.+\): run `scm sync` again later\n", said), said
     assert scm_sync(project, server_on_disk, **own) == (0, "")
     assert len(client.search_runs([experiment.experiment_id], "tags.`scm.stage` = 'encode'")) == 1
     for name in ("runs/encode.json", "metrics/encode.json"):
@@ -167,7 +168,9 @@ def test_pictures_that_could_not_be_kept_are_whole_after_a_sync(
     server_on_disk: Server, disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
     root = write_fake_results(tmp_path, rows=2)
-    settings = replace(server_on_disk.settings(root), experiment=f"pictures {fault}")
+    own = {"mlflow.uri": server_on_disk.address, "mlflow.experiment": f"pictures {fault}"}
+    project = Project(root, params_with(own))
+    settings = project.tracking
     record = record_of(root, root / "results/runs/evaluate@scd.json")
     with getattr(disk, fault)():
         assert not sending.publish(record, settings)
@@ -177,7 +180,7 @@ def test_pictures_that_could_not_be_kept_are_whole_after_a_sync(
     lone = tmp_path / "samples-nfe-1+step+1+timestamp+1+0.png"
     lone.write_bytes((root / "results/samples/scd/nfe-1.png").read_bytes())
     client.log_artifact(run_id, str(lone), "images")  # as where there was room for an image and not for its small copy
-    sync(root, settings)
+    sync(project)
     table = json.loads(Path(client.download_artifacts(run_id, "samples.json", str(tmp_path))).read_text())
     assert [row[0] for row in table["data"]] == ["1", "2"]
     for _, shown in table["data"]:
@@ -227,7 +230,7 @@ def test_no_half_a_model_is_published_where_there_is_no_room_and_the_same_comman
     assert [version.number for version in registry.versions()] == ["1"] and registry.holder(CHAMPION) == "1"
     source = registry.client.get_model_version(registry.name, "1").source
     kept = Path(download_artifacts(source, dst_path=str(tmp_path / "kept"), tracking_uri=server_on_disk.address))
-    again = package(root, load(root / "params.yaml"), "scd", tmp_path / "again", f"models:/model-{fault}@{CHAMPION}")
+    again = package(Project.open(root), "scd", tmp_path / "again")
     for part in ("artifacts", "code"):
         files = {path.relative_to(again): path.read_bytes() for path in (again / part).rglob("*") if path.is_file()}
         assert files and files == {

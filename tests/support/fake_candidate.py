@@ -10,7 +10,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from scm.params import Params, dump, load
+from scm.params.project import Project
 from scm.results.fingerprint import inputs_of
+from scm.tracking import store
 from tests.support.fake_results import write_fake_results
 from tests.support.projects import make_project
 
@@ -63,6 +65,15 @@ def write_candidate(
     changes["protocol"] = hashlib.sha256(f"{ruler} {params.evaluate.repeats}".encode()).hexdigest()
     change_run(root, "evaluate@scd", **(changes | run_entries))
     change_run(root, "train_student@scd", health=list(health))
+
+
+def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
+    """Stands in for scm.product.packaging.log_version; a version's only file is the model's weights."""
+    client, name = store.connect(project.tracking), project.params.registered_name
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    place = (project.root / f"models/{model}").as_uri()
+    return str(client.create_model_version(name, place, tags=tags).version)
 
 
 def change_run(root: Path, name: str, **changes: Any) -> None:

@@ -264,9 +264,8 @@ def test_live_with_a_dead_server_warns_once_and_never_holds(
     connect = store.connect
     monkeypatch.setattr(store, "connect", lambda settings: (attempts.append(time.monotonic()), connect(settings))[1])
     start = time.monotonic()
-    with live_module.Live(
-        record(tmp_path), TrackingSettings(True, "http://127.0.0.1:9", None, tmp_path), tmp_path / "x", 0.1
-    ):
+    dead = TrackingSettings(True, "http://127.0.0.1:9", None, tmp_path)
+    with live_module.Live(record(tmp_path), dead, tmp_path / "x", 0.1):
         until(lambda: len(attempts) >= 4)
     assert time.monotonic() - start < 15
     assert capsys.readouterr().err.count("\n") == 1

@@ -48,7 +48,7 @@ def architecture(name: str) -> Architecture:
         UserError: no file has the name.
     """
     if name not in names():
-        raise UserError(f"network.architecture {name}: scm has {', '.join(names())}; use one of them")
+        raise UserError(f"network.architecture {name!r}: scm has {', '.join(names())}; use one of them")
     return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
 
 

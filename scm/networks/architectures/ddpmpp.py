@@ -5,7 +5,7 @@ Three modulations of a residual block by the embedding: `add`, EDM's own; `scale
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,24 +42,25 @@ class Conv(nn.Conv2d):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, scale: float = 1.0) -> None:
-        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)  # pyright: ignore[reportUnknownMemberType]
         nn.init.xavier_uniform_(self.weight, gain=scale)
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return functional.conv2d(x, self.weight.to(x.dtype), bias, padding=self.padding)
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return functional.conv2d(input, self.weight.to(input.dtype), bias, padding=self.padding)
 
 
 class GroupNorm(nn.GroupNorm):
     """A group norm whose sums are float32 at least; answers in its input's type."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(groups_of(channels), channels, eps=GROUP_EPSILON)
+        super().__init__(groups_of(channels), channels, eps=GROUP_EPSILON)  # pyright: ignore[reportUnknownMemberType]
 
-    def forward(self, x: Tensor) -> Tensor:
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        return functional.group_norm(precise, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+    def forward(self, input: Tensor) -> Tensor:
+        precise = input.to(torch.promote_types(input.dtype, torch.float32))
+        return functional.group_norm(precise, self.num_groups, self.weight, self.bias, self.eps).to(input.dtype)
 
 
 class Block(nn.Module):
@@ -140,12 +141,12 @@ class DDPMPP(nn.Module):
         self.map_layer0 = Linear(width, embedding_channels)
         self.map_layer1 = Linear(embedding_channels, embedding_channels)
 
-        def block(into: int, out: int, size: int, attend: bool, **options: object) -> Block:
+        def block(into: int, out: int, size: int, attend: bool, **options: Any) -> Block:
             probability = dropout if size <= dropout_max_resolution else 0.0
             heads = out // settings.channels_per_head if attend else 0
             return Block(
                 into, out, embedding_channels, heads=heads, dropout_probability=probability,
-                modulation=settings.modulation, **options,  # type: ignore[arg-type]
+                modulation=settings.modulation, **options,
             )  # fmt: skip
 
         self.encoder = nn.ModuleDict()
@@ -190,7 +191,7 @@ class DDPMPP(nn.Module):
         if self.map_label is not None and labels is not None:
             embedding = embedding + self.map_label(labels * math.sqrt(self.classes))
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
-        skips = []
+        skips: list[Tensor] = []
         for layer in self.encoder.values():
             x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
             skips.append(x)

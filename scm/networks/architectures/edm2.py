@@ -5,7 +5,7 @@ the golden figures of the original program check and which imported teachers hav
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -103,16 +103,16 @@ class EDM2UNet(nn.Module):
         self.emb_guidance = ScalarInput(width, embedding_channels) if settings.guidance else None
         self.emb_segment = ScalarInput(width, embedding_channels) if settings.segments else None
 
-        def block(into: int, out: int, size: int, attend: bool, **options: object) -> Block:
+        def block(into: int, out: int, size: int, attend: bool, **options: Any) -> Block:
             probability = dropout if size <= dropout_max_resolution else 0.0
             heads = out // settings.channels_per_head if attend else 0
             return Block(
                 into, out, embedding_channels, heads=heads, dropout_probability=probability,
-                modulation=settings.modulation, **options,  # type: ignore[arg-type]
+                modulation=settings.modulation, **options,
             )  # fmt: skip
 
         self.encoder = nn.ModuleDict()
-        out, skips = settings.channels + 1, []  # one channel of ones stands for a bias
+        out, skips = settings.channels + 1, list[int]()  # one channel of ones stands for a bias
         for level, multiplier in enumerate(settings.multipliers):
             size, into = settings.resolution >> level, out
             out, attend = width * multiplier, size in settings.attention
@@ -164,7 +164,7 @@ class EDM2UNet(nn.Module):
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.classes)), 0.5)
         embedding = mp_silu(embedding)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        skips = []
+        skips: list[Tensor] = []
         for layer in self.encoder.values():
             x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
             skips.append(x)
