@@ -86,7 +86,8 @@ def table(listed: Sequence[Row]) -> list[str]:
 def _row(root: Path, name: str, tables: Mapping[str, Any], read: apply.Read) -> Row:
     values, paper = apply.resolve(root, name, read), apply.paper_row(root, name, read)
     student = values.get("student", {})
-    segments = (student.get("multistep") or {}).get("segments", 0)
+    blocks = (block for block in student.values() if isinstance(block, dict))
+    segments = next((block["segments"] for block in blocks if "segments" in block), 0)
     try:
         figures, parameters = (figures_of(tables, paper, segments), paper["parameters"]) if paper else ({}, None)
     except KeyError as missing:

@@ -14,7 +14,7 @@ from scm.errors import UserError
 from scm.params.project import Project
 from scm.presets.paper import METHOD
 from scm.report import data as report_data
-from scm.report.wording import DISTANCES, display_name, number
+from scm.report.wording import DISTANCES, display_name, number, sampler_name
 from scm.results.reading import (
     curve_path,
     measured_evaluations,
@@ -246,7 +246,7 @@ def _sampler(model: str, full: bool, guidance: float | None) -> str:
         guidance: guidance scale; None without guidance.
     """
     of_teacher = "Heun" if full else "DDIM"
-    of_student = "multistep" if model == "multistep" else "consistency"
+    of_student = sampler_name(model)
     name = of_teacher if model == TEACHER else of_student
     return name if guidance is None else f"{name}, guidance {guidance:g}"
 

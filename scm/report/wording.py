@@ -2,15 +2,8 @@
 
 from typing import Any
 
-NAMES = {
-    "teacher": "Teacher",
-    "scd": "sCD",
-    "sct": "sCT",
-    "discrete": "Discrete sCD",
-    "multistep": "Multistep sCD",
-    "scd_vsd": "sCD + VSD",
-    "vsd": "VSD",
-}
+from scm import methods
+from scm.base.project import TEACHER
 
 DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
 """Name of the Fréchet distance in an extractor's features; other extractors give it the name FD."""
@@ -18,7 +11,14 @@ DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
 
 def display_name(model: str) -> str:
     """Name of a model or method as the paper writes it: "scd" -> "sCD"; an unknown key stays as it is."""
-    return NAMES.get(model, model)
+    if model == TEACHER:
+        return "Teacher"
+    return methods.find(model).title if model in methods.names() else model
+
+
+def sampler_name(model: str) -> str:
+    """Name of a student's sampler."""
+    return methods.find(model).sampler if model in methods.names() else "consistency"
 
 
 def number(value: float) -> str:
@@ -40,15 +40,3 @@ def duration(seconds: float) -> str:
 def commit_of(run: dict[str, Any]) -> str:
     """Short commit of a run, with "+ changes" if the tree held uncommitted changes."""
     return str(run.get("commit") or "none")[:10] + (" + changes" if run.get("dirty") else "")
-
-
-def line(cells: list[str] | tuple[str, ...]) -> str:
-    """A row of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def cell(value: str) -> str:
-    """Text that neither ends a table cell nor begins markup."""
-    for character in "\\|<>`*_[]":
-        value = value.replace(character, f"\\{character}")
-    return value

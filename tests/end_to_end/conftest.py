@@ -1,13 +1,15 @@
 """A project made from the files of this one, in which the whole pipeline has run with digits-smoke, and how to go on.
 
-A process that imports torch and the rest costs up to seven seconds, more than a small training. So one project is run
-by DVC for real; the others are copies of it, whose stages run in the test's own process.
+A process that imports torch and the rest costs up to seven seconds, more than a small training. So there is one
+finished project, whose copies other tests go on from, and where it does not matter who starts a stage, it runs in the
+test's own process. By DVC for real run: the data and the reference here, a student and what follows in test_repro, a
+teacher in test_imported_teacher, a study, and everything in the drill.
 """
 
 import fcntl
 import io
+import json
 import os
-import re
 import runpy
 import shutil
 import signal
@@ -84,7 +86,7 @@ def runner(folder: Path) -> Run:
     """Runs a command in the folder; `code` is the exit code that it must end with."""
 
     def run(*command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1800)
         assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -133,15 +135,6 @@ def remove_outputs(project: Path, stage: dict) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def forget(project: Path, *kept: str) -> None:
-    """Makes the project one in which these stages alone have run."""
-    stages = locked(project)
-    for name in stages.keys() - set(kept):
-        remove_outputs(project, stages.pop(name))
-    with (project / "dvc.lock").open("w") as file:
-        YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)
-
-
 def run_stage(project: Path, module: str, *arguments: str, code: int = 0) -> None:
     """Runs `python -m MODULE ARGUMENTS` in this process, which has imported torch already."""
     with inside(project), mock.patch.object(sys, "argv", [module, *arguments]), warnings.catch_warnings():
@@ -152,23 +145,20 @@ def run_stage(project: Path, module: str, *arguments: str, code: int = 0) -> Non
             assert end.code == code, f"{module} {' '.join(arguments)} ended with {end.code}"
 
 
-def reproduce(project: Path, *options: str) -> list[str]:
-    """What `dvc repro` does, except that its commands run in this process. Returns the stages in their order.
+def due(project: Path) -> list[str]:
+    """The stages that `dvc repro` would run, in its order."""
+    steps = json.loads(scm_here(project, "plan", "--json").stdout)["stages"]
+    return [step["name"] for step in steps if step["status"] == "runs"]
 
-    DVC says what it would run, the outputs are removed as it would remove them, and `dvc commit` records the new ones.
-    A stage that DVC finds up to date until another one has run is not among them: give its name, or forget it.
-    """
-    run = runner(project)
-    said = run("dvc", "repro", "--dry", *options).stdout
-    found = re.findall(r"Running stage '(.+?)':\n> exec python -m (\S+)(.*)", said)
-    assert found, f"no stage to run in what DVC said:\n{said}"
+
+def run_stages(project: Path, *names: str) -> None:
+    """Runs stages such as select_ema@scd in this process, and has DVC record what they leave as if it had run them."""
     known = locked(project)
-    for name, module, arguments in found:
+    for name in names:
+        stage, _, item = name.partition("@")
         remove_outputs(project, known.get(name, {}))
-        run_stage(project, module, *arguments.split())
-    names = [name for name, _, _ in found]
-    run("dvc", "commit", "--force", "--quiet", *names)
-    return names
+        run_stage(project, f"stages.{stage}", *filter(None, [item]))
+    runner(project)("dvc", "commit", "--force", "--quiet", *names)
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +172,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "whole").exists():
             shutil.rmtree(folder / "project", ignore_errors=True)
             (folder / "project").mkdir()
-            runner(make_project(folder / "project"))("scm", "run")
+            project = make_project(folder / "project")
+            runner(project)("scm", "run", "reference")
+            run_stages(project, *due(project))
             (folder / "whole").touch()
     return folder / "project"
 

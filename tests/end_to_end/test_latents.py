@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from scm.base import weights
-from tests.end_to_end.conftest import environment, make_project, reproduce, run_stage, scm_here
+from tests.end_to_end.conftest import due, environment, make_project, run_stage, run_stages, scm_here
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
-    reproduce(folder)
+    run_stages(folder, *due(folder))
     return folder
 
 

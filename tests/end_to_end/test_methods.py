@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.end_to_end.conftest import Run, copy_project, edit, forget, reproduce, runner, scm_here
+from tests.end_to_end.conftest import Run, copy_project, due, edit, run_stages, runner, scm_here
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +48,7 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
-    forget(folder, "prepare", "encode", "reference")
-    reproduce(folder)
+    run_stages(folder, *due(folder))
     return folder
 
 
@@ -124,7 +123,7 @@ def test_another_guidance_scale_retrains_nobody(project, run):
     params["select"]["guidance"], params["select"]["coarse"] = {"teacher": [1.0, 1.3, 1.7], "student": [1.5]}, 32
     with path.open("w") as file:
         yaml.dump(params, file)
-    assert reproduce(project, "select_ema@teacher") == ["select_ema@teacher"]
+    run_stages(project, "select_ema@teacher")
     lines = (project / "results/curves/select-teacher.csv").read_text().splitlines()
     scales, samples = zip(*(line.split(",")[1:3] for line in lines[1:]), strict=True)
     assert lines[0] == "sigma_rel,guidance,samples,fd" and scales[:3] == ("1.0", "1.3", "1.7")

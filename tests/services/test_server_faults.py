@@ -26,7 +26,7 @@ from scm.results.reading import read_curve
 from scm.tracking import sending, store
 from scm.tracking.registry import CHAMPION, Registry
 from scm.tracking.sync import record_of, sync
-from tests.end_to_end.conftest import environment, make_project
+from tests.end_to_end.conftest import environment, make_project, run_stage
 from tests.services.conftest import Disk, Server, wait_for
 from tests.support.fake_candidate import change_run, make_candidates, write_candidate
 from tests.support.fake_results import write_fake_results
@@ -54,7 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edit(folder, "params.yaml", "runtime.log_every", 128)
     edit(folder, "params.yaml", "runtime.threads", 1)
     for stage in ("prepare", "encode"):
-        assert finished(start(folder, None, "-m", f"stages.{stage}")) == (0, "")
+        run_stage(folder, f"stages.{stage}")
     edit(folder, "params.yaml", "mlflow.enabled", True)
     return folder
 
