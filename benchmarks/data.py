@@ -1,9 +1,10 @@
 """How fast images become shards, and how much memory that takes: `python benchmarks/data.py [--images 1000]`; Linux.
 
-Random JPEG photographs (256 x 256, smoothed noise) in class folders, in a tar and in WebDataset shards, prepared at
-64 x 64, first as many as --images, then ten times as many, each in a process of its own. Memory is the largest size
-of that process in memory, less its size after the imports. (It is Linux's VmHWM; ru_maxrss would count the process
-that started it.) Ratios are those of the larger set to the smaller one: 1 is memory that does not grow with the images.
+Random JPEG images (256 x 256, smoothed noise) lie in class folders, in a tar and in WebDataset shards.
+Each set is prepared at 64 x 64 in its own process, first with --images images, then with ten times as many.
+Memory is the peak resident size of that process, less its size after the imports.
+(The peak is Linux's VmHWM; ru_maxrss would count the parent process.)
+Ratios compare the larger set to the smaller one; a memory ratio of 1 means memory that does not grow with the images.
 """
 
 import argparse
@@ -31,7 +32,7 @@ KINDS = {"folder": ("folder", "folder"), "tar": ("folder", "images.tar"), "webda
 
 
 def photographs() -> list[bytes]:
-    """DIFFERENT JPEG files."""
+    """The contents of DIFFERENT JPEG files."""
     draws, files = np.random.default_rng(0), []
     for _ in range(DIFFERENT):
         small = Image.fromarray(draws.integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8))
@@ -42,7 +43,7 @@ def photographs() -> list[bytes]:
 
 
 def make(kind: str, folder: Path, count: int) -> None:
-    """Writes `count` images in the form of a kind."""
+    """Writes `count` images as a folder, a tar or shards."""
     files = photographs()
     images = ((f"class{number % CLASSES}/{number:07d}", files[number % DIFFERENT], number) for number in range(count))
     if kind == "folder":
@@ -72,7 +73,7 @@ def _pack(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
 
 
 def measure(kind: str, folder: Path, threads: int) -> None:
-    """Prepares one set and prints its seconds for the listing and for all, and the growth of the memory in bytes."""
+    """Prepares one set; prints the seconds of listing it, the seconds in all, and the bytes by which memory grew."""
     source, name = KINDS[kind]
     before, started = resident("VmRSS"), time.perf_counter()
     plan = Plan(RESOLUTION, 3, "error", SHARD_IMAGES)
@@ -84,14 +85,14 @@ def measure(kind: str, folder: Path, threads: int) -> None:
 
 
 def resident(entry: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), at most so far (VmHWM)."""
+    """Resident bytes of this process: current (VmRSS) or peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{entry}:")).split()[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1000, help="of the smaller set (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1000, help="images of the smaller set (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to put the images (default: the temporary folder)")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)

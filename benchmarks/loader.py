@@ -1,13 +1,13 @@
 """How fast training data are read, beside two usual ways: `python benchmarks/loader.py [--folder .]`.
 
-The same random samples in the same shards, in batches of 256, in random order:
+Each reader reads the same random samples from the same shards, in batches of 256, in random order:
 
 - scm: `LatentLoader`, each batch at an exact position of an exact permutation of all samples;
 - webdataset: its pipeline over these shards, their order and a buffer of 1,000 samples shuffled;
-- DataLoader: torch's, over a data set that reads one sample at a time at its place in the shard, random order over all.
+- DataLoader: torch's, over a data set that reads one sample at a time from its shard, in a random order of all samples.
 
-Rates are images/s over whole epochs, files in the page cache, the best of three epochs of each, taken in turns. How
-long a training waits for its data is the column data_wait of results/curves/train-*.csv, a fraction of its time.
+Rates are images/s over whole epochs with the files in the page cache, the best of three epochs each, taken in turns.
+The column data_wait of results/curves/train-*.csv says which fraction of its time a training waits for data.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ROUNDS = 3
 
 
 class OneByOne(Dataset[tuple[torch.Tensor, int]]):
-    """The samples of latent shards, each read by itself."""
+    """The samples of latent shards, each read individually."""
 
     def __init__(self, folder: Path) -> None:
         index = read_index(folder)

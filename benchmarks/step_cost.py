@@ -1,15 +1,14 @@
 """What a training step costs: `python benchmarks/step_cost.py [--device cpu] [--presets imagenet512-s ...]`.
 
-Three ways to the loss of alg. 1, each with the one before it as its rival, all as multiples of a diffusion step of the
-same network (forward and backward):
+Three ways to compute the loss of alg. 1, as multiples of a diffusion step of the same network (forward and backward):
 
 - ours: the tangent rides along with the forward that keeps its graph (scm/jvp/dual.py);
 - split: torch.func.jvp without graph, then a second forward with it, as the method is usually written;
 - jvp: one torch.func.jvp with graph, whose tangent is then detached.
 
-The first table counts, on tensors without data, the operations of convolutions and matrix products and the peak memory
-of the forward's tensors, for the paper's networks (float32, dropout on). The second one measures time and peak memory
-of a whole step on this machine (float32, no dropout).
+The first table counts, on tensors without data, operations (convolutions and matrix products) and peak memory of the
+forward's tensors for the paper's networks (float32, dropout on). The second table measures time and peak memory of a
+whole step on this machine (float32, no dropout).
 """
 
 import argparse
@@ -50,7 +49,7 @@ SMALL = {
     "edm2, width 64": {"width": 64, **FLAVOURS["edm2-trigflow"]},
     "ddpmpp, width 32": {"width": 32, **FLAVOURS["ddpmpp-trigflow"]},
 }
-"""Networks for the second table, 16x16 pixels."""
+"""Networks of the second table, for 16x16 pixels."""
 
 
 def split(function: Callable[..., Tensor], primals: Any, tangents: Any) -> tuple[Tensor, Tensor]:
@@ -71,7 +70,7 @@ WAYS = {"ours": output_and_tangent, "split": split, "jvp": one_jvp}
 
 @contextmanager
 def tangent_by(way: str) -> Iterator[None]:
-    """Objectives take their tangents this way inside the block."""
+    """Inside the block, objectives compute their tangents this way."""
     ours = consistency.output_and_tangent
     consistency.output_and_tangent = WAYS[way]  # type: ignore[assignment]
     try:
@@ -85,9 +84,9 @@ def storages_in(tree: Any) -> list[Any]:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of the tensors that were made inside the block and are still alive, and their peak; on any device.
+    """Bytes of the live tensors that were made inside the block, and their peak; on any device.
 
-    On the CPU equal to the allocator's own count, but some 5 % above it under torch.func.jvp, whose wrappers count too.
+    On the CPU they equal the allocator's count; under torch.func.jvp, whose wrappers count too, they are 5 % above it.
     """
 
     def __init__(self) -> None:
@@ -121,7 +120,7 @@ class Steps:
     """Training steps of one network, by name: diffusion, sct, scd.
 
     Args:
-        settings: of teacher and student.
+        settings: the network of teacher and student.
         device: `meta` to count without computing.
     """
 
@@ -167,12 +166,12 @@ def count(steps: Steps, name: str, way: str = "ours") -> Cost:
 
 
 def paper_presets() -> list[str]:
-    """Names of the presets that stand for a column of the paper's tables."""
+    """Names of the presets that reproduce a column of the paper's tables."""
     return [entry.name for entry in table.entries(ROOT) if entry.parameters]
 
 
 def preset_settings(name: str) -> NetworkSettings:
-    """The teacher's network of a preset; of those that are not ImageNet's without classes."""
+    """The teacher's network of a preset; only ImageNet's presets have classes."""
     current = dump(load(ROOT / "params.yaml"))
     users = {key: current[key] for key in USERS_SECTIONS}
     values = parse_mapping(render(apply.resolve(ROOT, name)), name)
@@ -199,7 +198,7 @@ class Measured(NamedTuple):
 
 
 def measure(steps: Steps, name: str, way: str, repeats: int) -> Measured:
-    """Median time of a step, forward and backward, and its peak memory above what was there before."""
+    """Median time of a step, forward and backward, and how far its peak memory exceeds the memory before it."""
     device, times = steps.x_0.device, []
     with tangent_by(way):
         for _ in range(repeats + 2):
@@ -259,7 +258,7 @@ def main() -> None:
     parser.add_argument("--measure", nargs="*", default=[], metavar="PRESET", help="measure these presets' networks")
     options = parser.parse_args()
     device_of(load(ROOT / "params.yaml").runtime.model_copy(update={"device": options.device}))  # fp32 means fp32
-    if any(os.environ.get(key) != value for key, value in MALLOC.items()):  # as the training stages start themselves
+    if any(os.environ.get(key) != value for key, value in MALLOC.items()):  # the training stages also start with these
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     count_presets(options.presets, options.batch)
     networks = {name: preset_settings(name) for name in options.measure} or small_networks()

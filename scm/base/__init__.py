@@ -1,1 +1,1 @@
-"""Small things that every room may use: files, randomness, processes, the project's place."""
+"""Basics for every room: files, weights, randomness, processes, progress, the registry of parts."""

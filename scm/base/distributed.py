@@ -1,4 +1,4 @@
-"""One training process among several, as torchrun starts them; a single process is the case of world size one."""
+"""One process among several, as torchrun starts them; a single process has world size one."""
 
 import os
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place.
+    """This process and the group that it belongs to.
 
     Attributes:
-        rank: 0 writes files and prints.
+        rank: number of this process; rank 0 writes files and prints.
         world: number of processes.
-        device: of this process.
+        device: device of this process.
     """
 
     rank: int
@@ -25,10 +25,10 @@ class Ranks:
 
     @classmethod
     def apart(cls, device: str) -> "Ranks":
-        """The place that torchrun's environment describes, without a group: such processes share work by files.
+        """Reads torchrun's environment without joining a group, for processes that share work through files.
 
         Args:
-            device: `cpu` or `cuda`; of several processes on a machine each takes its own GPU.
+            device: `cpu` or `cuda`; each process on a machine takes its own GPU.
         """
         world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         index = int(os.environ.get("LOCAL_RANK", "0"))
@@ -39,14 +39,14 @@ class Ranks:
 
     @classmethod
     def join(cls, device: str) -> "Ranks":
-        """The same, in the group of all processes."""
+        """Reads torchrun's environment as `apart` does, and joins the group of all processes."""
         ranks = cls.apart(device)
         if ranks.world > 1:
             dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
         return ranks
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replaces each gradient by its mean over the processes, in one message; all have the same ones or none."""
+        """Replaces each gradient by its mean over the processes, in one message; all must have the same gradients."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.world == 1 or not gradients:
             return
@@ -57,13 +57,13 @@ class Ranks:
             gradient.copy_(values.reshape(gradient.shape))
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over the processes."""
+        """Sums `values` over the processes, in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def of_first(self, value: float) -> float:
-        """The first process's value, on all of them; exact, as the others add 0."""
+        """Rank 0's value, on every process; exact, as the others add 0."""
         if self.world == 1:
             return value
         own = value if self.rank == 0 else 0.0
@@ -76,10 +76,11 @@ class Ranks:
         return bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Returns when every process has called it."""
         if self.world > 1:
             dist.barrier()
 
     def leave(self) -> None:
+        """Leaves the group that `join` has joined."""
         if self.world > 1:
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, then renamed."""
+"""Write files and folders that are either whole or absent: under a temporary name, then renamed."""
 
 import errno
 import hashlib
@@ -13,14 +13,14 @@ from typing import Any
 from scm.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write fails with when there is no room: on the disk, for this user, in one file."""
+"""Error numbers of a write without room: on the disk, within the user's quota, or in one file."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; what was written there takes `path`'s place when the block succeeds.
+    """Yields a temporary name beside `path`; the file written there replaces `path` when the block succeeds.
 
-    The data reach the disk before the name does, so that after a power cut the file is the old or the new one.
+    The data reach the disk before the name does, so a power cut leaves either the old or the new file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder: yields an empty temporary folder that takes `path`'s place when the block succeeds."""
+    """Yields an empty temporary folder, which replaces the folder `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -50,7 +50,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def room_in(path: Path, remedy: str) -> Iterator[None]:
-    """Says in one line that `path`, under which the block writes, has no room left."""
+    """Turns the error of a full disk under `path` into a UserError with this remedy."""
     try:
         yield
     except OSError as error:
@@ -60,7 +60,7 @@ def room_in(path: Path, remedy: str) -> Iterator[None]:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A second name for a file that nobody writes into; its copy on a file system without such names."""
+    """Makes a hard link to a file that nobody writes into, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -73,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` with sorted keys; a NaN or an infinity is refused, since JSON has neither."""
+    """Writes `value` with sorted keys; refuses NaN and infinity, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 

@@ -1,7 +1,7 @@
 """Explicit randomness: a generator for each (seed, purpose, counters), so that nothing depends on what ran before.
 
-A run that is killed and resumed, or split over several processes, draws the same numbers because each draw is named by
-its purpose and position (images seen, epoch, sample number) rather than by a state that has to be carried along.
+A run that is killed and resumed, or split over several processes, draws the same numbers, because each draw is named by
+its purpose and position (images seen, epoch, sample number) and depends on no carried state.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def generator(seed: int, purpose: str, *counters: int, device: torch.device | st
 
 @contextmanager
 def global_draws(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seeds draws that only torch's global generator can make (dropout, initialisation); restores it after."""
+    """Seeds torch's global generator for draws that need it (dropout, initialisation); restores it afterwards."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Weights on disk: one safetensors file with a JSON header in its metadata, whole or absent, never a pickled class."""
+"""Weights on disk: a safetensors file with a JSON header in its metadata, whole or absent; no pickles."""
 
 import json
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header alone.
+    """Reads the JSON header alone.
 
     Raises:
-        UserError: the file is missing, damaged or not ours.
+        UserError: the file is missing or damaged, or this program did not write it.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
@@ -42,16 +42,16 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header; errors as in `read_header`."""
+    """Reads tensors and header; raises as `read_header` does."""
     header = read_header(path)
     return safetensors.torch.load_file(path, device=str(device)), header
 
 
 def load_any(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file of anybody's."""
+    """Reads tensors and metadata of any safetensors file, whoever wrote it."""
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
         return safetensors.torch.load_file(path), metadata
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}): get it once more") from None
+        raise UserError(f"{path}: damaged ({error}): download it again") from None

@@ -1,6 +1,6 @@
-"""YAML mappings read from disk, with every fault of the file itself told in one line.
+"""Read YAML mappings from disk; each fault of the file is reported in one line.
 
-YAML 1.2 through ruamel, as DVC reads it, so that both see the same values.
+ruamel reads YAML 1.2, as DVC does, so that both see the same values.
 """
 
 import io
@@ -14,7 +14,7 @@ from scm.errors import UserError
 
 
 def read_text(path: Path, remedy: str) -> str:
-    """The file's text; `remedy` ends the message when there is no such file."""
+    """Reads the file's text; `remedy` ends the message if the file is missing."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -26,17 +26,17 @@ def read_text(path: Path, remedy: str) -> str:
 
 
 def parse_mapping(text: str, source: str) -> dict[str, Any]:
-    """Plain dicts, lists and scalars; `source` names the file in errors."""
+    """Parses YAML to plain dicts, lists and scalars; errors call the file `source`."""
     return _parse(YAML(typ="safe", pure=True), text, source)
 
 
 def parse_for_editing(text: str, source: str) -> Any:
-    """The same values as a tree that remembers comments and layout; `render` writes it back."""
+    """Parses YAML to a tree that keeps comments and layout, which `render` writes back."""
     return _parse(_editor(), text, source)
 
 
 def render(tree: Any) -> str:
-    """The text of a tree of `parse_for_editing`."""
+    """Writes a tree of `parse_for_editing` as text."""
     stream = io.StringIO()
     _editor().dump(tree, stream)
     return stream.getvalue()

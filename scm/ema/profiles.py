@@ -53,7 +53,7 @@ def halflife_decay(halflife: int, step: int) -> float:
 
 
 def relative_width(halflife: int, images: int) -> float:
-    """sigma_rel of that average after `images` images: its profile's standard deviation, halflife / ln 2, over them."""
+    """sigma_rel of the plain exponential average: its standard deviation, halflife / ln 2, over the images seen."""
     return halflife / math.log(2) / images
 
 
@@ -70,7 +70,7 @@ def inner_product(
 def coefficients(
     times: Sequence[float], sigma_rels: Sequence[float], target_time: float, target_sigma_rel: float
 ) -> NDArray[np.float64]:
-    """Coefficients of the snapshots whose sum is nearest to the wanted profile in least squares, scaled to sum 1.
+    """Coefficients of the weighted sum of snapshots nearest to the wanted profile (least squares), scaled to sum 1.
 
     Args:
         times: images seen at each snapshot.

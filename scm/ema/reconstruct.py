@@ -18,13 +18,13 @@ def snapshot_file(images: int, sigma_rel: float) -> str:
 
 
 HALFLIFE_FILE = "halflife.safetensors"
-"""The exponential average at the end of a run, where one was kept: nothing can be reconstructed from it."""
+"""The plain exponential average at the end of a run, if one was kept; other lengths cannot be reconstructed from it."""
 
 
 def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """State and header of each average that a run offers: those of the given lengths, then that of the half-life.
+    """State and header of each average of a run: one for each of the given lengths, then the exponential one if kept.
 
-    A single snapshot, as an imported model has it, is taken as it is, whatever its length.
+    An imported model has a single snapshot, which is returned unchanged whatever its length.
     """
     files = _power_snapshots(folder)
     if len(files) == 1:
@@ -49,7 +49,7 @@ def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tup
 
     Args:
         folder: snapshots of one run, each with `images` and `sigma_rel` in its header.
-        until: images at one of its snapshots.
+        until: images; later snapshots are ignored.
 
     Returns:
         State of the model in float32, and the last snapshot's header with the new sigma_rel.

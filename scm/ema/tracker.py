@@ -1,4 +1,4 @@
-"""The averages that are kept while training, in float32: of power-function profiles, and a plain exponential one."""
+"""The averages kept while training, in float32: one for each power-function profile, and a plain exponential one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from scm.ema.profiles import decay, halflife_decay
 
 
 class Averages:
-    """Averages of a module's parameters: a power-function one for each sigma_rel, then that of the half-life.
+    """Averages of a module's parameters: a power-function one for each sigma_rel, then the exponential one.
 
     Args:
         module: its parameters are averaged, its buffers are constants.
@@ -25,7 +25,11 @@ class Averages:
 
     @torch.no_grad()
     def update(self, images: int, step: int) -> None:
-        """Takes in the weights after a step of `step` images, `images` seen including them (EDM2 eq. 127)."""
+        """Updates each average with the weights after a step of `step` images (EDM2 eq. 127).
+
+        Args:
+            images: images seen, those of the step included.
+        """
         sources = [value.detach() for value in self._sources.values()]
         decays = [decay(sigma_rel, images, step) for sigma_rel in self.sigma_rels]
         if self.halflife is not None:

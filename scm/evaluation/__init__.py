@@ -1,1 +1,1 @@
-"""How good generated images are: Frechet distance, precision, recall, accuracy, and pictures to look at."""
+"""Measure generated images: Frechet distance, kernel distance, precision, recall and accuracy."""

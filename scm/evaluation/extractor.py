@@ -24,7 +24,7 @@ class Extractor(nn.Module, ABC):
 
     Attributes:
         name: value of `reference.extractor`.
-        preprocessing: what happens to an image before the network sees it, in words; part of `Reference.protocol`.
+        preprocessing: describes how an image is prepared for the network; part of `Reference.protocol`.
         num_features: length F of a feature vector.
         weights_sha256: of the file that somebody else's weights came from; None where the pipeline trained them.
     """
@@ -52,7 +52,7 @@ def colour(images: Tensor) -> Tensor:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Tensor:
-    """function(images) computed for `batch` images at a time, which bounds the memory."""
+    """Computes function(images) for `batch` images at a time, which bounds the memory."""
     return torch.cat([function(some) for some in images.split(batch)])
 
 
@@ -60,7 +60,7 @@ def require_finite(features: Tensor, name: str) -> Tensor:
     """Returns the features, all of which must be finite.
 
     Args:
-        name: of the extractor.
+        name: the extractor's name.
     """
     bad = int((~features.isfinite().all(dim=1)).sum())
     if bad:

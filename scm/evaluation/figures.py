@@ -1,7 +1,7 @@
-"""Figures of a model's samples, which are drawn, shown to the extractor and dropped a batch at a time.
+"""Figures of a model's samples. Samples are drawn, turned into features and dropped a batch at a time.
 
-What grows with the number of samples is their features alone: 50,000 of 2,048 numbers are 0.8 GB, where as many images
-of 512 x 512 pixels would be 39 GB.
+Only the features grow with the number of samples: 50,000 of 2,048 numbers take 0.8 GB, while as many images of
+512 x 512 pixels would take 39 GB.
 """
 
 import statistics
@@ -24,18 +24,19 @@ def sampled_features(
     reference: Reference,
     ranks: Ranks,
 ) -> tuple[Tensor, float]:
-    """Features of samples, in the order of their seeds whatever the number of processes, which all receive all of them.
+    """Features of all samples, in the order of their seeds, on every process.
 
-    Every row is computed by one process and added to the zeros of the others, which is exact.
+    Each row is computed by one process and added to zeros of the others, which is exact, so the number of processes
+    does not matter.
 
     Args:
-        drawn: this process's part of `batches`.
-        count: N, over all processes.
-        decode: samples to uint8 images [B, C, H, W].
-        reference: on the device of `ranks`.
+        drawn: this process's batches: their rows, the samples, and the seconds that they took.
+        count: the number of samples N, over all processes.
+        decode: turns samples into uint8 images [B, C, H, W].
+        reference: the reference, on the device of `ranks`.
 
     Returns:
-        float64 [N, F], and the seconds that sampling took: of the slowest process.
+        Features float64 [N, F], and the seconds that the slowest process sampled.
 
     Raises:
         UserError: a sample is not finite; raised by every process.
@@ -51,12 +52,12 @@ def sampled_features(
 
 
 def kept_features(file: Path, measure: Callable[[], tuple[Tensor, float]], ranks: Ranks) -> tuple[Tensor, float]:
-    """Features and seconds of a set of samples, which an interrupted evaluation may have left in `file`.
+    """Features and seconds of a set of samples, read from `file` if an interrupted evaluation has left them.
 
-    The first of several processes has the file and says whether it is there; what the others return is not read.
+    Only rank 0 reads and writes the file; other ranks' return values are ignored.
 
     Args:
-        measure: computes them where they are not there, as `sampled_features` does; they are then kept in `file`.
+        measure: computes features and seconds, as `sampled_features` does, if `file` does not exist; it then gets them.
     """
     if ranks.any(ranks.rank == 0 and file.exists()):
         if ranks.rank:
@@ -72,17 +73,17 @@ def kept_features(file: Path, measure: Callable[[], tuple[Tensor, float]], ranks
 def figures_of(
     sets: Iterable[tuple[Tensor, float]], labels: Tensor, reference: Reference, neighbours: int
 ) -> dict[str, float]:
-    """All figures of the set of samples with the smallest Frechet distance, which is the one that papers quote.
+    """All figures of the set of samples with the smallest Frechet distance, as papers quote them.
 
     Args:
-        sets: features [N, F] of samples that differ in their seeds alone, and the seconds that they took; two of the
-            sets are held at a time.
-        labels: int64 [N], the classes that were asked for, in each set.
+        sets: features [N, F] and seconds of each set of samples; sets differ in their seeds alone. At most two are held
+            in memory.
+        labels: int64 [N], the requested classes, the same in each set.
         neighbours: k of `precision_recall`.
 
     Returns:
-        "fd" and what `Reference.further` returns, of one set, and "images_per_second" of all; of several sets also
-        "fd_mean", "fd_std" (dividing by their number less 1) and each one's "fd_0", "fd_1", ...
+        "fd" and the figures of `Reference.further` for the best set, and "images_per_second" over all sets. Several
+        sets also give "fd_mean", "fd_std" (dividing by their number less 1) and "fd_0", "fd_1", ... for each set.
     """
     distances: list[float] = []
     best, images, seconds = None, 0, 0.0

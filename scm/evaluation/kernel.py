@@ -1,9 +1,9 @@
-"""Kernel inception distance: how far apart two sets of features are, without the bias of the Frechet distance.
+"""The kernel inception distance between two sets of features, which lacks the bias of the Frechet distance.
 
 The unbiased estimate of the squared maximum mean discrepancy under the kernel k(x, y) = (x . y / F + 1)^3 (Binkowski et
 al. 2018, arXiv 1801.01401). Its expectation does not depend on the number of images, and is 0 for two sets of one
-distribution, so that it may come out a little below 0. All pairs are taken instead of the usual random subsets: the
-same estimate with less noise, and nothing to draw.
+distribution, so a value may be slightly negative. We use all pairs instead of the usual random subsets: the same
+estimate with less noise and without draws.
 """
 
 from torch import Tensor

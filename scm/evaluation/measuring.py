@@ -1,8 +1,7 @@
-"""The real images' features: one pass over their shards, in blocks of images that are each kept when they are done.
+"""Measure the real images' features in one pass over their shards, in blocks that are saved as they finish.
 
-Processes share the blocks without talking to each other, and an interrupted pass goes on with the next block. Sums are
-taken within a block in the order of its images and then over the blocks in their order, so that no bit of them depends
-on the number of processes.
+Processes share the blocks without communicating, and an interrupted pass continues with the next block. Sums run over
+the images of a block in order, then over the blocks in order, so no bit depends on the number of processes.
 """
 
 import hashlib
@@ -28,23 +27,23 @@ from scm.evaluation.precision_recall import MOST_IMAGES
 from scm.evaluation.statistics import Statistics, Sums, together
 
 BLOCKS = 16
-"""Of as many images each; of 2,048 features the sums of a block are 100 MB."""
+"""Number of blocks, of nearly equal size; with 2,048 features, the sums of a block take 100 MB."""
 PARTS = ("first half", "second half", "rest")
-"""Two random halves, whose distance is the floor, and the last image of an odd number."""
+"""Parts of the images: two random halves, whose distance is the floor, and the last image of an odd number."""
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """What was measured of all real images.
+    """Statistics and features of all real images.
 
     Attributes:
         halves: statistics of the two halves.
-        whole: of all images.
-        features: float32 [M, F], of M of them chosen at random, in random order.
-        labels: int64 [N], of all, in order.
+        whole: statistics of all images.
+        features: float32 [M, F], of M images chosen at random, in random order.
+        labels: int64 [N], of all images, in order.
         classes: names of the classes; empty for unlabelled data.
         shape: [C, H, W] of an image.
-        identity: hash of the images, and of the seed by which they were divided.
+        identity: hash of the images and of the seed that divided them.
     """
 
     halves: tuple[Statistics, Statistics]
@@ -67,13 +66,13 @@ def measure(
     world: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Measures this process's blocks and keeps each in `work`.
+    """Measures this process's blocks and saves each in `work`.
 
     Args:
-        extractor: on `device`.
+        extractor: an extractor on `device`.
         shards: folder of image shards.
         work: the folder of unfinished work, which all processes see.
-        seed: the user's seed, from which the halves and the features that are kept follow.
+        seed: the user's seed, which decides the halves and the features that are kept.
         progress: receives lines of text.
 
     Raises:
@@ -96,7 +95,7 @@ def measure(
 
 
 def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImages:
-    """What all processes have measured; waits for them. One that fails ends all of them (torchrun)."""
+    """Waits for all processes and puts their blocks together. torchrun ends all of them if one fails."""
     index = read_index(shards)
     files = [_file(work, block) for block in _blocks(index["count"])]
     while not all(file.exists() for file in files):
@@ -134,7 +133,7 @@ def _file(work: Path, block: range) -> Path:
 
 
 def _batches(shards: Path, block: range) -> Iterator[tuple[slice, Tensor]]:
-    """The images of a block with their positions; of a shard that reaches beyond it, the others are left out."""
+    """Yields the images of a block with their positions; reads only shards that overlap with the block."""
     start = 0
     for shard in read_index(shards)["shards"]:
         if start + shard["count"] > block.start and start < block.stop:
@@ -156,7 +155,7 @@ def _block(
     device: torch.device | str,
     speed: Progress,
 ) -> dict[str, Tensor]:
-    """Sums of each part's features, and the features that are kept with their places among all such."""
+    """Sums of each part's features, and the features to keep, with their places among all kept features."""
     sums = [Sums(extractor.num_features, device) for _ in PARTS]
     places, kept = list[Tensor](), list[Tensor]()
     for rows, images in batches:

@@ -1,4 +1,4 @@
-"""Precision and recall: how many generated images look real, and how much of the real variety is generated.
+"""Precision and recall: the share of generated images that look real, and the share of real variety that is generated.
 
 Each set's manifold is the union of balls around its features, each as wide as the distance to the k-th nearest other
 image of that set. Precision is the fraction of generated features within the real manifold, recall the fraction of
@@ -13,7 +13,7 @@ from torch import Tensor
 from scm.errors import UserError
 
 MOST_IMAGES = 10_000
-"""Images of a set at most: time grows with the product of both numbers, and both figures depend on them."""
+"""Most images in a set: time grows with the product of both numbers, and both figures depend on them."""
 
 BLOCK = 2**24
 """Distances held at a time, 64 MiB of float32; bounds the memory and changes no figure."""
@@ -22,9 +22,9 @@ BLOCK = 2**24
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int) -> tuple[float, float]:
     """Precision and recall of generated features, both from 0 to 1.
 
-    Distances are Euclidean and taken from differences rather than from scalar products: equal features are exactly 0
-    apart, and a distance does not depend on the block that it is computed in, so that balls of radius 0 (duplicates)
-    and features on a ball's surface count as eq. 1 says.
+    Euclidean distances are computed from differences rather than scalar products. So equal features are exactly 0 apart
+    and a distance does not depend on its block: balls of radius 0 (duplicates) and features on a ball's surface count
+    as in eq. 1.
 
     Args:
         real: Features [N, F] of real images.
@@ -48,7 +48,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int) -> tuple[
 
 
 def spread(features: Tensor, count: int) -> Tensor:
-    """At most `count` of features [N, F], at equal steps, which keeps the proportions of a list sorted by class."""
+    """Takes at most `count` of features [N, F] at equal steps, which keeps the class proportions of a sorted list."""
     count = min(count, len(features))
     return features[torch.arange(count, device=features.device) * len(features) // count]
 
@@ -60,7 +60,7 @@ def _radii(features: Tensor, neighbours: int) -> Tensor:
 
 
 def _distances(first: Tensor, second: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances between features [N, F] and [M, F], some rows at a time: which, and [rows, M]."""
+    """Yields some rows at a time, and their Euclidean distances [rows, M] from features [N, F] to [M, F]."""
     height = max(1, BLOCK // len(second))
     for start in range(0, len(first), height):
         rows = slice(start, start + height)

@@ -1,4 +1,4 @@
-"""What generated images are measured against: an extractor of features and what it says of the real images.
+"""The reference that generated images are measured against: an extractor, and statistics of the real images by it.
 
 Built once by the stage `reference` and stored as files, then read by selection, evaluation and report:
 
@@ -32,22 +32,22 @@ STATISTICS, HEADER = "statistics.safetensors", "header.json"
 
 @dataclass(frozen=True)
 class Reference:
-    """The ruler for generated images.
+    """The extractor and the real images' statistics, against which generated images are measured.
 
     Attributes:
         classes: names of the classes; empty for unlabelled data.
         shape: [C, H, W] of an image.
-        task: what the pipeline's classifier learnt, "class" or "rotation"; None of other extractors.
+        task: what the pipeline's classifier learnt, "class" or "rotation"; None for other extractors.
         held_out_accuracy: the classifier's accuracy on images that it was not trained on, from 0 to 1; None as above.
         floor: Frechet distance between two random disjoint halves of the real images. The distance of finitely many
             samples is above 0 even for a perfect generator, roughly by a constant over their number; a half has half
             of that number, so that this is an upper bound for the bias of as many samples as there are real images.
-        labels: int64 [N], the real images' labels in order: asking a model for these gives the real class distribution.
+        labels: int64 [N], the real images' labels in order; sampling with these gives the real class distribution.
         features: float32 [M, F], features of M real images chosen at random, 10,000 at most, for all figures but FD.
-            Rounded, so that the last bits, which depend on the batch, do not tell features of equal images apart.
-        statistics: of the real images, or other people's of such images: what the distance is measured against.
-        statistics_sha256: of the file that other people's came from; None = of the real images.
-        identity: hash of the real images, and of the seed by which they were divided.
+            They are rounded because their last bits depend on the batch, so equal images would differ.
+        statistics: what the distance is measured against: the real images', or published ones.
+        statistics_sha256: hash of the file of published statistics; None = the real images' statistics.
+        identity: hash of the real images and of the seed that divided them.
     """
 
     classes: tuple[str, ...]
@@ -64,7 +64,7 @@ class Reference:
 
     @torch.no_grad()
     def features_of(self, images: Tensor) -> Tensor:
-        """Features [N, F] of images, uint8 [N, C, H, W], float64 on the extractor's device.
+        """Features of images uint8 [N, C, H, W], as float64 [N, F] on the extractor's device.
 
         Raises:
             ValueError: the images are not uint8 of the reference's channels and resolution.
@@ -76,24 +76,24 @@ class Reference:
         return require_finite(torch.cat(parts), self.extractor.name)
 
     def distance_of(self, features: Tensor) -> float:
-        """Frechet distance of generated images with these features, [N, F], to the real ones."""
+        """Frechet distance between generated images with these features [N, F] and the real ones."""
         return distance_between(self.statistics, statistics_of(features))
 
     @torch.no_grad()
     def further(self, features: Tensor, labels: Tensor, neighbours: int) -> dict[str, float]:
         """All figures of generated images but the Frechet distance.
 
-        Precision and recall take as many images on either side, as both depend on their number: of the generated ones
-        evenly, of the real `features` the first, whose order is random. So does the kernel distance, to bound its time.
+        Precision and recall depend on the number of images, so both sides have equally many: generated images at equal
+        steps, and the first of the real `features`, whose order is random. The kernel distance does so to save time.
 
         Args:
-            features: of the generated images, [N, F], as `features_of` returns them.
+            features: [N, F], of the generated images, as `features_of` returns them.
             labels: int64 [N], the classes that were asked for.
             neighbours: k of `precision_recall`.
 
         Returns:
-            "kid", "precision", "recall", and, where the extractor has learnt classes, "accuracy": the fraction of
-            images that it takes for the asked class.
+            "kid", "precision", "recall", and, if the extractor has learnt classes, "accuracy": the fraction of images
+            that it assigns to the requested class.
 
         Raises:
             UserError: fewer than two images, or not more than k.
@@ -110,11 +110,11 @@ class Reference:
 
     @property
     def protocol(self) -> str:
-        """SHA-256 of all that defines the figures; they are comparable where it is equal.
+        """SHA-256 of all that defines the figures; figures with equal hashes are comparable.
 
-        Of a network that somebody else has trained it follows from the files that are looked at and looked with: what
-        it computes from them differs in its last bits from machine to machine. The pipeline's own classifier has no
-        other identity than its weights, and what it says of the real images.
+        For a given network, it follows from the files of images and weights, since computed features differ in their
+        last bits from machine to machine. The pipeline's own classifier has no file that others have, so its weights
+        and the real images' statistics enter the hash.
         """
         extractor = [self.extractor.name, self.extractor.preprocessing, self.extractor.weights_sha256]
         known = [*extractor, self.identity, self.statistics_sha256]
@@ -128,7 +128,7 @@ class Reference:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes the files; the folder takes its place whole or not at all."""
+        """Writes the folder, whole or not at all."""
         with replacing_folder(folder) as temporary:
             names = self.extractor.save(temporary)
             save_file(self._tensors, temporary / STATISTICS)
@@ -164,14 +164,15 @@ def build_reference(
     statistics: Statistics | None = None,
     statistics_sha256: str | None = None,
 ) -> Reference:
-    """The ruler, from what was measured of the real images.
+    """Puts the reference together.
 
     Args:
-        extractor: that measured them.
+        extractor: the extractor that measured the real images.
+        real: their statistics and features.
         task: what the pipeline's classifier learnt.
-        held_out_accuracy: how well.
-        statistics: what the Frechet distance is measured against; None = these images.
-        statistics_sha256: of the file that they came from.
+        held_out_accuracy: its accuracy on images that it was not trained on.
+        statistics: published statistics to measure the Frechet distance against; None = the real images'.
+        statistics_sha256: hash of their file.
     """
     return Reference(
         real.classes,
@@ -192,7 +193,7 @@ def load_reference(folder: Path, device: torch.device | str = "cpu") -> Referenc
     """Reads what `Reference.save` wrote and puts the extractor on `device`.
 
     Raises:
-        UserError: a file is missing, of another format, or not the one that the header was written for.
+        UserError: a file is missing, has another format, or was changed after it was written.
     """
     header: dict[str, Any] = read_json(folder / HEADER)
     remedy = "run `dvc repro --force reference`"

@@ -1,8 +1,8 @@
-"""Which average of a model's weights is kept, at which guidance scale, and in which steps (sec. 6, EDM2 sec. 3).
+"""Choose the average of a model's weights, its guidance scale and its sampling times (sec. 6, EDM2 sec. 3).
 
-The candidates of params.yaml are measured first, on `select.coarse` samples if that is a number, and the better half of
-them on `select.samples`. Each round of `select.refine` then adds those halfway between the best one and its neighbours.
-All are measured on the same seeds, so that their differences are less noisy than the figures.
+The candidates of params.yaml are measured first. If `select.coarse` is a number, all are measured on so many samples,
+and the better half again on `select.samples`. Each of `select.refine` rounds then adds candidates halfway between the
+best one and its neighbours. All use the same seeds, so their differences are less noisy than the figures.
 """
 
 import json
@@ -31,20 +31,20 @@ State = dict[str, Tensor]
 Header = dict[str, Any]
 Figures = dict[str, float]
 Way = tuple[float, float | None]
-"""How an average is sampled: the guidance scale, and t_mid of what is sampled in two steps."""
+"""How an average is sampled: the guidance scale, and t_mid if it is sampled in two steps."""
 Planned = tuple[State, Header, Sequence[Way]]
-"""An average, and the ways in which it is to be measured."""
+"""An average, and the ways to measure it in."""
 DISTANCES = ("fd", "fd_1step")
 
 
 class Measured:
-    """Distances that were measured, kept in a file of JSON lines, so that an interrupted search goes on.
+    """Distances measured so far, kept in a file of JSON lines, so that an interrupted search continues.
 
-    The first of several processes has the file, and says what it knows; all measure what it does not know.
+    Only rank 0 reads and writes the file and tells the other ranks its values; all ranks measure what it lacks.
     """
 
     def __init__(self, file: Path, ranks: Ranks) -> None:
-        """Reads what an interrupted run has left; its last line may be half written."""
+        """Reads what an interrupted run has left, but for a half-written last line."""
         self._file, self._ranks, self._known = file, ranks, dict[str, float]()
         if ranks.rank:
             return
@@ -57,7 +57,7 @@ class Measured:
             file.write_bytes(b"".join(whole))
 
     def of(self, name: str, measure: Callable[[], float]) -> float:
-        """The distance of what `name` names, measured where it is not known."""
+        """The distance called `name`, which `measure` computes if it is not known."""
         if self._ranks.any(name in self._known):
             return self._ranks.of_first(self._known.get(name, 0.0))
         distance = self._ranks.of_first(measure())
@@ -75,18 +75,20 @@ class Selection:
     """Measures averages of one model on the same seeds.
 
     Attributes:
-        ways: the candidates for the way in which a model with this header is sampled.
-        samplers: the samplers of a model with this header at a guidance scale and t_mid, fewest evaluations first.
-        samples: on which the candidates are measured.
-        coarse: samples of a first look, after which the better half goes on; None = no first look.
-        refine: rounds of a finer search.
-        points: of a student's run at which the chosen average is measured.
-        batch: samples that are drawn at once.
-        codec: that of data/codec, which the model must have been trained with.
+        reference: what samples are measured against.
+        codec: the codec of data/codec, which the model must have been trained with.
         snapshots: folder of the model's snapshots.
-        ranks: this process and the others, among which the samples are divided.
+        ranks: this process and the others, which share the samples.
         say: prints a line of progress.
         measured: distances of these snapshots, measured before under the same parameters.
+        ways: returns the candidate ways to sample a model with this header.
+        samplers: returns the samplers of a model with this header at a guidance scale and t_mid, fewest evaluations
+            first.
+        samples: number of samples that decide.
+        coarse: number of samples of a first look, after which the better half goes on; None = no first look.
+        refine: rounds of a finer search.
+        points: number of points of a student's run at which the chosen average is measured.
+        batch: samples that are drawn at once.
     """
 
     reference: Reference
@@ -104,18 +106,21 @@ class Selection:
     batch: int
 
     def best(self, sigma_rels: Sequence[float]) -> tuple[State, Header, list[Figures]]:
-        """The best average, and the figures of all: of each length and scale, for students in two steps of each t_mid.
+        """Finds the best average among all lengths, guidance scales and, for students in two steps, t_mid.
 
         Returns:
-            Its state; its header, with `guidance_scale` and t_mid; rows of sigma_rel, guidance (where it differs),
-            t_mid, samples (where they differ), fd and, for students, fd_1step. `chosen` tells the best one's.
+            The best average's state; its header, with `guidance_scale` and t_mid; and a row of figures for each
+            candidate: sigma_rel, guidance (if it differs), t_mid, samples (if they differ), fd and, for students,
+            fd_1step. `chosen` returns the best one's row.
         """
         first, rows = list[Figures](), list[Figures]()
         best: tuple[State, Header] = ({}, {})
         planned = self._given(sigma_rels)
+        # A first look on few samples halves the candidates.
         if self.coarse is not None and self.coarse < self.samples:
             first = [row for each in planned for row in self._rows(*each, self.coarse)]
             planned = self._given(sigma_rels, better_half(first))
+        # The candidates of params.yaml, then rounds of finer ones around the best so far.
         for turn in range(1 + self.refine):
             for state, header, ways in self._finer([*first, *rows], best) if turn else planned:
                 for row in self._rows(state, header, ways, self.samples):
@@ -129,7 +134,7 @@ class Selection:
         return *best, telling([*first, *rows])
 
     def _given(self, sigma_rels: Sequence[float], kept: Sequence[Figures] | None = None) -> Iterator[Planned]:
-        """The averages of params.yaml, each with the ways in which it is sampled; of `kept` rows alone, if given."""
+        """Yields the averages of params.yaml, each with the ways to sample it; only those of rows `kept`, if any."""
         places = None if kept is None else {_place(row) for row in kept}
         lengths = [each for each in sigma_rels if places is None or any(each == place[0] for place in places)]
         for state, header in averages(self.snapshots, lengths):
@@ -138,7 +143,7 @@ class Selection:
                 yield state, header, ways
 
     def _finer(self, rows: Sequence[Figures], best: tuple[State, Header]) -> Iterator[Planned]:
-        """Those of the next round."""
+        """Yields the next round's candidates."""
         state, header = best
         lengths, ways = finer(rows, header)
         for sigma_rel in lengths:
@@ -147,7 +152,7 @@ class Selection:
             yield state, header, ways
 
     def progress(self, header: Header, choice: Figures) -> Iterator[Figures]:
-        """The chosen average, sampled as chosen, along the run; of a teacher, whose loss tells how it goes, at the end.
+        """Yields the figures of the chosen average along the run; a teacher's only at the end, since it has a loss.
 
         Args:
             choice: the row of the chosen average.
@@ -163,9 +168,9 @@ class Selection:
         yield {"images": times[-1], **figures}
 
     def _rows(self, state: State, header: Header, ways: Sequence[Way], count: int) -> Iterator[Figures]:
-        """What is known of an average sampled in these ways, `count` times each.
+        """Yields a row of figures for an average sampled in each of these ways, on `count` samples.
 
-        fd is that of the sampler with the most steps; of a student in two steps that in one stands beside it, but for
+        "fd" is measured with the sampler of the most steps. For a student in two steps, "fd_1step" is added, except in
         a first look, which only sorts the candidates.
         """
         model, whole = model_of(state, header, self.ranks.device), self.samples
@@ -191,7 +196,7 @@ class Selection:
             yield row
 
     def _distance(self, model: Model, header: Header, sampler: Sampler, scale: float, count: int) -> float:
-        """The first process measures the features of all; what the others return is not read."""
+        """The Frechet distance of `count` samples; only rank 0's return value counts."""
         ranks, codec = self.ranks, self.codec
         codec.check(header["codec"], str(self.snapshots))
         labels, shape = asked_labels(self.reference.labels, count), codec.header["shape"]
@@ -202,33 +207,33 @@ class Selection:
 
 
 def _way(header: Header) -> Way:
-    """That of the best average."""
+    """The way in which the average with this header is sampled."""
     return header["guidance_scale"], header.get("t_mid")
 
 
 def _place(row: Figures) -> tuple[float | None, float, float | None]:
-    """Which candidate a row is of."""
+    """The candidate that a row belongs to: sigma_rel, guidance scale, t_mid."""
     return row.get("sigma_rel"), row["guidance"], row.get("t_mid")
 
 
 def better_half(rows: Sequence[Figures]) -> list[Figures]:
-    """Those with the smaller distances, rounded up, two at least; all on the same number of samples."""
+    """The half of the rows with the smaller distances, rounded up, at least two; all on equally many samples."""
     return sorted(rows, key=_finite)[: max(2, math.ceil(len(rows) / 2))]
 
 
 def telling(rows: Sequence[Figures]) -> list[Figures]:
-    """Without the columns guidance and samples where they say the same in every row."""
+    """The rows without the columns guidance and samples if these are the same in every row."""
     same = [key for key in ("guidance", "samples") if len({row[key] for row in rows}) == 1]
     return [{key: value for key, value in row.items() if key not in same} for row in rows]
 
 
 def chosen(rows: Sequence[Figures]) -> Figures:
-    """The best row of what `Selection.best` returns: of those measured on the most samples, with which it ends."""
+    """The best of the rows of `Selection.best`, among those on as many samples as the last one."""
     return min((row for row in rows if row.get("samples") == rows[-1].get("samples")), key=_finite)
 
 
 def _finite(row: Figures) -> float:
-    """Its distance, which is to sort the rows; one that is no number comes last."""
+    """The row's distance for sorting; NaN and infinity come last."""
     return row["fd"] if math.isfinite(row["fd"]) else math.inf
 
 
@@ -236,11 +241,11 @@ def finer(rows: Sequence[Figures], best: Header) -> tuple[list[float], list[Way]
     """The next candidates: halfway to the best one's neighbours in length (geometric mean), scale and t_mid (mean).
 
     Args:
-        rows: what was measured, the figures not read.
-        best: header of the best average. The one with a half-life, and an imported one, have no neighbours in length.
+        rows: rows of all candidates so far; their figures are not read.
+        best: header of the best average. An average by half-life and an imported one have no neighbours in length.
 
     Returns:
-        Lengths to be measured in the best way, and new ways of the best length.
+        New lengths, to be sampled in the best way; and new ways to sample the best length.
     """
     lengths, (scale, t_mid) = [], _way(best)
     if "halflife" not in best and best["sigma_rel"] is not None:
@@ -256,7 +261,7 @@ def _mean(first: float, second: float) -> float:
 
 
 def between(tried: Sequence[float], best: float, middle: Callable[[float, float], float], digits: int) -> list[float]:
-    """Values between the best one and its next smaller and next larger one, rounded; none that was tried before."""
+    """Values between the best one and its neighbours on either side, rounded, unless tried before."""
     smaller, larger = [value for value in tried if value < best], [value for value in tried if value > best]
     neighbours = sorted(smaller)[-1:] + sorted(larger)[:1]
     found = [round(middle(value, best), digits) for value in neighbours]

@@ -1,4 +1,4 @@
-"""Sums over features, from which mean and covariance follow, and other people's mean and covariance as such sums."""
+"""Sums over features, from which mean and covariance follow; published means and covariances as such sums."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ Statistics = dict[str, Tensor]
 """float64: "sum" [F] of features f, "outer_sum" [F, F] of f f^T, and their "count" []."""
 
 PRETENDED = 50_000
-"""Images that a mean and a covariance of unknown count are said to be of; the distance does not depend on it."""
+"""Number of images assumed for a mean and a covariance of unknown count; the distance does not depend on it."""
 SYMMETRIC = 1e-6
 """Largest difference between a covariance and its transpose, relative to its largest element."""
 REMEDY = "use EDM's .npz or EDM2's .pkl for this extractor, or reference.statistics: null"
 
 
 class Sums:
-    """Adds up features as they come."""
+    """Accumulates sums over features."""
 
     def __init__(self, features: int, device: torch.device | str) -> None:
         self._sum = torch.zeros(features, dtype=torch.float64, device=device)
@@ -43,14 +43,14 @@ class Sums:
 
 
 def statistics_of(features: Tensor) -> Statistics:
-    """Of features [N, F], float64, all at once and on their device."""
+    """The statistics of features [N, F], float64, on their device."""
     sums = Sums(features.shape[1], features.device)
     sums.add(features)
     return sums.statistics
 
 
 def together(parts: Sequence[Statistics]) -> Statistics:
-    """The statistics of all parts' images, added in the order given."""
+    """The statistics of all parts, added in the given order."""
     result = {name: value.clone() for name, value in parts[0].items()}
     for part in parts[1:]:
         for name, value in part.items():
@@ -59,21 +59,21 @@ def together(parts: Sequence[Statistics]) -> Statistics:
 
 
 def of_moments(mean: Tensor, covariance: Tensor, count: int = PRETENDED) -> Statistics:
-    """Sums of `count` features with this mean [F] and unbiased covariance [F, F], float64."""
+    """The sums of `count` features with this mean [F] and unbiased covariance [F, F], float64."""
     outer_sum = (count - 1) * covariance + count * torch.outer(mean, mean)
     return {"sum": count * mean, "outer_sum": outer_sum, "count": torch.tensor(float(count), dtype=torch.float64)}
 
 
 def read_statistics(path: Path, kind: str | None, features: int) -> Statistics:
-    """Reference statistics of EDM (.npz with mu and sigma) or of EDM2 (.pkl, with mu and sigma under `kind`).
+    """Reads published statistics: EDM's (.npz with mu and sigma) or EDM2's (.pkl, with mu and sigma under `kind`).
 
     Args:
-        path: a .npz, or a pickle, in which nothing is executed.
+        path: a .npz file, or a pickle, in which nothing is executed.
         kind: what EDM2's files call the distance, e.g. "fid"; None = the file must hold those of one distance.
-        features: F that the extractor has.
+        features: the extractor's number of features, F.
 
     Raises:
-        UserError: the file is missing, is no such file, or has other features.
+        UserError: the file is missing or of another kind, or has another number of features.
     """
     content = _npz(path) if path.suffix == ".npz" else edm.read_pickle(path)
     if isinstance(content, dict) and kind and kind in content:

@@ -49,17 +49,17 @@ class GivenWeights:
 
 
 def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
-    """The file that a key of params.yaml names: a path from `root`, or an address that is downloaded once.
+    """Finds the file that a key of params.yaml names: a path from `root`, or an address that is downloaded once.
 
-    Downloads lie in torch's cache, which other programs fill as well.
+    Downloads are kept in torch's cache, which other programs use as well.
 
     Args:
-        key: e.g. reference.weights, whose hash stands beside it.
-        value: of the key.
-        sha256: of the file.
+        key: e.g. reference.weights; messages name it.
+        value: the key's value.
+        sha256: the file's hash in params.yaml.
 
     Raises:
-        UserError: it is not there, cannot be had, or comes with another hash.
+        UserError: the file does not exist, cannot be downloaded, or has another hash.
     """
     if not value.startswith(ADDRESSES):
         path = own_path(root, value)
@@ -88,19 +88,19 @@ def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
 
 
 def own_path(root: Path, value: str) -> Path:
-    """A path as the user writes it, from the project's folder; ~ is the user's own."""
+    """The path that the user has written, relative to the project's folder; ~/ is the user's home."""
     return root / (Path(value).expanduser() if value.startswith("~/") else value)
 
 
 def verify(path: Path, expected: str | None, key: str) -> str:
-    """Compares a file with what params.yaml says of it, before anything in it is read; returns its SHA-256.
+    """Compares a file with the hash in params.yaml before anything in it is read; returns its SHA-256.
 
     Args:
         expected: the value of `key`.
         key: where it stands, e.g. reference.sha256.
 
     Raises:
-        UserError: it is another file, or params.yaml says nothing, as figures may not follow from an unknown file.
+        UserError: the hashes differ, or params.yaml has none: figures may not follow from an unknown file.
     """
     found = digest_of(path)
     if expected is None:
@@ -112,5 +112,5 @@ def verify(path: Path, expected: str | None, key: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
+    """The first line of an error's text, or its type if it has no text."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

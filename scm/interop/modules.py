@@ -1,4 +1,4 @@
-"""A pickled network's modules as records: their tensors, and the attributes that its answers depend on."""
+"""A pickled network's modules as records: their tensors, and the attributes that its output depends on."""
 
 import math
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from scm.pickles.arrays import NumpyArray
 from scm.pickles.machine import Record, Refused, printable
 
 CHANNELS_PER_HEAD = 64
-"""EDM2's, where nothing else is said."""
+"""EDM2's value if the file does not give one."""
 FIXED = {
     "UNet": {"label_balance": 0.5, "concat_balance": 0.5},
     "Block": {"resample_filter": [1, 1], "res_balance": 0.3, "attn_balance": 0.3, "clip_act": 256},
 }
-"""What EDM2's classes can be told, and scm's cannot; what EDM's can be told shows in their tensors."""
+"""Attributes that EDM2's classes can vary and scm's cannot; what EDM's classes can vary shows in their tensors."""
 MAX_DEPTH, MAX_NUMBER = 16, 2**31
 DIGITS = 6
-"""Significant digits of the constants of an encoding, which the file holds as float32 quotients."""
+"""Significant digits kept of an encoding's constants, which the file holds as float32 quotients."""
 
 
 def modules_of(network: Record) -> dict[str, Record]:
-    """All modules by their names with a dot at the end; the network itself has the empty name."""
+    """All modules, by their names with a final dot; the network itself has the empty name."""
     found: dict[str, Record] = {}
     seen: set[int] = set()
     waiting = [("", network, 0)]
@@ -41,7 +41,7 @@ def modules_of(network: Record) -> dict[str, Record]:
 
 
 def tensors_of(modules: Mapping[str, Record]) -> dict[str, Tensor]:
-    """What the network's state_dict() would be."""
+    """The tensors that the network's state_dict() would have."""
     return {
         f"{name}{part}": value
         for name, record in modules.items()
@@ -56,7 +56,7 @@ def _entries(record: Record, attribute: str) -> dict[str, Any]:
 
 
 def number(record: Record, attribute: str) -> int | float:
-    """A number among a record's attributes."""
+    """The record's attribute of this name, which must be a number."""
     value = record.state.get(attribute)
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER:
         return value
@@ -75,7 +75,7 @@ def channels_per_head(modules: Mapping[str, Record]) -> int:
 
 
 def check_attributes(modules: Mapping[str, Record], settings: NetworkSettings) -> None:
-    """Refuses a network that does something else than scm's with these settings."""
+    """Refuses a network that computes something else than scm's network with these settings."""
     network, shape = modules[""], (settings.resolution, settings.channels, settings.classes)
     for attribute, value in zip(("img_resolution", "img_channels", "label_dim"), shape, strict=True):
         if number(network, attribute) != value:
@@ -93,9 +93,9 @@ def _equal(found: Any, value: Any) -> bool:
 
 
 def codec_of(encoder: Any, settings: NetworkSettings) -> dict[str, Any]:
-    """Header of the codec that makes what the network was trained on.
+    """Header of the codec whose output the network was trained on.
 
-    EDM2's encoder of Stability's latents keeps x_0 = scale latents + bias; scm says the same by mean and std.
+    EDM2's encoder of Stability's latents stores x_0 = scale latents + bias; scm expresses this by mean and std.
     """
     shape = [settings.channels, settings.resolution, settings.resolution]
     kind = encoder.class_name if isinstance(encoder, Record) else encoder
@@ -114,7 +114,7 @@ def codec_of(encoder: Any, settings: NetworkSettings) -> dict[str, Any]:
 
 
 def is_codec_of(header: Any, settings: NetworkSettings) -> bool:
-    """Whether this is the header of a codec for the network's input, of any name and with any constants."""
+    """True if this is the header of a codec, of any name and constants, that fits the network's input."""
     plain = plain_header("", settings.sigma_d, [settings.channels, settings.resolution, settings.resolution])
     fixed = ("sigma_d", "shape")
     return (

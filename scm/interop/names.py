@@ -1,7 +1,7 @@
-"""EDM2's and EDM's tensors by name and shape: what network they make, and what scm calls them.
+"""Derive a network's settings from the names and shapes of EDM2's and EDM's tensors, and scm's names of the tensors.
 
-The names tell resolutions, blocks and attention, the shapes tell the rest; so a plain state dict is enough. What was
-derived is checked by building the network: it must have exactly these tensors.
+The names tell resolutions, blocks and attention, and the shapes tell the rest, so a plain state dict is enough. The
+derived settings are checked by building the network, which must have exactly these tensors.
 """
 
 import re
@@ -21,13 +21,13 @@ class Program:
     """How one of the two programs names a network's tensors.
 
     Attributes:
-        name: of the program.
-        flavour: scm's name of its network as it is, in FLAVOURS.
-        unet: what the U-Net's tensors begin with.
+        name: the program's name.
+        flavour: the key of its network in FLAVOURS.
+        unet: beginning of the names of the U-Net's tensors.
         convolution: name of a block's first convolution.
         attention: name of the first layer of a block's attention.
         label: name of the layer that takes the class.
-        prefixes: beginnings of scm's names, and of the program's; {size} = the images', e.g. 32x32.
+        prefixes: beginnings of scm's names and of the program's; {size} = the size of the images, e.g. 32x32.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Program:
     prefixes: tuple[tuple[str, str], ...]
 
     def name_of(self, ours: str, resolution: int) -> str:
-        """The program's name of scm's tensor; the same name where the program has no such tensor."""
+        """The program's name of one of scm's tensors; scm's own name if the program has no such tensor."""
         for prefix, other in self.prefixes:
             if ours.startswith(prefix):
                 return other.format(size=f"{resolution}x{resolution}") + ours.removeprefix(prefix)
@@ -82,11 +82,15 @@ OTHERS = {
     "ADM (DhariwalUNet)": r"model\.out_norm\..*",
     "skip-connected SongUNet": r".*_aux_(down|skip|up)\..*",
 }
-"""EDM's other networks, by tensors that only they have."""
+"""EDM's other networks, recognised by tensors that only they have."""
 
 
 def program_of(shapes: Shapes) -> Program:
-    """Whose names these are."""
+    """The program that uses these names.
+
+    Raises:
+        Refused: none does, or the network is of a kind that scm does not have.
+    """
     for network, pattern in OTHERS.items():
         if any(re.fullmatch(pattern, name) for name in shapes):
             raise Refused(f"a network of the kind {network}, which scm does not have: of EDM's, import a DDPM++ one")
@@ -100,7 +104,9 @@ def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_
     """The settings of the network with these tensors.
 
     Args:
-        channels_per_head: of EDM2's; EDM's have one head.
+        program: the program that uses these names.
+        shapes: shapes of the tensors, by name.
+        channels_per_head: of EDM2's networks; EDM's have a single head.
         sigma_d: standard deviation of the data.
     """
 
@@ -109,6 +115,7 @@ def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_
             raise Refused(f"the tensor {name} is missing")
         return shapes[name]
 
+    # The names of the encoder's blocks tell the resolutions and the number of blocks at each.
     encoder = f"{program.unet}enc."
     matches = [re.match(rf"{re.escape(encoder)}(\d{{1,5}})x\1_block(\d{{1,3}})\.", name) for name in shapes]
     blocks = {(int(match[1]), int(match[2])) for match in matches if match}
@@ -116,6 +123,7 @@ def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_
     count = sum(size == sizes[0] for size, _ in blocks)
     if not sizes or len(blocks) != len(sizes) * count:
         raise Refused(f"its levels {encoder}... have no blocks, or not all the same number of them")
+    # The first block of each resolution tells its channels and whether it has attention.
     names = {size: f"{encoder}{size}x{size}_block0." for size in sizes}
     channels = {size: shape(f"{name}{program.convolution}.weight")[0] for size, name in names.items()}
     attention = tuple(size for size, name in names.items() if f"{name}{program.attention}.weight" in shapes)
@@ -143,7 +151,7 @@ def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_
 
 
 def check_tensors(shapes: Shapes, settings: NetworkSettings, program: Program | None = None) -> dict[str, str]:
-    """scm's name of each tensor, by the program's; without a program the tensors have scm's names.
+    """Maps the program's names to scm's; without a program the tensors already have scm's names.
 
     Raises:
         Refused: the tensors are not exactly those of a network with these settings.
@@ -155,6 +163,7 @@ def check_tensors(shapes: Shapes, settings: NetworkSettings, program: Program | 
             model = Model(settings)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise Refused(f"no network has such tensors ({' '.join(str(error).split())})") from None
+    # Compare the network that these settings build with the tensors, under the program's names.
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if program is EDM:
         ours = {name: value for name, value in ours.items() if not name.startswith("log_weight_head.")}

@@ -1,9 +1,9 @@
-"""Teachers of other programs as scm's own: settings, weights, and the encoding that they were trained on.
+"""Read teachers of other programs as scm's: settings, weights, and the codec of their training data.
 
 EDM and EDM2 train F_edm in D(x; sigma) = c_skip x + c_out F_edm(c_in x, ln(sigma) / 4). With sigma = sigma_d tan t and
 x = x_t / cos t that is cos t x_t - sin t sigma_d F with F = -F_edm (app. B): the last layer changes its sign, and the
 network keeps its own noise input. The source that a pickle carries is neither run nor read, so a changed program with
-the old names and tensors is taken for the original.
+unchanged names and tensors passes for the original.
 """
 
 import json
@@ -28,7 +28,7 @@ from scm.pickles import edm
 from scm.pickles.machine import Record, Refused, printable
 
 SIGMA_D = 0.5
-"""Both programs' value, where the file does not say it."""
+"""Both programs' value, for files that do not give it."""
 OWN = "scm"
 NETWORKS = {"Precond": EDM2, "EDMPrecond": EDM}
 """The class around the network in each program's pickles."""
@@ -40,14 +40,14 @@ class Teacher:
 
     Attributes:
         program: EDM2, EDM or scm.
-        settings: of the network.
+        settings: the network's settings.
         state: float32 tensors under scm's names.
-        codec: header of what it was trained on.
-        classes: their names; empty = not known, or none.
-        images: seen in training; 0 = not known.
-        sigma_rel: length of the average; None = not known.
+        codec: header of the codec of its training data.
+        classes: names of the classes; empty = unknown, or none.
+        images: number of images seen in training; 0 = unknown.
+        sigma_rel: length of the average; None = unknown.
         notes: what was left out or assumed.
-        label_dropout: fraction of the samples that it was trained with unlabelled; 0 = it cannot be guided.
+        label_dropout: fraction of training samples without their label; 0 = it cannot be guided.
     """
 
     program: str
@@ -62,10 +62,10 @@ class Teacher:
 
 
 def read_teacher(path: Path) -> Teacher:
-    """The teacher in a pickle of EDM2 or EDM, in their state dict in safetensors, or in a file that scm wrote.
+    """Reads a teacher from a pickle of EDM2 or EDM, from their state dict in safetensors, or from a file of scm.
 
     Raises:
-        UserError: the file is damaged, something in it was refused, or it holds no such network.
+        UserError: the file is damaged, something in it was refused, or it holds no teacher.
     """
     try:
         with path.open("rb") as handle:
@@ -88,7 +88,7 @@ def _from_safetensors(path: Path) -> Teacher:
 
 
 def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
-    """A teacher of another project of scm, which may have imported it in its turn."""
+    """A teacher that another project of scm has trained, or imported itself."""
     try:
         values = json.loads(header)
         if values["model"] != TEACHER:
@@ -132,7 +132,7 @@ def _from_pickle(path: Path) -> Teacher:
 def _converted(
     path: Path, program: Program, tensors: dict[str, Tensor], heads: int, sigma_d: float, encoder: Any
 ) -> Teacher:
-    """A teacher from the program's tensors; `heads` = channels of an attention head."""
+    """Converts the program's tensors to a teacher; `heads` = channels of an attention head."""
     if sigma_d <= 0:
         raise Refused(f"its sigma_data is {sigma_d:g}, but a standard deviation is above 0")
     tensors, notes = _used(tensors)
@@ -141,6 +141,7 @@ def _converted(
         ours: _plain(theirs, tensors[theirs])
         for theirs, ours in check_tensors(_shapes(tensors), settings, program).items()
     }
+    # F = -F_edm: the sign of the last layer changes. EDM has no weighting network, so it gets a fresh one.
     if program is EDM2:
         state["network.out_gain"] = -state["network.out_gain"]
     else:
@@ -153,7 +154,7 @@ def _converted(
 
 
 def _used(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors that scm's network has too, and what was done with EDM's others."""
+    """The tensors that scm's network has too, and notes on EDM's other tensors."""
     notes = []
     filters = {name for name in tensors if name.endswith(".resample_filter")}
     for name in filters:
@@ -168,7 +169,7 @@ def _used(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _plain(name: str, value: Tensor) -> Tensor:
-    """float32 numbers, each finite."""
+    """Converts a tensor to float32; refuses numbers that are not finite."""
     plain = value.to(torch.float32)
     if not value.is_floating_point() or not plain.isfinite().all():
         raise Refused(f"its {printable(name)} has values that are no finite floating-point numbers")
@@ -180,7 +181,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def run_of(stem: str) -> tuple[int, float | None]:
-    """Images seen and length of the average, where EDM2's or EDM's name of a file says them (else 0 and None).
+    """Images seen and length of the average, if a file name of EDM2's or EDM's tells them; otherwise 0 and None.
 
     The names count thousands of images, rounded down; EDM2's snapshots lie at multiples of 1,024 images.
     """

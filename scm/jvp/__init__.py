@@ -1,4 +1,4 @@
-"""Tangents of networks along a direction, at the price of one extra forward."""
+"""Tangents of networks along a direction, at the price of one extra forward pass."""
 
 from scm.jvp.dual import Dual, output_and_tangent
 

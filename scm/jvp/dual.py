@@ -6,9 +6,9 @@ a second forward. Here a `Dual` carries (primal, tangent) through the network's 
 primal is computed once, with its graph; the tangent of a linear operation is one application of it, and no tangent has
 a graph.
 
-`RULES` holds the operations whose tangent is cheaper than the general one. Any other operation, and any other form of
-calling these, is differentiated by `torch.func.jvp`, so that a network built from operations missing here is slower,
-not wrong; one that writes in place is refused.
+`RULES` holds the operations whose tangent is cheaper than the general one. `torch.func.jvp` differentiates any other
+operation, and any other form of calling one with a rule: a network built from operations without rules is slower, not
+wrong. An operation that writes in place is refused.
 """
 
 from collections.abc import Callable
@@ -100,7 +100,8 @@ def output_and_tangent(
         primals: inputs; parameters that the function closes over receive gradients as usual.
         tangents: directions, each of its primal's shape.
 
-    >>> output_and_tangent(lambda x, y: x * y, (torch.tensor(3.0), torch.tensor(5.0)), (torch.ones(()), torch.zeros(())))
+    >>> primals, along_x = (torch.tensor(3.0), torch.tensor(5.0)), (torch.tensor(1.0), torch.tensor(0.0))
+    >>> output_and_tangent(lambda x, y: x * y, primals, along_x)
     (tensor(15.), tensor(5.))
     """
     result = function(*map(Dual, primals, tangents))
@@ -136,7 +137,7 @@ def _primal(value: Any) -> Any:
 
 
 def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """The tangent by torch.func.jvp: right for every operation, with a second evaluation of it as price."""
+    """The tangent by torch.func.jvp: right for every operation, at the price of evaluating it a second time."""
     if kwargs.get("inplace") or (func.__name__.endswith("_") and not func.__name__.endswith("__")):
         raise TypeError(f"{func.__name__} writes in place, which a tangent cannot ride along with")
     parts = result if _is_sequence(result) else [result]
@@ -159,7 +160,7 @@ def _holds_dual(*values: Any) -> bool:
 
 
 def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """Linear in its first argument (a tensor or a list of them), the others constant."""
+    """An operation that is linear in its first argument (a tensor or a list of tensors), with the others constant."""
     if not args or _holds_dual(*args[1:], *kwargs.values()):
         return NotImplemented
     first, *rest = args
@@ -171,7 +172,7 @@ def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _layer(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """Convolution and linear layer: the same without the bias."""
+    """A convolution or linear layer: the layer applied to the tangent, without the bias."""
     if len(args) < 2 or _holds_dual(*args[1:], *kwargs.values()):
         return NotImplemented
     x, weight, *rest = args
@@ -196,7 +197,7 @@ def _lerp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _product(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """Linear in each of two factors: d(a b) = da b + a db."""
+    """An operation that is linear in each of two factors: d(a b) = da b + a db."""
     if len(args) != 2 or kwargs:
         return NotImplemented
     a, b = args

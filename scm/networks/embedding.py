@@ -46,7 +46,7 @@ class FourierEmbedding(nn.Module):
 
 
 def time_embedding(settings: NetworkSettings) -> nn.Module:
-    """The embedding of c_noise that the settings ask for, with as many channels as the network is wide."""
+    """The embedding of c_noise that the settings name, with `width` channels."""
     if settings.embedding == "positional":
         return PositionalEmbedding(settings.width)
     return FourierEmbedding(settings.width, settings.fourier_scale)
@@ -55,8 +55,8 @@ def time_embedding(settings: NetworkSettings) -> nn.Module:
 class ScalarInput(nn.Module):
     """A further input of the network, a guidance scale or the start of a segment, as an addition to the time embedding.
 
-    A positional embedding and a linear layer (sec. 5.1, guidance). The layer starts at zero: a student that gets a new
-    input starts as its teacher. [B] -> [B, channels].
+    A positional embedding and a linear layer (sec. 5.1, guidance). The layer starts at zero, so that a student with a
+    new input starts as its teacher. [B] -> [B, channels].
     """
 
     def __init__(self, width: int, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Layers that both families of networks use; each passes forward-mode differentiation and writes nothing in place."""
+"""Layers that the architectures share; each supports forward-mode differentiation and writes nothing in place."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def pnorm(a: Tensor) -> Tensor:
 
 
 def over_pixels(a: Tensor, like: Tensor) -> Tensor:
-    """A vector for each sample, [B, C], as [B, C, 1, 1] in the type of `like`, [B, C, H, W]."""
+    """Reshapes one vector for each sample, [B, C], to [B, C, 1, 1] in the type of `like`, [B, C, H, W]."""
     return a[:, :, None, None].to(like.dtype)
 
 
@@ -29,7 +29,7 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention in explicit form, which forward-mode differentiation passes. [B, heads, channels, N] each.
+    """Softmax attention in explicit form, as forward-mode differentiation needs it. [B, heads, channels, N] each.
 
     The softmax is float32 at least; queries are scaled before the product, so that float16 does not overflow in it.
     """

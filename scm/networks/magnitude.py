@@ -1,7 +1,7 @@
 """EDM2's magnitude-preserving layers (Karras et al. 2024, arXiv 2312.02696, sec. 2 and app. B), pure in the forward.
 
-Each layer keeps the expected magnitude of what it is given, so that activations and weights cannot drift. EDM2 writes
-normalised weights in place during its forward; here that is a step of the training loop (`normalize_weights`).
+Each layer keeps the expected magnitude of its input, so that activations and weights cannot drift. EDM2 normalises its
+weights in place during the forward; here the training loop does so between steps (`normalize_weights`).
 """
 
 import math

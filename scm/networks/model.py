@@ -12,7 +12,7 @@ from scm.networks.magnitude import MPConv
 from scm.networks.settings import NetworkSettings
 
 WEIGHT_FEATURES = 128
-"""Fourier features that w_phi is a function of, as in EDM2's log-variance head."""
+"""Number of Fourier features in w_phi, as in EDM2's log-variance head."""
 
 
 class LogWeight(nn.Module):
@@ -44,14 +44,14 @@ class LogVariance(nn.Module):
 class Model(nn.Module):
     """F and w_phi.
 
-    F is TrigFlow's: the output of a network that was trained as EDM's has the other sign (F_trig = -F_edm), which an
-    import turns in the weights of its last layer.
+    F is TrigFlow's. A network trained as EDM's has the opposite sign (F_trig = -F_edm), so an import negates the
+    weights of its last layer.
 
     Args:
-        settings: the network's shape.
+        settings: the network.
         dropout: probability of dropout in training, at resolutions <= `dropout_max_resolution`.
         precision: type of convolutions and attention; embeddings, norms, w_phi and the last layer stay float32. Weights
-            in float64 (`model.double()`) compute in float64 whatever it says.
+            in float64 (`model.double()`) compute in float64 whatever the precision.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Model(nn.Module):
             x: x_t / sigma_d, [B, C, R, R].
             t: radians, [B].
             labels: int64 [B], -1 = no label; None = no labels at all.
-            guidance: guidance scale, [B]; for networks that take one.
-            segment: t_k, the start of each sample's segment, radians [B]; for networks that take one.
+            guidance: guidance scale, [B]; only for a network with `settings.guidance`.
+            segment: t_k, the start of each sample's segment, radians [B]; only for one with `settings.segments`.
 
         Returns:
             [B, C, R, R] in x's type.
@@ -109,11 +109,11 @@ class Model(nn.Module):
         return self.log_weight_head(self._c_noise(t) if self.settings.log_weight == "edm2" else t)
 
     def _c_noise(self, t: Tensor) -> Tensor:
-        """What the network is told of the time: t (sec. 3), or EDM's ln(sigma) / 4 with sigma = sigma_d tan t."""
+        """The time as the network receives it: t (sec. 3), or EDM's ln(sigma) / 4 with sigma = sigma_d tan t."""
         return t if self.settings.c_noise == "t" else torch.log(torch.tan(t) * self.settings.sigma_d) / 4
 
     def _one_hot(self, labels: Tensor | None, t: Tensor) -> Tensor:
-        """One-hot rows, zero rows where there is no label. [B, classes]."""
+        """One-hot rows; a sample without label has a row of zeros. [B, classes]."""
         classes = torch.arange(self.settings.classes, device=t.device)
         labels = torch.full(t.shape, -1, device=t.device) if labels is None else labels
         return (labels[:, None] == classes).to(self.log_weight_head.linear.weight.dtype)

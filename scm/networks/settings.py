@@ -1,4 +1,4 @@
-"""What the shape of a network follows from."""
+"""The settings that determine a network."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,23 +10,24 @@ LogWeight = Literal["linear", "edm2"]
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Everything that the shape of a network follows from; stored in each checkpoint's header.
+    """Everything that determines a network but its weights; stored in each checkpoint's header.
 
     Attributes:
         resolution: pixels of a (latent) image; each level after the first halves it.
         channels: channels of a (latent) image.
         classes: number of classes; 0 = unconditional.
-        architecture: `edm2` (EDM2's U-Net, config G) or `ddpmpp` (DDPM++ with EDM's settings).
+        architecture: name of a file in scm/networks/architectures.
         width: channels at the highest resolution.
         multipliers: channels of each level as multiples of `width`.
         blocks: residual blocks a level; the decoder has one more.
         attention: resolutions with self-attention.
-        modulation: `double_norm` (the paper's); `gain` (EDM2's own; edm2 alone); `scale_shift` (adaptive group norm)
-            and `add` (EDM's own; both ddpmpp alone).
-        embedding: of c_noise: `positional` (the paper's) or `fourier` (EDM2's).
+        channels_per_head: channels of an attention head.
+        modulation: how the embedding acts on a block: `double_norm` (the paper's), or another that the architecture
+            has.
+        embedding: how c_noise is embedded: `positional` (the paper's) or `fourier` (EDM2's).
         fourier_scale: bandwidth of the Fourier features.
-        c_noise: what F is told of the time: `t` (the paper's) or `log_sigma`, ln(sigma_d tan t) / 4 (EDM's).
-        sigma_d: standard deviation of the data; enters c_noise = `log_sigma` alone.
+        c_noise: the time as F receives it: `t` (the paper's) or `log_sigma`, ln(sigma_d tan t) / 4 (EDM's).
+        sigma_d: standard deviation of the data; only c_noise = `log_sigma` uses it.
         guidance: F also takes a guidance scale.
         segments: F also takes the start of the segment of multistep distillation.
         log_weight: `linear` (w_phi of a model that is trained here) or `edm2` (EDM2's log-variance head).

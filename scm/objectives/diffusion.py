@@ -1,4 +1,4 @@
-"""TrigFlow's diffusion objective (sec. 3): the teacher's."""
+"""TrigFlow's diffusion objective (sec. 3), which trains the teacher."""
 
 from dataclasses import dataclass
 
@@ -50,13 +50,13 @@ def velocity_loss(
 
 
 def diffused(batch: Batch, t: torch.Tensor, sigma_d: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each sample with fresh noise at its time: x_t and v_t, [B, C, H, W]."""
+    """Diffuses each sample to its time with fresh noise: x_t and v_t, [B, C, H, W]."""
     z = batch.normal(*batch.x_0.shape[1:]) * sigma_d
     return trigflow.interpolate(batch.x_0, z, t), trigflow.velocity(batch.x_0, z, t)
 
 
 def drop_labels(batch: Batch, probability: float) -> torch.Tensor:
-    """The labels with a fraction replaced by -1; draws only where there is something to drop."""
+    """The labels with a fraction replaced by -1; nothing is drawn if `probability` is 0."""
     if probability == 0:
         return batch.labels
     threshold = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(probability))

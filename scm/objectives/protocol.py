@@ -1,4 +1,4 @@
-"""What the training loop and an objective know of each other."""
+"""The interface between the training loop and an objective."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Network(Protocol):
-    """What an objective needs of a model: F and w_phi (scm.networks.Model is one).
+    """The model as an objective sees it: F and w_phi (scm.networks.Model is one).
 
-    `guidance` and `segment` are given to a network that takes them, and to no other.
+    Only a network that takes `guidance` or `segment` is given it.
     """
 
     def __call__(
@@ -74,7 +74,7 @@ class Losses:
         t: radians [B], the time of each sample.
         figures: health figures by name, each [B], without graph; the loop averages them per bin of t.
         parts: further terms that `value` contains, each with times and figures of its own, by name.
-        recorded: `value` is a health figure as well; false = in this step its parts alone are.
+        recorded: true if `value` itself is a health figure of this step, false if only its parts are.
     """
 
     value: Tensor

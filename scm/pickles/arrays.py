@@ -29,7 +29,7 @@ class NumpyArray(Buildable):
     """A numpy array, which gets its numbers after it was made."""
 
     def __init__(self, kind: Any, shape: Any, code: Any) -> None:
-        self.value = np.zeros(0)
+        self.value: np.ndarray = np.zeros(0)
 
     def build(self, state: Any) -> None:
         match state:

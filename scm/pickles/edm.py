@@ -1,8 +1,8 @@
-"""Pickles of EDM and EDM2 as data: containers, tensors, arrays, and records in the place of their classes.
+"""Read pickles of EDM and EDM2 as data: containers, tensors, arrays, and records in place of class instances.
 
-A tensor lies in such a file as the bytes of a nested torch.save of the oldest format: five small pickles (a magic
-number, a version, sizes of types, a reference to the storage, its key), then the count and the raw numbers. They go
-through the same machine, with names of their own.
+A tensor is stored in such a file as the bytes of a nested torch.save in the oldest format: five small pickles (a magic
+number, a version, sizes of types, a reference to the storage, its key), then the count and the raw numbers. The same
+machine reads them, with other known names.
 """
 
 import io
@@ -35,14 +35,14 @@ STORAGES = {
     "torch.BoolStorage": torch.bool,
 }
 STORAGE_OPERATIONS = 200
-"""Of each of the five pickles; they have at most 30."""
+"""Most operations in each of the five pickles; real ones have at most 30."""
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a pickle.
+    """Reads a pickle.
 
     Raises:
-        UserError: there is no such file, it is no pickle, it is damaged, or something in it was refused.
+        UserError: the file is missing, damaged or no pickle, or something in it was refused.
     """
     try:
         with path.open("rb") as handle:
@@ -68,7 +68,7 @@ def _what_else(begin: bytes) -> str:
 
 @dataclass(eq=False)
 class Storage:
-    """Numbers of a nested torch.save."""
+    """The numbers of a nested torch.save."""
 
     dtype: torch.dtype
     count: int
@@ -76,12 +76,12 @@ class Storage:
 
 
 def _dictionary() -> dict[str, Any]:
-    """An empty one: dict itself would make keys of a file's arguments."""
+    """An empty dictionary; `dict` itself would take a file's arguments."""
     return {}
 
 
 def _persistent_object(meta: Any) -> Record:
-    """An object of a class whose source the file carries: its name and its state. The source is not even kept."""
+    """Name and state of an object whose class's source the file carries. The source is not even kept."""
     match meta:
         case {"type": "class", "class_name": str(name), "state": dict(state)}:
             return Record(name, state)
@@ -95,7 +95,7 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any) -> Tensor:
 
 
 def known(size: int) -> Known:
-    """What a network's pickle of `size` bytes may name. Its tensors hold at most as many numbers as it has bytes."""
+    """The names that a network's pickle of `size` bytes may use; its tensors may hold at most `size` numbers."""
     left = {"bytes": size, "numbers": size}
 
     def spend(what: str, amount: int) -> None:
@@ -136,7 +136,7 @@ def known(size: int) -> Known:
 
 
 def _last_index(offset: Any, size: Any, stride: Any) -> int:
-    """The last number of a storage that a view of it reads."""
+    """Index of the last number of a storage that a view reads."""
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride) or len(size) > 8:
         raise Refused("refused: a tensor of an unknown form")
     if not all(type(value) is int and 0 <= value < 2**48 for value in (offset, *size, *stride)) or 0 in size:
@@ -145,7 +145,7 @@ def _last_index(offset: Any, size: Any, stride: Any) -> int:
 
 
 def read_storage(data: bytes) -> Storage:
-    """The numbers of a nested torch.save."""
+    """Reads the numbers of a nested torch.save."""
     stream = io.BytesIO(data)
 
     def part(known: Known = Known()) -> Any:  # noqa: B008  (frozen)

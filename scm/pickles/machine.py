@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
 
 MAX_OPERATIONS = 1_000_000
-"""Of one file; those of EDM and EDM2 have about 150 for each tensor."""
+"""Most operations in one file; EDM's and EDM2's have about 150 for each tensor."""
 OPCODES = {info.code.encode("latin-1"): info for info in pickletools.opcodes}
 MAX_STACK = 10_000
-"""Values, and marks, that wait on the stack; pickle writes lists and dictionaries in batches of 1,000 entries."""
+"""Most values and marks on the stack; pickle writes lists and dictionaries in batches of 1,000 entries."""
 
 
 class Refused(Exception):
@@ -32,7 +32,7 @@ class Name:
 
 
 class Buildable(ABC):
-    """What a file may give a state after making it."""
+    """An object that a file may give a state after making it."""
 
     @abstractmethod
     def build(self, state: Any) -> None: ...
@@ -53,13 +53,13 @@ class Record(Buildable):
 
 @dataclass(frozen=True)
 class Known:
-    """What a file may name. The functions get the file's arguments and refuse those that they do not take.
+    """The names that a file may use. The functions get the file's arguments and refuse unfit ones.
 
     Attributes:
-        functions: by full name: what a file may call.
-        classes: by full name: what a file may make an empty object of.
+        functions: by full name, the functions that a file may call.
+        classes: by full name, factories of empty objects for the classes that a file may instantiate.
         names: further names, which a file may pass to the functions.
-        persistent: what a persistent id stands for; None = the file may have none.
+        persistent: resolves a persistent id; None = the file may have none.
     """
 
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -87,10 +87,10 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """The pickled value; the stream then stands behind it.
+        """Reads the pickled value; the stream then stands behind it.
 
         Raises:
-            Refused: the pickle is damaged, or not made of known parts alone.
+            Refused: the pickle is damaged, or has unknown parts.
         """
         try:
             while code := self._stream.read(1):
@@ -108,7 +108,7 @@ class Machine:
         raise Refused("truncated")
 
     def _step(self, info: pickletools.OpcodeInfo) -> None:
-        """One opcode; of those that are not ours not even the argument is read."""
+        """Runs one opcode; an unknown one is refused before its argument is read."""
         opcode = info.name
         if opcode not in self.ALL:
             raise Refused(f"refused: the opcode {opcode}, which pickles of networks do not have")
@@ -147,7 +147,7 @@ class Machine:
         self._push(self._memo[index])
 
     def _target(self, kind: type) -> Any:
-        """The value on top, which a file may change if it is of this type."""
+        """The value on top of the stack, which a file may change if it has this type."""
         target = self._stacks[-1][-1]
         if type(target) is not kind:
             raise Refused(f"refused: a change of a {type(target).__name__} as if it were a {kind.__name__}")
@@ -235,5 +235,5 @@ def _texts(values: list[Any]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """A file's text for one line of a message: no control characters, no novels."""
+    """A file's text for one line of a message: escaped and shortened."""
     return ascii(text)[1:-1][:120]

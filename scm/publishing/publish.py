@@ -153,7 +153,7 @@ def judge(registry: Registry, outcome: Outcome) -> None:
 
 
 def carry_out(registry: Registry, outcome: Outcome, project: Project) -> None:
-    """Makes the registry agree with the verdict; writes nothing that is there already."""
+    """Makes the registry agree with the verdict; writes only what differs."""
     decision, champion = outcome.verdict, outcome.champion
     assert decision is not None
     if decision.kind == "refused":

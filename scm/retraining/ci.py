@@ -1,4 +1,4 @@
-"""What a job exchanges with its CI service: values for other jobs, a summary for people, the address of its files.
+"""The exchange of a job with its CI service: values for other jobs, a summary for people, the address of its files.
 
 Outside a CI service these functions do nothing.
 """

@@ -18,7 +18,7 @@ from scm.pipeline.dvc_command import own_environment
 from scm.tracking.store import without_password
 
 CONTENT = ("dvc.lock", "params.yaml", "results/metrics", "results/curves")
-"""What is proposed: the files of a retraining that git keeps, and its parameters."""
+"""Files that are proposed: those of a retraining that git keeps, and its parameters."""
 TRAILER = "Proposed-by: scm retrain"
 """Last line of the message of a commit that a later one may replace."""
 _IDENTITY = {"NAME": "scm retrain", "EMAIL": "scm@localhost"}
@@ -60,7 +60,7 @@ def propose(root: Path, to: str, remote: str, branch: str, text: Message, *, ren
     tree = _tree(git)
     if tree == git("rev-parse", "HEAD^{tree}"):
         return "nothing to propose: HEAD has these results"
-    # The branch may be there, from an earlier call or with somebody's own commits.
+    # The remote may have the branch already, from an earlier call or with somebody's own commits.
     old = _fetched(git, remote, branch)
     pushed = old is not None and git("cat-file", "commit", old).startswith(f"tree {tree}\nparent {head}\n")
     if not pushed:

@@ -16,7 +16,7 @@ def consistency(function: Function, noise: SampleNoise, times: Sequence[float], 
     """x <- f(x, t) at the first time, then for each further one: diffuse back to it with fresh noise and apply f again.
 
     Args:
-        noise: its first draw is the start, each further step takes a new one.
+        noise: the first draw is the start; each further step takes a new draw.
         times: radians, descending; the first is t_max = arctan(sigma_max / sigma_d).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Sampling of multistep consistency models: one jump for each segment (results in table 6)."""
+"""Sampling of multistep consistency models: one jump for each segment (table 6)."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,7 +10,7 @@ from scm import trigflow
 from scm.samplers.noise import SampleNoise
 
 SegmentFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""F(x / sigma_d, t, segment's start) with the labels filled in."""
+"""F(x / sigma_d, t, t_k) with the labels filled in; t_k is the start of the segment."""
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Noise by sample: each image has a seed of its own, and does not depend on batch size or number of processes."""
+"""Noise per sample: each image has its own seed, so that it does not depend on batch size or number of processes."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ class SampleNoise:
     Args:
         seeds: one for each sample, B of them.
         shape: of one sample, [C, H, W].
-        device: where the draws are wanted.
+        device: where the draws are returned.
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:

@@ -31,7 +31,7 @@ def ddim(function: Function, noise: Tensor, times: Sequence[float], sigma_d: flo
 
     Args:
         noise: standard normal [B, C, H, W]; the start is sigma_d times it.
-        times: radians, descending, the last one 0; one network evaluation between two of them.
+        times: radians, descending, the last one 0; N + 1 times take N network evaluations.
     """
     x = noise * sigma_d
     for s, t in pairwise(times):

@@ -1,4 +1,4 @@
-"""What a study shows of its variants' experiments: panels to draw, and a page with a table."""
+"""Panels to draw and a page with a table, from the experiments of a study's variants."""
 
 import math
 from collections.abc import Iterator, Sequence

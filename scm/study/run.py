@@ -110,7 +110,7 @@ def write_figures(root: Path, study: Study, results: Sequence[VariantResult], mi
 
 
 def show(project: Project, study: Study, results: Sequence[VariantResult]) -> None:
-    """Sends one run for each variant and model to MLflow; a run that is there stays as it is."""
+    """Sends one run for each variant and model to MLflow; a run that MLflow has already stays as it is."""
     for result in results:
         params = validate(result.variant.values, f"variant {result.variant.name}")
         shown_in = Project(project.root, params).tracking

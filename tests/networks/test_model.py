@@ -31,7 +31,7 @@ def test_double_normalisation_is_the_papers_formula():
             for j in range(3):
                 pixel = x[sample, :, i, j]
                 expected[sample, :, i, j] = pixel / (1e-4 + pixel.square().mean() ** 0.5) * s + b
-    assert torch.allclose(block._modulate(x, embedding), expected, atol=1e-12)
+    assert torch.allclose(block.modulate(x, embedding), expected, atol=1e-12)
     size = scale.square().mean(dim=1)
     assert pnorm(scale).square().mean(dim=1).tolist() == pytest.approx((size / (size + 1e-4)).tolist(), rel=1e-9)
     assert pnorm(100 * scale).square().mean(dim=1).tolist() == pytest.approx([1, 1], abs=1e-3), "unit size"
@@ -110,7 +110,7 @@ def test_adaptive_group_norm_and_its_double_normalisation():
             expected = n * s + b
         else:
             expected = n * (s + 1) + b
-        assert torch.allclose(block._modulate(x, embedding), expected, atol=1e-12)
+        assert torch.allclose(block.modulate(x, embedding), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["diffusion", "sct", "scd"])

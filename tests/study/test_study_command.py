@@ -249,7 +249,7 @@ def test_a_killed_study_leaves_everything_in_place_and_goes_on(project):
 def test_two_studies_do_not_run_at_the_same_time(project):
     with (
         clone.clone(project, "data/raw"),
-        pytest.raises(UserError, match=r"\.work/studies is in use by process \d+: wait"),
+        pytest.raises(UserError, match=r"another copy of .* for studies is in use"),
         clone.clone(project, "data/raw"),
     ):
         pass

@@ -1,1 +1,1 @@
-"""What the networks are trained on: pixels or an autoencoder's latents."""
+"""Latents or pixels, which the networks are trained on: encoded, normalised and decoded."""

@@ -1,4 +1,4 @@
-"""diffusers' AutoencoderKL, such as sd-vae-ft-mse: the one place that needs the extra `latents`."""
+"""diffusers' AutoencoderKL, such as sd-vae-ft-mse; only this file needs the extra `latents`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from scm.errors import UserError
 
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Of the attention's layers in files that diffusers wrote before version 0.18, sd-vae-ft-mse's among them."""
+"""Names of attention layers, old to new; files of diffusers before 0.18, such as sd-vae-ft-mse, have the old."""
 
 
 class KLAutoencoder(nn.Module):
@@ -36,7 +36,7 @@ class KLAutoencoder(nn.Module):
 
 
 def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that diffusers gives them now, the attention's as matrices."""
+    """Renames tensors as diffusers does now, and makes the attention's 1x1 convolutions matrices."""
     renamed = {}
     for name, tensor in tensors.items():
         parts = name.split(".")
@@ -49,7 +49,7 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kl_autoencoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> KLAutoencoder:
-    """The module of a configuration and its tensors; `source` names where they came from in errors.
+    """The module with this configuration and these tensors; errors name their `source`.
 
     Raises:
         UserError: diffusers is not installed, or they are not an AutoencoderKL's.

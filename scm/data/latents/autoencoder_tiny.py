@@ -1,7 +1,7 @@
 """The TAESD family of tiny autoencoders (github.com/madebyollin/taesd): deterministic, RGB in [0, 1], latents f8.
 
 The module is made from the tensors of a published file: the number of its layers, its width and the channels of its
-latents are read from them. Layers have the names of the files: `encoder.N.` and `decoder.N.`, N the place in the row.
+latents are read from them. Layers are named as in the files: `encoder.N.` and `decoder.N.`, N the place in the row.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from scm.errors import UserError
 BOUND = 3.0
 """The decoder takes latents as 3 tanh(z / 3)."""
 POOL_GROUPS = 4
-"""Of the group norm in a block with a second branch, as files of the FLUX.2 generation have them."""
+"""Groups of the group norm in a block with a second branch, as in files of the FLUX.2 generation."""
 BRANCHES = ("conv.0.", "conv.2.", "conv.4.")
 
 
@@ -119,7 +119,7 @@ def _layers(tensors: Mapping[str, Tensor], half: str) -> dict[int, dict[str, Ten
 
 
 def _encoder(layers: Mapping[int, Mapping[str, Tensor]]) -> list[nn.Module]:
-    """Convolutions without a bias halve the resolution."""
+    """Layers of the encoder; convolutions without a bias halve the resolution."""
     if list(layers) != list(range(len(layers))):
         raise ValueError("layers of the encoder are missing")
     return [
@@ -129,7 +129,7 @@ def _encoder(layers: Mapping[int, Mapping[str, Tensor]]) -> list[nn.Module]:
 
 
 def _decoder(layers: Mapping[int, Mapping[str, Tensor]]) -> list[nn.Module]:
-    """Places without tensors: the bound (0), a ReLU (2), and before each convolution without a bias a doubling."""
+    """Layers of the decoder, the bound at 0, a ReLU at 2, and a doubling before each convolution without a bias."""
     modules: list[nn.Module] = []
     for place in range(max(layers) + 1):
         layer, following = layers.get(place), layers.get(place + 1, {})
@@ -153,7 +153,7 @@ def _convolution(tensors: Mapping[str, Tensor], name: str, stride: int = 1) -> n
 
 
 def tiny_autoencoder(tensors: Mapping[str, Tensor], source: str) -> TinyAutoencoder:
-    """The module of these tensors; `source` names where they came from in errors."""
+    """The module with these tensors; errors name their `source`."""
     try:
         return TinyAutoencoder(tensors)
     except (KeyError, ValueError, RuntimeError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""Autoencoders from the files that people have, and as they are kept in data/codec.
+"""Autoencoders, read from published files, and kept in data/codec.
 
 Weight files are untrusted: safetensors, or state dicts of plain tensors that are read without running their code.
 """
@@ -22,12 +22,12 @@ HEADER, WEIGHTS, CONFIG = "header.json", "autoencoder.safetensors", "config.json
 KL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ZERO_TO_ONE = ("edm2_sd_vae", "tae")
-"""Codecs whose autoencoder sees pixels in [0, 1]; the others' lie in [-1, 1]."""
+"""Codecs whose autoencoder takes pixels in [0, 1]; the others take [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """An autoencoder's content.
+    """An autoencoder's tensors and configuration.
 
     Attributes:
         tensors: under the names of its module, as the file has them.
@@ -70,10 +70,10 @@ class Pretrained:
 
 
 def codec_path(path: str | None, root: Path) -> Path:
-    """Where `codec.path` points, from the project's folder.
+    """The path that `codec.path` names, relative to the project's folder.
 
     Raises:
-        UserError: it is null.
+        UserError: `codec.path` is null.
     """
     if path is None:
         remedy = "write where its weights lie; docs/latents.md says where to get them"
@@ -85,10 +85,12 @@ def weight_files(name: str, path: Path) -> list[Path]:
     """The weight files at `codec.path`, in the order of their names.
 
     Raises:
-        UserError: they are not there.
+        UserError: the files are missing.
     """
     if not path.exists():
-        raise UserError(f"codec.path = {path}: there is nothing; see docs/latents.md for where to get weights")
+        raise UserError(
+            f"codec.path = {path}: there is no such file or folder; see docs/latents.md for where to get weights"
+        )
     if name in RANDOM:
         found = [path / file for file in KL_FILES if (path / file).is_file()][:1]
         if not found or not (path / CONFIG).is_file():
@@ -112,17 +114,17 @@ def read_autoencoder(name: str, path: Path, expected: tuple[str, ...] | None) ->
     Args:
         name: of the codec.
         path: `codec.path`.
-        expected: `codec.sha256`; None = whatever they are.
+        expected: `codec.sha256`; None = any.
 
     Raises:
-        UserError: files are missing, damaged, or others than expected.
+        UserError: files are missing or damaged, or their hashes are not the expected ones.
     """
     files = weight_files(name, path)
     hashes = [sha256(file) for file in files]
     if expected is not None and list(expected) != hashes:
         found = ", ".join(f"{file.name} {digest}" for file, digest in zip(files, hashes, strict=True))
         raise UserError(
-            f"codec.sha256 = [{', '.join(expected)}]: {path} has {found}: get the right files, or write that"
+            f"codec.sha256 = [{', '.join(expected)}]: {path} has {found}: get the right files, or write these hashes"
         )
     parts = {file.name: _tensors(file) for file in files}
     if name not in RANDOM:
@@ -147,7 +149,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_fits(autoencoder: Pretrained, channels: int, source: str) -> None:
-    """Compares with what params.yaml says of it, on which the network's shape follows."""
+    """Refuses an autoencoder whose latents have another shape than params.yaml says; the network follows from it."""
     if autoencoder.channels != channels:
         problem = f"{source} makes latents of {autoencoder.channels} channels"
         raise UserError(f"params.yaml: codec.channels = {channels}: {problem}; write {autoencoder.channels}")
@@ -157,12 +159,12 @@ def check_fits(autoencoder: Pretrained, channels: int, source: str) -> None:
 
 
 def description(content: Weights, precision: str) -> dict[str, Any]:
-    """What a codec's header says of its autoencoder."""
+    """The entry `autoencoder` of a codec's header."""
     return {"sha256": content.hashes, "config": content.config, "precision": precision}
 
 
 def save_codec(folder: Path, header: dict[str, Any], content: Weights | None) -> None:
-    """Writes data/codec: all that decoding needs; the header alone for identity."""
+    """Writes data/codec, which is all that decoding needs: the header, and weights unless the codec is identity."""
     with replacing_folder(folder) as temporary:
         write_json(temporary / HEADER, header)
         if content is not None:
@@ -173,7 +175,7 @@ def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     """The codec of data/codec, ready to decode.
 
     Raises:
-        UserError: it is missing, damaged or put together from two.
+        UserError: the folder is missing or damaged, or its files belong to two codecs.
     """
     header = read_json(folder / HEADER)
     if not isinstance(header, dict):

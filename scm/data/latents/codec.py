@@ -1,7 +1,7 @@
-"""What the networks are trained on: an autoencoder's latents, or the pixels, brought to standard deviation sigma_d.
+"""Codecs: images to what the networks are trained on, latents or pixels of standard deviation sigma_d, and back.
 
-A codec is an autoencoder (pixels <-> latents) and a normalisation per channel. Its header says all of it in JSON and
-travels with shards and models, so that data and weights of two codecs are never mixed unseen. Serving x_0 needs the
+A codec is an autoencoder (pixels <-> latents) and a normalisation per channel. Its header describes both in JSON and
+travels with shards and models, so that mixing two codecs is detected. Serving x_0 needs the
 header alone; the autoencoder's weights (scm.data.latents.autoencoders) are needed to encode and to decode.
 """
 
@@ -17,27 +17,27 @@ from scm.errors import UserError
 HEADER_KEYS = frozenset({"name", "autoencoder", "normalize", "mean", "std", "sigma_d", "shape"})
 NAMES = ("identity", "sd_vae", "edm2_sd_vae", "tae")
 RANDOM = ("sd_vae", "edm2_sd_vae")
-"""Those that encode an image as a distribution: mean and standard deviation of each number of its latents."""
+"""Codecs that encode an image as a distribution: a mean and a standard deviation for each latent number."""
 
 PUBLISHED = {
     "sd_vae": ([1.56, -0.695, 0.483, 0.729], [5.27, 5.91, 4.21, 4.31]),
     "edm2_sd_vae": ([5.81, 3.25, 0.12, -2.15], [4.17, 4.62, 3.71, 3.28]),
 }
-"""Mean and standard deviation of each channel of sd-vae-ft-mse's latents of ImageNet 512: arXiv 2410.11081, app. G, for
-pixels in [-1, 1], and EDM2's for pixels in [0, 1]."""
+"""Mean and standard deviation of each channel of sd-vae-ft-mse's latents of ImageNet 512, for pixels in [-1, 1]
+(arXiv 2410.11081, app. G) and for pixels in [0, 1] (EDM2)."""
 DECODED = 2**22
 """Pixels decoded at a time, at least one image; bounds the memory."""
 
 
 class Autoencoder(Protocol):
-    """B images of C channels, latents of L channels."""
+    """An autoencoder of B images of C channels and their latents of L channels."""
 
     def store(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, C, H, W] to what is kept: latents [B, L, h, w], or their means and deviations [B, 2 L, h, w]."""
+        """Encodes uint8 [B, C, H, W] to latents [B, L, h, w], or to their means and deviations [B, 2 L, h, w]."""
         ...
 
     def pixels(self, latents: torch.Tensor) -> torch.Tensor:
-        """float32 [B, L, h, w] to float32 pixels in [-1, 1]."""
+        """Decodes float32 [B, L, h, w] to float32 pixels in [-1, 1]."""
         ...
 
 
@@ -45,7 +45,7 @@ class Codec:
     """x_0 = (latents - mean) / std * sigma_d, and back. Make the header with `plain_header` and `normalized`.
 
     Args:
-        autoencoder: what encodes and decodes; None for identity, and where x_0 is only served.
+        autoencoder: encodes and decodes; None for identity, or if x_0 is only served.
 
     Raises:
         UserError: the name is unknown or the header incomplete.
@@ -69,11 +69,11 @@ class Codec:
         return self._autoencoder
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, C, H, W] to what is stored, [B, ...]: the pixels themselves, or float32."""
+        """Encodes uint8 [B, C, H, W] to what is stored, [B, ...]: the pixels themselves, or float32."""
         return images if self.header["name"] == "identity" else self._loaded.store(images)
 
     def moments(self, stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Mean and standard deviation (None = 0) of the latents of what is stored, float32 [B, C, H, W] each."""
+        """Mean and standard deviation (None = 0) of stored latents, float32 [B, C, H, W] each."""
         if self.header["name"] == "identity":
             return stored.float() / 127.5 - 1, None
         if self.header["name"] in RANDOM:
@@ -82,11 +82,11 @@ class Codec:
         return stored.float(), None
 
     def serve(self, stored: torch.Tensor, named: Callable[[int], torch.Generator] | None = None) -> torch.Tensor:
-        """What is stored to x_0, float32 [B, C, H, W].
+        """Turns what is stored into x_0, float32 [B, C, H, W].
 
         Args:
-            named: the generator of the image at a place in the batch, which draws its latents; needed where they are
-                distributions. One for each image, so that they do not depend on how a batch is divided.
+            named: returns the generator that draws the latents of the image at a place in the batch; needed if latents
+                are distributions. Each image has its own, so that its latents do not depend on the batch.
         """
         latents, deviation = self.moments(stored)
         if deviation is not None:
@@ -97,7 +97,7 @@ class Codec:
         return (latents - self._mean.to(latents.device)) * self._scale.to(latents.device)
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
-        """x_0 or samples, float [B, C, H, W], to uint8 images [B, C, H, W]; values outside are cut off."""
+        """Decodes x_0 or samples, float [B, C, H, W], to uint8 images [B, C, H, W]; values out of range are clipped."""
         latents = x.float() / self._scale.to(x.device) + self._mean.to(x.device)
         if self.header["name"] == "identity":
             return _levels(latents)
@@ -106,11 +106,11 @@ class Codec:
         return torch.cat([_levels(loaded.pixels(part)).to(x.device) for part in parts])
 
     def check(self, header: dict[str, Any], owner: str) -> None:
-        """Refuses what was made with another codec.
+        """Refuses a model that was trained with another codec.
 
         Args:
-            header: codec of `owner`.
-            owner: the model, for the message.
+            header: the header of the codec of `owner`.
+            owner: what the message calls the model.
         """
         different = [key for key in sorted(HEADER_KEYS) if header.get(key) != self.header[key]]
         if different:
@@ -121,11 +121,11 @@ class Codec:
 
 
 LATENT_REDUCTION = 8
-"""Pixels on a side of the square that each latent stands for, in every autoencoder here."""
+"""Pixels on a side for one latent, in every autoencoder here."""
 
 
 def _levels(pixels: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] to uint8."""
+    """Rounds pixels in [-1, 1] to uint8."""
     return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -136,7 +136,7 @@ def plain_header(
 
     Args:
         shape: [C, H, W] of the latents.
-        autoencoder: what its latents follow from: hashes of its files, configuration, precision; None = pixels.
+        autoencoder: its `description`, i.e. hashes, configuration and precision; None = pixels.
     """
     channels = shape[0]
     return {
@@ -165,7 +165,7 @@ class ChannelStatistics:
     squares: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, mean: torch.Tensor, deviation: torch.Tensor | None) -> None:
-        """Adds images of which the codec gave these moments: Var[z] = Var[mean] + E[deviation^2]."""
+        """Adds images whose latents have these moments: Var[z] = Var[mean] + E[deviation^2]."""
         values = mean.double().movedim(1, 0).flatten(1)
         centre = values.mean(1)
         squares = (values - centre[:, None]).square().sum(1)
@@ -174,13 +174,14 @@ class ChannelStatistics:
         self.merge(ChannelStatistics(values.shape[1], centre, squares))
 
     def merge(self, other: "ChannelStatistics") -> None:
+        """Adds the images of `other`."""
         shift, total = other.mean - self.mean, self.count + other.count
         self.squares = self.squares + other.squares + shift.square() * (self.count * other.count / total)
         self.mean, self.count = self.mean + shift * (other.count / total), total
 
     @property
     def std(self) -> list[float]:
-        """[C]."""
+        """Standard deviations [C]."""
         return [math.sqrt(value / self.count) for value in self.squares.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,12 +195,12 @@ class ChannelStatistics:
 
 
 def normalized(plain: dict[str, Any], normalize: str, measured: ChannelStatistics) -> dict[str, Any]:
-    """The header of a codec that brings each channel of x_0 to mean 0 and standard deviation sigma_d over all images.
+    """The header of a codec that normalises each channel of x_0 to mean 0 and standard deviation sigma_d.
 
     Args:
         plain: what `plain_header` gave.
         normalize: `measured`, `paper` = by the published constants, or `none`.
-        measured: over all images.
+        measured: the statistics of all images.
 
     Raises:
         UserError: a channel has the same value everywhere.

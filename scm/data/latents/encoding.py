@@ -1,8 +1,7 @@
-"""Image shards to latent shards, one by one, so that an interrupted encoding goes on and several processes share it.
+"""Encode image shards to latent shards one by one, so that interrupted runs resume and processes share the work.
 
-Each image shard becomes a folder of one latent shard in the work folder, whole or absent; joined they are data/latents.
-What is in a shard depends on its images alone, so the result has the same bytes however often it was interrupted and
-however many processes made it.
+Each image shard becomes a folder of one latent shard in the work folder, whole or absent; `join` makes data/latents of
+them. A shard depends on its images alone, so neither interruptions nor the number of processes change a byte.
 """
 
 import time
@@ -22,22 +21,22 @@ from scm.errors import UserError
 
 PIXELS_AT_A_TIME = 2**20
 MAX_IMAGES = 256
-"""Images encoded at a time, fewer where they are large: figures are summed in this order, so it is no parameter."""
+"""Most images encoded at a time, fewer if they are large; no parameter, as the statistics' sums depend on it."""
 ROUND_TRIPS = 256
-"""Images that are decoded again to say how much the autoencoder keeps, as many of each shard; at least one."""
+"""Images that are decoded again to measure what the autoencoder loses, spread evenly over the shards."""
 DRAFT = "statistics"
-"""Of a shard, in the index of its folder in the work folder."""
+"""Key of a shard's statistics in the index of its folder in the work folder."""
 
 
 def encode_shards(
     shards: Path, work: Path, codec: Codec, stored: str, rank: int, world: int, say: Callable[[str], None]
 ) -> None:
-    """Encodes this process's share of the shards, but for those that are there already.
+    """Encodes those of this process's shards that are not encoded yet.
 
     Args:
         shards: data/shards.
         work: gets a folder for each shard, named as `folder_of` says.
-        codec: of a plain header; its autoencoder encodes.
+        codec: has a plain header; its autoencoder encodes.
         stored: fp16 or fp32, for latents; pixels stay uint8.
         rank: of `world` processes.
     """
@@ -56,7 +55,7 @@ def encode_shards(
 
 
 def folder_of(work: Path, shard: dict[str, Any]) -> Path:
-    """Of the latent shard that an image shard (an entry of the index) becomes."""
+    """The folder of the latent shard that an image shard (an entry of the index) becomes."""
     return work / Path(shard["file"]).stem
 
 
@@ -76,7 +75,7 @@ def _encoded(
     entries: dict[str, Any],
     progress: Progress,
 ) -> Iterator[Sample]:
-    """The samples of a shard; adds the figures of all to `entries` at the end."""
+    """Yields the samples of a shard; at the end adds their statistics to `entries`."""
     statistics, psnr = ChannelStatistics(), []
     left = 0 if codec.header["name"] == "identity" else trips
     side = read_index(shards)["resolution"]
@@ -94,7 +93,7 @@ def _encoded(
 
 
 def _narrow(encoded: Tensor, stored: str) -> Tensor:
-    """Latents in the type in which they are kept."""
+    """Casts latents to the type in which they are kept."""
     if not encoded.is_floating_point():
         return encoded
     kept = encoded.to(DTYPES[stored])
@@ -114,7 +113,7 @@ def _psnr(images: Tensor, decoded: Tensor) -> list[float]:
 
 
 def measured(work: Path, shards: Path) -> tuple[ChannelStatistics, list[float]]:
-    """Figures of all latents, and the round trips' ratios."""
+    """Statistics of all latents, and the signal-to-noise ratio of each round trip, dB."""
     statistics, psnr = ChannelStatistics(), []
     for shard in read_index(shards)["shards"]:
         figures = read_index(folder_of(work, shard))[DRAFT]
@@ -124,10 +123,10 @@ def measured(work: Path, shards: Path) -> tuple[ChannelStatistics, list[float]]:
 
 
 def join(work: Path, shards: Path, folder: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """Makes data/latents of all encoded shards.
+    """Joins all encoded shards to data/latents.
 
     Args:
-        header: of the finished codec.
+        header: the header of the finished codec.
 
     Returns:
         The index.
@@ -135,13 +134,16 @@ def join(work: Path, shards: Path, folder: Path, header: dict[str, Any]) -> dict
     parts = [folder_of(work, shard) for shard in read_index(shards)["shards"]]
     indices = [read_index(part) for part in parts]
     with replacing_folder(folder) as temporary:
+        # The shards keep their bytes; only their numbers change.
         files = []
         for number, (part, index) in enumerate(zip(parts, indices, strict=True)):
             (shard,) = index["shards"]
             files.append({**shard, "file": f"{number:06d}.tar"})
             link_or_copy(part / shard["file"], temporary / files[-1]["file"])
+        # Labels and offsets follow each other as the shards do.
         for array in (LABELS, OFFSETS):
             np.save(temporary / array, np.concatenate([np.load(part / array) for part in parts]))
+        # The index is that of any part, but for what is summed over the parts.
         whole = {key: value for key, value in indices[0].items() if key != DRAFT}
         whole |= {"count": sum(index["count"] for index in indices), "shards": files, "codec": header}
         whole["class_counts"] = [

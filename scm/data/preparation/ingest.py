@@ -1,8 +1,8 @@
-"""A source to shards, on all cores and in any number of processes, with the same bytes every time.
+"""Turn a source into shards, on all cores and in any number of processes, with the same bytes every time.
 
 Shard i is made from the images [i * shard_images, (i + 1) * shard_images) of the source's listing and nothing else;
-images that cannot be used leave it shorter. So neither threads nor processes nor an interruption show in the result.
-A finished shard lies in the work folder under its name, with a record beside it; what has both is not made again.
+unusable images leave it shorter. So threads, processes and interruptions do not change the result.
+A finished shard lies in the work folder with a record beside it; a shard that has both is not made again.
 """
 
 import time
@@ -27,14 +27,14 @@ from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_tar
 from scm.errors import Interrupted, UserError
 
 AHEAD = 4
-"""Images for each thread that may be read before the shard's turn comes to them; it bounds the memory."""
+"""Images for each thread that may be read ahead of the writing; bounds the memory."""
 POLL_SECONDS = 1.0
 FREE = "free some space and run the same command, which goes on where it stopped"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How images become shards: data.resolution (pixels), data.channels, data.on_bad_image, data.shard_images."""
+    """How images become shards: the parameters of the same names in the section `data`."""
 
     resolution: int
     channels: int
@@ -42,7 +42,7 @@ class Plan:
     shard_images: int
 
     def images_of(self, shard: int, count: int) -> range:
-        """Numbers of the images of a shard, of `count` in all."""
+        """Numbers of the images of a shard; `count` is the number of all images."""
         return range(shard * self.shard_images, min(count, (shard + 1) * self.shard_images))
 
     def shards_of(self, count: int) -> range:
@@ -51,7 +51,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who works: threads of this process, which is number `rank` of `world` that share the work folder."""
+    """The workers: `threads` of this process, the one with this `rank` among `world` that share the work folder."""
 
     threads: int
     rank: int = 0
@@ -60,7 +60,7 @@ class Workers:
 
 @dataclass
 class Tally:
-    """What happened to the images of one shard, or of all."""
+    """Labels, sizes and skipped files of one shard, or of all."""
 
     labels: array = field(default_factory=lambda: array("i"))
     short_sides: Counter[int] = field(default_factory=Counter)
@@ -75,19 +75,19 @@ def ingest(
     progress: Callable[[str], None],
     stopping: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Makes this process's shards that are not in the work folder yet; process 0 then waits for the others'.
+    """Makes those of this process's shards that the work folder lacks; process 0 then waits for the others.
 
     Args:
-        source: what is read.
-        plan: how it is cut into shards.
-        work: kept when the process ends early, and handed in again by the same command. Shared by all processes.
+        source: the images.
+        plan: how they are cut into shards.
+        work: the folder of unfinished work, which all processes share and an interrupted run leaves behind.
         workers: process `rank` makes every `world`-th shard.
-        progress: gets lines of text.
+        progress: receives lines of text.
         stopping: asked before each image; True ends the work.
 
     Raises:
-        UserError: an image that cannot be used (with on_bad_image "error": the first of the listing), a full disk.
-        Interrupted: it was asked to stop.
+        UserError: an unusable image (with on_bad_image "error"; the first of the listing), a full disk.
+        Interrupted: `stopping` returned True.
     """
     (work / "shards").mkdir(parents=True, exist_ok=True)
     shards = plan.shards_of(len(source))
@@ -97,10 +97,12 @@ def ingest(
         pillow_without_limits_of_its_own(),
         _threads(workers.threads) as pool,
     ):
+        # Which shards has an earlier run finished?
         done = list(pool.map(lambda shard: _is_done(work, shard), own))
         missing = [shard for shard, whole in zip(own, done, strict=True) if not whole]
         if any(done):
             progress(f"{sum(done)} of {len(own)} shards were made before")
+        # Read and crop in threads, in the order of the listing; write as the images come.
         speed = Progress(sum(len(plan.images_of(shard, len(source))) for shard in missing), progress, "prepared")
         numbers = (number for shard in missing for number in plan.images_of(shard, len(source)))
         results = _in_order(pool, lambda number: _converted(source, number, plan), numbers, AHEAD * workers.threads)
@@ -112,7 +114,7 @@ def ingest(
 
 
 def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple[dict[str, Any], Tally]:
-    """Puts the shards of the work folder together as `folder`, which is replaced as a whole.
+    """Assembles `folder` from the shards of the work folder; an older one is replaced as a whole.
 
     Returns:
         The index, as `shards.read_index` gives it, and what happened to all images.
@@ -163,7 +165,7 @@ def _record_path(work: Path, shard: int) -> Path:
 
 
 def _is_done(work: Path, shard: int) -> bool:
-    """Whether a shard lies in the work folder with the bytes that were written; a damaged one is made again."""
+    """True if the work folder holds the shard with the bytes that were written; a damaged one is made again."""
     try:
         record = read_json(_record_path(work, shard))
         return isinstance(record, dict) and sha256(_shard_path(work, shard)) == record.get("sha256")
@@ -173,7 +175,7 @@ def _is_done(work: Path, shard: int) -> bool:
 
 @dataclass(frozen=True)
 class _Image:
-    """One image of the listing: its PNG and the original's short side, or why it has none."""
+    """One image of the listing: its PNG and the original's short side, or the reason why it is unusable."""
 
     number: int
     png: bytes = b""
@@ -215,7 +217,7 @@ def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose waiting tasks are dropped when the block fails."""
+    """A thread pool whose waiting tasks are dropped when the block fails."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -226,7 +228,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
 def _in_order(
     pool: ThreadPoolExecutor, function: Callable[[int], _Image], numbers: Iterator[int], ahead: int
 ) -> Iterator[_Image]:
-    """`function` of each number, in their order, of which up to `ahead` are worked on or wait."""
+    """Yields `function` of each number, in order; up to `ahead` of them are computed or wait at a time."""
     waiting: deque[Future[_Image]] = deque()
     for number in numbers:
         waiting.append(pool.submit(function, number))
@@ -247,7 +249,7 @@ def _counted(images: Iterator[_Image], speed: Progress, stopping: Callable[[], b
 def _wait_for_others(
     work: Path, shards: set[int], progress: Callable[[str], None], stopping: Callable[[], bool]
 ) -> None:
-    """Returns when the other processes' shards are whole; torchrun ends this process if one of those fails."""
+    """Returns when the other processes' shards are whole; torchrun ends this process if another one fails."""
     said = 0.0
     while shards := {shard for shard in shards if not _is_done(work, shard)}:
         if stopping():

@@ -1,4 +1,4 @@
-"""What was prepared, for people: counts, sizes, what was left out, and a picture of images from all over the data."""
+"""Describe the prepared data for people: counts, sizes, skipped files, and a contact sheet."""
 
 import io
 from collections import Counter
@@ -14,17 +14,17 @@ from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import tar_members, tar_reader
 
 CONTACT_IMAGES, CONTACT_SIDE = 100, 64
-"""At most so many images on the contact sheet, and so many pixels on a side of each."""
+"""Most images on the contact sheet, and most pixels on a side of each."""
 LISTED = 20
-"""Skipped files and reasons that `summary` spells out; data/shards/index.json has all."""
+"""Most skipped files and reasons that `summary` lists; data/shards/index.json has all."""
 
 
 def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
-    """Returns what results/samples/prepare/data.json says.
+    """The content of results/samples/prepare/data.json.
 
     Args:
-        index: of the finished shards.
-        tally: what happened to the images.
+        index: the index of the finished shards.
+        tally: labels, sizes and skipped files of all images.
     """
     ranges = Counter[int]()
     for side, count in tally.short_sides.items():
@@ -48,11 +48,11 @@ def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
 
 
 def contact_images(folder: Path, index: dict[str, Any]) -> torch.Tensor:
-    """Images evenly spread over the data, so that each part and class has its share.
+    """Images for the contact sheet, evenly spread over the data, so that each part and class has its share.
 
     Args:
         folder: finished image shards.
-        index: theirs.
+        index: the index of these shards.
 
     Returns:
         uint8 [N, C, H, W], N <= CONTACT_IMAGES, H = W <= CONTACT_SIDE; larger images are reduced.

@@ -1,14 +1,14 @@
-"""Names, places and sizes of very many files: 24 bytes each besides the letters of the name."""
+"""Names, places and sizes of millions of files, in 24 bytes each besides the letters of the name."""
 
 from array import array
 from collections.abc import Sequence
 
 
 class Catalogue:
-    """Files by number, in the order in which they were added.
+    """Files, numbered in the order in which they were added.
 
     Attributes:
-        places: what finds a file again: an offset in its archive, or a number in it.
+        places: where each file is in its archive: an offset, or the number of a member.
         sizes: declared sizes in bytes.
     """
 
@@ -20,7 +20,7 @@ class Catalogue:
         return len(self._ends)
 
     def add(self, name: str, place: int, size: int) -> None:
-        """Adds a file; '/' stands between the parts of its name."""
+        """Adds a file whose name has '/' between its parts."""
         self._names += name.replace("/", "\0").encode(errors="surrogatepass")
         self._ends.append(len(self._names))
         self.places.append(place)
@@ -37,5 +37,5 @@ class Catalogue:
         return array("q", sorted(numbers, key=self._packed))
 
     def _packed(self, number: int) -> bytes:
-        """The name with zeros for slashes: their bytes compare as the lists of the names' parts do."""
+        """The name with zeros for slashes, so that bytes compare as lists of the names' parts do."""
         return bytes(self._names[self._ends[number - 1] if number else 0 : self._ends[number]])

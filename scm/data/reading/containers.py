@@ -1,7 +1,7 @@
-"""The files of a folder, a zip or a tar, listed alike and read one by one, by any thread, without unpacking.
+"""List a folder, a zip or a tar alike, and read its files one by one, from any thread, without unpacking.
 
-Hidden files and what operating systems leave behind are not listed. A name that leaves the archive and a link that
-leads outside are refused: the archive may come from a stranger.
+Hidden files and litter of operating systems are not listed. Names and links that lead out of the archive are refused,
+as it may come from a stranger.
 """
 
 import errno
@@ -31,21 +31,21 @@ ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.Tar
 LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 GZIP_RATIO = 100
 GZIP_FREE_BYTES = 2**30
-"""A .tar.gz may grow GZIP_RATIO times when it is unpacked, and in any case to GZIP_FREE_BYTES."""
+"""An unpacked .tar.gz may have GZIP_RATIO times its size, or GZIP_FREE_BYTES if that is more."""
 
 Read = Callable[[Catalogue, int], bytes]
-"""Reads the file of this number; any thread may."""
+"""Reads the file with this number; any thread may call it."""
 
 
 @dataclass
 class Listing:
-    """What a folder or archive holds.
+    """The files and folders of a folder or archive.
 
     Attributes:
         read: reads one of `files`, or of another catalogue with the same names and places.
-        files: by path inside, '/' between parts.
-        folders: likewise.
-        links: maps a link of an archive to its target; `list_files` has put these among `files`.
+        files: by their paths inside, with '/' between the parts.
+        folders: paths of the folders, likewise.
+        links: maps a link of an archive to its target; `list_files` adds these to `files`.
     """
 
     read: Read
@@ -55,10 +55,10 @@ class Listing:
 
 
 def list_files(path: Path, stack: ExitStack) -> Listing:
-    """Lists a folder, .zip, .tar or .tar.gz; `stack` closes the archive when its files are no longer read.
+    """Lists a folder, .zip, .tar or .tar.gz; `stack` later closes the archive.
 
     Raises:
-        UserError: the path is missing or no archive, or something in it leads outside.
+        UserError: the path does not exist or is no archive, or a name or link in it leads outside.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: set data.path to a folder, .zip or .tar of images")
@@ -95,7 +95,7 @@ def _list_folder(path: Path) -> Listing:
 
 
 def _walk(base: str, folder: str, path: Path, listing: Listing) -> None:
-    """Lists one folder and those in it, in the order of their names, so that nothing has to be sorted later."""
+    """Lists a folder and its sub-folders in the order of their names, so that nothing has to be sorted later."""
     try:
         names = sorted(name for name in os.listdir(Path(base, folder)) if not _is_hidden(name))  # noqa: PTH208
     except OSError as error:
@@ -165,7 +165,7 @@ def _list_tar(handle: IO[bytes], path: Path) -> Listing:
 
 
 def tar_members(handle: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """The members one by one; tarfile would keep them all."""
+    """Yields the members one by one; tarfile would keep them all in memory."""
     with tarfile.TarFile(fileobj=handle) as archive:
         while info := archive.next():
             archive.members.clear()  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ def tar_members(handle: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 
 def tar_reader(handle: IO[bytes]) -> Read:
-    """Reads from the places of an open file, which is where tar has its members."""
+    """Reads members of an open tar, whose places are their offsets in the file."""
 
     def read(files: Catalogue, number: int) -> bytes:
         return read_at(handle.fileno(), files.places[number], files.sizes[number])
@@ -182,7 +182,7 @@ def tar_reader(handle: IO[bytes]) -> Read:
 
 
 def read_at(descriptor: int, place: int, size: int) -> bytes:
-    """`size` bytes from `place` on; the file's own position, which threads share, is left alone."""
+    """Reads `size` bytes from `place` on, without moving the file's position, which threads share."""
     data = os.pread(descriptor, size, place)
     if len(data) < size:
         raise EOFError(f"the archive ends {size - len(data):,} bytes too early")
@@ -190,7 +190,7 @@ def read_at(descriptor: int, place: int, size: int) -> bytes:
 
 
 class Part(io.RawIOBase):
-    """A stretch of an open file as a file of its own, such as a tar in a tar."""
+    """A part of an open file as a file of its own, such as a tar in a tar."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
         self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
@@ -215,7 +215,7 @@ class Part(io.RawIOBase):
 
 
 def _ungzipped(path: Path, stack: ExitStack) -> IO[bytes]:
-    """The tar inside a .tar.gz as an unnamed temporary file, since images are read in another order than packed."""
+    """Unpacks a .tar.gz to an unnamed temporary tar, since images are read in another order than packed."""
     limit = max(GZIP_FREE_BYTES, GZIP_RATIO * path.stat().st_size)
     plain = stack.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (the stack is its context)
     remedy = f"set TMPDIR to a larger disk, or run gunzip on {path}"
@@ -230,7 +230,7 @@ def _ungzipped(path: Path, stack: ExitStack) -> IO[bytes]:
 
 
 def _inner_name(name: str, path: Path) -> str:
-    """The member's path without '.' and doubled or foreign slashes; refuses one that leaves the archive."""
+    """The member's path without '.', doubled slashes and backslashes; refuses a path that leaves the archive."""
     text = name.replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/") or re.match("[A-Za-z]:/", text) or ".." in parts:
@@ -248,9 +248,10 @@ def _link_target(start: str, target: str, name: str, path: Path) -> str:
 
 
 def _follow_links(listing: Listing, path: Path) -> None:
-    """Gives each link of an archive the place of the file that it leads to."""
+    """Adds each link of an archive to its files, with the place of the file that it leads to."""
     if not listing.links:
         return
+    # Follow chains of links, which may be circles, to their ends.
     found: dict[str, str] = {}
     for link in sorted(listing.links):
         target, seen = link, set()
@@ -258,6 +259,7 @@ def _follow_links(listing: Listing, path: Path) -> None:
             seen.add(target)
             target = listing.links[target]
         found[link] = target
+    # Look for the ends among the files.
     wanted, files = set(found.values()), listing.files
     number_of = {name: number for number in range(len(files)) if (name := files.name(number)) in wanted}
     for link, target in found.items():
@@ -269,7 +271,7 @@ def _follow_links(listing: Listing, path: Path) -> None:
 
 
 def shown(name: str) -> str:
-    """A file name as it may appear in a one-line message."""
+    """A file name for a one-line message, escaped if it cannot be printed."""
     return name if name.isprintable() else ascii(name)
 
 

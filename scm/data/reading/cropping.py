@@ -14,7 +14,7 @@ class BadImageError(ValueError):
 
 
 def square(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
-    """ADM's centre crop: halve with a box filter while that stays large enough, bicubic to the resolution, crop.
+    """ADM's centre crop: halves with a box filter while large enough, resizes bicubically, crops the centre.
 
     The camera's orientation (EXIF) is applied first. Images that are too small are enlarged by the same bicubic filter.
 
@@ -43,8 +43,8 @@ def square(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
 def flatten(image: Image.Image, channels: int) -> Image.Image:
     """Converts any mode of pixels to 8-bit grey (mode L) or RGB.
 
-    Transparent pixels are laid on white: pictures with a transparent background are drawn for a white page, and black
-    would swallow dark lines. 16-bit grey is scaled by 255 / 65535. Colour profiles are not applied.
+    Transparent pixels become white, since pictures with a transparent background are drawn for a white page, and dark
+    lines would vanish on black. 16-bit grey is scaled by 255 / 65535. Colour profiles are not applied.
     """
     if image.mode in GREY16_MODES:
         values = np.asarray(image).astype(np.int64)

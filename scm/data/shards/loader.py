@@ -1,7 +1,7 @@
-"""Latents in the order of training, at any position at once: the position is the number of images seen.
+"""Load latents in the order of training, from any position; a position is the number of images seen.
 
-Epoch e is the permutation of generator(seed, "order", e), and batches run across the ends of epochs. So the batch at a
-position depends on the seed and the position alone: a resumed or distributed run sees what an uninterrupted one sees.
+Epoch e is the permutation that generator(seed, "order", e) draws, and batches run across the ends of epochs. So a batch
+depends on the seed and its position alone: resumed and distributed runs see the batches of an uninterrupted one.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ class LatentLoader:
     Attributes:
         count: images in the data set.
         classes: class names; empty = all labels are -1.
-        codec_header: for scm.data.latents.codec.Codec.
+        codec_header: the argument of `Codec`.
     """
 
     def __init__(self, folder: Path, seed: int, batch: int, rank: int = 0, world: int = 1) -> None:
@@ -29,9 +29,9 @@ class LatentLoader:
 
         Args:
             folder: data/latents.
-            seed: names the order of the images.
-            batch: images of all processes together.
-            rank: which process asks, from 0.
+            seed: the user's seed, from which the order follows.
+            batch: images in a batch, over all processes.
+            rank: number of this process, from 0.
             world: number of processes.
 
         Raises:
@@ -61,8 +61,8 @@ class LatentLoader:
         """This process's part of the batch that begins after `images_seen` images.
 
         Returns:
-            What the codec stored, [batch / world, ...], and labels int64 [batch / world]. The parts of all ranks, one
-            after the other, are the batch of a single process.
+            What the codec stored, [batch / world, ...], and labels int64 [batch / world]. The parts of all ranks,
+            concatenated, are the batch of a single process.
         """
         positions = images_seen + self._first + np.arange(self._share)
         epochs = positions // self.count
@@ -91,7 +91,7 @@ class LatentLoader:
 
 
 class _Shard:
-    """The samples of one tar as a strided view into its memory map: all have one size, so they lie evenly spaced."""
+    """The samples of one tar, as a strided view of its memory map; having one size, they are evenly spaced."""
 
     def __init__(self, path: Path, offsets: np.ndarray, shape: list[int], dtype: str) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
@@ -109,7 +109,7 @@ class _Shard:
         )
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """A copy of the samples with these numbers within the shard."""
+        """Copies the samples with these numbers within the shard."""
         return self._view[rows]
 
 

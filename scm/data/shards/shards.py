@@ -1,8 +1,8 @@
-"""Shards: WebDataset tar files beside an index of counts, labels and hashes; the same samples give the same bytes.
+"""Write and read shards: WebDataset tar files with an index of counts and hashes; equal samples give equal bytes.
 
-Image shards hold <key>.png and <key>.cls; latent shards <key>.npy, uncompressed, and <key>.cls. labels.npy repeats all
-labels, and offsets.npy (latents) tells where each sample's numbers begin, so that the loader reads any sample without
-unpacking. A folder of shards is written under a temporary name and renamed, so that it is whole or absent.
+Image shards hold <key>.png and <key>.cls; latent shards hold <key>.npy, uncompressed, and <key>.cls. labels.npy repeats
+all labels, and offsets.npy (latents) tells where each sample's numbers begin, so that the loader reads any sample
+without unpacking. A folder of shards is written under a temporary name and renamed, so that it is whole or absent.
 """
 
 import io
@@ -48,8 +48,8 @@ def write_shards(
         samples: (key, uint8 [H, W, C], label); all of one shape, keys unique and free of dots.
         folder: gets 000000.tar, 000001.tar, ..., labels.npy and index.json.
         shard_images: images in one shard.
-        header: further entries of the index: classes, channels, resolution, skipped. It is written after the last
-            sample was taken, so that a list may still grow until then.
+        header: further entries of the index: classes, channels, resolution, skipped. The index is written after the
+            last sample, so a list may still grow until then.
 
     Returns:
         The index, as `read_index` gives it.
@@ -66,7 +66,7 @@ def write_shards(
 def write_latents(
     samples: Iterable[tuple[str, np.ndarray, int]], folder: Path, shard_images: int, header: dict[str, Any]
 ) -> dict[str, Any]:
-    """The same for encoded samples of any one shape and type.
+    """Writes encoded samples of one shape and type as latent shards, as `write_shards` writes images.
 
     Args:
         samples: (key, array, label); keys unique and free of dots.
@@ -89,10 +89,10 @@ def write_latents(
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder of shards.
+    """Reads and checks the index of a folder of shards.
 
     Raises:
-        UserError: it is missing, damaged, or of another format.
+        UserError: the index is missing, damaged, or of another format.
     """
     path = folder / INDEX
     index = read_json(path)
@@ -108,7 +108,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def check_sizes(folder: Path, index: dict[str, Any]) -> None:
-    """Quick look at every shard: there, and of the size that the index says."""
+    """Checks that every shard exists and has the size that the index says; reads no content."""
     for shard in index["shards"]:
         path = folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None
@@ -122,7 +122,7 @@ def verify(folder: Path, shard: dict[str, Any]) -> None:
     """Compares one shard (an entry of the index) with its recorded hash.
 
     Raises:
-        UserError: it is missing or its bytes have changed.
+        UserError: the shard is missing or its bytes have changed.
     """
     path = folder / shard["file"]
     if not path.is_file():
@@ -132,13 +132,13 @@ def verify(folder: Path, shard: dict[str, Any]) -> None:
 
 
 def iterate(folder: Path, shards: list[dict[str, Any]] | None = None) -> Iterator[Sample]:
-    """Streams the samples in the order they were written: (key, uint8 [H, W, C] or the stored array, label).
+    """Yields the samples in the order they were written: (key, uint8 [H, W, C] or the stored array, label).
 
     Args:
         shards: entries of the index; None = all.
 
     Raises:
-        UserError: a shard is missing or damaged; each is checked before its first sample is given out.
+        UserError: a shard is missing or damaged; each shard is checked before its first sample is yielded.
     """
     index = read_index(folder)
     for shard in index["shards"] if shards is None else shards:
@@ -155,7 +155,7 @@ def iterate(folder: Path, shards: list[dict[str, Any]] | None = None) -> Iterato
 def iterate_batches(
     folder: Path, batch: int, shards: list[dict[str, Any]] | None = None
 ) -> Iterator[tuple[list[str], torch.Tensor, list[int]]]:
-    """The images of `iterate` in batches: (keys, uint8 [B, C, H, W], labels); the last one may be smaller."""
+    """Yields the images in batches: (keys, uint8 [B, C, H, W], labels); the last batch may be smaller."""
     samples = iterate(folder, shards)
     while chunk := list(islice(samples, batch)):
         keys, arrays, labels = zip(*chunk, strict=True)
@@ -164,7 +164,7 @@ def iterate_batches(
 
 
 def read_images(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """A whole small data set: images uint8 [N, C, H, W] and labels int64 [N]."""
+    """Reads a whole small data set: images uint8 [N, C, H, W] and labels int64 [N]."""
     parts = [(images, torch.tensor(labels)) for _, images, labels in iterate_batches(folder, 1024)]
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
@@ -172,7 +172,7 @@ def read_images(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def _write(
     samples: Iterable[Sample], folder: Path, shard_images: int, suffix: str, encode: Callable[[np.ndarray], bytes]
 ) -> dict[str, Any]:
-    """Writes the shards and labels.npy; returns what the index says about them."""
+    """Writes the shards and labels.npy; returns their entries of the index."""
     remaining, shards, labels, keys = iter(samples), [], [], set()
     layout: tuple[list[int], str] | None = None
     while first := next(remaining, None):
@@ -206,7 +206,7 @@ def write_tar(samples: Iterable[tuple[str, bytes, int]], path: Path, suffix: str
 
 
 def finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Counts the classes, writes the index into the folder and returns it as JSON has it."""
+    """Counts the classes, writes the index into the folder and returns it as read from JSON."""
     labels, images = np.unique(np.load(folder / LABELS), return_counts=True)
     counts = Counter(dict(zip(labels.tolist(), images.tolist(), strict=True)))
     if not set(counts) <= (set(range(len(index["classes"]))) or {-1}):
@@ -231,7 +231,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _payload_offsets(shard: Path) -> np.ndarray:
-    """Where the numbers of each sample begin in a latent shard: int64 [count], bytes from the start of the file."""
+    """Offset in a latent shard at which each sample's numbers begin: int64 [count], in bytes."""
     with tarfile.open(shard) as tar:
         members = [member for member in tar if member.name.endswith(".npy")]
     with shard.open("rb") as stream:

@@ -1,7 +1,7 @@
-"""CIFAR-10 as its authors publish it: the python and the binary archive, packed or not; its training images.
+"""CIFAR-10's training images, from the python or the binary archive that its authors publish, packed or unpacked.
 
 A batch holds images as rows of 3 x 32 x 32 bytes, red, green and blue one after the other. The python form keeps them
-in pickles, which are read as data by the machine that reads other people's teachers: nothing in them is executed.
+in pickles, which are read as data: nothing in them is executed.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
 
 def _check_md5(path: Path) -> None:
-    """An archive under its published name must be the published one."""
+    """Refuses an archive that has a published name and another content."""
     wanted = MD5.get(path.name)
     if wanted is None or not path.is_file():
         return
@@ -121,8 +121,7 @@ def _read_python(listing: Listing, number: int, name: str) -> tuple[np.ndarray, 
     """Rows and labels, as in `_read_binary`, of a batch that is a pickled dictionary with `data` and `labels`."""
     content = _unpickled(listing, number, name)
     rows, labels = content.get("data"), content.get("labels")
-    known = isinstance(rows, Python2Array) and rows.value.dtype == np.uint8
-    if not known or rows.value.ndim != 2 or rows.value.shape[1] != PIXELS:
+    if not isinstance(rows, Python2Array) or rows.value.dtype != np.uint8 or rows.value.shape[1:] != (PIXELS,):
         raise UserError(f"{name} holds no rows of {PIXELS:,} bytes: download the archive again")
     if (
         not isinstance(labels, list)

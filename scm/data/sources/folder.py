@@ -52,12 +52,14 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
 
 def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str], array]:
-    """Names of the class folders, and each image's label; refuses mixed and empty classes."""
+    """Names of the class folders, and each image's label; refuses images outside of them, and empty classes."""
+    # Class folders are the top level, or the second one if a single folder wraps everything.
     folders = folders | {posixpath.dirname(images.name(number)) for number in range(len(images))}
     top = sorted({folder.split("/")[0] for folder in folders if folder})
     inner = sorted({folder.split("/")[1] for folder in folders if folder.count("/")})
     wrapped = len(top) == 1 and bool(inner) and all("/" in images.name(number) for number in range(len(images)))
     classes, prefix = (inner, f"{top[0]}/") if wrapped else (top, "")
+    # Each image belongs to the class folder that it is in, at any depth.
     label_of, labels = {name: label for label, name in enumerate(classes)}, array("i")
     for number in range(len(images)):
         inside = images.name(number).removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""ImageNet as ILSVRC2012_img_train.tar: a tar that holds one tar for each class, read without unpacking either."""
+"""ImageNet as ILSVRC2012_img_train.tar: a tar that holds one tar for each class, read without unpacking."""
 
 import io
 import posixpath
@@ -36,6 +36,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         tars = _class_tars(path, handle)
     except ARCHIVE_FAULTS as error:
         raise unreadable(path, error) from error
+    # List the members of each class's tar; photographs become images, the rest is noted.
     images, label_of, skipped = Catalogue(), array("i"), []
     for label, (wnid, (place, size)) in enumerate(sorted(tars.items())):
         members = _members(path, handle.fileno(), f"{wnid}.tar", place, size)
@@ -60,7 +61,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
 
 def _class_tars(path: Path, handle: io.BufferedReader) -> dict[str, tuple[int, int]]:
-    """Place and size of each class's tar."""
+    """Place and size of each class's tar, by its WordNet number."""
     tars = {}
     for info in tar_members(handle):
         found = re.fullmatch(r"(?:\./)?(n\d{8})\.tar", info.name)

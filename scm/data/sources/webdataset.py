@@ -1,7 +1,7 @@
-"""WebDataset shards as a source: tars in which files with a key in common, one after the other, are a sample.
+"""WebDataset shards as a source: tars in which consecutive files with one key are a sample.
 
-A sample is <key>.jpg (.jpeg, .png, .webp) with a label in <key>.cls, a whole number, or in <key>.json: {"label": 3} or
-{"cls": 3}, and with "class_name" the class's name as well. Other files of a sample are passed over.
+A sample is <key>.jpg (.jpeg, .png, .webp) with a label: a whole number in <key>.cls, or {"label": 3} or {"cls": 3} in
+<key>.json, where "class_name" may give the class's name. Other files of a sample are ignored.
 """
 
 import json
@@ -27,14 +27,14 @@ from scm.errors import UserError
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABELS = ("cls", "json")
 LABEL_BYTES = 2**20
-"""Longest .cls or .json that is read."""
+"""Longest .cls or .json that is read, in bytes."""
 MAX_LABEL = 2**31 - 1
 NAMES = "classes.txt"
 
 
 @dataclass
 class _Samples:
-    """What was listed so far."""
+    """The samples listed so far."""
 
     skip: bool
     images: Catalogue = field(default_factory=Catalogue)
@@ -92,13 +92,13 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
 
 def _read(shard: Path, images: Catalogue, number: int) -> bytes:
-    """Opens the shard each time: thousands of shards are more than a process may have open."""
+    """Reads an image; opens its shard each time, as a process may not have thousands of files open."""
     with shard.open("rb", buffering=0) as handle:
         return read_at(handle.fileno(), images.places[number], images.sizes[number])
 
 
 def _shards(path: Path) -> tuple[list[Path], list[str] | None]:
-    """The tars in the order of their names, and the names of the classes if a file beside them has any."""
+    """The tars in the order of their names, and the classes' names if a file beside the tars gives them."""
     if not path.exists():
         raise UserError(f"{path} does not exist: set data.path to a folder of shards or to one .tar")
     folder, shards = path, [path]
@@ -123,7 +123,7 @@ def _shards(path: Path) -> tuple[list[Path], list[str] | None]:
 
 
 def _own_shards(folder: Path) -> tuple[list[Path], list[str] | None]:
-    """Shards that this program wrote: all there, and with the bytes that were written."""
+    """Shards that this program wrote; refuses missing and changed ones."""
     index = read_index(folder)
     check_sizes(folder, index)
     for shard in index["shards"]:
@@ -132,7 +132,7 @@ def _own_shards(folder: Path) -> tuple[list[Path], list[str] | None]:
 
 
 def _grouped(shard: Path, handle: Any) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Samples as (key, {suffix: (place, size)}); the key ends at the first dot of the file's own name."""
+    """Yields samples as (key, {suffix: (place, size)}); the key ends at the first dot of the file's own name."""
 
     def files() -> Iterator[tuple[str, str, int, int]]:
         for info in tar_members(handle):
@@ -153,6 +153,7 @@ def _grouped(shard: Path, handle: Any) -> Iterator[tuple[str, dict[str, tuple[in
 def _add(
     listed: _Samples, shard: Path, descriptor: int, key: str, files: dict[str, tuple[int, int]], labels: bool
 ) -> None:
+    """Adds one sample to `listed`, or leaves it out; `files` are as `_grouped` yields them."""
     image = next((suffix for suffix in IMAGES if suffix in files), None)
     kind = next((suffix for suffix in LABELS if suffix in files), None)
     if image is None:
@@ -175,13 +176,13 @@ def _add(
         label, class_name = found
         if class_name is not None and listed.names.setdefault(label, class_name) != class_name:
             both = f"{shown(listed.names[label])} and {shown(class_name)}"
-            raise UserError(f"{shard}: {shown(key)}.json: the label {label} is called {both}: decide for one")
+            raise UserError(f"{shard}: {shown(key)}.json: the label {label} is called {both}: choose one")
     listed.images.add(name, *files[image])
     listed.labels.append(label)
 
 
 def _label(kind: str, content: bytes) -> tuple[int, str | None] | None:
-    """Label and, if it is told, the class's name; None if the file does not hold any."""
+    """The label and the class's name, if given; None if the file holds no valid label."""
     try:
         value: Any = json.loads(content) if kind == "json" else int(content.decode("ascii"))
     except (ValueError, RecursionError):
@@ -194,7 +195,7 @@ def _label(kind: str, content: bytes) -> tuple[int, str | None] | None:
 
 
 def _classes(listed: _Samples, names: list[str] | None, path: Path) -> list[str]:
-    """A name for each label; every class has a sample, and every label a class."""
+    """A name for each label; refuses classes without samples and labels without classes."""
     used, highest = set(listed.labels), max(listed.labels)
     if names is not None and highest >= len(names):
         number = listed.labels.index(highest)
@@ -210,8 +211,9 @@ def _classes(listed: _Samples, names: list[str] | None, path: Path) -> list[str]
     if names is not None and missing < len(names):
         raise UserError(
             f"{path}: no sample has the label {missing}, which {NAMES} calls {shown(names[missing])}: "
-            "take out the names of classes without images"
+            "remove the names of classes without images"
         )
+    # Without a file of names, take those of the .json files, or numbers.
     if names is None:
         names = [listed.names.get(label, str(label)) for label in range(highest + 1)]
         if len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""What all figures of images compare: one file for each value of `reference.extractor`, found by its name.
+"""The extractors of features: one file for each value of `reference.extractor`, found by its name.
 
 Such a file has
 

@@ -49,10 +49,10 @@ MEASURING_BATCH = 256
 
 
 class Classifier(Extractor):
-    """A strided convolutional classifier whose last hidden layer is what the Frechet distance compares.
+    """A strided convolutional classifier, whose last hidden layer gives the features.
 
-    GroupNorm and no dropout: an image's features depend on that image alone, in training and after. It is trained in
-    float32 and measures in float64, in which features do not depend on how images are put in batches.
+    With GroupNorm and without dropout, an image's features depend on that image alone. The network is trained in
+    float32 and measures in float64, in which features do not depend on the batch.
 
     Attributes:
         settings: The five arguments, enough to build the same module again.
@@ -97,8 +97,8 @@ class Classifier(Extractor):
         self.output = nn.Linear(features, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [B, F] of images [B, C, H, W], uint8 or float, in either case with values from 0 to 255."""
-        # Images that were [B, H, W, C] before would take other kernels, which round differently.
+        """Features [B, F] of images [B, C, H, W], uint8 or float, with values from 0 to 255."""
+        # In channels-last order, images would take other kernels, which round differently.
         x = images.to(self.hidden.weight.dtype, memory_format=torch.contiguous_format) / 127.5 - 1
         return functional.silu(self.hidden(self.body(x).flatten(1)))
 
@@ -125,8 +125,8 @@ def _convolution(channels: int, following: int, stride: int) -> nn.Sequential:
 def held_out_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Divides images at random into those that train and those that only measure, evenly over the classes.
 
-    Every 1/fraction-th image of a shuffled list that is sorted by class is held out: floor(N * fraction) in all, and of
-    each class its share to within one image.
+    Images are shuffled and sorted by class, and every 1/fraction-th one is held out: floor(N * fraction) in all, and
+    of each class its share to within one image.
 
     Args:
         labels: int64 [N], any values.
@@ -203,12 +203,14 @@ def train_classifier(
     Raises:
         UserError: Too few images, or a width that cannot be built.
     """
+    # Split the data and build the network; both follow from the seed alone.
     split = held_out_split(labels.cpu(), settings.held_out, seed)
     images, labels = images.to(device), labels.to(device)
     training, measuring = (part.to(device) for part in split)
     with global_draws(seed_of(seed, "extractor initialisation")):
         model = Classifier(images.shape[1], images.shape[-1], settings.width, settings.features, outputs)
     model.to(device)
+    # Train in float32, with the learning rate along a cosine.
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     steps = settings.epochs * math.ceil(len(training) / settings.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -225,13 +227,14 @@ def train_classifier(
                 total += loss.item() * len(chosen)
             if (epoch + 1) % max(1, settings.epochs // 10) == 0:
                 progress(f"classifier: epoch {epoch + 1} of {settings.epochs}, loss {total / len(training):.4f}")
+    # Measure in float32, then keep float64 for features.
     model.eval()
     reached = held_out_accuracy(model, images[measuring], labels[measuring], task)
     return model.double(), reached
 
 
 def _batches(training: Tensor, batch: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, torch.Generator]]:
-    """The positions of each step's images, and the generator of that epoch's distortions."""
+    """Yields the positions of each step's images, and the generator of that epoch's distortions."""
     order = torch.randperm(len(training), generator=generator(seed, "extractor order", epoch)).to(training.device)
     random = generator(seed, "extractor augmentation", epoch)
     for chosen in training[order].split(batch):
@@ -239,7 +242,7 @@ def _batches(training: Tensor, batch: int, seed: int, epoch: int) -> Iterator[tu
 
 
 def _asked(images: Tensor, labels: Tensor, task: Task, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the classifier is shown and must answer: the images and their labels, or turned images and their turns."""
+    """Inputs and targets: the images and their labels, or turned images and their turns."""
     if task == "class":
         return images, labels
     turns = torch.randint(TURNS, (len(images),), generator=random).to(images.device)
@@ -250,7 +253,7 @@ def _asked(images: Tensor, labels: Tensor, task: Task, random: torch.Generator) 
 
 
 def held_out_accuracy(model: Classifier, images: Tensor, labels: Tensor, task: Task) -> float:
-    """Fraction of images [N, C, H, W] that are classified rightly; task "rotation" asks for each in all four turns."""
+    """Fraction of images [N, C, H, W] that are classified correctly; task "rotation" shows each in all four turns."""
     if task == "class":
         return accuracy(model, images, labels)
     right = [
@@ -270,7 +273,7 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
 
 
 def save_classifier(model: Classifier, path: Path) -> None:
-    """Writes the weights as float32 safetensors, the settings in the file's header; nothing else enters the bytes."""
+    """Writes the weights as float32 safetensors with the settings in the header, and nothing else."""
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(weights, temporary, metadata={"settings": json.dumps(model.settings, sort_keys=True)})

@@ -1,7 +1,7 @@
-"""DDPM++ (Song et al. 2021, arXiv 2011.13456) with EDM's settings, the network of the paper's CIFAR-10 models.
+"""DDPM++ (Song et al. 2021, arXiv 2011.13456) with EDM's settings: the network of the paper's CIFAR-10 models.
 
-Three modulations of a residual block by the embedding: `add`, EDM's own; `scale_shift`, adaptive group norm; and
-`double_norm`, the paper's adaptive double normalisation (sec. 4.1).
+A residual block has one of three modulations by the embedding: `add`, EDM's own; `scale_shift`, adaptive group norm;
+or `double_norm`, the paper's adaptive double normalisation (sec. 4.1).
 """
 
 import math
@@ -27,7 +27,7 @@ def groups_of(channels: int) -> int:
 
 
 class Linear(nn.Linear):
-    """nn.Linear as EDM starts it: Xavier's uniform weights and zero biases. [B, in] -> [B, out]."""
+    """nn.Linear as EDM initialises it: Xavier's uniform weights and zero biases. [B, in] -> [B, out]."""
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
@@ -35,7 +35,7 @@ class Linear(nn.Linear):
 
 
 class Conv(nn.Conv2d):
-    """A convolution that computes in its input's type and begins as EDM's. [B, in, H, W] -> [B, out, H, W].
+    """A convolution that computes in its input's type and is initialised as EDM's. [B, in, H, W] -> [B, out, H, W].
 
     Args:
         scale: factor of Xavier's initial weights; biases start at zero.
@@ -53,7 +53,7 @@ class Conv(nn.Conv2d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """A group norm whose sums are float32 at least; answers in its input's type."""
+    """A group norm that sums in float32 at least and returns its input's type."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(groups_of(channels), channels, eps=GROUP_EPSILON)  # pyright: ignore[reportUnknownMemberType]
@@ -93,7 +93,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """[B, in, H, W] and [B, embedding] (float32) -> [B, out, H', W']."""
         y = self.conv0(self._resampled(functional.silu(self.norm0(x))))
-        y = functional.silu(self._modulate(y, embedding))
+        y = functional.silu(self.modulate(y, embedding))
         if self.training and self.dropout_probability > 0:
             y = dropout(y, self.dropout_probability)
         x = x if self.skip is None else self.skip(self._resampled(x))
@@ -108,7 +108,7 @@ class Block(nn.Module):
             return x
         return downsample(x) if self.resample == "down" else upsample(x)
 
-    def _modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
+    def modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
         """norm(x) * pnorm(s(t)) + pnorm(b(t)) (sec. 4.1), norm(x) * (s(t) + 1) + b(t), or EDM's norm(x + b(t))."""
         affine = self.affine(embedding)
         if self.modulation == "add":
@@ -123,14 +123,15 @@ class DDPMPP(nn.Module):
     """The network between an input of unit variance and F.
 
     Args:
-        settings: its shape. The encoder's blocks at the resolutions of `settings.attention` have self-attention, and so
-            have the decoder's first block and its last one at each of these; the decoder has one block more at each
-            resolution than the encoder.
+        settings: the encoder's blocks at the resolutions of `settings.attention` have self-attention, and so have the
+            decoder's first block and its last one at each of these resolutions. At each resolution the decoder has one
+            block more than the encoder.
         dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
     """
 
     def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
         super().__init__()
+        # The embedding of time, class and further inputs, which modulates every block.
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * 4
         self.positional = settings.embedding == "positional"
@@ -149,6 +150,7 @@ class DDPMPP(nn.Module):
                 modulation=settings.modulation, **options,
             )  # fmt: skip
 
+        # The encoder goes down; `skips` remembers the channels of each output for the decoder.
         self.encoder = nn.ModuleDict()
         out, skips = width, [width]
         for level, multiplier in enumerate(settings.multipliers):
@@ -163,6 +165,7 @@ class DDPMPP(nn.Module):
                 self.encoder[f"{size}x{size}_block{index}"] = block(into, out, size, size in settings.attention)
                 skips.append(out)
 
+        # The decoder goes up; each of its numbered blocks also takes the last encoder output that is left.
         self.decoder = nn.ModuleDict()
         for level, multiplier in reversed(list(enumerate(settings.multipliers))):
             size = settings.resolution >> level

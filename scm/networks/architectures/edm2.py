@@ -1,7 +1,7 @@
 """EDM2's U-Net (config G, arXiv 2312.02696) with the paper's adaptive double normalisation (sec. 4.1).
 
-Two modulations of a residual block by the embedding are kept: `double_norm`, the paper's, and `gain`, EDM2's own, which
-the golden figures of the original program check and which imported teachers have.
+A residual block has one of two modulations by the embedding: `double_norm`, the paper's, or `gain`, EDM2's own, which
+imported teachers have and which tests check against figures of the original program.
 """
 
 import math
@@ -62,7 +62,7 @@ class Block(nn.Module):
             x = downsample(x) if self.resample == "down" else upsample(x)
         if self.kind == "encoder":
             x = normalize(x if self.conv_skip is None else self.conv_skip(x), dims=[1])
-        y = self._modulate(self.conv_res0(mp_silu(x)), embedding)
+        y = self.modulate(self.conv_res0(mp_silu(x)), embedding)
         y = mp_silu(y)
         if self.training and self.dropout_probability > 0:
             y = dropout(y, self.dropout_probability)
@@ -75,7 +75,7 @@ class Block(nn.Module):
             x = mp_sum(x, self.attn_proj(attention(q, k, v).reshape(x.shape)), ATTENTION_BALANCE)
         return torch.clamp(x, -CLIP, CLIP)
 
-    def _modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
+    def modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
         """y = norm(x) * pnorm(s(t)) + pnorm(b(t)) (sec. 4.1), or EDM2's y = x * (1 + gain s(t))."""
         if self.modulation == "gain":
             return y * over_pixels(self.emb_linear(embedding, gain=self.emb_gain) + 1, y)
@@ -88,13 +88,14 @@ class EDM2UNet(nn.Module):
     """The network between an input of unit variance and F.
 
     Args:
-        settings: its shape; blocks at the resolutions of `settings.attention` have self-attention, and so has the
-            decoder's first block; the decoder has one block more at each resolution than the encoder.
+        settings: blocks at the resolutions of `settings.attention` have self-attention, and so has the decoder's
+            first block. At each resolution the decoder has one block more than the encoder.
         dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
     """
 
     def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
         super().__init__()
+        # The embedding of time, class and further inputs, which modulates every block.
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * max(settings.multipliers)
         self.emb_time = time_embedding(settings)
@@ -111,6 +112,7 @@ class EDM2UNet(nn.Module):
                 modulation=settings.modulation, **options,
             )  # fmt: skip
 
+        # The encoder goes down; `skips` remembers the channels of each output for the decoder.
         self.encoder = nn.ModuleDict()
         out, skips = settings.channels + 1, list[int]()  # one channel of ones stands for a bias
         for level, multiplier in enumerate(settings.multipliers):
@@ -127,6 +129,7 @@ class EDM2UNet(nn.Module):
                 self.encoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend, kind="encoder")
                 skips.append(out)
 
+        # The decoder goes up; each of its numbered blocks also takes the last encoder output that is left.
         self.decoder = nn.ModuleDict()
         for level, multiplier in reversed(list(enumerate(settings.multipliers))):
             size = settings.resolution >> level

@@ -166,7 +166,7 @@ def test_wrong_files_end_in_one_line(tmp_path, vae):
         autoencoders.read_autoencoder("tae", folder, ("0" * 64,))
     with pytest.raises(UserError, match=r"must be a folder with config.json"):
         autoencoders.read_autoencoder("sd_vae", folder, None)
-    with pytest.raises(UserError, match="there is nothing"):
+    with pytest.raises(UserError, match="there is no such file or folder"):
         autoencoders.read_autoencoder("tae", tmp_path / "absent", None)
     (folder / "tae_encoder.pth").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"tae_encoder.pth: damaged, or not a plain state dict"):

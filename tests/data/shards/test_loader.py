@@ -97,7 +97,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(folder):
 
 def test_a_missing_shard_is_named(folder):
     (folder / "000001.tar").unlink()
-    with pytest.raises(UserError, match=r"000001.tar is missing: delete"):
+    with pytest.raises(UserError, match=r"000001.tar is missing: run `dvc pull`, or delete"):
         LatentLoader(folder, seed=0, batch=4)
 
 

@@ -75,7 +75,7 @@ def test_names_of_classes_from_a_file_or_from_the_json(tmp_path):
     folder = shards(tmp_path / "x")
     (folder / "classes.txt").write_text("cat\ndog\nPerückenstrauch\nunused\n\n", encoding="utf-8")
     message = web_refused(folder)
-    assert "no sample has the label 3, which classes.txt calls unused: take out the names of classes" in message
+    assert "no sample has the label 3, which classes.txt calls unused: remove the names of classes" in message
     (folder / "classes.txt").write_text("cat\ndog\nPerückenstrauch\n", encoding="utf-8")
     assert web(folder)[1] == ["cat", "dog", "Perückenstrauch"]
     (folder / "classes.txt").write_text("cat\ncat\ndog\n")
@@ -89,7 +89,7 @@ def test_names_of_classes_from_a_file_or_from_the_json(tmp_path):
     }
     assert web(make_tar(tmp_path / "n.tar", named))[1] == ["owl", "1"]
     clash = named | {"3.png": PICTURES[0], "3.json": b'{"cls": 0, "class_name": "bat"}'}
-    assert "the label 0 is called owl and bat: decide for one" in web_refused(make_tar(tmp_path / "c.tar", clash))
+    assert "the label 0 is called owl and bat: choose one" in web_refused(make_tar(tmp_path / "c.tar", clash))
 
 
 def test_without_labels_none_is_needed(tmp_path):
