@@ -8,7 +8,7 @@ import argparse
 
 import torch
 
-from scm.build.models import PRECISIONS
+from scm.build.models import DTYPES
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.objectives.consistency import consistency_tangent
 from scm.results.provenance import machine_name
@@ -52,7 +52,7 @@ def errors(flavour: str, device: str = "cpu", batch: int = 64, resolution: int =
 
     exact, table = found(torch.float64), {}
     model.float()
-    for name, precision in PRECISIONS.items():
+    for name, precision in DTYPES.items():
         model.precision = precision
         pairs = zip(COLUMNS, found(torch.float32), exact, strict=True)
         table[name] = {column: float((ours - true).norm() / true.norm()) for column, ours, true in pairs}

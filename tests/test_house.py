@@ -43,30 +43,6 @@ def test_git_ignores_what_dvc_caches_and_sees_the_rest():
         assert git("check-ignore", "-q", path).returncode == 1, f"{path} is ignored"
 
 
-FRAME = {"build", "errors", "files", "results", "stage", "weights"}
-"""Modules that stages are put together and written down with; what they compute is elsewhere."""
-NO_RESULT = {
-    ("prepare", "data.autoencoders"),
-    ("encode", "training.distributed"),
-    ("reference", "training.distributed"),
-}
-"""Imports from which no result follows: they refuse, or say which of several processes this one is."""
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("stages/[a-z]*.py")), ids=lambda path: path.stem)
-def test_what_a_stage_file_imports_is_among_the_stages_dependencies(path):
-    text = path.read_text(encoding="utf-8")
-    imported = set(re.findall(r"^from scm\.([\w.]+) import", text, flags=re.MULTILINE))
-    for names in re.findall(r"^from scm import (.+)", text, flags=re.MULTILINE):
-        imported |= set(names.split(", "))
-    stage = STAGES[path.stem]
-    listed = {entry for entry in stage.get("do", stage)["deps"] if isinstance(entry, str)}
-    for module in imported - FRAME:
-        parts = ("scm", *module.split("."))
-        places = {"/".join(parts[:length]) for length in range(2, len(parts) + 1)}
-        assert (path.stem, module) in NO_RESULT or listed & (places | {f"{place}.py" for place in places}), module
-
-
 def test_every_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]

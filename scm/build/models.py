@@ -12,14 +12,13 @@ import torch
 from torch import nn
 
 from scm.base.files import sha256
+from scm.base.precision import DTYPES
 from scm.base.randomness import global_draws, seed_of
 from scm.errors import UserError
-from scm.evaluation.extractors.classifier import ClassifierSettings
 from scm.generation.sampler import t_max_of
-from scm.generation.trained import PRECISIONS, repeatable
+from scm.generation.trained import repeatable
 from scm.methods import StudentSettings
 from scm.networks import Model, NetworkSettings
-from scm.params import Params
 from scm.params.schema import Network, Runtime, Teacher
 from scm.params.schema import Sampler as SamplerSettings
 
@@ -36,11 +35,6 @@ def device_of(runtime: Runtime) -> str:
     if runtime.device == "cuda" and not available:
         raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
     return "cuda" if available and runtime.device != "cpu" else "cpu"
-
-
-def classifier_settings(params: Params) -> ClassifierSettings:
-    """How the pipeline's own extractor is built and trained."""
-    return ClassifierSettings(**params.reference.classifier.model_dump())
 
 
 def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:
@@ -62,7 +56,7 @@ def new_model(settings: NetworkSettings, training: Teacher | StudentSettings, se
             settings,
             dropout=training.dropout,
             dropout_max_resolution=training.dropout_max_resolution,
-            precision=PRECISIONS[training.precision],
+            precision=DTYPES[training.precision],
         )
 
 

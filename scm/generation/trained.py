@@ -14,12 +14,11 @@ from torch import Tensor
 
 from scm.base import weights
 from scm.base.files import read_json
+from scm.base.precision import DTYPES
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.generation.sampler import Sampler, consistency_sampler, heun_sampler, multistep_sampler
 from scm.networks import Model, NetworkSettings
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NoiseLevels(NamedTuple):
@@ -39,7 +38,7 @@ def repeatable() -> None:
 
 def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
     """The model that a state and its header describe, in eval mode."""
-    model = Model(NetworkSettings.from_dict(header["network"]), precision=PRECISIONS[header["precision"]])
+    model = Model(NetworkSettings.from_dict(header["network"]), precision=DTYPES[header["precision"]])
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

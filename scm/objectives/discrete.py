@@ -34,7 +34,7 @@ def discrete_tangent(
     x_earlier = torch.cos(step) * x_t - torch.sin(step) * dx_dt
     asked = torch.where(earlier > 0, earlier, t)  # sin t' = 0 takes the answer out; ln tan 0 would be infinite
     devices = [x_t.device] if x_t.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.random.fork_rng(devices=devices), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
         output_earlier = function(x_earlier / sigma_d, asked)
     output = function(x_t / sigma_d, t)
     now = output.detach()

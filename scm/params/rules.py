@@ -46,12 +46,12 @@ def _codec(params: Params) -> Iterator[Fault]:
 
 def _reference(params: Params) -> Iterator[Fault]:
     reference = params.reference
-    if reference.extractor == "classifier":
+    if hasattr(reference, reference.extractor):  # the block of an extractor that is trained here
         for name in ("weights", "sha256", "statistics", "statistics_sha256"):
             value = getattr(reference, name)
             if value is not None:
-                remedy = "write null, or reference.extractor: inception, dinov2 or exported"
-                yield Fault(f"reference.{name}", value, f"the classifier is trained here, on these data; {remedy}")
+                problem = f"the {reference.extractor} is trained here, on these data"
+                yield Fault(f"reference.{name}", value, f"{problem}; write null, or another reference.extractor")
     elif reference.weights is None:
         remedy = "docs/evaluation.md says where to get them"
         problem = f"the extractor {reference.extractor} needs its weights"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from scm.base import weights
 from scm.base.distributed import Ranks
+from scm.base.progress import clock
 from scm.base.randomness import generator, global_draws, seed_of
 from scm.ema.profiles import relative_width
 from scm.ema.reconstruct import HALFLIFE_FILE, snapshot_file
@@ -260,7 +261,7 @@ class Trainer:
         tangent = f"  tangent {line['tangent_norm']:.3g}" if "tangent_norm" in line else ""
         self.say(
             f"{self.images / settings.images:4.0%}  {self.images:,}/{settings.images:,} images  {rate:,.0f}/s  "
-            f"ETA {int(left // 60)}:{int(left % 60):02d}{loss}  "
+            f"ETA {clock(left)}{loss}  "
             f"grad {self.gradient_norm:.3g}{tangent}" + (f"  skipped {self.skipped}" if self.skipped else "")
         )
         for finding in self.diagnosis.add(line):

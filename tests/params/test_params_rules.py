@@ -48,11 +48,11 @@ IMPOSSIBLE = [
     ),
     (
         {"reference.weights": "models/inception.pth"},
-        'reference.weights = "models/inception.pth": the classifier is trained here, on these data; write null, or reference.extractor: inception, dinov2 or exported',
+        'reference.weights = "models/inception.pth": the classifier is trained here, on these data; write null, or another reference.extractor',
     ),
     (
         {"reference.statistics": "a.npz", "reference.statistics_sha256": "0" * 64},
-        'reference.statistics = "a.npz": the classifier is trained here, on these data; write null, or reference.extractor: inception, dinov2 or exported (and 1 more)',
+        'reference.statistics = "a.npz": the classifier is trained here, on these data; write null, or another reference.extractor (and 1 more)',
     ),
     (
         {"reference.extractor": "dinov2"},
