@@ -8,7 +8,7 @@ import argparse
 
 import torch
 
-from scm.build.models import DTYPES
+from scm.base.precision import DTYPES
 from scm.networks import FLAVOURS, Model, NetworkSettings
 from scm.objectives.consistency import consistency_tangent
 from scm.results.provenance import machine_name

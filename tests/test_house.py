@@ -56,3 +56,21 @@ def test_no_tracked_file_names_a_package_index_or_a_home():
     pattern = "/(root|home)/[a-z]|index-url|pypi[.]org|find-links"
     found = git("grep", "--untracked", "-I", "-n", "-E", pattern, "--", ".", ":!tests/test_house.py")
     assert found.stdout == ""
+
+
+def test_architectures_tree_names_every_file_of_the_source():
+    """One line a file, in the order of folders; a file that is new, gone or moved is told by its path."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    block = re.search(r"^## The tree\n.*?^```text\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert block, "ARCHITECTURE.md has no ```text block under '## The tree'"
+    listed, folders = set(), [""]
+    for line in block[1].splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        path = f"{folders[indent // 2]}{name}"
+        if name.endswith("/"):
+            folders[indent // 2 + 1 :] = [path]
+        else:
+            listed.add(path)
+        assert len(line.split(maxsplit=1)) == 2, f"{path} has no description"
+    there = set(git("ls-files", "--cached", "--others", "--exclude-standard", "scm", "stages", "benchmarks").stdout.split())
+    assert listed == {path for path in there if not path.endswith("__init__.py")}
