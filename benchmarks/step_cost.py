@@ -165,17 +165,11 @@ def count(steps: Steps, name: str, way: str = "ours") -> Cost:
     return Cost(counter.get_total_flops(), memory.peak)
 
 
-def paper_presets() -> list[str]:
-    """Names of the presets that reproduce a column of the paper's tables."""
-    return [entry.name for entry in table.entries(ROOT) if entry.parameters]
-
-
 def preset_settings(name: str) -> NetworkSettings:
     """The teacher's network of a preset; only ImageNet's presets have classes."""
     current = dump(load(ROOT / "params.yaml"))
-    users = {key: current[key] for key in USERS_SECTIONS}
-    values = parse_mapping(render(apply.resolve(ROOT, name)), name)
-    params = validate({**users, "preset": name, **values}, name)
+    users = {key: current[key] for key in USERS_SECTIONS} | {"preset": name}
+    params = validate({**users, **parse_mapping(render(apply.resolve(ROOT, name)), name)}, name)
     return network_settings(params.network, 1000 if name.startswith("imagenet") else 0, params.shape)
 
 
@@ -234,8 +228,7 @@ def measure_here(networks: dict[str, NetworkSettings], batch: int, repeats: int,
     for label, settings in networks.items():
         steps = Steps(settings, batch, device)
         cells = [f"{sum(p.numel() for p in steps.model.parameters()):,}"]
-        kinds = [("diffusion", "ours"), *((step, way) for way in WAYS for step in ("sct", "scd"))]
-        for step, way in kinds:
+        for step, way in [("diffusion", "ours"), *((step, way) for way in WAYS for step in ("sct", "scd"))]:
             result = measure(steps, step, way, repeats)
             cells.append(f"{result.ms:.0f} \\| {result.mib:.0f}")
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
@@ -243,18 +236,16 @@ def measure_here(networks: dict[str, NetworkSettings], batch: int, repeats: int,
 
 def small_networks() -> dict[str, NetworkSettings]:
     shape: Any = {"resolution": 16, "channels": 3, "classes": 10, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}
-    return {
-        label: NetworkSettings(**shape, channels_per_head=changes["width"], **changes)
-        for label, changes in SMALL.items()
-    }
+    return {name: NetworkSettings(**shape, channels_per_head=of["width"], **of) for name, of in SMALL.items()}
 
 
 def main() -> None:
+    paper = [entry.name for entry in table.entries(ROOT) if entry.parameters]  # reproduce a column of its tables
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where the second table is measured")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--presets", nargs="*", default=paper_presets(), help="default: the paper's")
+    parser.add_argument("--presets", nargs="*", default=paper, help="default: the paper's")
     parser.add_argument("--measure", nargs="*", default=[], metavar="PRESET", help="measure these presets' networks")
     options = parser.parse_args()
     device_of(load(ROOT / "params.yaml").runtime.model_copy(update={"device": options.device}))  # fp32 means fp32

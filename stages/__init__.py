@@ -1,1 +1,1 @@
-"""The pipeline's stages: one thin command each, run by DVC."""
+"""The pipeline's stages: thin commands that DVC runs."""

@@ -1,4 +1,4 @@
-"""Image shards to latent shards: what the networks are trained on, encoded once, and the codec that decodes it."""
+"""Encodes the image shards to latent shards, on which the networks are trained, and keeps the codec for decoding."""
 
 from scm.base.distributed import Ranks
 from scm.build.models import device_of
@@ -23,9 +23,9 @@ def run(stage: Stage) -> None:
         shape = stage.params.shape
     plain = plain_header(settings.name, stage.params.network.sigma_d, shape, about)
     stage.work.mkdir(parents=True, exist_ok=True)
-    encode_shards(
-        shards, stage.work, Codec(plain, autoencoder), settings.stored, ranks.rank, ranks.world, stage.progress
-    )
+    codec = Codec(plain, autoencoder)
+    # The processes divide the shards; the first one waits for all of them and joins the parts.
+    encode_shards(shards, stage.work, codec, settings.stored, ranks.rank, ranks.world, stage.progress)
     if ranks.rank:
         return
     wait_for(stage.work, shards)

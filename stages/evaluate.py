@@ -1,4 +1,4 @@
-"""Frechet and kernel distance, precision, recall, agreement with the asked class, speed and grids of one model."""
+"""Evaluates one model: Frechet and kernel distance, precision, recall, agreement with the class, speed, grids."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scm.base.distributed import Ranks
 from scm.base.files import replacing_folder
+from scm.base.project import TEACHER
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
 from scm.evaluation.figures import figures_of, kept_features, sampled_features
@@ -31,13 +32,12 @@ def run(stage: Stage) -> None:
     codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
-    ranges = [
-        range(settings.seed + each * count, settings.seed + (each + 1) * count) for each in range(settings.repeats)
-    ]
+    # Each repeat has its own range of seeds.
+    starts = [settings.seed + repeat * count for repeat in range(settings.repeats)]
+    ranges = [range(start, start + count) for start in starts]
     columns = min(settings.grid_classes, len(header["classes"])) or settings.grid_classes
     grid_labels = torch.arange(columns).repeat(settings.grid_rows) if header["classes"] else None
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    figures: dict[str, float] = {"mparams": parameters}
+    figures: dict[str, float] = {"mparams": sum(p.numel() for p in model.parameters()) / 1e6}
     figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
     figures |= {"guidance": scale} if sampling.is_guided(header) else {}
     grids: dict[int, Tensor] = {}
@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
         return batches(model, sampler, seeds, labels, shape, *place)
 
     samplers = sampling.samplers(params, header, scale, header.get("t_mid"))
-    # a first batch is slow, and not to count in images_per_second
+    # The first batch is slow, and images_per_second leaves it out.
     warm_up = cache(lambda: next(drawn(samplers[0], ranges[0]), None))
 
     def features_of(sampler: Sampler, seeds: range) -> tuple[Tensor, float]:
@@ -60,7 +60,7 @@ def run(stage: Stage) -> None:
 
     for sampler in samplers:
         sets, nfe = map(partial(features_of, sampler), ranges), sampler.nfe
-        if ranks.rank:  # the others draw their part of the samples, and the first process does all else
+        if ranks.rank:  # only rank 0 measures; the others just draw their part of the samples
             for _ in sets:
                 pass
             continue
@@ -83,10 +83,10 @@ def run(stage: Stage) -> None:
 
 
 def protocol_of(stage: Stage, reference: Reference, model: str) -> str:
-    """Hash of all that defines a figure but the model."""
+    """Hash of everything that a figure depends on, except the model."""
     settings, sampler = stage.params.evaluate, stage.params.sampler.model_dump()
     protocol = [reference.protocol, settings.samples, settings.seed, settings.neighbours, sampler, settings.repeats]
-    if model == "teacher":
+    if model == TEACHER:
         protocol += [settings.teacher_few_steps, settings.teacher_few_spacing]
     return hashlib.sha256(json.dumps(protocol).encode()).hexdigest()
 

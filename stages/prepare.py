@@ -1,4 +1,4 @@
-"""Images to WebDataset shards: every image cropped to one square size, with an index of counts, labels and hashes."""
+"""Crops the images to one square size and writes WebDataset shards, with an index of counts, labels and hashes."""
 
 import os
 
@@ -11,12 +11,12 @@ from scm.generation.grids import save_grid, scale_for
 from scm.pipeline.stage import Stage, main
 
 COLUMNS = 10
-"""Of the contact sheet."""
+"""Columns of the contact sheet."""
 
 
 def run(stage: Stage) -> None:
     data, codec, shards = stage.params.data, stage.params.codec, stage.root / "data/shards"
-    if codec.name != "identity":  # before hours of work that `encode` would refuse
+    if codec.name != "identity":  # find missing weights now, not hours later in `encode`
         weight_files(codec.name, codec_path(codec.path, stage.root))
     wanted = Wanted(data.source, stage.root / data.path, data.labels, data.max_pixels, data.on_bad_image)
     plan = Plan(data.resolution, data.channels, data.on_bad_image, data.shard_images)
@@ -38,14 +38,14 @@ def run(stage: Stage) -> None:
 
 
 def workers_of(threads: int | None) -> Workers:
-    """This process's place among those that torchrun started, and its share of the machine's cores."""
+    """This process's rank among those of torchrun, and its share of the machine's cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rank, world, here = (int(os.environ.get(name, default)) for name, default in PLACE)
     return Workers(threads or max(1, cores // here), rank, world)
 
 
 PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
-"""Variables of torchrun, and what they are without it."""
+"""torchrun's variables, with the values for a single process."""
 
 
 if __name__ == "__main__":

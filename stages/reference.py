@@ -1,4 +1,4 @@
-"""Stage `reference`: the feature extractor, trained here or given, and the real images' statistics by it.
+"""Trains or reads the feature extractor, and measures the real images' statistics with it.
 
 Reads data/shards; writes data/reference and results/metrics/reference.json. Several processes share the images.
 """
@@ -32,16 +32,7 @@ def run(stage: Stage) -> None:
         extractor = read_extractor(block.extractor, given)
     # Refuse unusable statistics before the long pass over the images.
     statistics = given_statistics(stage, kind.EDM2_STATISTICS, extractor.num_features)
-    measure(
-        extractor,
-        shards,
-        stage.work,
-        seed=seed,
-        device=ranks.device,
-        rank=ranks.rank,
-        world=ranks.world,
-        progress=stage.progress,
-    )
+    measure(extractor, shards, stage.work, seed, ranks, stage.progress)
     if ranks.rank:
         return
     # Only the first process puts the parts together.
@@ -59,7 +50,7 @@ def given_statistics(stage: Stage, kind: str | None, features: int) -> Statistic
     """The statistics in the file that `reference.statistics` names, if it names one.
 
     Args:
-        kind: what EDM2's files call the extractor's distance.
+        kind: name of the extractor's distance in EDM2's files.
         features: length of the extractor's feature vectors.
     """
     block = stage.params.reference

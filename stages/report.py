@@ -1,4 +1,4 @@
-"""results/ -> results/report.html and results/report.md: one page with tables, pictures and curves."""
+"""Writes the report on results/: one page of tables, pictures and curves, as HTML and as Markdown."""
 
 from scm.base.files import write_text
 from scm.params.project import Project

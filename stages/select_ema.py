@@ -1,15 +1,13 @@
-"""Post-hoc EMA: averages of several lengths and guidance scales, measured on the same seeds; the best is kept."""
-
-import csv
-from pathlib import Path
+"""Post-hoc EMA: measures averages of several lengths at several guidance scales with the same seeds; keeps the best."""
 
 from scm.base import weights
 from scm.base.distributed import Ranks
-from scm.base.files import replacing, write_json
+from scm.base.files import write_csv, write_json
+from scm.base.project import TEACHER
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
 from scm.evaluation.reference import load_reference
-from scm.evaluation.selection import Figures, Measured, chosen
+from scm.evaluation.selection import Measured, chosen
 from scm.generation import trained
 from scm.pipeline.stage import Stage, main
 from scm.results.reading import progress_path
@@ -19,28 +17,23 @@ def run(stage: Stage) -> None:
     params, model, ranks = stage.params, str(stage.item), Ranks.join(models.device_of(stage.params.runtime))
     reference = load_reference(stage.root / "data/reference", ranks.device)
     codec, snapshots = load_codec(stage.root / "data/codec", ranks.device), stage.root / f"models/{model}/snapshots"
+    # Find the length, guidance scale and t_mid with the smallest distance; distances in `known` are not measured again.
     known = Measured(stage.work / "measured.jsonl", ranks)
     selection = sampling.selection(params, reference, codec, snapshots, ranks, stage.progress, known)
     lengths = params.select.sigma_rel
-    state, header, rows = selection.best(lengths.teacher if model == "teacher" else lengths.student)
+    state, header, rows = selection.best(lengths.teacher if model == TEACHER else lengths.student)
     choice = chosen(rows)
+    # Measure the chosen setting at earlier snapshots too, which shows the training's progress.
     progress = list(selection.progress(header, choice))
     if ranks.rank == 0:
+        # The choice of sampling has a file of its own, so that another choice leaves the weights' hash alone.
         how = {key: header.pop(key) for key in ("guidance_scale", "t_mid") if key in header}
         write_json(stage.root / f"models/{model}" / trained.SAMPLING, how)
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
-        write(stage.root / f"results/curves/select-{model}.csv", rows)
-        write(progress_path(stage.root, model), progress)
+        write_csv(stage.root / f"results/curves/select-{model}.csv", rows)
+        write_csv(progress_path(stage.root, model), progress)
         stage.metrics(f"select-{model}", choice)
     ranks.leave()
-
-
-def write(path: Path, rows: list[Figures]) -> None:
-    """Rows as CSV."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""TrigFlow diffusion model: the teacher, and the start of every student."""
+"""Trains the teacher, a TrigFlow diffusion model (sec. 3)."""
 
 from scm.base.distributed import Ranks
-from scm.build.models import compiled, device_of, network_settings, new_model
-from scm.build.training import TrainingData, diffusion, training_settings
+from scm.base.project import TEACHER
+from scm.build.models import compile_networks, device_of, network_settings, new_model
+from scm.build.training import TrainingData, training_settings
+from scm.objectives.diffusion import Diffusion
 from scm.pipeline.stage import Stage, main
 from scm.training.export import export
 from scm.training.loop import METRICS, Trainer
@@ -14,25 +16,19 @@ def run(stage: Stage) -> None:
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
     shape, classes = data.codec.header["shape"], data.loader.classes
     network = network_settings(params.network, len(classes), shape)
-    model = compiled(new_model(network, settings, params.seed).to(ranks.device), params.runtime, ranks.device)
-    header = {"model": "teacher", "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
+    model = new_model(network, settings, params.seed).to(ranks.device)
+    compile_networks(model, params.runtime, ranks.device)
+    objective = Diffusion(network.sigma_d, settings.p_mean, settings.p_std, settings.label_dropout)
+    header = {"model": TEACHER, "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
     header |= {"sigma_d": params.network.sigma_d, "label_dropout": settings.label_dropout}
     stage.extra["device"] = str(ranks.device)
     stage.progress(f"{sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}")
-    trainer = Trainer(
-        model,
-        diffusion(params),
-        data,
-        training_settings(params, settings, "teacher", header),
-        stage.work,
-        ranks,
-        stage.stopping,
-        stage.progress,
-    )
+    loop = training_settings(params, settings, TEACHER, header)
+    trainer = Trainer(model, objective, data, loop, stage.work, ranks, stage.stopping, stage.progress)
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]
-    export(stage.work, stage.root / "models/teacher/snapshots", stage.root / "results/curves/train-teacher.csv", ranks)
+    export(stage.work, stage.root, TEACHER, ranks)
 
 
 if __name__ == "__main__":

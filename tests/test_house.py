@@ -72,5 +72,7 @@ def test_architectures_tree_names_every_file_of_the_source():
         else:
             listed.add(path)
         assert len(line.split(maxsplit=1)) == 2, f"{path} has no description"
-    there = set(git("ls-files", "--cached", "--others", "--exclude-standard", "scm", "stages", "benchmarks").stdout.split())
+    there = set(
+        git("ls-files", "--cached", "--others", "--exclude-standard", "scm", "stages", "benchmarks").stdout.split()
+    )
     assert listed == {path for path in there if not path.endswith("__init__.py")}

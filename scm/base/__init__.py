@@ -1,1 +1,1 @@
-"""Basics for every room: files, weights, randomness, processes, progress, the registry of parts."""
+"""Basics for all rooms: files, weights, randomness, processes, progress, the registry of parts."""

@@ -1,6 +1,7 @@
-"""Counts: whole numbers that may be written with a binary suffix, 128Ki = 131,072 and 8Mi = 8,388,608."""
+"""Counts: whole numbers with an optional binary suffix, 128Ki = 131,072 and 8Mi = 8,388,608."""
 
 import re
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import GetCoreSchemaHandler
@@ -11,7 +12,7 @@ _WRITTEN = re.compile(r"(\d{1,12})(Ki|Mi|Gi)")
 
 
 class Count(int):
-    """An int >= 0 that remembers how it was written, so that the parameters can be written back unchanged."""
+    """An int >= 0 that remembers how it was written, so that parameters are written back unchanged."""
 
     written: int | str
 
@@ -33,20 +34,16 @@ class Count(int):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            cls._validate,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda count: count.written),
+            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(lambda count: count.written)
         )
 
     @classmethod
     def _validate(cls, value: Any) -> Self:
         if isinstance(value, cls):
             return value
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise PydanticCustomError("count", "must be a count")
-        try:
-            count = cls(value)
-        except ValueError:
-            raise PydanticCustomError("count", "must be a count") from None
-        if count < 0:
-            raise PydanticCustomError("count", "must be a count")
-        return count
+        if isinstance(value, int | str) and not isinstance(value, bool):
+            with suppress(ValueError):
+                count = cls(value)
+                if count >= 0:
+                    return count
+        raise PydanticCustomError("count", "must be a count")

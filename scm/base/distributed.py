@@ -1,4 +1,4 @@
-"""One process among several, as torchrun starts them; a single process has world size one."""
+"""This process among those that torchrun started; a single process has world size 1."""
 
 import os
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class Ranks:
         Args:
             device: `cpu` or `cuda`; each process on a machine takes its own GPU.
         """
-        world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        index = int(os.environ.get("LOCAL_RANK", "0"))
+        places = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+        world, rank, index = (int(os.environ.get(name, default)) for name, default in places)
         place = torch.device(device, index) if device == "cuda" else torch.device(device)
         if place.type == "cuda":
             torch.cuda.set_device(place)
@@ -46,7 +46,7 @@ class Ranks:
         return ranks
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replaces each gradient by its mean over the processes, in one message; all must have the same gradients."""
+        """Averages the gradients over the processes in one message; all must have gradients of the same parameters."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.world == 1 or not gradients:
             return
@@ -63,20 +63,18 @@ class Ranks:
         return values
 
     def of_first(self, value: float) -> float:
-        """Rank 0's value, on every process; exact, as the others add 0."""
+        """Rank 0's value on every process, exactly, as the others add 0."""
         if self.world == 1:
             return value
         own = value if self.rank == 0 else 0.0
         return float(self.total(torch.tensor(own, dtype=torch.float64, device=self.device)))
 
     def any(self, flag: bool) -> bool:
-        """True on every process if `flag` is true on one."""
-        if self.world == 1:
-            return flag
-        return bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
+        """True on every process if `flag` is true on at least one."""
+        return flag if self.world == 1 else bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
 
     def wait(self) -> None:
-        """Returns when every process has called it."""
+        """Waits until every process has called this."""
         if self.world > 1:
             dist.barrier()
 

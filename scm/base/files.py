@@ -1,11 +1,12 @@
-"""Write files and folders that are either whole or absent: under a temporary name, then renamed."""
+"""Files and folders that are either complete or absent: they get their names after they are written."""
 
+import csv
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 from scm.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a write without room: on the disk, within the user's quota, or in one file."""
+"""Error numbers of a write that finds no room on the disk, in the user's quota, or in the file."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside `path`; the file written there replaces `path` when the block succeeds.
 
-    The data reach the disk before the name does, so a power cut leaves either the old or the new file.
+    The data reach the disk before the name does, so a power cut leaves either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -50,7 +51,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def room_in(path: Path, remedy: str) -> Iterator[None]:
-    """Turns the error of a full disk under `path` into a UserError with this remedy."""
+    """Replaces the error of a full disk under `path` with a UserError that ends with `remedy`."""
     try:
         yield
     except OSError as error:
@@ -60,7 +61,7 @@ def room_in(path: Path, remedy: str) -> Iterator[None]:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Makes a hard link to a file that nobody writes into, or a copy if the file system has no hard links."""
+    """Hard-links a file that will not change; copies it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -75,6 +76,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` with sorted keys; refuses NaN and infinity, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a column for each key of the rows; a row's missing values stay empty."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_json(path: Path) -> Any:

@@ -10,14 +10,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     C1 C2 and the symmetric C1^(1/2) C2 C1^(1/2) have the same eigenvalues, whose roots sum to the trace of the root.
     Eigenvalues that rounding has made negative count as 0.
 
-    Args:
-        mean1: [F], float64.
-        cov1: [F, F], symmetric.
-        mean2: as `mean1`, on the same device.
-        cov2: as `cov1`.
-
-    Returns:
-        At least 0; NaN if a number is not finite.
+    Means are [F], covariances symmetric [F, F], all float64 on one device. The result is at least 0, or NaN if an
+    input is not finite.
 
     >>> eye = torch.eye(2, dtype=torch.float64)
     >>> frechet_distance(torch.zeros(2).double(), eye, torch.ones(2).double(), 4 * eye)

@@ -1,4 +1,4 @@
-"""Locks on files, by which processes of one machine wait for each other."""
+"""File locks, with which the processes of one machine wait for each other."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ class Taken(Exception):
     """Another process holds the lock.
 
     Attributes:
-        holder: its process id, as the file has it.
+        holder: the other process's id, read from the lock file.
     """
 
     def __init__(self, path: Path, holder: str) -> None:
@@ -21,11 +21,11 @@ class Taken(Exception):
 
 @contextmanager
 def held(path: Path, *, wait: bool = True, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Holds the lock on `path` within the block; the end of the process, even by kill -9, frees it as well.
+    """Holds the lock on `path` within the block. The end of the process, even by kill -9, releases the lock.
 
     Args:
-        path: the lock file, which is made if it is missing and stays afterwards. It holds the owner's process id.
-        wait: False = raise `Taken` if another process has the lock.
+        path: the lock file, created if missing and never deleted. It contains the holder's process id.
+        wait: False = raise `Taken` if another process holds the lock.
         waiting: called once with the holder's process id before a wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

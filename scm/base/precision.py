@@ -1,4 +1,4 @@
-"""The floating-point formats that params.yaml can name."""
+"""The floating-point formats of params.yaml."""
 
 import torch
 

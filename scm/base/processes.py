@@ -9,20 +9,20 @@ from typing import Any
 def run_program(
     *command: str, cwd: Path, env: Mapping[str, str] | None = None, input: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, out of reach of the terminal's Ctrl-C, and returns its exit code and its text.
+    """Runs a command to its end and returns its exit code and output; the terminal's Ctrl-C does not reach it.
 
     Args:
-        env: the whole environment; None = this process's own.
-        input: text for its standard input; None = it is empty.
+        env: the complete environment; None = this process's own.
+        input: text for standard input; None = empty.
 
     Raises:
-        FileNotFoundError: there is no such program.
+        FileNotFoundError: the program does not exist.
     """
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "start_new_session": True}
     return subprocess.run(command, cwd=cwd, env=env, input=input or "", **options)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line that a failed command wrote to stderr, which mostly is the reason; else its exit code."""
+    """The last line of a failed command's stderr, which is usually the reason; its exit code if stderr is empty."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return lines[-1] if lines else f"exit code {done.returncode}"

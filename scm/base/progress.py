@@ -1,4 +1,4 @@
-"""Tell how far a long pass over images has come, how fast it goes and how long it will take."""
+"""Progress of a long pass over images: done so far, speed, time left."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ SAY_EVERY = 10.0
 
 
 def clock(seconds: float) -> str:
-    """Whole minutes and seconds.
+    """Formats a duration as minutes and seconds.
 
     >>> clock(125.9)
     '2:05'
@@ -17,12 +17,12 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Says a line at most every `SAY_EVERY` seconds.
+    """Prints a line at most every `SAY_EVERY` seconds.
 
     Args:
-        total: images of this process.
+        total: number of images of this process.
         say: prints a line.
-        what: the participle for an image that is done, e.g. encoded.
+        what: what was done to the images, e.g. "encoded".
     """
 
     def __init__(self, total: int, say: Callable[[str], None], what: str) -> None:
@@ -30,12 +30,12 @@ class Progress:
         self.started = self.last = time.monotonic()
 
     def skip(self, images: int) -> None:
-        """Counts images that an earlier run has done."""
+        """Counts images that an earlier run finished."""
         self.done += images
         self.skipped += images
 
     def add(self, images: int) -> None:
-        """Counts images that are done now."""
+        """Counts images that this run finished."""
         self.done += images
         now = time.monotonic()
         if now - self.last < SAY_EVERY:

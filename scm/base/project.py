@@ -1,11 +1,11 @@
-"""The project's folder, and the name of its first model."""
+"""The project's folder, and the name of the teacher."""
 
 from pathlib import Path
 
 from scm.errors import UserError
 
 TEACHER = "teacher"
-"""Name of the model that is trained first; the others are students, named by their methods."""
+"""Name of the model that is trained first. The other models are students, named after their methods."""
 
 
 def find_root(start: Path | None = None) -> Path:

@@ -1,7 +1,6 @@
-"""Find a part of the system by its name: one file in a package's folder, named as the parameters name it.
+"""Finds parts of the system by name: a data source, a feature extractor, a network or a method.
 
-A data source, a feature extractor, a network or a method is one such file.
-Adding the file is all that registers it; no list is kept.
+A part is one file in a package's folder, with the name that params.yaml uses. Adding the file registers the part.
 """
 
 import importlib
@@ -11,9 +10,8 @@ from types import ModuleType
 
 
 def names(package: str) -> tuple[str, ...]:
-    """Return the names of the parts of `package`, sorted, without importing any of them.
+    """Returns the sorted names of a package's parts, without importing them.
 
-    A part is a module file directly in the package's folder.
     Files with a leading underscore and sub-packages are not parts.
 
     Raises:
@@ -27,10 +25,10 @@ def names(package: str) -> tuple[str, ...]:
 
 
 def part(package: str, name: str) -> ModuleType:
-    """Import the part called `name` of `package`.
+    """Imports the part called `name` of `package`; only names that `names` lists are imported.
 
     Raises:
-        ValueError: `package` has no such part. Only a listed name is ever imported.
+        ValueError: `package` has no such part.
     """
     known = names(package)
     if name not in known:

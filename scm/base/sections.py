@@ -1,4 +1,4 @@
-"""What the sections of params.yaml are made of: strict, frozen mappings, and the types of their values."""
+"""Building blocks of the schema of params.yaml: sections, and the types of their values."""
 
 import copy
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Text = Annotated[str, Field(pattern=r"\S")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 MAX_SIGMA_REL = 12**-0.5
-"""Relative width of a power-function average with exponent 0, the widest there is (EDM2, eq. 122): about 0.2887."""
+"""Largest relative width of a power-function average, at exponent 0 (EDM2, eq. 122): about 0.2887."""
 SigmaRel = Annotated[Finite, Field(gt=0, lt=MAX_SIGMA_REL)]
 
 
@@ -39,7 +39,7 @@ def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
 
 
 def named_in(package: str) -> AfterValidator:
-    """Allows the names of a package's registered files (`scm.base.registry`)."""
+    """Accepts only the names of a package's parts (`scm.base.registry`)."""
 
     def check(name: str) -> str:
         known = registry.names(package)
@@ -52,19 +52,19 @@ def named_in(package: str) -> AfterValidator:
 
 
 Items = Field(strict=False, min_length=1)
-"""For tuple fields: YAML has lists only."""
+"""For tuple fields, as YAML only has lists."""
 Distinct = AfterValidator(_distinct)
 Range = Annotated[tuple[Scale, Scale], Field(strict=False), AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
-    """A mapping of params.yaml."""
+    """A mapping in params.yaml."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 def optional(model: type[Section]) -> dict[str, Any]:
-    """The model's fields with the default None, which is never validated: absent is allowed, null is not."""
+    """The model's fields with the default None, which is not validated: a key may be absent, but not null."""
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         field = copy.copy(field)
@@ -74,4 +74,4 @@ def optional(model: type[Section]) -> dict[str, Any]:
 
 
 Refusals = Iterator[tuple[str, Any, str]]
-"""Key (relative to the section), its value, and the rule with the remedy: what a registered part may not be asked."""
+"""Settings that a registered part refuses: the key relative to its section, the value, the rule with the remedy."""

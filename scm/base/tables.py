@@ -12,7 +12,7 @@ MARKUP = "\\|<>`*_[]"
 def markdown_table(head: Sequence[str], rows: Rows, align: str = "") -> str:
     r"""A table in Markdown, without a newline at its end.
 
-    Cells are not padded, so that a changed figure changes one line of a diff.
+    Cells are not padded, so a changed figure changes one line of a diff.
 
         >>> print(markdown_table(("Model", "FD"), [("sCD", "5.30")], align="lr"))
         | Model | FD |
@@ -21,7 +21,7 @@ def markdown_table(head: Sequence[str], rows: Rows, align: str = "") -> str:
 
     Args:
         head: names of the columns, as Markdown.
-        rows: cells as Markdown; `escape` makes them from other text.
+        rows: cells as Markdown; `escape` converts plain text.
         align: "l" or "r" for each column; missing letters mean "l".
     """
     rule = ["---:" if letter == "r" else "---" for letter in align.ljust(len(head), "l")]

@@ -1,4 +1,4 @@
-"""Weights on disk: a safetensors file with a JSON header in its metadata, whole or absent; no pickles."""
+"""Weights on disk: safetensors files, complete or absent, with a JSON header in their metadata; no pickles."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """Reads the JSON header alone.
 
     Raises:
-        UserError: the file is missing or damaged, or this program did not write it.
+        UserError: the file is missing or damaged, or not written by this version of scm.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
@@ -48,7 +48,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
 
 
 def load_any(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads tensors and metadata of any safetensors file, whoever wrote it."""
+    """Reads the tensors and metadata of any safetensors file."""
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}

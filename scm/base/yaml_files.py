@@ -1,6 +1,6 @@
-"""Read YAML mappings from disk; each fault of the file is reported in one line.
+"""Reads YAML mappings from disk, and reports a fault in one line.
 
-ruamel reads YAML 1.2, as DVC does, so that both see the same values.
+ruamel reads YAML 1.2, as DVC does, so both see the same values.
 """
 
 import io

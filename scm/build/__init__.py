@@ -1,1 +1,1 @@
-"""Parameters to objects: the only factory."""
+"""Builds the objects that the parameters describe: models, trainings, samplers."""

@@ -1,4 +1,4 @@
-"""Parameters to objects: the only factory."""
+"""Builds the device and the models that the parameters describe."""
 
 import os
 import shlex
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,15 +19,14 @@ from scm.generation.sampler import t_max_of
 from scm.generation.trained import repeatable
 from scm.methods import StudentSettings
 from scm.networks import Model, NetworkSettings
-from scm.params.schema import Network, Runtime, Teacher
-from scm.params.schema import Sampler as SamplerSettings
+from scm.params.schema import Network, Runtime, SamplerSettings, TeacherSettings
 
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
-"""Of torch.compile: dropout draws from the generators that it draws from without compilation."""
+"""Options of torch.compile: compiled dropout draws from the same generators as eager dropout."""
 
 
 def device_of(runtime: Runtime) -> str:
-    """cpu or cuda; sets the number of CPU threads and repeatable algorithms on the way."""
+    """Chooses cpu or cuda, and sets the number of CPU threads and repeatable algorithms."""
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     repeatable()
@@ -38,52 +37,45 @@ def device_of(runtime: Runtime) -> str:
 
 
 def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:
-    """The network's shape for data of `shape` [C, R, R] with that many classes."""
+    """The network for samples of `shape` [C, R, R] with that many classes."""
     options = {name: getattr(network, name) for name in type(network).model_fields}
     return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, **options)
 
 
 def student_settings(network: NetworkSettings, method: StudentSettings) -> NetworkSettings:
-    """A student's network: its teacher's, with a w_phi of its own and the inputs that its method adds."""
+    """The student's network: the teacher's, with its own w_phi and the inputs that the method adds."""
     guided, segmented = method.guidance is not None, method.segments is not None
     return replace(network, log_weight="linear", guidance=guided, segments=segmented)
 
 
-def new_model(settings: NetworkSettings, training: Teacher | StudentSettings, seed: int) -> Model:
-    """An untrained model; its weights follow from the seed."""
+def new_model(settings: NetworkSettings, training: TeacherSettings | StudentSettings, seed: int) -> Model:
+    """An untrained model, with weights drawn from the seed."""
+    options: dict[str, Any] = {name: getattr(training, name) for name in ("dropout", "dropout_max_resolution")}
     with global_draws(seed_of(seed, "initial weights")):
-        return Model(
-            settings,
-            dropout=training.dropout,
-            dropout_max_resolution=training.dropout_max_resolution,
-            precision=DTYPES[training.precision],
-        )
+        return Model(settings, precision=DTYPES[training.precision], **options)
 
 
-M = TypeVar("M", bound=nn.Module)
-
-
-def compiled(module: M, runtime: Runtime, device: torch.device) -> M:
-    """The module, networks compiled at their first call if `runtime.compile` says so; weights keep their names.
+def compile_networks(module: nn.Module, runtime: Runtime, device: torch.device) -> None:
+    """If `runtime.compile` is true, has the module's networks compiled at their first call; weights keep their names.
 
     Raises:
-        UserError: there is nothing to compile with.
+        UserError: no C++ compiler found.
     """
-    if runtime.compile:
-        compiler = shlex.split(os.environ.get("CXX") or "g++")[-1]
-        if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-            raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
-        for part in module.modules():
-            if isinstance(part, Model):
-                part.network.compile(options=COMPILE_OPTIONS)
-    return module
+    if not runtime.compile:
+        return
+    compiler = shlex.split(os.environ.get("CXX") or "g++")[-1]
+    if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
+    for part in module.modules():
+        if isinstance(part, Model):
+            part.network.compile(options=COMPILE_OPTIONS)
 
 
 def new_student(start: Model, method: StudentSettings, seed: int, *, keep_weight: bool = False) -> Model:
-    """A student that starts as another model: the same F, and new inputs at zero.
+    """A student that starts from another model: the same F, with the layers of new inputs at zero.
 
     Args:
-        keep_weight: take w_phi along, as of a student of the same loss; else it starts at 0.
+        keep_weight: True copies w_phi, which another student has learned for this loss; False starts it at 0.
     """
     student = new_model(student_settings(start.settings, method), method, seed)
     student.network.load_state_dict({**student.network.state_dict(), **start.network.state_dict()})
@@ -100,11 +92,11 @@ def student_header(
     teacher: Mapping[str, Any],
     start: Path,
 ) -> dict[str, Any]:
-    """What a student's snapshots say of it: whatever its sampling depends on, and what it was made from.
+    """The header of a student's snapshots: all that its sampling depends on, and its origin.
 
     Args:
         teacher: header of the teacher's file.
-        start: the file of the model that it starts from.
+        start: file of the model that the student starts from.
     """
     header = {key: teacher[key] for key in ("classes", "codec", "sigma_d")}
     header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(start)}

@@ -1,4 +1,4 @@
-"""How a model is sampled by the parameters: its samplers, and the candidates of selection."""
+"""Builds what measures a model: its samplers, and the candidates of selection."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,13 +21,14 @@ from scm.trigflow import time_of_sigma
 
 
 def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: float | None) -> list[Sampler]:
-    """The samplers that a model is measured with, fewest evaluations first.
+    """The samplers that measure a model, in order of network evaluations.
 
-    A teacher's few-step and full one; of multistep a jump for each segment; else one step and, at `t_mid`, two.
+    A teacher has a few-step sampler and a full one. A student with segments jumps once in each. Any other student is
+    sampled in one step and, if it has a `t_mid`, in two.
 
     Args:
-        header: of the model's file, or of one of its snapshots.
-        scale: of guidance, which doubles a teacher's evaluations.
+        header: header of the model's file or of a snapshot.
+        scale: guidance scale; guidance doubles a teacher's evaluations.
     """
     settings, sigma_d = params.sampler, header["sigma_d"]
     if header["model"] == TEACHER:
@@ -51,56 +52,45 @@ def selection(
     say: Callable[[str], None],
     measured: Measured,
 ) -> Selection:
-    """The search for a model's best average by the section `select`."""
-    select = params.select
+    """The search for a model's best average, as the section `select` describes it."""
+    select, place = params.select, (reference, codec, snapshots, ranks, say, measured)
+    how = partial(ways, params), partial(samplers, params)
     return Selection(
-        reference,
-        codec,
-        snapshots,
-        ranks,
-        say,
-        measured,
-        ways=partial(ways, params),
-        samplers=partial(samplers, params),
-        samples=select.samples,
-        coarse=select.coarse,
-        refine=select.refine,
-        points=select.progress,
-        batch=params.evaluate.batch,
+        *place, *how, select.samples, select.coarse, select.refine, select.progress, batch=params.evaluate.batch
     )
 
 
 def ways(params: Params, header: Mapping[str, Any]) -> list[Way]:
-    """Every candidate for the guidance scale with every candidate for t_mid."""
+    """The pairs of a candidate guidance scale and a candidate t_mid."""
     times = two_step_times(params, header) or (None,)
     return [(scale, t_mid) for scale in scales_of(params, header) for t_mid in times]
 
 
 def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
-    """The candidates for t_mid of a model that is sampled in two steps; none for others."""
+    """The candidates for t_mid, if the model is sampled in two steps."""
     trained = header["model"]
     return params.select.t_mid if trained != TEACHER and methods.find(trained).two_steps else ()
 
 
 def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
-    """The candidates for the guidance scale: 1 alone for a student that was not trained for another."""
+    """The candidates for the guidance scale; only 1 for a student that does not take the scale."""
     scales = params.select.guidance
     if header["model"] != TEACHER:
         return scales.student if header["network"].get("guidance") else (1.0,)
     for scale in scales.teacher:
         if scale != 1 and not header.get("label_dropout"):
-            problem = "this teacher was never trained without labels, and cannot be guided"
+            problem = "this teacher was never trained without labels and cannot be guided"
             raise UserError(f"params.yaml: select.guidance.teacher = {scale}: {problem}; write [1.0]")
     return scales.teacher
 
 
 def is_guided(header: Mapping[str, Any]) -> bool:
-    """Whether the guidance scale plays a part in what the model draws."""
+    """True if the guidance scale affects the model's samples."""
     return bool(header["network"].get("guidance")) or header["guidance_scale"] != 1
 
 
 def few_step_times(params: Params, sigma_d: float) -> list[float]:
-    """Times of the teacher's few-step DDIM, radians, ending with 0."""
+    """Times of the teacher's few-step DDIM sampler, in radians; the last is 0."""
     settings, steps = params.sampler, params.evaluate.teacher_few_steps
     if params.evaluate.teacher_few_spacing == "edm":
         sigmas = edm_sigmas(steps, settings.sigma_min, settings.sigma_max, settings.rho)

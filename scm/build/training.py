@@ -1,4 +1,4 @@
-"""What a training is made of: data, objective, the loop's settings, the probe."""
+"""Builds the parts of a training: data, objective, loop settings and probe."""
 
 import math
 from collections.abc import Mapping
@@ -22,25 +22,29 @@ from scm.generation.sampler import t_max_of
 from scm.generation.trained import load_model
 from scm.methods import StudentSettings
 from scm.networks import Model
-from scm.objectives.diffusion import Diffusion
-from scm.objectives.protocol import Objective
 from scm.params import Params
-from scm.params.schema import Sampler as SamplerSettings
-from scm.params.schema import Teacher
+from scm.params.schema import SamplerSettings, TeacherSettings
 from scm.training.ahead import Data
 from scm.training.diagnosis import Context
-from scm.training.loop import Auxiliary, Settings
+from scm.training.loop import LoopSettings
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
 
 
 class TrainingData:
-    """x_0 and labels at any position: the loader's stored samples served by the codec."""
+    """x_0 and labels at any position: the loader's stored samples, converted by the codec."""
 
     def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks) -> None:
-        """Opens the shards; a UserError if they are damaged, or other processes have other data."""
-        self.loader = LatentLoader(folder, seed, batch, ranks.rank, ranks.world)
-        check_same_index(folder / INDEX, ranks)
+        """Opens data/latents.
+
+        Raises:
+            UserError: the shards are damaged, or the processes have different ones.
+        """
+        self.loader, index = LatentLoader(folder, seed, batch, ranks.rank, ranks.world), folder / INDEX
+        own = float(int(sha256(index)[:12], 16))  # 48 bits, which a float64 holds exactly
+        if ranks.any(own != ranks.of_first(own)):
+            problem = f"{index} is not the same on all machines"
+            raise UserError(f"{problem}: run `dvc pull data/latents` where it is out of date")
         self.codec = Codec(self.loader.codec_header)
         self._seed, self._ranks = seed, ranks
 
@@ -51,10 +55,10 @@ class TrainingData:
 
 
 def fitting_teacher(path: Path, data: TrainingData, settings: StudentSettings) -> tuple[Model, dict[str, Any]]:
-    """The teacher, frozen, and its header.
+    """The frozen teacher and its header.
 
     Raises:
-        UserError: it was made for other data, or cannot be guided where the method asks for it.
+        UserError: the teacher was trained on other data, or the method needs guidance and the teacher lacks it.
     """
     teacher, header = load_model(path)
     if header["codec"] != data.codec.header:
@@ -62,22 +66,22 @@ def fitting_teacher(path: Path, data: TrainingData, settings: StudentSettings) -
     if len(header["classes"]) != len(data.loader.classes):
         raise UserError(
             f"{path} knows {len(header['classes'])} classes, data/latents has {len(data.loader.classes)}: "
-            "train a teacher on these data, or prepare those that it was trained on"
+            "train a teacher on these data, or prepare the teacher's data"
         )
     if settings.guidance and not header.get("label_dropout"):
         raise UserError(
-            f"{path} cannot be guided, as it was never trained without labels: take guidance out of the method, "
+            f"{path} cannot be guided, as it was never trained without labels: remove guidance from the method, "
             "or train a teacher with label_dropout 0.1"
         )
     return teacher.requires_grad_(False), header
 
 
 def training_settings(
-    params: Params, training: Teacher | StudentSettings, purpose: str, header: dict[str, Any]
-) -> Settings:
+    params: Params, training: TeacherSettings | StudentSettings, purpose: str, header: dict[str, Any]
+) -> LoopSettings:
     """The loop's settings for one training stage."""
     rate = training.lr
-    return Settings(
+    return LoopSettings(
         images=training.images,
         batch=training.batch,
         seed=params.seed,
@@ -97,11 +101,11 @@ def training_settings(
     )
 
 
-def health_context(params: Params, training: Teacher | StudentSettings, header: Mapping[str, Any]) -> Context:
-    """The settings that a run's diagnosis gives advice by, and where they stand.
+def health_context(params: Params, training: TeacherSettings | StudentSettings, header: Mapping[str, Any]) -> Context:
+    """The settings that a run's diagnosis refers to, and their places in params.yaml.
 
     Args:
-        header: of the run's snapshots.
+        header: header of the run's snapshots.
     """
     network, method = header["network"], header["model"]
     values: dict[str, Any] = {name: network[name] for name in ("embedding", "fourier_scale", "c_noise")}
@@ -111,10 +115,10 @@ def health_context(params: Params, training: Teacher | StudentSettings, header: 
         places |= {key: f"student.{method}.{key}" for key in training.own.model_fields_set}
         if found.by_tangent:
             values |= {name: getattr(training, name) for name in ("tangent", "tangent_norm_c", "tangent_warmup")}
-        else:  # its times are in a block of its own
+        else:  # the method draws its times by other keys
             places |= dict.fromkeys(("p_mean", "p_std"))
         if not training.tangent_warmup and params.student.methods.get(method) != TEACHER:
-            places["tangent_warmup"] = None  # what it starts from has finished with that
+            places["tangent_warmup"] = None  # the student that it starts from has finished the warm-up
         values |= found.advice(training)
     return Context(
         block="student.common" if isinstance(training, StudentSettings) else TEACHER,
@@ -127,40 +131,16 @@ def health_context(params: Params, training: Teacher | StudentSettings, header: 
 
 
 def student_probe(params: Params, settings: StudentSettings, student: Model, data: Data) -> Probe:
-    """The distance of a student's samples while it trains; a guided one is sampled at the smallest scale it learns."""
-    sigma_d = student.settings.sigma_d
-    return Probe(
-        data,
-        settings.batch,
-        params.seed,
-        t_max_of(params.sampler.sigma_max, sigma_d),
-        sigma_d,
-        settings.segments,
-        None if settings.guidance is None else settings.guidance[0],
-    )
-
-
-def diffusion(params: Params) -> Diffusion:
-    """The teacher's objective."""
-    teacher = params.teacher
-    return Diffusion(params.network.sigma_d, teacher.p_mean, teacher.p_std, teacher.label_dropout)
+    """Measures a student's samples during training, a guided student's at the smallest scale that it learns."""
+    sigma_d, guidance = student.settings.sigma_d, None if settings.guidance is None else settings.guidance[0]
+    t_max = t_max_of(params.sampler.sigma_max, sigma_d)
+    return Probe(data, settings.batch, params.seed, t_max, sigma_d, settings.segments, guidance)
 
 
 def student_objective(
     name: str, settings: StudentSettings, sampler: SamplerSettings, teacher: Model, seed: int
-) -> tuple[Objective, Auxiliary | None]:
-    """The objective of one of `student.methods`, and what it trains beside the student."""
+) -> methods.Trained:
+    """The objective of the method `name`, and the network that it trains beside the student."""
     t_max = t_max_of(sampler.sigma_max, teacher.settings.sigma_d)
     student = partial(new_student, seed=seed)
     return methods.find(name).objective(settings, methods.Parts(teacher, sampler.noise_levels, t_max, student, seed))
-
-
-def check_same_index(index: Path, ranks: Ranks) -> None:
-    """Compares this process's index.json of data/latents with the first one's.
-
-    Raises:
-        UserError: on every process, if it differs on one.
-    """
-    own = float(int(sha256(index)[:12], 16))  # 48 bits, which a float64 holds exactly
-    if ranks.any(own != ranks.of_first(own)):
-        raise UserError(f"{index} is not the same on all machines: run `dvc pull data/latents` where it is out of date")

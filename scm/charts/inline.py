@@ -9,11 +9,12 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
-from scm.charts.axes import INK, Line, readable_ticks
+from scm.charts.axes import STYLE, Line, readable_ticks
 
+INK = "#010203"
+"""Colour in which axes and text are drawn, and which the page's own then replaces."""
 BIN_COLOURS = ("#4c6ef5", "#228be6", "#15aabf", "#12b886", "#74b816", "#e8a200", "#f76707", "#e03131")
 """One colour for each bin of t, from clean (t = 0) to noise (t = pi/2); each is visible on white and on black."""
 POINTS = 400
@@ -27,7 +28,6 @@ class Chart:
     Attributes:
         title: what a screen reader says; no two charts of a page share it.
         x_label: meaning and unit of the horizontal axis.
-        lines: the lines.
         logarithmic: logarithmic vertical axis if all values are positive.
         mark: a chosen point (x, y), marked with a ring.
         logarithmic_x: logarithmic horizontal axis.
@@ -35,7 +35,7 @@ class Chart:
 
     title: str
     x_label: str
-    lines: list[Line] = field(default_factory=list)
+    lines: Sequence[Line] = ()
     logarithmic: bool = False
     mark: tuple[float, float] | None = None
     logarithmic_x: bool = False
@@ -46,42 +46,21 @@ def svg(chart: Chart) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": re.sub(r"\W", "", chart.title),  # equal charts make equal text
-        "font.size": 9,
-        "text.color": INK,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(style):
+    inked = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    salt = re.sub(r"\W", "", chart.title)  # equal charts make equal text
+    with matplotlib.rc_context({**STYLE, **inked, "svg.fonttype": "none", "svg.hashsalt": salt}):
         figure = Figure(figsize=(4.2, 2.7), layout="constrained")
         axes = figure.add_subplot()
 
         # Scales come first: the ticks below depend on them.
-        positive = all(value > 0 for line in chart.lines for value in line.y)
-        if chart.logarithmic and positive:
+        if chart.logarithmic and all(value > 0 for line in chart.lines for value in line.y):
             axes.set_yscale("log")
         if chart.logarithmic_x:
             axes.set_xscale("log")
 
         # The lines, and a ring around the chosen point.
         for line in chart.lines:
-            x, y = _thinned(line.x, line.y)
-            axes.plot(
-                x,
-                y,
-                color=line.colour,
-                linewidth=1.4,
-                linestyle="--" if line.dashed else "-",
-                marker="o" if line.points else None,
-                markersize=3.5,
-                label=line.label or None,
-            )
+            _thinned(line).draw(axes, width=1.4, dots=3.5)
         if chart.mark:
             axes.plot(*chart.mark, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
 
@@ -99,19 +78,18 @@ def svg(chart: Chart) -> str:
     return _inline(text.getvalue(), chart.title)
 
 
-def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Every n-th point, and always the last one."""
-    stride = max(1, math.ceil(len(x) / POINTS))
-    kept = sorted({*range(0, len(x), stride), len(x) - 1} - {-1})
-    return [x[index] for index in kept], [y[index] for index in kept]
+def _thinned(line: Line) -> Line:
+    """The line through every n-th point, and always through the last one."""
+    stride = max(1, math.ceil(len(line.x) / POINTS))
+    kept = sorted({*range(0, len(line.x), stride), len(line.x) - 1} - {-1})
+    return replace(line, x=[line.x[index] for index in kept], y=[line.y[index] for index in kept])
 
 
 def _inline(text: str, title: str) -> str:
     """Turns matplotlib's SVG file into an element whose size, colour and font the page sets."""
     # Leave out the XML head, the metadata and the style sheet.
-    body = re.sub(
-        r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", text[text.index("<svg") :], flags=re.DOTALL
-    )
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", body, flags=re.DOTALL)
     # Numbered groups have the same ids in every chart, and nothing refers to them.
     body = re.sub(r' id="[a-z]+[\w.]*_\d+"', "", body)
     body = re.sub(r"font-family: [^;\"]*", "font-family: inherit", body.replace(INK, "currentColor"))

@@ -3,12 +3,12 @@
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scm.base.files import replacing
-from scm.charts.axes import IMAGES, Line, image_count, readable_ticks
+from scm.charts.axes import IMAGES, STYLE, Line, image_count, readable_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,11 +43,7 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        title: heading above the axes.
-        x_label: meaning and unit of the horizontal axis.
-        y_label: meaning and unit of the vertical axis.
-        lines: lines.
-        levels: dashed horizontal lines.
+        x_label, y_label: meaning and unit of each axis.
         bars: sets of bars, each with one bar in every group.
         groups: names of the groups of bars.
         ticks: positions of the horizontal axis's labels; empty leaves them to matplotlib.
@@ -61,7 +57,7 @@ class Panel:
     levels: Sequence[Level] = ()
     bars: Sequence[Bars] = ()
     groups: Sequence[str] = ()
-    ticks: Sequence[float] = field(default_factory=list)
+    ticks: Sequence[float] = ()
     logarithmic: bool = False
 
 
@@ -70,33 +66,21 @@ def colour(index: int) -> str:
 
 
 def draw(title: str, panels: Sequence[Panel], svg: Path, png: Path) -> None:
-    """Writes a figure of panels side by side with one title and one legend.
+    """Writes a figure of panels, from left to right, with one title and one legend, to an SVG and a PNG file.
 
-    Args:
-        title: title above all panels.
-        panels: the panels, from left to right.
-        svg: file to write as SVG.
-        png: file to write as PNG, of at most `PNG_BYTES` if the lowest resolution allows.
+    The PNG has at most `PNG_BYTES` if the lowest resolution allows.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = {
-        "svg.hashsalt": title,
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(style):
-        width = 3.6 * len(panels) if not panels[0].bars else 1.6 + 1.6 * len(panels[0].groups)
-        figure = Figure(figsize=(max(width, 4.8), 3.4), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title, "axes.titlesize": 9}):
+        width = max(4.8, 1.6 + 1.6 * len(panels[0].groups) if panels[0].bars else 3.6 * len(panels))
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _panel(axes, panel)
         if panels[0].title != title:
             figure.suptitle(title, fontsize=10)
-        columns = max(1, min(4, int(max(width, 4.8) / 1.8)))
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=min(4, int(width / 1.8)), frameon=False, fontsize=8)
         with replacing(svg) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
         with replacing(png) as temporary:
@@ -120,16 +104,7 @@ def _panel(axes: "Axes", panel: Panel) -> None:
     # Lines and levels, over a number.
     for order, line in enumerate(panel.lines):
         width = max(1.2, 3.0 - 0.6 * order)  # wide below narrow: a covered line shows at the edges
-        axes.plot(
-            line.x,
-            line.y,
-            "--" if line.dashed else "-",
-            color=line.colour,
-            linewidth=width,
-            marker="o" if line.points else None,
-            markersize=2.5 + width,
-            label=line.label or None,
-        )
+        line.draw(axes, width, dots=2.5 + width)
     for level in panel.levels:
         axes.axhline(level.y, color=level.colour, linewidth=1.2, linestyle="--", label=level.label or None)
 
@@ -151,7 +126,7 @@ def _panel(axes: "Axes", panel: Panel) -> None:
 
 
 def _ticks(axes: "Axes", panel: Panel) -> None:
-    """Sets logarithmic scales where values are far apart, and readable ticks or the panel's own ones."""
+    """Sets logarithmic scales where values are far apart, and readable ticks or the panel's own."""
     from matplotlib.ticker import NullLocator
 
     values = [*(y for line in panel.lines for y in line.y), *(level.y for level in panel.levels)]

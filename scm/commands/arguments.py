@@ -1,23 +1,26 @@
 """What the commands share: how a parser is laid out, and the types of their arguments."""
 
 import argparse
+from collections.abc import Callable
 
 MINUTES_OF_A_YEAR = 525_600
 
 
-def command(commands: argparse._SubParsersAction, name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
-    """Adds the parser of one command (or of one action of a command) whose --help ends with examples."""
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog="\n  ".join(["examples:", *examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+Handler = Callable[[argparse.Namespace], int]
+
+
+def command(
+    commands: argparse._SubParsersAction, name: str, handler: Handler | None, summary: str, *examples: str
+) -> argparse.ArgumentParser:
+    """Adds the parser of a command, or of one action of a command, whose --help ends with examples."""
+    layout = argparse.RawDescriptionHelpFormatter
+    description, epilog = f"{summary[0].upper()}{summary[1:]}.", "\n  ".join(["examples:", *examples])
+    parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=layout)
+    parser.set_defaults(handler=handler)
+    return parser
 
 
 def whole(text: str) -> int:
-    """A whole number from 1 on."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")

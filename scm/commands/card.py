@@ -7,9 +7,8 @@ from scm.commands.arguments import command
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "print the card of a model: data, training, figures, use and licence, in Markdown"
-    card = command(commands, "card", summary, "scm card", "scm card sct > card.md")
+    card = command(commands, "card", _card, summary, "scm card", "scm card sct > card.md")
     card.add_argument("model", nargs="?", help="teacher or a student's method (default: publish.model of params.yaml)")
-    card.set_defaults(handler=_card)
 
 
 def _card(options: argparse.Namespace) -> int:

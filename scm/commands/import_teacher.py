@@ -12,14 +12,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         "scm import-teacher edm2-img64-s-1073741-0.075.pkl",
         "scm import-teacher teacher.safetensors --sigma-rel 0.05",
     )
-    parser = command(commands, "import-teacher", summary, *examples)
+    parser = command(commands, "import-teacher", _import_teacher, summary, *examples)
     parser.add_argument(
         "file", type=Path, help="a published .pkl, a .safetensors of its state dict, or a .safetensors of scm"
     )
     parser.add_argument(
         "--sigma-rel", type=float, help="length of the EMA average, if neither the file nor its name states it"
     )
-    parser.set_defaults(handler=_import_teacher)
 
 
 def _import_teacher(options: argparse.Namespace) -> int:

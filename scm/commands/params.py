@@ -10,17 +10,16 @@ DEFAULT = "default: the project's params.yaml"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    group = command(commands, "params", "check or show params.yaml", "scm params check", "scm params show student")
+    examples = ("scm params check", "scm params show student")
+    group = command(commands, "params", None, "check or show params.yaml", *examples)
     actions = group.add_subparsers(metavar="ACTION", required=True)
     examples = ("scm params check", "scm params check other.yaml")
-    check = command(actions, "check", "check that params.yaml is valid", *examples)
+    check = command(actions, "check", _check, "check that params.yaml is valid", *examples)
     check.add_argument("file", nargs="?", type=Path, help=DEFAULT)
-    check.set_defaults(handler=_check)
     examples = ("scm params show", "scm params show teacher.lr", "scm params show student.scd --file other.yaml")
-    show = command(actions, "show", "print the values, one per line", *examples)
+    show = command(actions, "show", _show, "print the values, one per line", *examples)
     show.add_argument("key", nargs="?", default="", help="print only this key and the keys below it")
     show.add_argument("--file", type=Path, help=DEFAULT)
-    show.set_defaults(handler=_show)
 
 
 def _check(options: argparse.Namespace) -> int:

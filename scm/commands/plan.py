@@ -11,13 +11,12 @@ EXIT_RUNS = 10
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "say what `scm run` would do, why, and how long it would take; works without data and outputs"
-    plan = command(commands, "plan", summary, "scm plan", "scm plan --json", "scm plan --check --assume-data")
+    plan = command(commands, "plan", _plan, summary, "scm plan", "scm plan --json", "scm plan --check --assume-data")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--check", action="store_true", help=f"exit with code {EXIT_RUNS} if a stage would run")
     plan.add_argument(
         "--assume-data", action="store_true", help="treat missing images as unchanged since dvc.lock was written"
     )
-    plan.set_defaults(handler=_plan)
 
 
 def _plan(options: argparse.Namespace) -> int:

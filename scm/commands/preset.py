@@ -8,18 +8,19 @@ from scm.commands.arguments import command
 
 def add(commands: argparse._SubParsersAction) -> None:
     examples = ("scm preset list", "scm preset diff folder", "scm preset apply folder")
-    group = command(commands, "preset", "named sets of values for params.yaml", *examples)
+    group = command(commands, "preset", None, "named sets of values for params.yaml", *examples)
     actions = group.add_subparsers(metavar="ACTION", required=True)
     summary = "list the presets with their data, sizes, methods and published figures"
-    command(actions, "list", summary, "scm preset list").set_defaults(handler=_list)
-    for name, summary, handler in (
-        ("show", "print a preset's file", _show),
-        ("diff", "print what applying a preset would change", _diff),
-        ("apply", "write a preset's values into params.yaml; comments and your own sections stay", _apply),
+    command(actions, "list", _list, summary, "scm preset list")
+    for name, summary in (
+        ("show", "print a preset's file"),
+        ("diff", "print what applying a preset would change"),
+        ("apply", "write a preset's values into params.yaml; comments and your own sections stay"),
     ):
-        action = command(actions, name, summary, f"scm preset {name} digits", f"scm preset {name} folder")
+        examples = (f"scm preset {name} digits", f"scm preset {name} folder")
+        action = command(actions, name, _one, summary, *examples)
         action.add_argument("name", help="a name from `scm preset list`")
-        action.set_defaults(handler=handler)
+        action.set_defaults(action=name)
 
 
 def _list(_: argparse.Namespace) -> int:
@@ -29,24 +30,13 @@ def _list(_: argparse.Namespace) -> int:
     return 0
 
 
-def _show(options: argparse.Namespace) -> int:
-    from scm.presets.apply import show
-
-    print(show(find_root(), options.name), end="")
-    return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    from scm.presets.apply import diff
+def _one(options: argparse.Namespace) -> int:
+    from scm.presets.apply import apply, diff, show
 
     root = find_root()
-    print("\n".join(diff(root / "params.yaml", root, options.name)) or "no change")
-    return 0
-
-
-def _apply(options: argparse.Namespace) -> int:
-    from scm.presets.apply import apply
-
-    root = find_root()
-    print("\n".join(apply(root / "params.yaml", root, options.name)) or "no change")
+    if options.action == "show":
+        print(show(root, options.name), end="")
+    else:
+        change = diff if options.action == "diff" else apply
+        print("\n".join(change(root / "params.yaml", root, options.name)) or "no change")
     return 0

@@ -8,15 +8,12 @@ from scm.errors import UserError
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "compare the new model with the champion and promote it if it is better"
-    publish = command(commands, "publish", summary, "scm publish", "scm publish --dry-run")
+    publish = command(commands, "publish", _publish, summary, "scm publish", "scm publish --dry-run")
     publish.add_argument("--dry-run", action="store_true", help="write results/verdict.* and leave the registry alone")
-    publish.set_defaults(handler=_publish)
     summary = "make the previous champion the champion again"
-    rollback = command(commands, "rollback", summary, "scm rollback", "scm rollback --to 3")
+    rollback = command(commands, "rollback", _rollback, summary, "scm rollback", "scm rollback --to 3")
     rollback.add_argument("--to", type=version, metavar="VERSION", help="promote this version instead")
-    rollback.set_defaults(handler=_rollback)
-    champion = command(commands, "champion", "print the champion's version, distance and commit", "scm champion")
-    champion.set_defaults(handler=_champion)
+    command(commands, "champion", _champion, "print the champion's version, distance and commit", "scm champion")
 
 
 def _publish(options: argparse.Namespace) -> int:

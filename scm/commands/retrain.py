@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from dataclasses import fields
 from typing import Any
 
 from scm.base.project import find_root
@@ -11,8 +12,9 @@ from scm.errors import UserError
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "plan, train what is out of date and publish the model if it is better; made for schedules"
-    examples = ('scm retrain --params "teacher.images=1Mi seed=1"', "scm retrain train --minutes 330")
-    retrain = command(commands, "retrain", summary, "scm retrain", *examples, "scm retrain publish --propose github")
+    examples = ("scm retrain train --minutes 330", "scm retrain publish --propose github")
+    examples = ("scm retrain", 'scm retrain --params "teacher.images=1Mi seed=1"', *examples)
+    retrain = command(commands, "retrain", _retrain, summary, *examples)
     retrain.add_argument("action", nargs="?", choices=["plan", "train", "publish"], help="default: all three")
     retrain.add_argument("--preset", default="", help="first apply this preset to params.yaml")
     retrain.add_argument("--params", default="", metavar="'KEY=VALUE ...'", help="then write these values into it")
@@ -25,23 +27,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     places = ["github", "gitlab", "branch"]
     retrain.add_argument("--propose", choices=places, help="push the results as a branch, and ask to merge it there")
     retrain.add_argument("--remote", default="origin", help="git remote for the branch (default: origin)")
-    retrain.set_defaults(handler=_retrain)
 
 
 def _retrain(options: argparse.Namespace) -> int:
     from scm.retraining.cycle import Request, retrain
 
-    request = Request(
-        action=options.action,
-        preset=options.preset,
-        params=values_of(options.params),
-        force=options.force,
-        assume_data=options.assume_data,
-        minutes=options.minutes,
-        propose=options.propose,
-        remote=options.remote,
-    )
-    return retrain(find_root(), request)
+    asked = {field.name: getattr(options, field.name) for field in fields(Request)}
+    return retrain(find_root(), Request(**{**asked, "params": values_of(options.params)}))
 
 
 def values_of(text: str) -> dict[str, Any]:

@@ -12,10 +12,9 @@ OWN_OPTIONS = ("--parallel", "-h", "--help")
 def add(commands: argparse._SubParsersAction) -> None:
     examples = ("scm run", "scm run --parallel", "scm run train_student@scd", "scm run --dry --force evaluate")
     summary = "run the stages that are out of date, as `dvc repro` does, and stop cleanly on Ctrl-C"
-    run = command(commands, "run", summary, *examples)
+    run = command(commands, "run", _run, summary, *examples)
     run.usage = "scm run [-h] [--parallel] [dvc repro's options and targets ...]"
     run.add_argument("--parallel", action="store_true", help="train the students side by side if there are enough GPUs")
-    run.set_defaults(handler=_run)
 
 
 def _run(options: argparse.Namespace) -> int:

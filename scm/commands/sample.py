@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "scm sample --model scd --steps 2 --classes 3,7 -n 64 --seed 0 -o grid.png",
         "scm sample --model teacher --steps 18 -n 16 -o teacher.png",
     )
-    sample = command(commands, "sample", "draw images from a trained model into one PNG", *examples)
+    sample = command(commands, "sample", _sample, "draw images from a trained model into one PNG", *examples)
     sample.add_argument("--model", default="scd", help="teacher or a student's method (default: scd)")
     sample.add_argument("--steps", type=whole, default=2, help="sampling steps (default: 2)")
     sample.add_argument("--classes", type=names, help="class names or numbers, comma-separated (default: all in turn)")
@@ -30,7 +30,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--guidance", type=float, help="guidance scale (default: the one that select_ema chose)")
     sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
-    sample.set_defaults(handler=_sample)
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -91,8 +90,8 @@ def differences(project: "Project", model: str) -> list[str]:
     if not path.exists():
         return []
     then, now = read_run(path)["chain"], chain(project, model)
-    keys = [key for key in then.keys() & now.keys() if then[key] != now[key]]
-    keys = sorted(key for key in keys if not key.startswith(MEASURING))
+    shared = sorted(key for key in then.keys() & now.keys() if not key.startswith(MEASURING))
+    keys = [key for key in shared if then[key] != now[key]]
     if not keys:
         return []
     rest = f" and {len(keys) - 1} more" if len(keys) > 1 else ""

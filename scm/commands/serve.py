@@ -9,7 +9,7 @@ from scm.commands.arguments import command, whole
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "serve a model: a page that draws images, and the JSON requests of `mlflow models serve`"
     examples = ("scm serve", "scm serve models/sct --port 8000", "scm serve models:/digits@challenger --max-batch 4")
-    serve = command(commands, "serve", summary, *examples)
+    serve = command(commands, "serve", _serve, summary, *examples)
     default = "the registry's champion or, if there is none, the project's own model"
     serve.add_argument("model", nargs="?", help=f"address, packaged folder or models/NAME (default: {default})")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
@@ -17,7 +17,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     serve.add_argument(
         "--max-batch", type=whole, default=16, help="most images that a request may ask for (default: 16)"
     )
-    serve.set_defaults(handler=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:

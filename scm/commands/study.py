@@ -8,11 +8,10 @@ from scm.commands.arguments import command
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "run a study, such as one of the paper's ablations, as DVC experiments over params.yaml, and draw it"
-    study = command(commands, "study", summary, "scm study", "scm study fig5a", "scm study fig5a --draw")
+    study = command(commands, "study", _study, summary, "scm study", "scm study fig5a", "scm study fig5a --draw")
     study.add_argument("name", nargs="?", help="name of a file in pipelines/studies (default: list them)")
     study.add_argument("--list", action="store_true", help="list the studies")
     study.add_argument("--draw", action="store_true", help="draw the variants that have finished; run nothing")
-    study.set_defaults(handler=_study)
 
 
 def _study(options: argparse.Namespace) -> int:

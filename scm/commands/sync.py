@@ -7,7 +7,7 @@ from scm.commands.arguments import command
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "send to MLflow what it does not have yet; running it again changes nothing"
-    command(commands, "sync", summary, "scm sync").set_defaults(handler=_sync)
+    command(commands, "sync", _sync, summary, "scm sync")
 
 
 def _sync(_: argparse.Namespace) -> int:

@@ -58,12 +58,8 @@ def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tup
     read = [(file, header) for file, header in read if until is None or header["images"] <= until]
     files, headers = [file for file, _ in read], [header for _, header in read]
     last = max(range(len(files)), key=lambda index: headers[index]["images"])
-    factors = coefficients(
-        [header["images"] for header in headers],
-        [header["sigma_rel"] for header in headers],
-        headers[last]["images"],
-        sigma_rel,
-    )
+    times, lengths = [header["images"] for header in headers], [header["sigma_rel"] for header in headers]
+    factors = coefficients(times, lengths, times[last], sigma_rel)
     buffers = set(headers[last]["buffers"])
     total: dict[str, Tensor] = {}
     for index, (file, factor) in enumerate(zip(files, factors, strict=True)):

@@ -57,11 +57,7 @@ def in_parts(function: Callable[[Tensor], Tensor], images: Tensor, batch: int) -
 
 
 def require_finite(features: Tensor, name: str) -> Tensor:
-    """Returns the features, all of which must be finite.
-
-    Args:
-        name: the extractor's name.
-    """
+    """Returns the features of the extractor `name`, all of which must be finite."""
     bad = int((~features.isfinite().all(dim=1)).sum())
     if bad:
         problem = f"the features of {bad} of {len(features)} images are not finite"
@@ -70,16 +66,13 @@ def require_finite(features: Tensor, name: str) -> Tensor:
 
 
 def read_extractor(name: str, given: GivenWeights) -> Extractor:
-    """An extractor that somebody else has trained, on its device, with `weights_sha256`.
-
-    Args:
-        name: `reference.extractor`, of one that is not trained here.
-        given: its weights.
+    """The extractor `name` with weights that somebody else has trained, on its device, with `weights_sha256`.
 
     Raises:
         UserError: the file is missing, has another hash, or holds something else.
     """
-    extractor: Extractor = part(EXTRACTORS, name).read_extractor(given)
+    extractor: Extractor
+    extractor, extractor.weights_sha256 = part(EXTRACTORS, name).read_extractor(given)
     return extractor.to(given.device)
 
 

@@ -25,10 +25,8 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
         UserError: Fewer than two images on either side.
     """
     if min(len(real), len(generated)) < 2:
-        raise UserError(
-            f"a kernel distance needs at least 2 images on either side, not {len(real)} real and {len(generated)} "
-            "generated: raise evaluate.samples, or add images"
-        )
+        problem = f"needs at least 2 images on either side, not {len(real)} real and {len(generated)} generated"
+        raise UserError(f"a kernel distance {problem}: raise evaluate.samples, or add images")
     real, generated = real.double(), generated.double()
     between = _sum(real, generated) / (len(real) * len(generated))
     return _within(real) + _within(generated) - 2 * between

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scm.base.distributed import Ranks
 from scm.base.files import replacing
 from scm.base.progress import Progress
 from scm.base.randomness import generator
@@ -24,12 +25,14 @@ from scm.errors import UserError
 from scm.evaluation.extractor import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.frechet import FEWEST_SAMPLES
 from scm.evaluation.precision_recall import MOST_IMAGES
-from scm.evaluation.statistics import Statistics, Sums, together
+from scm.evaluation.statistics import Statistics, statistics_of, together
 
 BLOCKS = 16
 """Number of blocks, of nearly equal size; with 2,048 features, the sums of a block take 100 MB."""
 PARTS = ("first half", "second half", "rest")
 """Parts of the images: two random halves, whose distance is the floor, and the last image of an odd number."""
+Batches = Iterator[tuple[slice, Tensor]]
+"""Positions of images, and the images uint8 [B, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,14 @@ class RealImages:
 
 
 def measure(
-    extractor: Extractor,
-    shards: Path,
-    work: Path,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-    progress: Callable[[str], None] = lambda text: None,
+    extractor: Extractor, shards: Path, work: Path, seed: int, ranks: Ranks, progress: Callable[[str], None]
 ) -> None:
     """Measures this process's blocks and saves each in `work`.
 
     Args:
-        extractor: an extractor on `device`.
-        shards: folder of image shards.
+        extractor: an extractor on the device of `ranks`.
         work: the folder of unfinished work, which all processes see.
         seed: the user's seed, which decides the halves and the features that are kept.
-        progress: receives lines of text.
 
     Raises:
         UserError: too few images to divide into two halves, or a damaged shard.
@@ -81,15 +74,14 @@ def measure(
     index = read_index(shards)
     count = index["count"]
     if count < 2 * FEWEST_SAMPLES:
-        raise UserError(
-            f"the reference needs at least {2 * FEWEST_SAMPLES} images, not {count}: add images to data.path"
-        )
+        fewest = f"at least {2 * FEWEST_SAMPLES} images, not {count}"
+        raise UserError(f"the reference needs {fewest}: add images to data.path")
     part = torch.randperm(count, generator=generator(seed, "reference floor")).argsort() // (count // 2)
     place = torch.randperm(count, generator=generator(seed, "precision and recall")).argsort()
-    mine = [block for block in _blocks(count)[rank::world] if not _file(work, block).exists()]
+    mine = [block for block in _blocks(count)[ranks.rank :: ranks.world] if not _file(work, block).exists()]
     speed = Progress(sum(map(len, mine)), progress, "measured")
     for block in mine:
-        content = _block(extractor, _batches(shards, block), part, place, device, speed)
+        content = _block(extractor, _batches(shards, block), part, place, ranks.device, speed)
         with replacing(_file(work, block)) as temporary:
             save_file(content, temporary)
 
@@ -132,7 +124,7 @@ def _file(work: Path, block: range) -> Path:
     return work / f"features-{block.start:09d}.safetensors"
 
 
-def _batches(shards: Path, block: range) -> Iterator[tuple[slice, Tensor]]:
+def _batches(shards: Path, block: range) -> Batches:
     """Yields the images of a block with their positions; reads only shards that overlap with the block."""
     start = 0
     for shard in read_index(shards)["shards"]:
@@ -148,25 +140,21 @@ def _batches(shards: Path, block: range) -> Iterator[tuple[slice, Tensor]]:
 
 @torch.no_grad()
 def _block(
-    extractor: Extractor,
-    batches: Iterator[tuple[slice, Tensor]],
-    part: Tensor,
-    place: Tensor,
-    device: torch.device | str,
-    speed: Progress,
+    extractor: Extractor, batches: Batches, part: Tensor, place: Tensor, device: torch.device, speed: Progress
 ) -> dict[str, Tensor]:
     """Sums of each part's features, and the features to keep, with their places among all kept features."""
-    sums = [Sums(extractor.num_features, device) for _ in PARTS]
+    sums = [statistics_of(torch.zeros(0, extractor.num_features, dtype=torch.float64, device=device)) for _ in PARTS]
     places, kept = list[Tensor](), list[Tensor]()
     for rows, images in batches:
         features = require_finite(extractor(images.to(device)), extractor.name).double()
         for number, each in enumerate(sums):
-            each.add(features[(part[rows] == number).to(features.device)])
+            for key, value in statistics_of(features[(part[rows] == number).to(features.device)]).items():
+                each[key] += value
         chosen = place[rows] < MOST_IMAGES
         places.append(place[rows][chosen])
         kept.append(features.float().cpu()[chosen])
         speed.add(len(images))
     content = {"places": torch.cat(places), "features": torch.cat(kept)}
     for name, each in zip(PARTS, sums, strict=True):
-        content |= {f"{name} {key}": value.cpu() for key, value in each.statistics.items()}
+        content |= {f"{name} {key}": value.cpu() for key, value in each.items()}
     return content

@@ -35,10 +35,9 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int) -> tuple[
         UserError: A set has no k-th neighbour.
     """
     if neighbours >= min(len(real), len(generated)):
-        raise UserError(
-            f"evaluate.neighbours = {neighbours} takes more than {neighbours} images on either side, not {len(real)} "
-            f"real and {len(generated)} generated: lower it, or raise evaluate.samples and add images"
-        )
+        sides = f"more than {neighbours} images on either side, not {len(real)} real and {len(generated)} generated"
+        remedy = "lower it, or raise evaluate.samples and add images"
+        raise UserError(f"evaluate.neighbours = {neighbours} takes {sides}: {remedy}")
     real_radii, generated_radii = _radii(real, neighbours), _radii(generated, neighbours)
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for rows, distances in _distances(generated, real):

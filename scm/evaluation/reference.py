@@ -28,6 +28,8 @@ from scm.evaluation.statistics import Statistics, statistics_of
 
 FORMAT = 3
 STATISTICS, HEADER = "statistics.safetensors", "header.json"
+KEPT = ("task", "held_out_accuracy", "floor", "identity", "statistics_sha256")
+"""Attributes of a reference that its header holds as they are."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +135,13 @@ class Reference:
             names = self.extractor.save(temporary)
             save_file(self._tensors, temporary / STATISTICS)
             header = {
+                **{key: getattr(self, key) for key in KEPT},
                 "format": FORMAT,
                 "extractor": self.extractor.name,
                 "preprocessing": self.extractor.preprocessing,
                 "weights_sha256": self.extractor.weights_sha256,
-                "statistics_sha256": self.statistics_sha256,
-                "identity": self.identity,
                 "shape": list(self.shape),
                 "classes": list(self.classes),
-                "task": self.task,
-                "held_out_accuracy": self.held_out_accuracy,
-                "floor": self.floor,
                 "images": len(self.labels),
                 "features": self.extractor.num_features,
                 "protocol": self.protocol,
@@ -164,29 +162,15 @@ def build_reference(
     statistics: Statistics | None = None,
     statistics_sha256: str | None = None,
 ) -> Reference:
-    """Puts the reference together.
+    """The reference of real images that `extractor` has measured; the other arguments are as in `Reference`.
 
     Args:
-        extractor: the extractor that measured the real images.
-        real: their statistics and features.
-        task: what the pipeline's classifier learnt.
-        held_out_accuracy: its accuracy on images that it was not trained on.
         statistics: published statistics to measure the Frechet distance against; None = the real images'.
-        statistics_sha256: hash of their file.
     """
     return Reference(
-        real.classes,
-        real.shape,
-        task,
-        held_out_accuracy,
-        distance_between(*real.halves),
-        real.labels,
-        real.features,
-        statistics or real.whole,
-        extractor,
-        real.identity,
-        statistics_sha256,
-    )
+        real.classes, real.shape, task, held_out_accuracy, distance_between(*real.halves), real.labels, real.features,
+        statistics or real.whole, extractor, real.identity, statistics_sha256,
+    )  # fmt: skip
 
 
 def load_reference(folder: Path, device: torch.device | str = "cpu") -> Reference:
@@ -211,16 +195,6 @@ def load_reference(folder: Path, device: torch.device | str = "cpu") -> Referenc
         labels, features = tensors.pop("labels"), tensors.pop("features")
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{folder / STATISTICS} holds no statistics ({error}): {remedy}") from None
-    return Reference(
-        tuple(header["classes"]),
-        tuple(header["shape"]),
-        header["task"],
-        header["held_out_accuracy"],
-        header["floor"],
-        labels,
-        features,
-        tensors,
-        extractor,
-        header["identity"],
-        header["statistics_sha256"],
-    )
+    shape, kept = tuple(header["shape"]), {key: header[key] for key in KEPT}
+    about = {"labels": labels, "features": features, "statistics": tensors, "extractor": extractor}
+    return Reference(tuple(header["classes"]), shape, **about, **kept)

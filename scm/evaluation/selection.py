@@ -143,7 +143,6 @@ class Selection:
                 yield state, header, ways
 
     def _finer(self, rows: Sequence[Figures], best: tuple[State, Header]) -> Iterator[Planned]:
-        """Yields the next round's candidates."""
         state, header = best
         lengths, ways = finer(rows, header)
         for sigma_rel in lengths:
@@ -152,11 +151,7 @@ class Selection:
             yield state, header, ways
 
     def progress(self, header: Header, choice: Figures) -> Iterator[Figures]:
-        """Yields the figures of the chosen average along the run; a teacher's only at the end, since it has a loss.
-
-        Args:
-            choice: the row of the chosen average.
-        """
+        """Yields the figures of the chosen average (row `choice`) along the run; a teacher's only at the end."""
         times, figures = snapshot_times(self.snapshots), {key: choice[key] for key in DISTANCES if key in choice}
         alone = header["model"] == TEACHER or "halflife" in header
         points = 1 if alone else min(self.points, len(times))
@@ -189,9 +184,7 @@ class Selection:
             row |= {"guidance": scale, **({} if t_mid is None else {"t_mid": t_mid}), "samples": int(count)}
             row |= {"fd": distance(scale, t_mid, -1)}
             row |= {"fd_1step": distance(scale, t_mid, 0)} if t_mid is not None and count == whole else {}
-            told = (
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
+            told = (f"{key} {value:{'.4g' if isinstance(value, float) else ''}}" for key, value in row.items())
             self.say("  ".join([f"{header['images']} images", *told]))
             yield row
 

@@ -1,6 +1,6 @@
 """Sums over features, from which mean and covariance follow; published means and covariances as such sums."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +22,17 @@ SYMMETRIC = 1e-6
 REMEDY = "use EDM's .npz or EDM2's .pkl for this extractor, or reference.statistics: null"
 
 
-class Sums:
-    """Accumulates sums over features."""
-
-    def __init__(self, features: int, device: torch.device | str) -> None:
-        self._sum = torch.zeros(features, dtype=torch.float64, device=device)
-        self._outer_sum = torch.zeros(features, features, dtype=torch.float64, device=device)
-        self._count = 0
-
-    def add(self, features: Tensor) -> None:
-        """Adds features [N, F], float64."""
-        self._sum += features.sum(dim=0)
-        self._outer_sum += features.T @ features
-        self._count += len(features)
-
-    @property
-    def statistics(self) -> Statistics:
-        count = torch.tensor(float(self._count), dtype=torch.float64)
-        return {"sum": self._sum, "outer_sum": self._outer_sum, "count": count}
-
-
 def statistics_of(features: Tensor) -> Statistics:
     """The statistics of features [N, F], float64, on their device."""
-    sums = Sums(features.shape[1], features.device)
-    sums.add(features)
-    return sums.statistics
+    count = torch.tensor(float(len(features)), dtype=torch.float64)
+    return {"sum": features.sum(dim=0), "outer_sum": features.T @ features, "count": count}
 
 
-def together(parts: Sequence[Statistics]) -> Statistics:
-    """The statistics of all parts, added in the given order."""
-    result = {name: value.clone() for name, value in parts[0].items()}
-    for part in parts[1:]:
+def together(parts: Iterable[Statistics]) -> Statistics:
+    """The statistics of all parts, of which there is at least one, added in the given order."""
+    remaining = iter(parts)
+    result = {name: value.clone() for name, value in next(remaining).items()}
+    for part in remaining:
         for name, value in part.items():
             result[name] += value
     return result
@@ -103,10 +83,7 @@ def _numbers(value: Any, path: Path) -> Tensor:
     if not isinstance(value, np.ndarray | Tensor):
         raise UserError(f"{path}: mu or sigma is no array: {REMEDY}")
     if isinstance(value, np.ndarray):
-        if value.dtype.kind != "f":
-            raise UserError(f"{path}: mu or sigma holds something else than finite numbers: {REMEDY}")
-        value = value.astype(np.float64)
-    numbers = torch.as_tensor(value)
-    if not numbers.is_floating_point() or not numbers.isfinite().all():
+        value = torch.from_numpy(value.astype(np.float64)) if value.dtype.kind == "f" else torch.zeros(0).long()
+    if not value.is_floating_point() or not value.isfinite().all():
         raise UserError(f"{path}: mu or sigma holds something else than finite numbers: {REMEDY}")
-    return numbers.double()
+    return value.double()

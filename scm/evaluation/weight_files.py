@@ -51,12 +51,7 @@ class GivenWeights:
 def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
     """Finds the file that a key of params.yaml names: a path from `root`, or an address that is downloaded once.
 
-    Downloads are kept in torch's cache, which other programs use as well.
-
-    Args:
-        key: e.g. reference.weights; messages name it.
-        value: the key's value.
-        sha256: the file's hash in params.yaml.
+    Downloads are kept in torch's cache, which other programs use as well, and must have the SHA-256 of params.yaml.
 
     Raises:
         UserError: the file does not exist, cannot be downloaded, or has another hash.
@@ -80,10 +75,8 @@ def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
     except (http.client.HTTPException, OSError, RuntimeError, ValueError) as error:
         why = str(error.reason) if isinstance(error, urllib.error.URLError) and error.reason else reason(error)
         command = f"curl -fL --create-dirs -o {shlex.quote(str(path))} {shlex.quote(value)}"
-        raise UserError(
-            f"{key} = {value} cannot be downloaded ({why}): where there is a network run {command}, and copy the file "
-            "to the same place here"
-        ) from None
+        remedy = f"where there is a network run {command}, and copy the file to the same place here"
+        raise UserError(f"{key} = {value} cannot be downloaded ({why}): {remedy}") from None
     return path
 
 
@@ -93,11 +86,7 @@ def own_path(root: Path, value: str) -> Path:
 
 
 def verify(path: Path, expected: str | None, key: str) -> str:
-    """Compares a file with the hash in params.yaml before anything in it is read; returns its SHA-256.
-
-    Args:
-        expected: the value of `key`.
-        key: where it stands, e.g. reference.sha256.
+    """Compares a file with the hash `expected` under `key` of params.yaml before it is opened; returns its SHA-256.
 
     Raises:
         UserError: the hashes differ, or params.yaml has none: figures may not follow from an unknown file.

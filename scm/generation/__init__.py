@@ -1,1 +1,1 @@
-"""Samples of a trained model: its sampler, batches of images, grids."""
+"""Draws samples from trained models: samplers, batches of images, grids."""

@@ -1,4 +1,4 @@
-"""Images from a model: samplers with their number of network evaluations, applied to seeds in batches."""
+"""Draws samples from a model in batches, one for each seed and label."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +13,12 @@ from scm.samplers import SampleNoise, guided
 
 
 def asked_labels(real: Tensor, count: int) -> Tensor:
-    """Labels to ask for, in the real images' proportions whatever the order and number of these. int64 [count].
-
-    Args:
-        real: the real images' labels, [N]; sorted by class or not.
-    """
+    """Labels for `count` samples in the proportions of the real images' labels [N], in any order. int64 [count]."""
     return real.sort().values[torch.arange(count) * len(real) // count]
 
 
 def conditioned(model: Model, labels: Tensor, guidance: float) -> Callable[..., Tensor]:
-    """F(x, t[, segment]) for these labels: a student that takes the guidance scale is told it, a teacher is guided."""
+    """F(x, t[, segment]) for these labels: the guidance scale is an input of a student; a teacher is guided by it."""
     scale = torch.full(labels.shape, guidance, device=labels.device)
 
     def function(x: Tensor, t: Tensor, segment: Tensor | None = None) -> Tensor:
@@ -47,37 +43,37 @@ def batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[tuple[slice, Tensor, float]]:
-    """Samples for the given seeds and labels, a batch at a time; of several processes each draws every world-th batch.
+    """Draws samples for N seeds and labels, one batch at a time; each of `world` processes draws every world-th batch.
 
     Args:
-        seeds: N of them.
+        seeds: N seeds.
         labels: int64 [N], -1 = no label.
-        shape: of one sample, [C, H, W].
-        guidance: scale s (`conditioned`).
-        rank: of this process, from 0 to world - 1.
+        shape: shape of one sample, [C, H, W].
+        guidance: scale s (see `conditioned`).
+        rank: number of this process, from 0 to world - 1.
 
     Yields:
-        Which of the N they are; samples [B, C, H, W] on the device with standard deviation sigma_d; the seconds that
-        network and sampler took.
+        The batch's slice of the N; samples [B, C, H, W] on the device with standard deviation sigma_d; the seconds
+        that network and sampler took.
     """
     model.eval()
     for start in range(rank * batch, len(seeds), world * batch):
         rows, started = slice(start, start + batch), time.perf_counter()
         some = labels[rows].to(device)
         samples = sampler.run(conditioned(model, some, guidance), SampleNoise(seeds[rows], shape, device))
-        if samples.is_cuda:  # runs behind the program
+        if samples.is_cuda:  # the GPU computes asynchronously
             torch.cuda.synchronize(samples.device)
         yield rows, samples, time.perf_counter() - started
 
 
 def require_finite(bad: int, count: int) -> None:
-    """Refuses samples of which some are not finite."""
+    """Raises a UserError if `bad` of `count` samples are not finite."""
     if bad:
         raise UserError(f"{bad} of {count} samples are not finite: the training diverged; see its curves, lower lr.max")
 
 
 def count_bad(samples: Tensor) -> int:
-    """How many of samples [N, C, H, W] are not finite."""
+    """The number of samples [N, C, H, W] that are not finite."""
     return int((~samples.flatten(1).isfinite().all(dim=1)).sum())
 
 
@@ -91,10 +87,9 @@ def generate(
     device: torch.device | str,
     guidance: float = 1.0,
 ) -> tuple[Tensor, float]:
-    """Samples for the given seeds and labels; each depends on its own seed and label, not on the batch.
+    """Draws samples for N seeds and labels; each depends on its own seed and label, not on the batch.
 
-    Args:
-        seeds: N of them; all other arguments as of `batches`.
+    The arguments are those of `batches`.
 
     Returns:
         Samples [N, C, H, W] on the CPU with standard deviation sigma_d, and the seconds that it took.
@@ -102,10 +97,10 @@ def generate(
     Raises:
         UserError: a sample is not finite.
     """
-    drawn = [
-        (samples.cpu(), taken)
-        for _, samples, taken in batches(model, sampler, seeds, labels, shape, batch, device, guidance)
-    ]
-    samples = torch.cat([some for some, _ in drawn])
+    parts, seconds = [], 0.0
+    for _, some, taken in batches(model, sampler, seeds, labels, shape, batch, device, guidance):
+        parts.append(some.cpu())
+        seconds += taken
+    samples = torch.cat(parts)
     require_finite(count_bad(samples), len(seeds))
-    return samples, sum(taken for _, taken in drawn)
+    return samples, seconds

@@ -1,4 +1,4 @@
-"""Pictures of many small images side by side."""
+"""Grids of small images."""
 
 from pathlib import Path
 
@@ -9,30 +9,23 @@ from torch import Tensor
 from scm.base.files import replacing
 
 GAP = 1
-"""Pixels between two images, and around them all."""
-
+"""Pixels between two images, and at the border."""
 GAP_GREY = 160
-"""Grey level of the gaps: neither the black nor the white on which most images stand."""
-
+"""Grey level of the gaps: most images have a black or a white background."""
 CELL = 56
-"""Pixels that a small image should about fill, so that a person can see it."""
+"""Target size of a small image, in pixels on a side."""
 
 
 def scale_for(resolution: int) -> int:
-    """The whole factor that brings images of this resolution (pixels) nearest to `CELL`; at least 1."""
+    """The whole factor, at least 1, that enlarges images of this resolution (pixels) to about `CELL`."""
     return max(1, round(CELL / resolution))
 
 
 def grid(images: Tensor, columns: int, scale: int) -> Image.Image:
-    """Puts images on one picture, row by row, each pixel enlarged to scale x scale.
-
-    Args:
-        images: uint8 [N, C, H, W], C = 1 (grey) or 3 (RGB).
-        columns: Images in a row.
-        scale: Whole enlargement factor.
+    """Arranges uint8 images [N, 1 or 3, H, W] row by row in one picture, each pixel enlarged to scale x scale.
 
     Raises:
-        ValueError: No images, or not uint8 with 1 or 3 channels.
+        ValueError: no images, or not uint8 with 1 or 3 channels.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"a grid needs uint8 [N, 1 or 3, H, W] with N > 0, not {images.dtype} {list(images.shape)}")

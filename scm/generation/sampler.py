@@ -1,4 +1,4 @@
-"""Samplers with everything filled in: from noise to samples in a known number of evaluations."""
+"""Samplers with fixed times, which turn noise into samples in a known number of network evaluations."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from scm.samplers import SampleNoise, consistency, ddim, edm_sigmas, heun, multi
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler with its times.
+    """A sampler with fixed times.
 
     Attributes:
         nfe: network evaluations for one sample.
-        run: F(x / sigma_d, t[, segment]) and noise to samples [B, C, H, W].
+        run: turns F(x / sigma_d, t[, segment]) and noise into samples [B, C, H, W].
     """
 
     nfe: int
@@ -29,21 +29,20 @@ def heun_sampler(steps: int, sigma_min: float, sigma_max: float, rho: float, sig
 
 
 def ddim_sampler(times: Sequence[float], sigma_d: float) -> Sampler:
-    """DDIM through `times`, radians, from t_max down to 0."""
-    steps = len(times) - 1
-    return Sampler(steps, lambda function, noise: ddim(function, noise.draw(), times, sigma_d))
+    """DDIM at `times`, in radians from t_max down to 0."""
+    return Sampler(len(times) - 1, lambda function, noise: ddim(function, noise.draw(), times, sigma_d))
 
 
 def consistency_sampler(times: Sequence[float], sigma_d: float) -> Sampler:
-    """Consistency sampling at `times`, the first of which is t_max."""
+    """Consistency sampling at `times`, in radians from t_max down."""
     return Sampler(len(times), lambda function, noise: consistency(function, noise, times, sigma_d))
 
 
 def multistep_sampler(segments: int, t_max: float, sigma_d: float) -> Sampler:
-    """One jump for each of the segments of [0, t_max]."""
+    """One jump in each segment of [0, t_max]."""
     return Sampler(segments, lambda function, noise: multistep(function, noise, segments, t_max, sigma_d))
 
 
 def t_max_of(sigma_max: float, sigma_d: float) -> float:
-    """Where consistency sampling starts: arctan(sigma_max / sigma_d), 1.5645 in the paper."""
+    """The time at which sampling starts: arctan(sigma_max / sigma_d), 1.5645 in the paper."""
     return math.atan(sigma_max / sigma_d)

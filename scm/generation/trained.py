@@ -1,7 +1,7 @@
-"""How a finished model is drawn with: its network, its sampler, and what may be asked of it.
+"""Loads a finished model and builds its sampler.
 
-All of it follows from the header of the model's file, so that a model is drawn alike by `scm sample` and by the
-packaged product, which has no params.yaml and no project around it: torch, numpy and safetensors are enough here.
+Everything follows from the header of the model's file, so `scm sample` and the packaged product draw alike. The product
+has no params.yaml and no project, so this module needs only torch, numpy and safetensors.
 """
 
 import math
@@ -22,7 +22,7 @@ from scm.networks import Model, NetworkSettings
 
 
 class NoiseLevels(NamedTuple):
-    """EDM's noise levels, which a teacher is sampled on."""
+    """The range and the spacing of EDM's noise levels, at which a teacher is sampled."""
 
     sigma_min: float
     sigma_max: float
@@ -30,14 +30,14 @@ class NoiseLevels(NamedTuple):
 
 
 def repeatable() -> None:
-    """Has torch compute the same bits each time, and fp32 in full."""
+    """Makes torch's results repeatable bit for bit, and computes fp32 in full precision."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 would round fp32
 
 
 def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
-    """The model that a state and its header describe, in eval mode."""
+    """Builds the model of a state and its header, in eval mode."""
     model = Model(NetworkSettings.from_dict(header["network"]), precision=DTYPES[header["precision"]])
     try:
         model.load_state_dict(state)
@@ -48,26 +48,26 @@ def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.dev
 
 
 def evaluations_per_call(header: Mapping[str, Any], scale: float) -> int:
-    """Of the network for one of F: two where it is guided from outside, as a teacher is."""
+    """Network evaluations for one value of F: two if a teacher is guided, else one."""
     return 2 if scale != 1 and not header["network"].get("guidance") else 1
 
 
 def own_steps(header: Mapping[str, Any]) -> tuple[int, ...]:
-    """Numbers of steps that a student was made for: one and, with a t_mid, two; or one for each segment."""
+    """The numbers of steps that a student was trained for: one for each segment; or one and, with a t_mid, two."""
     if "segments" in header:
         return (header["segments"],)
     return (1,) if header.get("t_mid") is None else (1, 2)
 
 
 def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, option: str = "--steps") -> Sampler:
-    """The teacher's Heun sampler, or a student's own.
+    """A teacher's Heun sampler, or a student's own sampler.
 
-    A student's second step is at the selected t_mid; further ones are spaced evenly between it and 0. One that knows
-    a single time, or segments, is sampled in as many steps as it was made for.
+    A student with a t_mid takes its second step there and spaces further steps evenly between t_mid and 0. Any other
+    student has one number of steps.
 
     Args:
-        levels: what a teacher is sampled on.
-        option: what the caller calls `steps`, for the message.
+        levels: noise levels of a teacher's sampler.
+        option: name of `steps` in error messages.
     """
     sigma_d, t_mid = header["sigma_d"], header.get("t_mid")
     if header["model"] == TEACHER:
@@ -84,11 +84,7 @@ def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, optio
 
 
 def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guidance") -> None:
-    """Refuses a guidance scale that the model was not trained for.
-
-    Args:
-        option: what the caller calls it, for the message.
-    """
+    """Refuses a guidance scale that the model was not trained for; error messages call it `option`."""
     name, trained = header["model"], header.get("guidance")
     if not math.isfinite(scale) or scale < 0:
         raise UserError(f"{option} {scale:g}: must be a number from 0 on, such as 1.5")
@@ -100,7 +96,7 @@ def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guid
 
 
 def class_number(text: str, names: Sequence[str], option: str = "--classes") -> int:
-    """Number of the class that `text` names, or is the number of."""
+    """The number of a class, given by name or number."""
     if text in names:
         return names.index(text)
     if text.isdecimal() and int(text) < len(names):
@@ -110,23 +106,23 @@ def class_number(text: str, names: Sequence[str], option: str = "--classes") -> 
 
 
 SAMPLING = "sampling.json"
-"""How a selected model is sampled: beside its weights, so that another choice retrains nobody who starts from them."""
+"""The selected way to sample a model. As it is not in the weights' file, another choice retrains no student."""
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """A trained model in eval mode and the header of its file."""
+    """Loads a model in eval mode and the header of its file."""
     state, header = weights.load(path)
     return model_of(state, header, device), header
 
 
 def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
-    """The model in models/<name> and its `selected_header`."""
+    """Loads the model in a folder models/NAME and its `selected_header`."""
     model, _ = load_model(folder / "model.safetensors", device)
     return model, selected_header(folder)
 
 
 def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:
-    """Numbers of the classes asked for by name or number (default: all); [-1] for a model without classes."""
+    """The numbers of the classes named on the command line (default: all); [-1] for a model without classes."""
     if not names:
         if asked:
             raise UserError("--classes: this model was trained without classes; leave the option out")
@@ -135,13 +131,12 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
 
 
 def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
-    """The guidance scale asked for, if the model can be guided with it; by default the selected one."""
-    if asked is None:
-        return header["guidance_scale"]
-    require_scale(header, asked)
-    return asked
+    """The guidance scale given on the command line, if the model allows it; by default the selected scale."""
+    if asked is not None:
+        require_scale(header, asked)
+    return header["guidance_scale"] if asked is None else asked
 
 
 def selected_header(folder: Path) -> dict[str, Any]:
-    """The header of the model in models/<name>, with how selection chose to sample it: `guidance_scale`, t_mid."""
+    """The header of the model in models/NAME, with the `guidance_scale` and t_mid that selection chose."""
     return {**weights.read_header(folder / "model.safetensors"), **read_json(folder / SAMPLING)}

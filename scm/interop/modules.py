@@ -116,14 +116,11 @@ def codec_of(encoder: Any, settings: NetworkSettings) -> dict[str, Any]:
 def is_codec_of(header: Any, settings: NetworkSettings) -> bool:
     """True if this is the header of a codec, of any name and constants, that fits the network's input."""
     plain = plain_header("", settings.sigma_d, [settings.channels, settings.resolution, settings.resolution])
-    fixed = ("sigma_d", "shape")
-    return (
-        isinstance(header, dict)
-        and header.keys() == plain.keys()
-        and isinstance(header["autoencoder"], dict | None)
-        and all(type(header[key]) is type(plain[key]) for key in plain if key != "autoencoder")
-        and all(header[key] == plain[key] for key in fixed)
-    )
+    if not isinstance(header, dict) or header.keys() != plain.keys():
+        return False
+    fits = isinstance(header["autoencoder"], dict | None) and header["shape"] == plain["shape"]
+    alike = all(type(header[key]) is type(plain[key]) for key in plain if key != "autoencoder")
+    return fits and alike and header["sigma_d"] == plain["sigma_d"]
 
 
 def _channels(array: Any, count: int) -> list[float]:

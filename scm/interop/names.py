@@ -46,37 +46,23 @@ class Program:
         return ours
 
 
-EDM2 = Program(
-    name="EDM2",
-    flavour="edm2",
-    unet="unet.",
-    convolution="conv_res0",
-    attention="attn_qkv",
-    label="emb_label",
-    prefixes=(
-        ("network.emb_time.", "unet.emb_fourier."),
-        ("network.encoder.", "unet.enc."),
-        ("network.decoder.", "unet.dec."),
-        ("network.", "unet."),
-        ("log_weight_head.features.", "logvar_fourier."),
-        ("log_weight_head.linear.", "logvar_linear."),
-    ),
+EDM2_PREFIXES = (
+    ("network.emb_time.", "unet.emb_fourier."),
+    ("network.encoder.", "unet.enc."),
+    ("network.decoder.", "unet.dec."),
+    ("network.", "unet."),
+    ("log_weight_head.features.", "logvar_fourier."),
+    ("log_weight_head.linear.", "logvar_linear."),
 )
-EDM = Program(
-    name="EDM",
-    flavour="ddpmpp",
-    unet="model.",
-    convolution="conv0",
-    attention="qkv",
-    label="map_label",
-    prefixes=(
-        ("network.encoder.", "model.enc."),
-        ("network.decoder.", "model.dec."),
-        ("network.out_norm.", "model.dec.{size}_aux_norm."),
-        ("network.out_conv.", "model.dec.{size}_aux_conv."),
-        ("network.", "model."),
-    ),
+EDM_PREFIXES = (
+    ("network.encoder.", "model.enc."),
+    ("network.decoder.", "model.dec."),
+    ("network.out_norm.", "model.dec.{size}_aux_norm."),
+    ("network.out_conv.", "model.dec.{size}_aux_conv."),
+    ("network.", "model."),
 )
+EDM2 = Program("EDM2", "edm2", "unet.", "conv_res0", "attn_qkv", "emb_label", EDM2_PREFIXES)
+EDM = Program("EDM", "ddpmpp", "model.", "conv0", "qkv", "map_label", EDM_PREFIXES)
 OTHERS = {
     "NCSN++": r"model\.map_noise\.freqs|.*_aux_residual\..*",
     "ADM (DhariwalUNet)": r"model\.out_norm\..*",
@@ -101,14 +87,7 @@ def program_of(shapes: Shapes) -> Program:
 
 
 def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_d: float) -> NetworkSettings:
-    """The settings of the network with these tensors.
-
-    Args:
-        program: the program that uses these names.
-        shapes: shapes of the tensors, by name.
-        channels_per_head: of EDM2's networks; EDM's have a single head.
-        sigma_d: standard deviation of the data.
-    """
+    """The settings of the network with these tensors; `channels_per_head` is EDM2's, since EDM's have a single head."""
 
     def shape(name: str) -> tuple[int, ...]:
         if len(shapes.get(name, ())) < 2:
@@ -140,14 +119,10 @@ def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_
         resolution=sizes[0],
         channels=inputs - (program is EDM2),  # a channel of ones is added there
         classes=shape(label)[1] if label in shapes else 0,
-        width=width,
         multipliers=tuple(rows // width for rows in channels.values()),
-        blocks=count,
-        attention=attention,
-        channels_per_head=channels_per_head,
-        sigma_d=sigma_d,
+        width=width, blocks=count, attention=attention, channels_per_head=channels_per_head, sigma_d=sigma_d,
         **FLAVOURS[program.flavour],
-    )
+    )  # fmt: skip
 
 
 def check_tensors(shapes: Shapes, settings: NetworkSettings, program: Program | None = None) -> dict[str, str]:

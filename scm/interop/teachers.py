@@ -97,10 +97,15 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
         check_tensors(_shapes(tensors), settings)
         program = values.get("imported", {}).get("program", OWN)
         codec, classes, images, sigma_rel = (values[key] for key in ("codec", "classes", "images", "sigma_rel"))
-        good = program in (OWN, EDM.name, EDM2.name) and modules.is_codec_of(codec, settings)
         dropped = values.get("label_dropout", 0.0)
-        good = good and isinstance(dropped, float) and 0 <= dropped < 1
-        good = good and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        good = program in (OWN, EDM.name, EDM2.name) and modules.is_codec_of(codec, settings)
+        good = (
+            good
+            and isinstance(dropped, float)
+            and 0 <= dropped < 1
+            and isinstance(classes, list)
+            and all(isinstance(name, str) for name in classes)
+        )
         if not good or type(images) is not int or not isinstance(sigma_rel, float | None):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -116,11 +121,11 @@ def _from_pickle(path: Path) -> Teacher:
     kind = network.class_name if isinstance(network, Record) else type(network).__name__
     if not isinstance(network, Record) or kind not in NETWORKS:
         known = "a Precond of EDM2 or an EDMPrecond of EDM"
-        raise Refused(
-            f"a {printable(kind)} instead of {known}: networks around which are others take other noise inputs"
-        )
+        problem = f"a {printable(kind)} instead of {known}"
+        raise Refused(f"{problem}: networks around which are others take other noise inputs")
     parts = modules.modules_of(network)
-    program, tensors = program_of(_shapes(modules.tensors_of(parts))), modules.tensors_of(parts)
+    tensors = modules.tensors_of(parts)
+    program = program_of(_shapes(tensors))
     if program is not NETWORKS[kind]:
         raise Refused(f"a {kind} around a network of {program.name}")
     heads, sigma_d = modules.channels_per_head(parts), float(modules.number(network, "sigma_data"))
@@ -137,10 +142,8 @@ def _converted(
         raise Refused(f"its sigma_data is {sigma_d:g}, but a standard deviation is above 0")
     tensors, notes = _used(tensors)
     settings = settings_of(program, _shapes(tensors), heads, sigma_d)
-    state = {
-        ours: _plain(theirs, tensors[theirs])
-        for theirs, ours in check_tensors(_shapes(tensors), settings, program).items()
-    }
+    names = check_tensors(_shapes(tensors), settings, program)
+    state = {ours: _plain(theirs, tensors[theirs]) for theirs, ours in names.items()}
     # F = -F_edm: the sign of the last layer changes. EDM has no weighting network, so it gets a fresh one.
     if program is EDM2:
         state["network.out_gain"] = -state["network.out_gain"]
@@ -160,11 +163,9 @@ def _used(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     for name in filters:
         if tensors[name].shape != (1, 1, 2, 2) or not (tensors[name] == 0.25).all():
             raise Refused(f"its {printable(name)} is not [1, 1], as it always is in scm's networks")
-    augment = {"model.map_augment.weight"} & tensors.keys()
-    if augment:
-        notes.append(
-            "left out: the layer for augmentation labels, which adds nothing to an image that is not augmented"
-        )
+    if augment := {"model.map_augment.weight"} & tensors.keys():
+        layer = "the layer for augmentation labels, which adds nothing to an image that is not augmented"
+        notes.append(f"left out: {layer}")
     return {name: value for name, value in tensors.items() if name not in filters | augment}, notes
 
 

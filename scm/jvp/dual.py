@@ -21,6 +21,11 @@ from torch.nn import functional
 Rule = Callable[..., Any]
 
 
+def _method(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of Dual that calls `func` as torch itself would, on arguments of which one is a Dual."""
+    return lambda *args: Dual.__torch_function__(func, (), args)
+
+
 class Dual:
     """A tensor with its tangent; passes for a tensor in torch's functions and methods, and in arithmetic.
 
@@ -60,33 +65,15 @@ class Dual:
     def __getitem__(self, index: Any) -> "Dual":
         return Dual(self.primal[index], self.tangent[index])
 
-    def __neg__(self) -> "Dual":
-        return _applied(torch.neg, self)
-
-    def __add__(self, other: Any) -> "Dual":
-        return _applied(torch.add, self, other)
-
-    def __sub__(self, other: Any) -> "Dual":
-        return _applied(torch.sub, self, other)
-
     def __rsub__(self, other: Any) -> "Dual":
-        return _applied(torch.neg, self) + other
-
-    def __mul__(self, other: Any) -> "Dual":
-        return _applied(torch.mul, self, other)
-
-    def __truediv__(self, other: Any) -> "Dual":
-        return _applied(torch.div, self, other)
+        return -self + other
 
     def __rtruediv__(self, other: Any) -> "Dual":
-        return _applied(torch.reciprocal, self) * other
+        return Dual.__torch_function__(torch.reciprocal, (), (self,)) * other
 
-    def __pow__(self, exponent: Any) -> "Dual":
-        return _applied(torch.pow, self, exponent)
-
-    def __matmul__(self, other: Any) -> "Dual":
-        return _applied(torch.matmul, self, other)
-
+    __neg__, __add__, __sub__ = _method(torch.neg), _method(torch.add), _method(torch.sub)
+    __mul__, __truediv__ = _method(torch.mul), _method(torch.div)
+    __pow__, __matmul__ = _method(torch.pow), _method(torch.matmul)
     __radd__, __rmul__ = __add__, __mul__
 
 
@@ -108,11 +95,6 @@ def output_and_tangent(
     if not isinstance(result, Dual):
         return result, torch.zeros_like(result)
     return result.primal, result.tangent
-
-
-def _applied(func: Callable[..., Any], *args: Any) -> Any:
-    """func(*args) for arguments of which one is a Dual, as torch itself would call it."""
-    return Dual.__torch_function__(func, (), args)
 
 
 def _each(pick: Callable[[Any], Any], values: Any) -> Any:

@@ -1,13 +1,13 @@
-"""Methods to train a student, found by their names, and what all of them have.
+"""The methods that train a student, found by their names, and what they have in common.
 
-A method is one file of this folder with its name: its block of parameters, its factory, how it is sampled and what
-reports call it. It defines `METHOD`; nothing else in the source names it. Its mathematics is scm/objectives/NAME.py.
+A method is one file of this folder. It defines `METHOD`: the method's parameters, how its objective is made, how its
+students are sampled, and its name in reports. Its mathematics is in scm/objectives/NAME.py; no list names it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, create_model
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from scm.objectives.protocol import Objective
     from scm.training.loop import Auxiliary
 
+Trained: TypeAlias = "tuple[Objective, Auxiliary | None]"
+"""What a method trains: the student's objective, and the network beside the student if the method has one."""
+
 
 class Optimizer(Section):
     name: Literal["adam", "radam"]
@@ -46,7 +49,7 @@ class LearningRate(Section):
 
 
 class Training(Section):
-    """What every training stage is told."""
+    """Settings that the teacher and the students share."""
 
     batch: Whole
     precision: Literal["fp32", "bf16", "fp16"]
@@ -68,26 +71,26 @@ class StudentCommon(Training):
 _Overrides: type[Section] = create_model("_Overrides", __base__=Section, **optional(StudentCommon))
 
 
-class Block(_Overrides):
-    """A method's own block: its budget, and any key of `student.common` that it overrides."""
+class MethodBlock(_Overrides):
+    """The section `student.NAME`: the method's budget, and any keys of `student.common` that it overrides."""
 
     images: PositiveCount
     dropout: Probability
 
 
-class GuidedBlock(Block):
-    """The block of a method whose teacher may be guided: with a scale s ~ U[low, high], or not at all without it."""
+class GuidedBlock(MethodBlock):
+    """The section of a method whose teacher may be guided, with a scale s ~ U[low, high]; None = no guidance."""
 
     guidance: Range | None = None
 
 
 class StudentSettings(StudentCommon):
-    """What a method's training follows: `student.common`, overridden by the method's own block.
+    """The settings of one method's training: `student.common`, overridden by the method's own block.
 
     Attributes:
-        guidance: range of the guidance scale; the student is told the scale.
-        segments: parts of the trajectory; the student is told the start of its segment, and sampled in as many jumps.
-        own: the block, with the keys that this method alone has.
+        guidance: range of the guidance scale, which is an input of the student.
+        segments: parts of the trajectory. The start of a segment is an input of the student, which jumps once in each.
+        own: the method's block, with the keys that no other method has.
     """
 
     images: PositiveCount
@@ -97,25 +100,24 @@ class StudentSettings(StudentCommon):
     own: Any = None
 
     @classmethod
-    def of(cls, common: StudentCommon, block: Block) -> "StudentSettings":
-        """The common settings with the block's laid over them."""
+    def of(cls, common: StudentCommon, block: MethodBlock) -> "StudentSettings":
         overrides = {key: getattr(block, key) for key in block.model_fields_set if key in cls.model_fields}
         return cls.model_validate({**dict(common), **overrides, "own": block})
 
     def values(self) -> dict[str, Any]:
-        """All values by their keys, the method's own ones included."""
+        """All values by their keys, including those that only this method has."""
         return {**self.model_dump(exclude={"own"}, exclude_none=True), **self.own.model_dump(exclude_unset=True)}
 
 
 class Parts(NamedTuple):
-    """What an objective is made from beside its settings.
+    """What an objective needs beside its settings.
 
     Attributes:
-        teacher: with its averaged weights, in eval mode.
+        teacher: the teacher with its averaged weights, in eval mode.
         noise: sigma_min, sigma_max and rho of the section `sampler`.
         t_max: radians, where sampling starts.
-        new_student: makes a network that starts as the model it is given, with the settings' inputs and dropout.
-        seed: of the project.
+        new_student: copies a model into a new network, which has the inputs and the dropout of the settings.
+        seed: the project's seed.
     """
 
     teacher: "Model"
@@ -130,19 +132,15 @@ class Parts(NamedTuple):
 
 
 def tangent_settings(settings: StudentSettings) -> dict[str, Any]:
-    """Arguments of alg. 1's loss: times, limit and warm-up of the tangent, weighting."""
+    """Arguments of alg. 1's loss: the times, the tangent's limit and warm-up, the weighting."""
     names = ("p_mean", "p_std", "tangent", "tangent_norm_c", "tangent_warmup", "adaptive_weighting", "label_dropout")
     return {name: getattr(settings, name) for name in names}
 
 
 def distillation_settings(settings: StudentSettings, parts: Parts) -> dict[str, Any]:
-    """Arguments of alg. 1's loss along the trajectory of the teacher."""
+    """Arguments of alg. 1's loss along the teacher's trajectory."""
     teacher = {"sigma_d": parts.sigma_d, "teacher": parts.teacher, "guidance": settings.guidance}
     return {**teacher, **tangent_settings(settings)}
-
-
-def _nothing(settings: StudentSettings) -> Refusals:
-    yield from ()
 
 
 @dataclass(frozen=True)
@@ -150,23 +148,23 @@ class Method:
     """One way to train a student.
 
     Attributes:
-        title: what reports call it.
-        block: type of its section `student.NAME`.
-        objective: makes the loss from the settings, and what is trained beside the student.
-        two_steps: sampled in two steps as well as in one, so that selection looks for t_mid.
-        sampler: what reports call its sampler.
-        by_tangent: learns from alg. 1's tangent g, so that the settings of the tangent act on it.
-        refusals: combinations of its settings that cannot work.
-        advice: further values that a training's diagnosis gives advice by (`scm.training.diagnosis.Context`).
+        title: the method's name in reports.
+        block: type of the section `student.NAME`.
+        objective: makes the objective from the settings.
+        two_steps: True if its students are also sampled in two steps, so that selection searches for t_mid.
+        sampler: the sampler's name in reports.
+        by_tangent: True if the method learns from alg. 1's tangent g, so that the tangent's settings have an effect.
+        refusals: yields the combinations of settings that cannot work.
+        advice: further settings for the diagnosis of a training (`scm.training.diagnosis.Context`).
     """
 
     title: str
-    block: type[Block]
-    objective: "Callable[[StudentSettings, Parts], tuple[Objective, Auxiliary | None]]"
+    block: type[MethodBlock]
+    objective: Callable[[StudentSettings, Parts], "Trained"]
     two_steps: bool = True
     sampler: str = "consistency"
     by_tangent: bool = True
-    refusals: Callable[[StudentSettings], Refusals] = _nothing
+    refusals: Callable[[StudentSettings], Refusals] = lambda settings: iter(())
     advice: Callable[[StudentSettings], Mapping[str, Any]] = lambda settings: {}
 
 
@@ -174,7 +172,7 @@ MethodName = Annotated[str, named_in(__name__)]
 
 
 def names() -> tuple[str, ...]:
-    """Names of all methods, in alphabetical order."""
+    """Names of all methods, sorted."""
     return registry.names(__name__)
 
 

@@ -1,4 +1,4 @@
-"""What VSD, and sCD + VSD, share: their blocks, the fake score, and what diagnosis advises."""
+"""What VSD and sCD + VSD share: their parameters, the fake score, and the settings that a diagnosis refers to."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from scm.training.loop import Auxiliary
 
 
-class Vsd(Section):
+class VsdSettings(Section):
     weight: Positive
     p_mean: Finite
     p_std: Positive
 
 
-class FakeScore(Section):
+class FakeScoreSettings(Section):
     lr_max: Positive
     dropout: Probability
     p_mean: Finite
@@ -24,24 +24,24 @@ class FakeScore(Section):
 
 
 class ScoreBlock(GuidedBlock):
-    vsd: Vsd
-    fake_score: FakeScore
+    vsd: VsdSettings
+    fake_score: FakeScoreSettings
 
 
 def score_settings(settings: StudentSettings, parts: Parts) -> "tuple[dict[str, Any], Auxiliary]":
-    """Arguments of score distillation, and its fake score, which is trained beside the student.
+    """Arguments of score distillation, and the fake score, which is trained beside the student.
 
-    The fake score starts from the teacher, and is told the guidance scale as the student is.
+    The fake score starts from the teacher and takes the guidance scale as an input, as the student does.
     """
     from scm.base.randomness import global_draws, seed_of
     from scm.networks.model import LogWeight
-    from scm.objectives.score_distillation import FakeScore as Fake
+    from scm.objectives.score_distillation import FakeScore
     from scm.training.loop import Auxiliary
 
     vsd, fake_score = settings.own.vsd, settings.own.fake_score
     network = parts.new_student(parts.teacher, settings.model_copy(update={"dropout": fake_score.dropout}))
     with global_draws(seed_of(parts.seed, "weight of score distillation")):
-        fake = Fake(network, LogWeight())
+        fake = FakeScore(network, LogWeight())
     arguments = {
         "sigma_d": parts.sigma_d,
         "teacher": parts.teacher,
@@ -49,9 +49,7 @@ def score_settings(settings: StudentSettings, parts: Parts) -> "tuple[dict[str, 
         "label_dropout": settings.label_dropout,
         "adaptive_weighting": settings.adaptive_weighting,
         "t_max": parts.t_max,
-        "weight": vsd.weight,
-        "p_mean": vsd.p_mean,
-        "p_std": vsd.p_std,
+        **dict(vsd),  # weight, p_mean, p_std
         "fake": fake,
         "fake_p_mean": fake_score.p_mean,
         "fake_p_std": fake_score.p_std,
@@ -63,7 +61,7 @@ def score_settings(settings: StudentSettings, parts: Parts) -> "tuple[dict[str, 
 def refusals(settings: StudentSettings) -> Refusals:
     updates, steps = settings.own.fake_score.updates, settings.images // settings.batch
     if updates > steps:
-        problem = f"more than the {steps} steps of the training (images / batch): the student would never learn"
+        problem = f"more than the {steps} steps of the training (images / batch), so the student would never learn"
         yield "fake_score.updates", updates, f"{problem}; use less"
 
 

@@ -1,17 +1,12 @@
 """sCD: consistency distillation, along the teacher's trajectory (sec. 4, alg. 1)."""
 
-from typing import TYPE_CHECKING
-
-from scm.methods import GuidedBlock, Method, Parts, StudentSettings, distillation_settings
-
-if TYPE_CHECKING:
-    from scm.objectives.protocol import Objective
+from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, distillation_settings
 
 
-def objective(settings: StudentSettings, parts: Parts) -> "tuple[Objective, None]":
+def objective(settings: StudentSettings, parts: Parts) -> Trained:
     from scm.objectives.scd import ConsistencyDistillation
 
     return ConsistencyDistillation(**distillation_settings(settings, parts)), None
 
 
-METHOD = Method(title="sCD", block=GuidedBlock, objective=objective)
+METHOD = Method("sCD", GuidedBlock, objective)

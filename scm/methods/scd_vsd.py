@@ -1,16 +1,10 @@
 """sCD + VSD: consistency and score distillation together (app. C)."""
 
-from typing import TYPE_CHECKING
-
-from scm.methods import Method, Parts, StudentSettings, distillation_settings
+from scm.methods import Method, Parts, StudentSettings, Trained, distillation_settings
 from scm.methods._score_distillation import ScoreBlock, advice, refusals, score_settings
 
-if TYPE_CHECKING:
-    from scm.objectives.protocol import Objective
-    from scm.training.loop import Auxiliary
 
-
-def objective(settings: StudentSettings, parts: Parts) -> "tuple[Objective, Auxiliary]":
+def objective(settings: StudentSettings, parts: Parts) -> Trained:
     from scm.objectives.distillation import Distillation
     from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
 
@@ -19,4 +13,4 @@ def objective(settings: StudentSettings, parts: Parts) -> "tuple[Objective, Auxi
     return ConsistencyAndScoreDistillation(**arguments, consistency=consistency), auxiliary
 
 
-METHOD = Method(title="sCD + VSD", block=ScoreBlock, objective=objective, refusals=refusals, advice=advice)
+METHOD = Method("sCD + VSD", ScoreBlock, objective, refusals=refusals, advice=advice)

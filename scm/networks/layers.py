@@ -1,9 +1,12 @@
 """Layers that the architectures share; each supports forward-mode differentiation and writes nothing in place."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scm.networks.magnitude import EPSILON
+from scm.networks.settings import NetworkSettings
 
 
 def pnorm(a: Tensor) -> Tensor:
@@ -36,3 +39,76 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = torch.matmul((q * q.shape[-2] ** -0.5).transpose(-1, -2), k)
     weights = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1).to(v.dtype)
     return torch.matmul(v, weights.transpose(-1, -2))
+
+
+class UNet(nn.Module):
+    """Encoder and decoder of residual blocks, whose layers are named by resolution; the architectures add the rest.
+
+    Blocks at the resolutions of `settings.attention` have self-attention, and so has the decoder's first block. At each
+    resolution the decoder has one block more than the encoder.
+
+    Args:
+        dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
+    """
+
+    def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
+        super().__init__()
+        self._settings, self._dropout, self._dropout_max_resolution = settings, dropout, dropout_max_resolution
+
+    def _build_encoder(self, first: nn.Module, channels: int, block: Callable[..., nn.Module]) -> list[int]:
+        """Builds the way down behind `first`, which gives `channels`; returns the channels of each layer's output."""
+        self.encoder, skips = nn.ModuleDict(), [channels]
+        for level, multiplier in enumerate(self._settings.multipliers):
+            size, out = self._settings.resolution >> level, skips[-1]
+            if level == 0:
+                self.encoder[f"{size}x{size}_conv"] = first
+            else:
+                self.encoder[f"{size}x{size}_down"] = self._sized(block, out, out, size, False, resample="down")
+                skips.append(out)
+            attend = size in self._settings.attention
+            for index in range(self._settings.blocks):
+                into, out = out, self._settings.width * multiplier
+                self.encoder[f"{size}x{size}_block{index}"] = self._sized(block, into, out, size, attend)
+                skips.append(out)
+        return skips
+
+    def _build_decoder(self, skips: list[int], block: Callable[..., nn.Module], last_alone: bool) -> int:
+        """Builds the way up, whose numbered blocks also take the last encoder output that is left.
+
+        Args:
+            skips: as `_build_encoder` returns them; used up.
+            last_alone: only the last block at each resolution has attention.
+
+        Returns:
+            Channels of the output.
+        """
+        self.decoder, out = nn.ModuleDict(), skips[-1]
+        for level, multiplier in reversed(list(enumerate(self._settings.multipliers))):
+            size = self._settings.resolution >> level
+            if level == len(self._settings.multipliers) - 1:
+                self.decoder[f"{size}x{size}_in0"] = self._sized(block, out, out, size, True)
+                self.decoder[f"{size}x{size}_in1"] = self._sized(block, out, out, size, False)
+            else:
+                self.decoder[f"{size}x{size}_up"] = self._sized(block, out, out, size, False, resample="up")
+            for index in range(self._settings.blocks + 1):
+                into, out = out + skips.pop(), self._settings.width * multiplier
+                attend = size in self._settings.attention and (index == self._settings.blocks or not last_alone)
+                self.decoder[f"{size}x{size}_block{index}"] = self._sized(block, into, out, size, attend)
+        return out
+
+    def _sized(
+        self, block: Callable[..., nn.Module], into: int, out: int, size: int, attend: bool, resample: str = "keep"
+    ) -> nn.Module:
+        heads = out // self._settings.channels_per_head if attend else 0
+        probability = self._dropout if size <= self._dropout_max_resolution else 0.0
+        return block(into, out, resample=resample, heads=heads, dropout_probability=probability)
+
+    def _down_and_up(self, x: Tensor, embedding: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Runs the encoder and the decoder; `join` puts an encoder's output beside the decoder's."""
+        skips: list[Tensor] = []
+        for name, layer in self.encoder.items():
+            x = layer(x) if name.endswith("_conv") else layer(x, embedding)
+            skips.append(x)
+        for name, layer in self.decoder.items():
+            x = layer(join(x, skips.pop()) if "block" in name else x, embedding)
+        return x

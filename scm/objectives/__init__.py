@@ -1,1 +1,1 @@
-"""Objectives: from a model and a batch to a loss for each sample. One file for each method, named as in params.yaml."""
+"""Objectives compute a loss for each sample of a batch. Each method of params.yaml has one file with its name."""

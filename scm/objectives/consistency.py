@@ -21,13 +21,13 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Tangent:
-    """alg. 1's g before it is limited, and what it is made of; all without graph, [B, C, H, W] except r.
+    """alg. 1's g before it is limited, and its terms; all [B, C, H, W], and only `output` has a graph.
 
     Attributes:
-        output: F_theta(x_t / sigma_d, t) with its graph.
+        output: F_theta(x_t / sigma_d, t).
         g: -cos^2 a (sigma_d F - dx/dt) - r cos a sin a (x_t + sigma_d dF/dt); equals cos a df/dt at r = 1.
         first: the first term of g.
-        second: the second term of g, which carries dF/dt and is the one that goes unstable.
+        second: the second term of g, which contains dF/dt and may become unstable.
     """
 
     output: Tensor
@@ -41,10 +41,10 @@ def consistency_tangent(
 ) -> Tangent:
     """Computes F_theta and g in one pass (alg. 1, rearranged as in sec. 5.1).
 
-    f(x_t, t) = cos a x_t - sin a sigma_d F, where the angle a is t itself, or the time since the start of a segment
-    (multistep). The network is differentiated along (cos a sin a dx/dt / sigma_d, cos a sin a), which yields
-    cos a sin a dF/dt: the factor keeps the tangent's numbers small where t approaches pi/2 and dx_t/dt is large
-    compared with the signal.
+    f(x_t, t) = cos a x_t - sin a sigma_d F. The angle a is t itself or, for multistep, the time since the start of the
+    segment. The network is differentiated along (cos a sin a dx/dt / sigma_d, cos a sin a), which yields
+    cos a sin a dF/dt. The factor keeps the numbers small near t = pi/2, where dx_t/dt is large compared with the
+    signal.
 
     Args:
         angle: a, [B], with da/dt = 1.
@@ -74,7 +74,7 @@ def limited(g: Tensor, limit: Limit, c: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyLoss:
-    """Alg. 1's loss; a method says along which trajectory, and may change times, inputs and tangent.
+    """Alg. 1's loss. A method defines `direction`, and may override the times, the inputs and the tangent.
 
     Attributes:
         p_mean: mean of tau in t = arctan(e^tau / sigma_d).
@@ -82,8 +82,8 @@ class ConsistencyLoss:
         tangent: how g is limited (fig. 5a); the paper normalises it.
         tangent_norm_c: c of the tangent normalisation.
         tangent_warmup: images over which r grows linearly from 0 to 1 (H of alg. 1, in images).
-        adaptive_weighting: the loss is weighted by exp(w_phi(t)), which is learned (fig. 5b); else by 1.
-        label_dropout: fraction of samples trained without label.
+        adaptive_weighting: True weights the loss by the learned exp(w_phi(t)) (fig. 5b), False by 1.
+        label_dropout: fraction of samples trained without their label.
     """
 
     sigma_d: float
@@ -101,9 +101,11 @@ class ConsistencyLoss:
         labels = drop_labels(batch, self.label_dropout)
         inputs = self.inputs(batch, t)
         direction = self.direction(x_t, t, labels, inputs, v_t)
+        # The tangent g, whose second term grows with r during the warm-up.
         r = min(1.0, images_seen / self.tangent_warmup) if self.tangent_warmup else 1.0
         tangent = self.tangent_of(lambda x, time: model(x, time, labels, **inputs), x_t, t, inputs, direction, r)
         g = limited(tangent.g, self.tangent, self.tangent_norm_c)
+        # The loss's gradient is proportional to -g^T dF.
         log_weight = model.log_weight(t) if self.adaptive_weighting else torch.zeros_like(t)
         difference = tangent.output - tangent.output.detach() - g
         squared = difference.flatten(1).square().mean(dim=1)  # ||.||^2 / D
@@ -135,5 +137,5 @@ class ConsistencyLoss:
     def tangent_of(
         self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
     ) -> Tangent:
-        """F and g along that trajectory."""
+        """F and g along the trajectory that `direction` defines."""
         return consistency_tangent(function, x_t, t, t, direction, self.sigma_d, r)

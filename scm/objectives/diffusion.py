@@ -15,7 +15,7 @@ class Diffusion:
     Attributes:
         p_mean: mean of tau in t = arctan(e^tau / sigma_d).
         p_std: its standard deviation.
-        label_dropout: fraction of samples trained without label.
+        label_dropout: fraction of samples trained without their label.
     """
 
     sigma_d: float
@@ -56,7 +56,7 @@ def diffused(batch: Batch, t: torch.Tensor, sigma_d: float) -> tuple[torch.Tenso
 
 
 def drop_labels(batch: Batch, probability: float) -> torch.Tensor:
-    """The labels with a fraction replaced by -1; nothing is drawn if `probability` is 0."""
+    """Replaces a fraction of the labels by -1; draws nothing if `probability` is 0."""
     if probability == 0:
         return batch.labels
     threshold = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(probability))

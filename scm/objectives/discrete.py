@@ -21,9 +21,9 @@ def time_grid(points: int, sigma_min: float, sigma_max: float, rho: float, sigma
 def discrete_tangent(
     function: Function, x_t: Tensor, t: Tensor, earlier: Tensor, dx_dt: Tensor, sigma_d: float, r: float
 ) -> Tangent:
-    """F_theta and cos t Delta, where Delta = (f(x_t, t) - f(x_t', t')) / sin(t - t') at r = 1 (app. E).
+    """F_theta and g, which equals cos t (f(x_t, t) - f(x_t', t')) / sin(t - t') at r = 1 (app. E).
 
-    x_t' lies one DDIM step from x_t. Both evaluations of the network drop the same units.
+    x_t' lies one DDIM step from x_t. Dropout drops the same units in both evaluations of the network.
 
     Args:
         earlier: t' < t, the previous point of the grid, [B].
@@ -32,7 +32,7 @@ def discrete_tangent(
     before = trigflow.per_sample(earlier, x_t)
     step = trigflow.per_sample(t, x_t) - before
     x_earlier = torch.cos(step) * x_t - torch.sin(step) * dx_dt
-    asked = torch.where(earlier > 0, earlier, t)  # sin t' = 0 takes the answer out; ln tan 0 would be infinite
+    asked = torch.where(earlier > 0, earlier, t)  # sin t' = 0 cancels the output; ln tan 0 is infinite
     devices = [x_t.device] if x_t.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
         output_earlier = function(x_earlier / sigma_d, asked)
@@ -47,11 +47,11 @@ def discrete_tangent(
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteDistillation(Distillation):
-    """sCD with the grid's differences in place of the derivative.
+    """sCD with differences on a grid in place of the derivative.
 
     Attributes:
-        grid: `time_grid`; each proposed time is moved up to the grid's next point, so that a point's probability is
-            that of the interval below it.
+        grid: `time_grid`. Each proposed time moves up to the next point of the grid, so a point has the probability
+            of the interval below it.
     """
 
     grid: tuple[float, ...]
@@ -71,5 +71,5 @@ class DiscreteDistillation(Distillation):
         return torch.tensor(self.grid, dtype=like.dtype, device=like.device)
 
     def _upper(self, t: Tensor, grid: Tensor) -> Tensor:
-        """Index, from 1, of the first point of the grid that is not below t; of the last one beyond it."""
+        """Index, at least 1, of the first point of the grid at or above t; the last index if t lies beyond."""
         return torch.searchsorted(grid, t.contiguous()).clamp(1, len(grid) - 1)

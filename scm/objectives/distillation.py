@@ -16,8 +16,8 @@ class Distillation(ConsistencyLoss):
 
     Attributes:
         teacher: the pretrained network with its averaged weights, in eval mode.
-        guidance: None, or (low, high): the teacher is guided with s ~ U[low, high], and the student is told s
-            (sec. 5.1).
+        guidance: (low, high): the teacher is guided with s ~ U[low, high], and s is an input of the student
+            (sec. 5.1); None = no guidance.
     """
 
     teacher: Network
@@ -31,7 +31,7 @@ class Distillation(ConsistencyLoss):
 
 
 def guidance_inputs(batch: Batch, guidance: tuple[float, float] | None) -> dict[str, Tensor]:
-    """s ~ U[low, high] for each sample, or nothing."""
+    """Draws s ~ U[low, high] for each sample; no inputs without a range."""
     if guidance is None:
         return {}
     low, high = guidance
@@ -40,7 +40,7 @@ def guidance_inputs(batch: Batch, guidance: tuple[float, float] | None) -> dict[
 
 @torch.no_grad()
 def teacher_output(teacher: Network, x: Tensor, t: Tensor, labels: Tensor, inputs: Inputs) -> Tensor:
-    """F_teacher(x, t), guided with the scale among the student's inputs, if there is one. [B, C, H, W]."""
+    """F_teacher(x, t), guided by the scale in `inputs`, if it has one. [B, C, H, W]."""
     if "guidance" not in inputs:
         return teacher(x, t, labels)
     return guided(teacher, x, t, labels, inputs["guidance"])

@@ -1,8 +1,8 @@
-"""Multistep consistency distillation: M segments of the trajectory, each jumped in one step (results in table 6).
+"""Multistep consistency distillation: one jump in each of the trajectory's M segments (results in table 6).
 
-The paper prints no formulas for it. Here the segments 0 = t_0 < ... < t_M = t_max have equal lengths in t, and for t in
-(t_k, t_{k+1}] the student f(x_t, t) = cos(t - t_k) x_t - sin(t - t_k) sigma_d F jumps to t_k (after Heek et al. 2024,
-arXiv 2403.06807, in TrigFlow's terms). M = 1 is sCD.
+The paper gives no formulas for this method. Here the segments 0 = t_0 < ... < t_M = t_max have equal lengths in t. For
+t in (t_k, t_{k+1}] the student f(x_t, t) = cos(t - t_k) x_t - sin(t - t_k) sigma_d F jumps to t_k (after Heek et al.
+2024, arXiv 2403.06807, in TrigFlow's terms). M = 1 is sCD.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scm.objectives.protocol import Batch
 
 
 def segment_start(t: Tensor, segments: int, t_max: float) -> Tensor:
-    """t_k of each t in (t_k, t_{k+1}]; times beyond t_max belong to the last segment. [B] -> [B]."""
+    """The start t_k of each t's segment (t_k, t_{k+1}]; the last segment includes times beyond t_max. [B] -> [B]."""
     length = t_max / segments
     return ((t / length).ceil() - 1).clamp(0, segments - 1) * length
 

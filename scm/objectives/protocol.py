@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Network(Protocol):
-    """The model as an objective sees it: F and w_phi (scm.networks.Model is one).
+    """The model as an objective uses it: F and w_phi, as scm.networks.Model implements them.
 
-    Only a network that takes `guidance` or `segment` is given it.
+    `guidance` and `segment` are passed only to a network that takes them.
     """
 
     def __call__(
@@ -34,10 +34,10 @@ class Batch:
     Attributes:
         x_0: clean data, [B, C, H, W], standard deviation sigma_d.
         labels: int64 [B], -1 = no label.
-        generator: this step's source of randomness, at the start of the global batch on every rank.
-        world: number of ranks; each draws for all of them and keeps its own part, so that the result does not
-            depend on their number.
-        rank: this rank.
+        generator: this step's source of randomness, in the same state on every rank.
+        world: number of ranks. Each draws for all ranks and keeps its own part, so the result does not depend on
+            their number.
+        rank: number of this rank.
     """
 
     x_0: Tensor
@@ -56,7 +56,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Samples of all ranks together."""
+        """Number of samples of all ranks."""
         return self.x_0.shape[0] * self.world
 
     def _own(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
@@ -70,11 +70,11 @@ class Losses:
     """The result of an objective, sample by sample.
 
     Attributes:
-        value: loss [B]; its mean over the global batch is what is minimised.
-        t: radians [B], the time of each sample.
-        figures: health figures by name, each [B], without graph; the loop averages them per bin of t.
-        parts: further terms that `value` contains, each with times and figures of its own, by name.
-        recorded: true if `value` itself is a health figure of this step, false if only its parts are.
+        value: loss [B]; training minimises its mean over the global batch.
+        t: time of each sample, radians [B].
+        figures: health figures by name, each [B], without graph; the loop averages them in bins of t.
+        parts: terms of `value` that have their own times and figures, by name.
+        recorded: True if `value` is a health figure of this step, False if only its parts are.
     """
 
     value: Tensor
@@ -85,7 +85,7 @@ class Losses:
 
 
 class Objective(Protocol):
-    """An objective: `images_seen` is the number of images before this step (for warm-ups)."""
+    """An objective; `images_seen`, the number of images before this step, determines warm-ups."""
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses: ...
 

@@ -8,10 +8,10 @@ from scm.objectives.score_distillation import ScoreDistillation
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyAndScoreDistillation(ScoreDistillation):
-    """sCD's loss beside VSD's.
+    """The sum of sCD's and VSD's losses.
 
     Attributes:
-        consistency: L_sCM, by the same teacher.
+        consistency: L_sCM, with the same teacher.
     """
 
     consistency: Distillation

@@ -1,8 +1,8 @@
 """Variational score distillation with adaptive weighting, which VSD and sCD + VSD share (app. C, table 7).
 
-The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. It moves its samples along the
-difference between the teacher's score and that of its own samples, which a second network, the fake score F_phi, learns
-beside it.
+The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. Its samples move along the
+difference between two scores: the teacher's, and that of the generator's own samples, which a second network, the fake
+score F_phi, learns at the same time.
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from scm.objectives.protocol import Batch, Losses, Network, Objective, length_of
 
 
 class FakeScore(nn.Module):
-    """What is trained beside the generator.
+    """The modules trained beside the generator.
 
     Args:
-        network: F_phi with its own w(t), started from the teacher.
-        log_weight_head: w of the generator's loss, a function of t.
+        network: F_phi with its own w(t), initialised from the teacher.
+        log_weight_head: w(t) of the generator's loss.
     """
 
     def __init__(self, network: Model, log_weight_head: nn.Module) -> None:
@@ -35,8 +35,8 @@ class FakeScore(nn.Module):
 def score_distillation_loss(output: Tensor, difference: Tensor, log_weight: Tensor, sigma_d: float) -> Tensor:
     """exp(w) / D ||sigma_d F - sg[sigma_d F] + difference||^2 - w (app. C), [B].
 
-    Its gradient moves the generator's sample, -sigma_d F at t_max, along `difference`: towards what the teacher takes
-    for data, and away from what the generator makes.
+    Its gradient moves the generator's sample, -sigma_d F at t_max, along `difference`: towards the teacher's data, and
+    away from the generator's own distribution.
 
     Args:
         output: F_theta(z, t_max) with its graph, [B, C, H, W].
@@ -51,19 +51,19 @@ def score_distillation_loss(output: Tensor, difference: Tensor, log_weight: Tens
 class ScoreDistillation:
     """L_sCM + weight L_VSD + the fake score's diffusion loss.
 
-    No gradient of the student's two losses reaches the fake score, and none of the fake score's reaches the student.
-    In a step in which the student rests the sum is the fake score's loss alone, which is recorded as that part only:
-    `loss` is the sum of all parts, at the times of the first.
+    No gradient of the student's two losses reaches the fake score, and the fake score's loss sends none to the student.
+    With `updates` > 1 the student rests in the other steps. Such a step has only the fake score's loss, which is
+    recorded as a part; the figure `loss` is the sum of all parts, at the times of the first.
 
     Attributes:
         t_max: radians, the generator's time.
         weight: lambda of L_VSD.
-        p_mean: of the times at which the scores are compared.
-        p_std: of the same.
-        fake: trained here, by the loop's optimiser.
-        fake_p_mean: of the times at which the fake score is trained.
-        fake_p_std: of the same.
-        updates: steps of the fake score for each of the generator.
+        p_mean: P_mean of the times at which the scores are compared.
+        p_std: P_std of these times.
+        fake: the fake score, which the loop's optimiser trains.
+        fake_p_mean: P_mean of the times at which the fake score is trained.
+        fake_p_std: P_std of these times.
+        updates: steps of the fake score for each step of the generator.
         consistency: L_sCM; None = VSD alone.
     """
 
@@ -87,8 +87,8 @@ class ScoreDistillation:
         parts: dict[str, Losses] = {}
         if self.consistency is not None and learns:
             parts["scm"] = self.consistency(model, batch, images_seen)
-        labels = drop_labels(batch, self.label_dropout)
-        inputs = guidance_inputs(batch, self.guidance)
+        # Draw the generator's samples, with a graph only if it learns from them.
+        labels, inputs = drop_labels(batch, self.label_dropout), guidance_inputs(batch, self.guidance)
         z = batch.normal(*batch.x_0.shape[1:]) * self.sigma_d
         t_max = torch.full_like(z[:, 0, 0, 0], self.t_max)
         with torch.set_grad_enabled(learns):
@@ -97,6 +97,7 @@ class ScoreDistillation:
         if learns:
             parts["vsd"] = self.generator_loss(batch, output, sample, labels, inputs)
         parts["fake"] = self.fake_loss(batch, sample, labels, inputs)
+        # Sum the parts; the first one gives the times and figures of the whole.
         factors = {"scm": 1.0, "vsd": self.weight, "fake": 1.0}
         value = torch.stack([factors[name] * part.value for name, part in parts.items()]).sum(dim=0)
         main = parts.pop("scm", None)
@@ -106,7 +107,7 @@ class ScoreDistillation:
         return Losses(value, t_max, figures, parts, recorded=learns)
 
     def generator_loss(self, batch: Batch, output: Tensor, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
-        """L_VSD: the teacher's score and the fake one, compared at the generator's diffused sample."""
+        """L_VSD: compares the teacher's and the fake score at the generator's diffused sample."""
         t, x_t, _ = self._diffused_sample(batch, sample, self.p_mean, self.p_std)
         with evaluating(self.fake.network), torch.no_grad():
             fake = self.fake.network(x_t / self.sigma_d, t, labels, **inputs)
@@ -117,7 +118,7 @@ class ScoreDistillation:
         return Losses(value, t, figures)
 
     def fake_loss(self, batch: Batch, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
-        """TrigFlow's diffusion loss (eq. 4) of the fake score on the generator's samples."""
+        """The fake score's diffusion loss (eq. 4) on the generator's samples."""
         t, x_t, v_t = self._diffused_sample(batch, sample, self.fake_p_mean, self.fake_p_std)
         network = self.fake.network
         output = network(x_t / self.sigma_d, t, labels, **inputs)
@@ -125,6 +126,6 @@ class ScoreDistillation:
         return replace(losses, figures={**losses.figures, "sample_norm": norm_of_each(sample)})
 
     def _diffused_sample(self, batch: Batch, sample: Tensor, p_mean: float, p_std: float) -> tuple[Tensor, ...]:
-        """t, x_t and v_t of the generator's sample with fresh noise."""
+        """Diffuses the generator's sample with fresh noise: t, x_t and v_t."""
         t = trigflow.propose_times(batch.normal(), p_mean, p_std, self.sigma_d)
         return t, *diffused(replace(batch, x_0=sample), t, self.sigma_d)

@@ -1,8 +1,8 @@
-"""The values of params.yaml, checked before anything heavy is imported (no torch here).
+"""The values of params.yaml, checked without importing torch.
 
 params = load(Path("params.yaml"))
-params.teacher.lr.max                # attributes are named as in the file
-params.student.method("scd").p_mean  # common settings, overridden by the method's block
+params.teacher.lr.max                # attributes have the file's names
+params.student.method("scd").p_mean  # the common value, unless the method's block overrides it
 """
 
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ __all__ = ["METHODS", "USERS_SECTIONS", "Params", "dump", "flatten", "load", "va
 
 
 def load(path: Path) -> Params:
-    """Reads and checks a parameter file; any fault is a UserError of one line."""
+    """Reads and checks a parameter file; a fault raises a one-line UserError."""
     text = read_text(path, "run the command in the project's folder, or restore the file with git")
     return validate(parse_mapping(text, str(path)), str(path))
 
 
 def validate(mapping: Mapping[str, Any], source: str) -> Params:
-    """Checks plain values; `source` names where they came from."""
+    """Checks plain values; error messages call their origin `source`."""
     try:
         params = Params.model_validate(mapping)
     except ValidationError as error:
         found = sorted(error.errors(include_url=False), key=lambda details: details["type"] != "extra_forbidden")
-        faults = [explain(details) for details in found]  # a misspelt key before the one that is missing for it
+        faults = [explain(details) for details in found]  # a misspelt key comes before the key missing for it
     else:
         faults = list(impossible(params))
         if not faults:
@@ -42,12 +42,12 @@ def validate(mapping: Mapping[str, Any], source: str) -> Params:
 
 
 def dump(params: Params) -> dict[str, Any]:
-    """The plain values as the file states them: `dump(load(path))` equals what a YAML reader gets from `path`."""
+    """The values as the file states them: `dump(load(path))` equals what a YAML reader finds in `path`."""
     return params.model_dump(mode="json", exclude_unset=True)
 
 
 def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of dotted keys: {"teacher.lr.max": 0.01, ...}; lists become text, "[0.9, 0.99]"."""
+    """Flattens to dotted keys, {"teacher.lr.max": 0.01, ...}; a list becomes the text "[0.9, 0.99]"."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):

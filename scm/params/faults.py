@@ -1,4 +1,4 @@
-"""Faults of params.yaml, each in one line: key, value and remedy."""
+"""Faults in params.yaml, each described in one line with its key, value and remedy."""
 
 import difflib
 import json
@@ -16,7 +16,7 @@ _STARTS = ("student", "methods")
 
 
 class Fault(NamedTuple):
-    """What is wrong with one key; `text` states the rule and the remedy."""
+    """A fault of one key; `text` states the rule and the remedy."""
 
     key: str
     value: Any
@@ -27,21 +27,18 @@ class Fault(NamedTuple):
         return f"{self.key}{value}: {self.text}"
 
 
-class _Absent(NamedTuple):
-    """Stands for the value of a key that is not there."""
-
-
-ABSENT = _Absent()
+ABSENT = object()
+"""The value of a missing key."""
 
 
 def shown(value: Any) -> str:
-    """A value on one line, at most 60 characters long."""
+    """A value as one line of at most 60 characters."""
     text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def decimal(number: float) -> str:
-    """A number as every YAML reader takes it for one: 1.0e-4, not 1e-4."""
+    """A number in a form that every YAML reader parses as a number: 1.0e-4, not 1e-4."""
     if number == 0 or 1e-3 <= abs(number) < 1e6:
         return repr(number)
     mantissa, exponent = f"{Decimal(repr(number)).normalize():e}".split("e")
@@ -50,7 +47,7 @@ def decimal(number: float) -> str:
 
 
 def explain(error: ErrorDetails) -> Fault:
-    """A fault from one of pydantic's errors."""
+    """Converts one of pydantic's errors."""
     location, kind, value = error["loc"], error["type"], error["input"]
     if location[:2] == _STARTS:
         return _start_fault(location[2:], value)
@@ -60,7 +57,8 @@ def explain(error: ErrorDetails) -> Fault:
     if kind == "missing" and isinstance(location[-1], int):
         key, kind = ".".join(str(part) for part in location[:-1]), "too_short"
     elif kind == "missing":
-        own = location[0] == "student" and location[1:2] != ("common",)  # not every method is in the preset digits
+        # The preset digits lacks some of the methods.
+        own = location[0] == "student" and location[1:2] != ("common",)
         example = "" if own else " (`scm preset show digits` prints a complete set)"
         return Fault(key, ABSENT, f"missing; add it{example}")
     rule = _RULES.get(kind)
@@ -68,9 +66,9 @@ def explain(error: ErrorDetails) -> Fault:
 
 
 def _start_fault(rest: tuple[int | str, ...], value: Any) -> Fault:
-    """A fault of `student.methods`: of the whole, of a method's name, or of the model that it starts from."""
+    """A fault in `student.methods`: in the mapping, in a method's name, or in the model that it starts from."""
     key = ".".join(_STARTS)
-    if rest[1:]:  # pydantic's mark of a key follows it
+    if rest[1:]:  # pydantic appends a mark if the key is at fault
         return Fault(key, value, f"unknown method; the methods are {', '.join(METHODS)}")
     if rest:
         return Fault(f"{key}.{rest[0]}", value, "must name the model that it starts from; write teacher, or a method")
@@ -84,15 +82,12 @@ def _unknown(location: tuple[int | str, ...]) -> str:
     if model is Student:
         return f"unknown method; the methods are {', '.join(METHODS)}"
     known = list(model.model_fields)
-    prefix = ".".join(str(part) for part in (*location[:-1], ""))
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    if close:
-        return f"unknown key; did you mean {prefix}{close[0]}?"
+    if close := difflib.get_close_matches(str(location[-1]), known, n=1):
+        return f"unknown key; did you mean {'.'.join(str(part) for part in (*location[:-1], close[0]))}?"
     return f"unknown key; remove it (known here: {', '.join(known)})"
 
 
 def _model_at(location: Iterable[int | str]) -> type[BaseModel]:
-    """The model of the mapping at `location`."""
     model: type[BaseModel] = Params
     for part in location:
         annotation = model.model_fields[str(part)].annotation
@@ -118,7 +113,7 @@ def _whole(value: Any, _: Mapping[str, Any]) -> str:
 
 def _pattern(value: Any, context: Mapping[str, Any]) -> str:
     if "0-9a-f" in str(context.get("pattern")):
-        return "no SHA-256; write its 64 digits, 0 to 9 and a to f in lower case"
+        return "not a SHA-256; write its 64 digits, 0 to 9 and a to f in lower case"
     return "must not be empty; write a value"
 
 

@@ -1,4 +1,4 @@
-"""The project that a command or a stage works on: its folder, its parameters, and where its figures are shown."""
+"""The project that a command or a stage works on: its folder, its parameters, and its tracking store."""
 
 import os
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from scm.params import Params, load
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """The section `mlflow` of params.yaml: where figures are shown.
+    """Where runs are tracked: the section `mlflow` of params.yaml.
 
     Attributes:
-        enabled: False turns all tracking off.
+        enabled: False turns tracking off.
         uri: tracking server or store; None = $MLFLOW_TRACKING_URI, else the file mlflow.db in `root`.
-        experiment: None = $MLFLOW_EXPERIMENT_NAME, else the preset of the run.
+        experiment: None = $MLFLOW_EXPERIMENT_NAME, else the run's preset.
         root: the project's folder.
     """
 
@@ -26,39 +26,35 @@ class TrackingSettings:
 
     @property
     def home(self) -> Path:
-        """Folder of the project's own store: the project itself, even inside a copy made by `dvc exp run --temp`."""
+        """The folder with the project's own store, which a copy made by `dvc exp run --temp` shares."""
         return Path(os.environ.get("DVC_ROOT") or self.root).resolve()
 
     @property
     def store(self) -> str:
-        """Address of the store, the same from every current folder."""
-        own = f"sqlite:///{self.home / 'mlflow.db'}"
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or own
+        """The store's address, which does not depend on the current folder."""
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
     def store_file(self) -> Path | None:
-        """File of an SQLite store; None for a server."""
+        """The file of an SQLite store; None for a server."""
         if not self.store.startswith("sqlite:///"):
             return None
         return Path(self.store.removeprefix("sqlite:///").partition("?")[0])
 
     @property
     def artifact_location(self) -> str | None:
-        """Where a new experiment keeps its files; None = the server decides."""
+        """Where a new experiment stores its files; None = the server decides."""
         return (self.home / "mlartifacts").as_uri() if self.store.startswith("sqlite:") else None
 
 
 @dataclass(frozen=True)
 class Project:
-    """One project, opened once by a command or a stage and handed on.
-
-        project = Project.open()
-        project.params.teacher.images
+    """A project. A command or a stage opens it once and passes it on.
 
     Attributes:
         root: the folder that holds dvc.yaml.
-        params: its params.yaml, checked.
-        original: the project that this one is a temporary copy of; its store keeps the figures. None = no copy.
+        params: the checked values of its params.yaml.
+        original: the project of which this one is a temporary copy, and whose store tracks its runs; None = no copy.
     """
 
     root: Path
@@ -67,10 +63,10 @@ class Project:
 
     @classmethod
     def open(cls, start: Path | None = None) -> "Project":
-        """Finds the project at or above `start` (default: the current folder) and reads its params.yaml.
+        """Opens the project at or above `start` (default: the current folder).
 
         Raises:
-            UserError: no project here, or a fault in params.yaml.
+            UserError: no project found, or a fault in params.yaml.
         """
         root = find_root(start)
         return cls(root, load(root / "params.yaml"))

@@ -1,4 +1,4 @@
-"""What params.yaml may not say together: combinations that no stage could carry out, or that would mislead."""
+"""Impossible combinations in params.yaml: no stage could carry them out, or their result would mislead."""
 
 import math
 from collections.abc import Iterator
@@ -8,26 +8,25 @@ from scm.base import registry
 from scm.base.project import TEACHER
 from scm.methods import StudentSettings
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import LATENT_REDUCTION, METHODS, Params, Teacher
+from scm.params.schema import LATENT_REDUCTION, METHODS, Params, TeacherSettings
 
 
 def impossible(params: Params) -> Iterator[Fault]:
-    """Every impossible combination, in the order of params.yaml."""
+    """Yields every impossible combination, in the order of params.yaml."""
     yield from _data(params)
     yield from _codec(params)
     yield from _reference(params)
     yield from _network(params)
     yield from _resolutions(params)
-    yield from _training(params, "teacher", params.teacher)
+    yield from _training(params, TEACHER, params.teacher)
     yield from _methods(params)
     yield from _profiles(params)
     yield from _sampling(params)
 
 
 def _data(params: Params) -> Iterator[Fault]:
-    refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", None)
-    if refusals is not None:
-        yield from (Fault(key, value, text) for key, value, text in refusals(params.data))
+    refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", lambda data: ())
+    yield from (Fault(*refusal) for refusal in refusals(params.data))
 
 
 def _codec(params: Params) -> Iterator[Fault]:
@@ -36,9 +35,8 @@ def _codec(params: Params) -> Iterator[Fault]:
         remedy = "use measured or none, or codec.name: sd_vae"
         yield Fault("codec.normalize", codec.normalize, f"the paper's constants are the SD-VAE's; {remedy}")
     if codec.normalize == "paper" and codec.channels != 4:
-        yield Fault(
-            "codec.channels", codec.channels, "the published constants are of 4; write 4, or normalize: measured"
-        )
+        problem = "the published constants are for 4 channels"
+        yield Fault("codec.channels", codec.channels, f"{problem}; write 4, or normalize: measured")
     if codec.name != "identity" and data.channels != 3:
         remedy = "write 3, or codec.name: identity"
         yield Fault("data.channels", data.channels, f"the autoencoder takes colour images; {remedy}")
@@ -46,11 +44,11 @@ def _codec(params: Params) -> Iterator[Fault]:
 
 def _reference(params: Params) -> Iterator[Fault]:
     reference = params.reference
-    if hasattr(reference, reference.extractor):  # the block of an extractor that is trained here
+    if hasattr(reference, reference.extractor):  # the pipeline trains this extractor
         for name in ("weights", "sha256", "statistics", "statistics_sha256"):
             value = getattr(reference, name)
             if value is not None:
-                problem = f"the {reference.extractor} is trained here, on these data"
+                problem = f"the {reference.extractor} is trained by the pipeline"
                 yield Fault(f"reference.{name}", value, f"{problem}; write null, or another reference.extractor")
     elif reference.weights is None:
         remedy = "docs/evaluation.md says where to get them"
@@ -61,12 +59,9 @@ def _reference(params: Params) -> Iterator[Fault]:
         yield Fault("reference.statistics_sha256", reference.statistics_sha256, f"{problem}; write null")
 
 
-ARCHITECTURES = "scm.params.architectures"
-
-
 def _network(params: Params) -> Iterator[Fault]:
-    network, modulation = params.network, params.network.modulation
-    architectures = {name: registry.part(ARCHITECTURES, name) for name in registry.names(ARCHITECTURES)}
+    network, modulation, folder = params.network, params.network.modulation, "scm.params.architectures"
+    architectures = {name: registry.part(folder, name) for name in registry.names(folder)}
     fitting = [name for name, file in architectures.items() if modulation in file.MODULATIONS]
     if network.architecture not in fitting:
         *most, last = architectures[network.architecture].MODULATIONS
@@ -91,13 +86,12 @@ def _resolutions(params: Params) -> Iterator[Fault]:
         yield Fault("data.resolution", resolution, f"{problem}; {remedy}")
         return
     levels = network.resolutions(params.shape[1])
-    lowest = min(levels)
-    if levels[lowest] % network.channels_per_head and lowest not in network.attention:
+    lowest, heads = min(levels), network.channels_per_head
+    if levels[lowest] % heads and lowest not in network.attention:
         channels = levels[lowest]
         problem = f"does not divide the {channels} channels of the lowest resolution, which always has attention"
-        yield Fault("network.channels_per_head", network.channels_per_head, f"{problem}; use a divisor of {channels}")
+        yield Fault("network.channels_per_head", heads, f"{problem}; use a divisor of {channels}")
     for attended in network.attention:
-        heads = network.channels_per_head
         if attended not in levels:
             known = ", ".join(map(str, levels))
             yield Fault("network.attention", attended, f"not a resolution of the U-Net; choose from {known}")
@@ -106,7 +100,7 @@ def _resolutions(params: Params) -> Iterator[Fault]:
             yield Fault("network.channels_per_head", heads, f"{problem}; use a divisor of {levels[attended]}")
 
 
-def _training(params: Params, key: str, settings: Teacher | StudentSettings) -> Iterator[Fault]:
+def _training(params: Params, key: str, settings: TeacherSettings | StudentSettings) -> Iterator[Fault]:
     images, batch, processes = settings.images, settings.batch, params.runtime.processes
     if images < batch:
         yield Fault(f"{key}.images", images.written, f"less than one batch of {batch}; use {batch} or more")
@@ -118,7 +112,7 @@ def _training(params: Params, key: str, settings: Teacher | StudentSettings) -> 
         remedy = f"use a divisor of {batch}, or another batch"
         yield Fault("runtime.processes", processes, f"does not divide the batch of {batch} of {key}; {remedy}")
     halflife = params.ema.halflife
-    if halflife and 5 * halflife > images:  # 2^-5, 3 % of the average, would be the initial weights
+    if halflife and 5 * halflife > images:  # the initial weights would still be 2^-5 = 3 % of the average
         problem = f"more than a fifth of the {images.written} images of {key}, too long to forget the initial weights"
         yield Fault("ema.halflife", halflife.written, f"{problem}; use {images // 5} or less, or null")
     if settings.label_dropout and not params.data.labels:
@@ -146,8 +140,7 @@ def _methods(params: Params) -> Iterator[Fault]:
             problem = "a teacher can be guided only if it was trained without labels as well"
             remedy = "set teacher.label_dropout to 0.1, or take guidance out"
             yield Fault(f"{key}.guidance", list(settings.guidance), f"{problem}; {remedy}")
-        for name, value, text in methods.find(method).refusals(settings):
-            yield Fault(f"{key}.{name}", value, text)
+        yield from (Fault(f"{key}.{name}", *rest) for name, *rest in methods.find(method).refusals(settings))
     expected = [TEACHER, *student.methods]
     if list(models) != expected:
         remedy = f"write [{', '.join(expected)}]"
@@ -155,7 +148,7 @@ def _methods(params: Params) -> Iterator[Fault]:
 
 
 def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
-    """A student starts from the teacher or from another student, whose inputs it takes as well."""
+    """A student starts from the teacher, or from another student if it takes all inputs of that student."""
     student, key = params.student, f"student.methods.{method}"
     if start == TEACHER:
         return
@@ -165,6 +158,7 @@ def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
         problem = f"{start} is not switched on" if off else f"not a model that {method} can start from"
         yield Fault(key, start, f"{problem}; use {' or '.join(others)}{', or switch it on' if off else ''}")
         return
+    # Follow the starts up to the teacher.
     chain = [method]
     while start != TEACHER and start in student.methods:
         if start in chain:
@@ -174,26 +168,24 @@ def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
         start = student.methods[start]
     first = chain[1]
     if first not in student.declared:
-        return  # a fault of its own
+        return  # `_methods` reports it
     for name in ("guidance", "segments"):
         if getattr(student.method(first), name) and not getattr(student.method(method), name):
             problem = f"the network of {first} takes {name}, that of {method} does not"
             yield Fault(key, first, f"{problem}; add student.{method}.{name}, or start from {TEACHER}")
             return
-    by_tangent = all(methods.find(name).by_tangent for name in (method, first))
-    if by_tangent and student.method(method).tangent_warmup:
-        warmup = student.method(method).tangent_warmup.written
+    warmup = student.method(method).tangent_warmup
+    if warmup and all(methods.find(name).by_tangent for name in (method, first)):
         problem = f"{first}, which it starts from, has finished its own warm-up"
-        yield Fault(
-            f"student.{method}.tangent_warmup", warmup, f"{problem}; write tangent_warmup: 0 in student.{method}"
-        )
+        key, remedy = f"student.{method}.tangent_warmup", f"write tangent_warmup: 0 in student.{method}"
+        yield Fault(key, warmup.written, f"{problem}; {remedy}")
 
 
 def _profiles(params: Params) -> Iterator[Fault]:
     profiles = params.ema.profiles
     if len({f"{sigma_rel:.3f}" for sigma_rel in profiles}) < len(profiles):
-        problem = "the same to three decimals, by which the files of the snapshots are named"
-        yield Fault("ema.profiles", list(profiles), f"{problem}; use two that differ there")
+        problem = "equal to three decimals, which name the snapshots' files"
+        yield Fault("ema.profiles", list(profiles), f"{problem}; use two that differ")
 
 
 def _sampling(params: Params) -> Iterator[Fault]:
@@ -208,7 +200,7 @@ def _sampling(params: Params) -> Iterator[Fault]:
             yield Fault("select.t_mid", t_mid, f"{problem}; use less")
     yield from _guidance(params)
     if select.coarse is not None and select.coarse > select.samples:
-        problem = f"a first look at more samples than the {select.samples.written} that decide"
+        problem = f"the coarse search would take more than the {select.samples.written} samples of select.samples"
         yield Fault("select.coarse", select.coarse.written, f"{problem}; use less, or null")
     if evaluate.seed < select.samples:
         problem = "evaluation would draw the samples that chose the average"
@@ -222,14 +214,13 @@ def _sampling(params: Params) -> Iterator[Fault]:
         yield Fault("evaluate.neighbours", evaluate.neighbours, f"{problem}; use less, or raise evaluate.samples")
     evaluations = 2 * sampler.teacher_steps - 1
     if evaluate.teacher_few_steps >= evaluations:
-        problem = (
-            f"not fewer than the {evaluations} network evaluations of the teacher's {sampler.teacher_steps} Heun steps"
-        )
-        yield Fault("evaluate.teacher_few_steps", evaluate.teacher_few_steps, f"{problem}; use less")
+        of = f"network evaluations of the teacher's {sampler.teacher_steps} Heun steps"
+        problem = f"not fewer than the {evaluations} {of}; use less"
+        yield Fault("evaluate.teacher_few_steps", evaluate.teacher_few_steps, problem)
 
 
 def _guidance(params: Params) -> Iterator[Fault]:
-    """Scales that a model was not trained for."""
+    """Refuses guidance scales that a model is not trained for."""
     scales = params.select.guidance
     for scale in scales.teacher if not params.teacher.label_dropout else ():
         if scale != 1:
@@ -240,11 +231,11 @@ def _guidance(params: Params) -> Iterator[Fault]:
     guided = {name: given for name in student.declared if (given := student.method(name).guidance)}
     ranges = [guided[name] for name in student.methods if name in guided]
     for scale in scales.student:
-        if scale != 1 and not guided:  # of those that are switched off as well, whose scales stay for later
-            problem = "no student is told a guidance scale"
+        if scale != 1 and not guided:  # a method that is switched off counts, so its scales may stay
+            problem = "no student takes a guidance scale"
             remedy = "write [1.0], or add guidance: [1.0, 2.0] to a method's block"
             yield Fault("select.guidance.student", scale, f"{problem}; {remedy}")
         elif any(not low <= scale <= high for low, high in ranges):
             low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
-            remedy = f"use {low:g} to {high:g}" if low <= high else "let these overlap"
+            remedy = f"use {low:g} to {high:g}" if low <= high else "make their ranges overlap"
             yield Fault("select.guidance.student", scale, f"outside the guidance of the students; {remedy}")

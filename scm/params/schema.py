@@ -1,7 +1,7 @@
-"""params.yaml as strict, frozen types: nothing is coerced (but counts) and nothing has a hidden default.
+"""The schema of params.yaml: strict, frozen types without hidden defaults; only counts are converted.
 
-What a value means stands beside it in params.yaml. A new key is one line there and one line here; what two keys may not
-say together is in `rules`.
+The comments in params.yaml explain each key. A new key is one line there and one line here; `rules` refuses impossible
+combinations of keys.
 """
 
 import re
@@ -33,14 +33,14 @@ from scm.methods import MethodName, StudentCommon, StudentSettings, Training
 
 METHODS = methods.names()
 USERS_SECTIONS = ("runtime", "mlflow", "publish")
-"""Sections of params.yaml that say how to run, where to show and what to publish: no result follows from them."""
+"""Sections of params.yaml that affect no result: how to run, where to track and what to publish."""
 
 LATENT_REDUCTION = 8
-"""Pixels on a side of the square that each of an autoencoder's latents stands for."""
+"""An autoencoder turns a square of this many pixels on a side into one latent."""
 
 
 def _grey_or_colour(channels: int) -> int:
-    """Not a Literal[1, 3]: that takes `true` for 1."""
+    """Checks the channels; Literal[1, 3] would accept `true` as 1."""
     if channels not in (1, 3):
         raise PydanticCustomError("literal_error", "must be 1 or 3", {"expected": "1 or 3"})
     return channels
@@ -55,7 +55,7 @@ def _registry_name(name: str) -> str:
 RegistryName = Annotated[str, AfterValidator(_registry_name)]
 
 
-class Data(Section):
+class DataSettings(Section):
     source: Annotated[str, named_in("scm.data.sources")]
     path: Text
     labels: bool
@@ -66,7 +66,7 @@ class Data(Section):
     shard_images: PositiveCount
 
 
-class Codec(Section):
+class CodecSettings(Section):
     name: Literal["identity", "sd_vae", "edm2_sd_vae", "tae"]
     path: Text | None
     sha256: Annotated[tuple[Sha256, ...], Items] | None
@@ -85,7 +85,7 @@ class Classifier(Section):
     held_out: Fraction
 
 
-class Reference(Section):
+class ReferenceSettings(Section):
     extractor: Annotated[str, named_in("scm.evaluation.extractors")]
     weights: Text | None
     sha256: Sha256 | None
@@ -108,11 +108,11 @@ class Network(Section):
     c_noise: Literal["t", "log_sigma"]
 
     def resolutions(self, resolution: int) -> dict[int, int]:
-        """Channels at each resolution of the U-Net whose input has `resolution` pixels."""
+        """The U-Net's channels by resolution, for an input with `resolution` pixels on a side."""
         return {resolution >> level: self.width * factor for level, factor in enumerate(self.multipliers)}
 
 
-class Teacher(Training):
+class TeacherSettings(Training):
     images: PositiveCount
     dropout: Probability
 
@@ -123,15 +123,14 @@ class _Student(Section):
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """Methods that have a block, switched on or not."""
+        """Methods that have a block, whether or not `methods` switches them on."""
         return tuple(name for name in METHODS if getattr(self, name) is not None)
 
     def method(self, name: str) -> StudentSettings:
-        """The settings of one of `declared`."""
         return StudentSettings.of(self.common, getattr(self, name))
 
     def lineage(self, name: str) -> dict[str, Any]:
-        """A student's settings, `start`, and under its name those of the student that it starts from."""
+        """A student's settings, `start`, and, under its name, the lineage of the student that it starts from."""
         start = self.methods[name]
         own = {**self.method(name).values(), "start": start}
         return own if start == TEACHER else {**own, start: self.lineage(start)}
@@ -139,7 +138,7 @@ class _Student(Section):
 
 _blocks: dict[str, Any] = {name: (methods.find(name).block | None, None) for name in METHODS}
 Student = create_model("Student", __base__=_Student, **_blocks)
-"""The section `student`: `methods`, `common`, and a block for each method that is declared."""
+"""The section `student`: `methods`, `common`, and a block for each declared method."""
 
 
 class Ema(Section):
@@ -148,7 +147,7 @@ class Ema(Section):
     halflife: PositiveCount | None
 
 
-class Sampler(Section):
+class SamplerSettings(Section):
     sigma_min: Positive
     sigma_max: Positive
     rho: Positive
@@ -156,19 +155,19 @@ class Sampler(Section):
 
     @property
     def noise_levels(self) -> tuple[float, float, float]:
-        """sigma_min, sigma_max and rho: EDM's noise levels but for their number."""
+        """sigma_min, sigma_max and rho, from which EDM's noise levels follow."""
         return self.sigma_min, self.sigma_max, self.rho
 
 
 class Lengths(Section):
-    """Candidates for the length of the average, by the kind of model."""
+    """Candidate lengths of the average, by kind of model."""
 
     teacher: Annotated[tuple[SigmaRel, ...], Items, Distinct]
     student: Annotated[tuple[SigmaRel, ...], Items, Distinct]
 
 
 class Scales(Section):
-    """Candidates for the guidance scale, by the kind of model; 1 = without guidance."""
+    """Candidate guidance scales, by kind of model; 1 = no guidance."""
 
     teacher: Annotated[tuple[Scale, ...], Items, Distinct]
     student: Annotated[tuple[Scale, ...], Items, Distinct]
@@ -225,14 +224,14 @@ class Params(Section):
 
     preset: Text
     seed: Seed
-    data: Data
-    codec: Codec
-    reference: Reference
+    data: DataSettings
+    codec: CodecSettings
+    reference: ReferenceSettings
     network: Network
-    teacher: Teacher
+    teacher: TeacherSettings
     student: Student
     ema: Ema
-    sampler: Sampler
+    sampler: SamplerSettings
     select: Select
     evaluate: Evaluate
     runtime: Runtime
@@ -241,13 +240,13 @@ class Params(Section):
 
     @property
     def registered_name(self) -> str:
-        """Name of the registered model in MLflow."""
+        """The registered model's name in MLflow."""
         return self.publish.name or self.preset
 
     @property
     def shape(self) -> list[int]:
-        """[C, R, R] of what the networks are trained on: pixels, or the autoencoder's latents."""
-        data = self.data
+        """[C, R, R] of the networks' training samples: pixels, or the autoencoder's latents."""
         if self.codec.name == "identity":
-            return [data.channels, data.resolution, data.resolution]
-        return [self.codec.channels, data.resolution // LATENT_REDUCTION, data.resolution // LATENT_REDUCTION]
+            return [self.data.channels, self.data.resolution, self.data.resolution]
+        side = self.data.resolution // LATENT_REDUCTION
+        return [self.codec.channels, side, side]

@@ -39,16 +39,14 @@ STORAGE_OPERATIONS = 200
 
 
 def read_pickle(path: Path) -> Any:
-    """Reads a pickle.
-
-    Raises:
-        UserError: the file is missing, damaged or no pickle, or something in it was refused.
-    """
+    """Reads a pickle; a file that is missing, damaged or no pickle is a UserError, and so is what was refused in it."""
     try:
         with path.open("rb") as handle:
             begin = handle.read(4)
+            if begin.startswith(b"PK"):
+                raise Refused(TORCH_SAVE)
             if begin[:1] != b"\x80":
-                raise Refused(_what_else(begin))
+                raise Refused("neither a pickle (of protocol 2 or later) nor a .safetensors file")
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as stream:
                 content = Machine(stream, known(len(stream))).run()  # type: ignore[arg-type]
         if type(content) is int and content == MAGIC:
@@ -58,12 +56,6 @@ def read_pickle(path: Path) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from None
     except Refused as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _what_else(begin: bytes) -> str:
-    if begin.startswith(b"PK"):
-        return TORCH_SAVE
-    return "neither a pickle (of protocol 2 or later) nor a .safetensors file"
 
 
 @dataclass(eq=False)
@@ -128,11 +120,8 @@ def known(size: int) -> Known:
         "numpy.core.multiarray.scalar": numpy_scalar,
         "numpy._core.multiarray.scalar": numpy_scalar,
     }
-    classes = {
-        "dnnlib.util.EasyDict": _dictionary,
-        "torch.nn.modules.container.ModuleDict": lambda: Record("ModuleDict"),
-    }
-    return Known(functions, classes, frozenset({"numpy.ndarray"}))
+    module_dict = {"torch.nn.modules.container.ModuleDict": lambda: Record("ModuleDict")}
+    return Known(functions, {"dnnlib.util.EasyDict": _dictionary, **module_dict}, frozenset({"numpy.ndarray"}))
 
 
 def _last_index(offset: Any, size: Any, stride: Any) -> int:
@@ -145,7 +134,6 @@ def _last_index(offset: Any, size: Any, stride: Any) -> int:
 
 
 def read_storage(data: bytes) -> Storage:
-    """Reads the numbers of a nested torch.save."""
     stream = io.BytesIO(data)
 
     def part(known: Known = Known()) -> Any:  # noqa: B008  (frozen)

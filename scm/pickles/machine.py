@@ -74,12 +74,8 @@ class Machine:
     CONSTANTS: ClassVar = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
     EMPTY: ClassVar = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
     TUPLES: ClassVar = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-    LITERALS = frozenset(
-        {
-            *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-            *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
-        }
-    )
+    LITERALS = frozenset(["BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"])
+    LITERALS |= frozenset(["SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"])
 
     def __init__(self, stream: IO[bytes], known: Known, operations: int = MAX_OPERATIONS) -> None:
         self._stream, self._known, self._left = stream, known, operations
@@ -97,8 +93,7 @@ class Machine:
                 self._left -= 1
                 if self._left < 0 or len(self._stacks) > MAX_STACK or len(self._stacks[-1]) > MAX_STACK:
                     raise Refused("refused: it nests too deeply, or has more parts than a network")
-                info = OPCODES.get(code)
-                if info is None:
+                if (info := OPCODES.get(code)) is None:
                     raise ValueError(f"0x{code.hex()} in the place of an opcode")
                 if info.name == "STOP":
                     return self._pop()

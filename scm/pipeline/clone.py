@@ -26,12 +26,7 @@ _IDENTITY = {"user.name": "scm", "user.email": "scm@localhost"}
 
 
 class Clone:
-    """A copy of the project, in which experiments are made one after the other.
-
-    Attributes:
-        root: the project.
-        folder: the copy.
-    """
+    """A copy (`folder`) of the project at `root`, in which experiments are made one after the other."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scm.base.processes import last_line, run_program
 from scm.errors import UserError
@@ -37,7 +38,7 @@ def remote(root: Path) -> Remote | None:
 
 
 def bring(root: Path, targets: Sequence[str], source: Remote | None) -> list[str]:
-    """Puts outputs in their places as dvc.lock has them, from the cache or else from the remote.
+    """Restores outputs as dvc.lock records them, from the cache or else from the remote.
 
     Args:
         targets: outputs, or folders; a folder stands for all outputs in it.
@@ -60,12 +61,9 @@ def bring(root: Path, targets: Sequence[str], source: Remote | None) -> list[str
 
 
 def bring_images(root: Path, path: str, source: Remote | None) -> None:
-    """Puts the images in place that a .dvc file beside `path` asks for, if there is such a file.
+    """Fetches the images that a .dvc file beside `path` records, if there is such a file.
 
     `dvc repro` would accept older images that lie there, and write their hash into that file.
-
-    Raises:
-        UserError: DVC does not know images that lie there, or cannot find those that are asked for.
     """
     file = f"{path}.dvc"
     if not (root / file).is_file():
@@ -81,48 +79,26 @@ def bring_images(root: Path, path: str, source: Remote | None) -> None:
 
 
 def push(root: Path) -> None:
-    """Gives the remote what it lacks, with the run cache: another machine then need not repeat stages that have run."""
+    """Uploads what the remote lacks, run cache included, so that another machine need not repeat finished stages."""
     dvc(root, "push", "--run-cache")
 
 
 def dvc(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs `dvc` in the project, out of reach of the terminal's Ctrl-C.
-
-    Raises:
-        UserError: dvc is not installed or, with `check`, it failed.
-    """
+    """Runs `dvc` in the project, out of reach of the terminal's Ctrl-C; without `check`, it may fail."""
     return _run(root, str(dvc_program()), arguments, check)
 
 
 def dvc_program() -> Path:
-    """Path of the command `dvc` in this Python's environment.
-
-    Raises:
-        UserError: it is not installed there.
-    """
+    """Path of the command `dvc` in this Python's environment."""
     program = Path(sys.executable).parent / "dvc"
     if not program.is_file():
         raise UserError(f"{program} is missing: install the project into this environment with `pip install -e .`")
     return program
 
 
-def git(
-    root: Path,
-    *arguments: str,
-    check: bool = True,
-    env: Mapping[str, str] | None = None,
-    input: str | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Runs `git` in a repository.
-
-    Args:
-        env: variables to add to the environment.
-        input: text for git's standard input.
-
-    Raises:
-        UserError: git is not installed or, with `check`, it failed.
-    """
-    return _run(root, "git", arguments, check, env, input)
+def git(root: Path, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `git` in a repository, with the further options of `_run`; without `check`, it may fail."""
+    return _run(root, "git", arguments, check, **options)
 
 
 def own_environment() -> dict[str, str]:
@@ -137,13 +113,10 @@ def reason_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _run(
-    root: Path,
-    program: str,
-    arguments: Sequence[str],
-    check: bool,
-    env: Mapping[str, str] | None = None,
+    root: Path, program: str, arguments: Sequence[str], check: bool, *, env: Mapping[str, str] | None = None,
     input: str | None = None,
-) -> subprocess.CompletedProcess[str]:
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Runs a program with `env` added to its environment and `input` as its standard input."""
     name = Path(program).name
     try:
         done = run_program(program, *arguments, cwd=root, env={**own_environment(), **(env or {})}, input=input)

@@ -1,4 +1,4 @@
-"""Puts a network that was trained elsewhere in the place of the one that stage train_teacher would train.
+"""Replaces the network that stage train_teacher would train by one that was trained elsewhere.
 
 The network becomes the single snapshot of that stage, with a run file and a curve that say so. In dvc.yaml the stage is
 frozen, which tells DVC never to run it and to take its present outputs for its result. The import stays out of DVC's
@@ -63,7 +63,9 @@ def import_teacher(project: Project, file: Path, sigma_rel: float | None) -> lis
     # The data's codec, unlike the file's, says which weights encode.
     teacher = replace(teacher, codec=read_index(root / "data/latents")["codec"])
     header = header_of(teacher, file, classes, params)
-    snapshot, run_file = SNAPSHOTS / name_of(teacher), run_path(root, STAGE)
+    images, length = teacher.images, teacher.sigma_rel
+    name = f"{images:012d}-imported.safetensors" if length is None else snapshot_file(images, length)
+    snapshot, run_file = SNAPSHOTS / name, run_path(root, STAGE)
 
     # Write the stage's outputs, then have DVC record them as its result: all of that or nothing.
     with undone_on_failure(root, [SNAPSHOTS, CURVE, run_file.relative_to(root), Path("dvc.yaml"), Path("dvc.lock")]):
@@ -81,19 +83,14 @@ def import_teacher(project: Project, file: Path, sigma_rel: float | None) -> lis
 
 
 def fitting_classes(project: Project, teacher: Teacher, file: Path) -> list[str]:
-    """Returns the names of the data's classes.
-
-    Raises:
-        UserError: data/latents is missing, or holds another encoding or other classes than the teacher was trained on.
-    """
+    """Returns the names of the data's classes, if the teacher was trained on such data."""
     folder = project.root / "data/latents"
     if not (folder / INDEX).exists():
         raise UserError(f"{folder} is missing, and the teacher must fit the data: run `scm run encode` first")
     index = read_index(folder)
     if not _same_codec(index["codec"], teacher):
-        raise UserError(
-            f"{file} was trained on another encoding than {folder} holds: {_remedy(project.params, teacher)}"
-        )
+        remedy = _remedy(project.params, teacher)
+        raise UserError(f"{file} was trained on another encoding than {folder} holds: {remedy}")
     names, wanted = index["classes"], teacher.settings.classes
     if len(names) != wanted:
         remedy = "use the classes that it was trained with" if wanted else "write data.labels: false into params.yaml"
@@ -135,44 +132,23 @@ def header_of(teacher: Teacher, file: Path, classes: list[str], params: Params) 
     imported = {"file": file.name, "sha256": sha256(file), "program": teacher.program}
     if teacher.program != OWN:
         imported["licence"] = LICENCE
-    buffers = sorted(name for name in teacher.state if name.endswith((".freqs", ".phases")))
     return {
-        "model": TEACHER,
-        "network": teacher.settings.to_dict(),
-        "classes": classes,
-        "codec": teacher.codec,
-        "sigma_d": teacher.settings.sigma_d,
-        "label_dropout": teacher.label_dropout,
-        "images": teacher.images,
-        "sigma_rel": teacher.sigma_rel,
-        "buffers": buffers,
-        "precision": params.teacher.precision,
-        "preset": params.preset,
-        "imported": imported,
-    }
-
-
-def name_of(teacher: Teacher) -> str:
-    if teacher.sigma_rel is None:
-        return f"{teacher.images:012d}-imported.safetensors"
-    return snapshot_file(teacher.images, teacher.sigma_rel)
+        "model": TEACHER, "network": teacher.settings.to_dict(), "classes": classes, "codec": teacher.codec,
+        "sigma_d": teacher.settings.sigma_d, "label_dropout": teacher.label_dropout,
+        "images": teacher.images, "sigma_rel": teacher.sigma_rel,
+        "buffers": sorted(name for name in teacher.state if name.endswith((".freqs", ".phases"))),
+        "precision": params.teacher.precision, "preset": params.preset, "imported": imported,
+    }  # fmt: skip
 
 
 def run_of(project: Project, header: dict[str, Any], started: float) -> dict[str, Any]:
     """Makes the run file: nothing was trained, so its parameters are those of the import."""
     parameters = flatten({"imported": header["imported"], "network": header["network"]})
+    key = hashlib.sha256(json.dumps([STAGE, header], sort_keys=True).encode()).hexdigest()
     return run_entry(
-        project,
-        key=hashlib.sha256(json.dumps([STAGE, header], sort_keys=True).encode()).hexdigest(),
-        stage=STAGE,
-        item=None,
-        name=f"{STAGE} · imported {header['imported']['file']}",
-        started=started,
-        params=parameters,
-        deps={},
-        chain=parameters,
-        device="cpu",
-    )
+        project, key=key, stage=STAGE, item=None, name=f"{STAGE} · imported {header['imported']['file']}",
+        started=started, params=parameters, deps={}, chain=parameters, device="cpu",
+    )  # fmt: skip
 
 
 def write_curve(path: Path, images: int) -> None:

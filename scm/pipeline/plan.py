@@ -44,20 +44,14 @@ UPSTREAM = "upstream: "
 class Step:
     """One stage of the plan.
 
-    Attributes:
-        name: e.g. train_student@scd.
-        status: UP_TO_DATE, RESTORED or RUNS.
-        reasons: why it is not up to date, each "kind: text"; kinds are never run, dvc.yaml, params, code, data,
-            upstream and outputs.
-        missing: the command that brings the missing outputs of a stage that is up to date; None if nothing is missing.
-        params: flat values that the stage would run with.
+    Each of `reasons` says "kind: text"; kinds are never run, dvc.yaml, params, code, data, upstream and outputs.
     """
 
-    name: str
-    status: str
-    reasons: list[str] = field(default_factory=list)
-    missing: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    name: str  # e.g. train_student@scd
+    status: str  # UP_TO_DATE, RESTORED or RUNS
+    reasons: list[str] = field(default_factory=list)  # why it is not up to date
+    missing: str | None = None  # the command that brings missing outputs of a stage that is up to date
+    params: dict[str, Any] = field(default_factory=dict)  # flat values that the stage would run with
 
 
 def plan(project: Project, assume_data: bool = False) -> list[Step]:
@@ -132,7 +126,7 @@ class _Planner:
         return reasons
 
     def _dep_reason(self, dep: "Dependency") -> str | tuple[str, ...] | None:
-        """Says what is new about something that a stage reads; names the stages that would make it anew, if any."""
+        """Says what changed in a dependency, or names the stages that would make it anew."""
         from dvc.stage import PipelineStage
 
         makers = self._makers_of(dep)
@@ -151,9 +145,8 @@ class _Planner:
         """Stages and .dvc files with an output that is the dependency, lies in it or contains it."""
         if dep.fs_path in self._makers:
             return [self._makers[dep.fs_path]]
-        return [
-            made for path, made in self._makers.items() if _contains(dep.fs_path, path) or _contains(path, dep.fs_path)
-        ]
+        own = dep.fs_path
+        return [made for path, made in self._makers.items() if _contains(own, path) or _contains(path, own)]
 
     def _makes_anew(self, stage: Any, out: "Output", dep: "Dependency") -> bool:
         """True if the stage would leave other content than dvc.lock recorded for the dependency."""
@@ -180,9 +173,7 @@ class _Planner:
             return None
         if dep.exists and _holds_something(Path(dep.fs_path)):
             return f"{kind}: {path} changed"
-        if wanted:
-            return None
-        if self._assume_data and dep.hash_info:
+        if wanted or (self._assume_data and dep.hash_info):
             return None
         return f"{kind}: {path} is not here" + (" (--assume-data: as dvc.lock has it)" if dep.hash_info else "")
 
@@ -197,9 +188,8 @@ class _Planner:
             return None
         entry = to_single_stage_lockfile(stage)
         if inputs_changed:  # DVC's key: all but the outputs' hashes, sizes left out
-            key = dict_sha256(
-                {**entry, "outs": [out["path"] for out in entry.get("outs", ())]}, exclude=["size", "nfiles"]
-            )
+            paths = [out["path"] for out in entry.get("outs", ())]
+            key = dict_sha256({**entry, "outs": paths}, exclude=["size", "nfiles"])
             folder = Path(self._repo.stage_cache.cache_dir) / key[:2] / key
             entries = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime)
             if not entries:
@@ -250,7 +240,7 @@ def _changed_params(dep: Any) -> Iterator[str]:
 
 
 def _output_reasons(stage: "PipelineStage") -> tuple[list[str], str | None]:
-    """Outputs that have to be made again, and the command that brings those that are merely missing."""
+    """Why outputs must be made again, and the command that restores those that are only missing."""
     reasons, missing = [], None
     for out in stage.outs:
         if not out.hash_info:

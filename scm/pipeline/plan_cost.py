@@ -31,7 +31,7 @@ PATIENCE = 20.0
 
 @dataclass(frozen=True)
 class Earlier:
-    """An earlier run of a stage: how long it took, and the flat parameters it ran with."""
+    """How long an earlier run of a stage took, and the flat parameters it ran with."""
 
     seconds: float
     params: Mapping[str, Any]
@@ -39,15 +39,10 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time that a stage is expected to take.
+    """The time that a stage is expected to take."""
 
-    Attributes:
-        seconds: None = unknown.
-        about: the earlier run had other parameters; `seconds` is scaled in proportion to the stage's budget.
-    """
-
-    seconds: float | None
-    about: bool = False
+    seconds: float | None  # None = unknown
+    about: bool = False  # True = scaled by the stage's budget, as the earlier run had other parameters
 
 
 def estimates(project: Project, steps: Sequence[Step]) -> dict[str, Estimate]:
@@ -62,8 +57,7 @@ def estimates(project: Project, steps: Sequence[Step]) -> dict[str, Estimate]:
     asked = [name for name, run in earlier.items() if run is None and name not in UNRECORDED]
     earlier |= _from_mlflow(project, asked) if asked else {}
     for step in running:
-        run = earlier[step.name]
-        unrecorded = UNRECORDED.get(step.name)
+        run, unrecorded = earlier[step.name], UNRECORDED.get(step.name)
         found[step.name] = Estimate(unrecorded, unrecorded is not None) if run is None else _scaled(step, run)
     return found
 

@@ -1,6 +1,7 @@
 """A plan as a table for people, or as values for programs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from scm.base.tables import columns
@@ -21,14 +22,8 @@ def as_json(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> dict[str, A
         "unknown": number of stages that run for an unknown time.
     """
     stages = [
-        {
-            "name": step.name,
-            "status": step.status,
-            "reasons": step.reasons,
-            "seconds": costs[step.name].seconds,
-            "about": costs[step.name].about,
-            "missing": step.missing,
-        }
+        {"name": step.name, "status": step.status, "reasons": step.reasons, "missing": step.missing}
+        | asdict(costs[step.name])
         for step in steps
     ]
     running = [costs[step.name].seconds for step in steps if step.status == RUNS]

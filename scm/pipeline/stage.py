@@ -28,32 +28,21 @@ from scm.results.reading import run_path
 from scm.tracking.records import RunRecord
 
 MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+    "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456",
+}  # fmt: skip
 """Keeps freed memory in the process; a training step on the CPU otherwise spends much of its time on page faults."""
 
 
 @dataclass
 class Stage:
-    """A running stage.
+    """A running stage."""
 
-    Attributes:
-        name: e.g. train_student.
-        item: matrix item, e.g. scd.
-        project: the project that the stage works on.
-        inputs: fingerprint, and the parameters and files that it follows from.
-        work: folder of unfinished work, kept if the stage is interrupted.
-        extra: further entries of the run file (device, protocol).
-    """
-
-    name: str
-    item: str | None
+    name: str  # e.g. train_student
+    item: str | None  # matrix item, e.g. scd
     project: Project
-    inputs: Inputs
-    work: Path
-    extra: dict[str, Any] = field(default_factory=lambda: {"device": "cpu"})
+    inputs: Inputs  # fingerprint, and the parameters and files that it follows from
+    work: Path  # folder of unfinished work, kept if the stage is interrupted
+    extra: dict[str, Any] = field(default_factory=lambda: {"device": "cpu"})  # further entries of the run file
     started: float = field(default_factory=time.time)
     _stop: bool = False
 
@@ -90,19 +79,14 @@ class Stage:
         if not _is_first():
             yield
             return
-        tags = {"scm.preset": self.params.preset}
-        record = RunRecord(
-            self.inputs.key, self._run_name(), self.name, self.item, self._run_params(), tags, started=self.started
-        )
+        key, tags = self.inputs.key, {"scm.preset": self.params.preset}
+        params = {**self.inputs.params, "stage": self.name} | ({} if self.item is None else {"model": self.item})
+        record = RunRecord(key, self._run_name(), self.name, self.item, params, tags, started=self.started)
         with Live(record, self.project.tracking, metrics_jsonl):
             yield
 
     def _run_name(self) -> str:
         return f"{self.full_name} · {self.params.preset} · seed {self.params.seed}"
-
-    def _run_params(self) -> dict[str, Any]:
-        own = {"stage": self.name} | ({} if self.item is None else {"model": self.item})
-        return {**self.inputs.params, **own}
 
     def finish(self) -> None:
         """Writes the run file and shows the finished run in MLflow."""
@@ -111,30 +95,18 @@ class Stage:
 
         path = run_path(self.root, self.full_name)
         entry = run_entry(
-            self.project,
-            key=self.inputs.key,
-            stage=self.name,
-            item=self.item,
-            name=self._run_name(),
-            started=self.started,
-            params=self.inputs.params,
-            deps=self.inputs.dependencies,
-            chain=chain(self.project, self.item),
-            **self.extra,
-        )
+            self.project, key=self.inputs.key, stage=self.name, item=self.item, name=self._run_name(),
+            started=self.started, params=self.inputs.params, deps=self.inputs.dependencies,
+            chain=chain(self.project, self.item), **self.extra,
+        )  # fmt: skip
         write_json(path, entry)
         publish(record_of(self.root, path), self.project.tracking)
 
 
 def main(
-    run: Callable[[Stage], None],
-    name: str,
-    *,
-    matrix: bool = False,
-    training: bool = False,
-    parallel: bool = False,
+    run: Callable[[Stage], None], name: str, *, matrix: bool = False, training: bool = False, parallel: bool = False,
     recorded: bool = True,
-) -> None:
+) -> None:  # fmt: skip
     """Entry point of stages/<name>.py: runs `run(stage)` and exits with the right code.
 
     Args:
@@ -151,7 +123,7 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
         _die_with_parent()
-        # A faulty params.yaml is told before torch is imported and before torchrun starts.
+        # Report a faulty params.yaml before torch is imported and torchrun starts.
         project = Project.open()
         processes = project.params.runtime.processes
         if training or (parallel and processes > 1):
@@ -233,9 +205,7 @@ def _start_processes(name: str, processes: int) -> None:
     """Replaces this process, once, by one with MALLOC in its environment, or by torchrun with several of these."""
     if "SCM_STARTED" in os.environ or "WORLD_SIZE" in os.environ:
         return
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", f"stages.{name}", *sys.argv[1:]]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", f"stages.{name}", *sys.argv[1:]]
     environment = {**MALLOC, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "SCM_STARTED": "1"}
     os.execve(sys.executable, command, environment)

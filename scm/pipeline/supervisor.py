@@ -7,7 +7,6 @@ itself is killed, the kernel ends dvc, and the stages end with it.
 """
 
 import ctypes
-import math
 import os
 import shutil
 import signal
@@ -39,11 +38,7 @@ def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
 
     Args:
         arguments: options and targets of `dvc repro`.
-        root: the project's folder.
         parallel: in a run of the whole pipeline, train the students side by side, each on its own share of the GPUs.
-
-    Raises:
-        UserError: params.yaml is faulty; nothing runs then.
     """
     params = Project.open(root).params
     shares = _shares(params, visible_gpus()) if parallel and not arguments else []
@@ -75,8 +70,8 @@ def _shares(params: Params, gpus: Sequence[str]) -> list[list[str]]:
     """Divides the GPUs among the students that train at the same time; no shares if params.yaml asks for the CPU."""
     if params.runtime.device == "cpu":
         return []
-    count = min(len(gpus) // params.runtime.processes, len(_from_teacher(params)))
     size = params.runtime.processes
+    count = min(len(gpus) // size, len(_from_teacher(params)))
     return [list(gpus[index * size : (index + 1) * size]) for index in range(count)]
 
 
@@ -91,10 +86,10 @@ def _students_in_parallel(sessions: "Sessions", methods: Sequence[str], shares: 
     DVC allows `repro -s` of two stages at the same time, but not two plain `repro`.
     """
     code = sessions.wait([sessions.start(["select_ema@teacher"])])
-    for wave in range(math.ceil(len(methods) / len(shares))):
+    for first in range(0, len(methods), len(shares)):
         if code:
             return code
-        started = methods[wave * len(shares) : (wave + 1) * len(shares)]
+        started = methods[first : first + len(shares)]
         processes = [
             sessions.start(["-s", f"train_student@{method}"], {"CUDA_VISIBLE_DEVICES": ",".join(share)})
             for method, share in zip(started, shares, strict=False)
@@ -131,9 +126,8 @@ class Sessions:
         """Starts `dvc repro` in a session of its own."""
         if self._received:
             raise Interrupted
-        dvc = dvc_program()
+        dvc, supervisor = dvc_program(), os.getpid()
         path = os.pathsep.join([str(dvc.parent), os.environ.get("PATH", os.defpath)])
-        supervisor = os.getpid()
         process = subprocess.Popen(
             [str(dvc), "repro", *arguments],
             cwd=self._root,

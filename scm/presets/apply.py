@@ -8,8 +8,8 @@ same values whatever was applied before. Those three sections are the user's: th
 that a preset names. Keys of other sections that the preset does not name (say, a method's own `p_mean`) are removed.
 
 The values become ordinary parameters, so `dvc params diff`, `dvc exp show` and MLflow see them; values that DVC's own
-Hydra composition writes at run time would stay hidden. The key `paper` is no value: it says which column of the paper's
-tables a preset stands for (`scm.presets.table`).
+Hydra composition writes at run time would stay hidden. The key `paper` is not a value; it says which column of the
+paper's tables a preset stands for (`scm.presets.table`).
 """
 
 import copy
@@ -34,12 +34,11 @@ BASE = "base/"
 
 
 def names(root: Path) -> list[str]:
-    """Names of the presets, without those in base/."""
     return names_in(_folder(root))
 
 
 def show(root: Path, name: str) -> str:
-    """The text of a preset's file, or of a part in base/."""
+    """The text of `file`."""
     return read_text(file(root, name), RESTORE)
 
 
@@ -128,7 +127,7 @@ def _target(tree: CommentedMap, root: Path, name: str) -> dict[str, Any]:
 
 
 def _overlays(root: Path, name: str, read: Read, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, CommentedMap]]:
-    """Names and contents of all that a preset is made of, what is extended before what extends it."""
+    """Yields the names and contents of the files that make up a preset, each after those that it extends."""
     if name in chain:
         circle = " -> ".join([*chain, name])
         raise UserError(f"{file(root, chain[0])}: extends itself ({circle}); cut the circle")
@@ -155,10 +154,8 @@ def _faults(preset: Mapping[str, Any]) -> Iterator[Fault]:
         if key not in PAPER_KEYS:
             yield Fault(f"{PAPER}.{key}", value, f"unknown key; remove it (known here: {', '.join(PAPER_KEYS)})")
         elif type(value) is not PAPER_KEYS[key]:
-            kind = (
-                "text; put quotes around it" if PAPER_KEYS[key] is str else "a whole number; write one such as 60066692"
-            )
-            yield Fault(f"{PAPER}.{key}", value, f"must be {kind}")
+            number, text = "a whole number; write one such as 60066692", "text; put quotes around it"
+            yield Fault(f"{PAPER}.{key}", value, f"must be {text if PAPER_KEYS[key] is str else number}")
     try:
         Params.model_validate(values)
     except ValidationError as error:

@@ -16,9 +16,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """
     old, new = dict(_leaves(before)), dict(_leaves(after))
     pairs = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in [*old, *new]}
-    return [
-        f"{key}: {_shown(left)} -> {_shown(right)}" for key, (left, right) in pairs.items() if not same(left, right)
-    ]
+    different = {key: pair for key, pair in pairs.items() if not same(*pair)}
+    return [f"{key}: {_shown(left)} -> {_shown(right)}" for key, (left, right) in different.items()]
 
 
 def same(old: Any, new: Any) -> bool:

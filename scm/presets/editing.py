@@ -21,14 +21,8 @@ def read_tree(params_file: Path) -> CommentedMap:
 def write_tree(params_file: Path, tree: CommentedMap, target: Mapping[str, Any], what: str) -> list[str]:
     """Makes the file say what `target` says, and returns the changes as "key: old -> new".
 
-    The new values are checked first, and nothing is written if nothing changes.
-
-    Args:
-        tree: the file as `read_tree` gives it.
-        what: how the values came about, for a message that begins with it and ends with the file's name.
-
-    Raises:
-        UserError: the values are not valid parameters.
+    The new values are checked first, and nothing is written if nothing changes. `what` begins the message about invalid
+    values and says how they came about; the file's name ends it.
     """
     before = plain(tree)
     _edit(tree, target)
@@ -42,7 +36,7 @@ def write_tree(params_file: Path, tree: CommentedMap, target: Mapping[str, Any],
 
 
 def plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree's values as a YAML reader gets them."""
+    """A tree's values as plain dicts, lists and scalars."""
     return parse_mapping(render(tree), "parameters")
 
 
@@ -90,8 +84,8 @@ def _bare(value: Any) -> Any:
         if not any(isinstance(inner, Mapping) for inner in value.values()):
             mapping.fa.set_flow_style()
         return mapping
-    if isinstance(value, list):
-        items = CommentedSeq(map(_bare, value))
-        items.fa.set_flow_style()
-        return items
-    return value
+    if not isinstance(value, list):
+        return value
+    items = CommentedSeq(map(_bare, value))
+    items.fa.set_flow_style()
+    return items

@@ -22,11 +22,7 @@ def names_in(folder: Path) -> list[str]:
 def named_file(folder: Path, name: str, kind: str) -> Path:
     """The file NAME.yaml in the folder; "base/NAME" is a file in its subfolder base.
 
-    Args:
-        kind: what such a file is called, for the message.
-
-    Raises:
-        UserError: there is no file of this name; the message suggests one.
+    If there is none, the UserError calls it a `kind` and suggests another name.
     """
     remedy = remedy_for(folder, name)
     if remedy:

@@ -1,6 +1,6 @@
 """The paper's published settings and figures: the one reader of pipelines/paper_tables.yaml."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,9 @@ from scm.errors import UserError
 from scm.presets.overlays import RESTORE
 
 TABLES = Path("pipelines/paper_tables.yaml")
-
 DATA = {"cifar10": "CIFAR-10", "imagenet64": "ImageNet 64", "imagenet512": "ImageNet 512"}
-
 METHOD = "scd"
 """The one of the paper's methods that the report draws."""
-
 Figures = dict[str, float]
 STEPS = ("_1step", "_2step", "")
 """Endings of the keys of a figure: in one step, in two, and in `nfe` evaluations."""
@@ -23,19 +20,12 @@ STEPS = ("_1step", "_2step", "")
 
 @dataclass(frozen=True)
 class Published:
-    """A student of the paper.
+    """A student of the paper; pairs are for one step and for two."""
 
-    Attributes:
-        data: key of `DATA`.
-        mparams: parameters in millions; None if the paper does not say.
-        compute: sampling compute in percent of the teacher's, for one step and for two.
-        ratio: FID over the teacher's, for one step and for two.
-    """
-
-    data: str
-    mparams: float | None
-    compute: tuple[float, float]
-    ratio: tuple[float, float]
+    data: str  # key of `DATA`
+    mparams: float | None  # parameters in millions; None if the paper does not say
+    compute: tuple[float, float]  # sampling compute in percent of the teacher's
+    ratio: tuple[float, float]  # FID over the teacher's
 
 
 def read_tables(root: Path) -> dict[str, Any]:
@@ -82,28 +72,19 @@ def figures_of(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int)
     if ablation and row["size"] == "M":
         blocks["vsd"] = ablation["vsd"]
     wanted = {"nfe", *(f"{figure}{ending}" for figure in ("fid", "fdd") for ending in STEPS)}
+
+    def at_size(value: Any) -> float:
+        return value[row["size"]] if isinstance(value, Mapping) else value
+
     return {
-        method: {
-            key: value[row["size"]] if isinstance(value, Mapping) else value
-            for key, value in block.items()
-            if key in wanted
-        }
+        method: {key: at_size(value) for key, value in block.items() if key in wanted}
         for method, block in blocks.items()
     }
 
 
-def _rows(data: str, results: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[Published]:
+def _rows(data: str, results: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[Published]:
     teacher, student = results["teacher"], results[METHOD]
     compute = 100 / teacher["nfe"], 200 / teacher["nfe"]
-    if not isinstance(teacher["fid"], Mapping):
-        return [Published(data, None, compute, _ratios(teacher["fid"], student["fid_1step"], student["fid_2step"]))]
-    return [
-        Published(
-            data, sizes[size]["mparams"], compute, _ratios(fid, student["fid_1step"][size], student["fid_2step"][size])
-        )
-        for size, fid in teacher["fid"].items()
-    ]
-
-
-def _ratios(teacher: float, one: float, two: float) -> tuple[float, float]:
-    return one / teacher, two / teacher
+    for size, fid in teacher["fid"].items() if isinstance(teacher["fid"], Mapping) else [(None, teacher["fid"])]:
+        one, two = (student[key] if size is None else student[key][size] for key in ("fid_1step", "fid_2step"))
+        yield Published(data, None if size is None else sizes[size]["mparams"], compute, (one / fid, two / fid))

@@ -8,7 +8,7 @@ import functools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,15 @@ METHODS_WIDTH, SUMMARY_WIDTH = 24, 66
 
 @dataclass(frozen=True)
 class Row:
-    """One preset.
-
-    Attributes:
-        summary: first line of its header.
-        data: data set of the paper, or `data.source`.
-        size: column of the paper's tables; empty if they have only one.
-        parameters: of the teacher's network; None for presets that are not the paper's.
-        methods: published figures of each method that the preset declares, and of the teacher if there are some.
-        on: methods that the preset switches on.
-    """
+    """One preset."""
 
     name: str
-    summary: str
-    data: str
-    size: str
-    parameters: int | None
-    methods: dict[str, Figures]
-    on: tuple[str, ...]
+    summary: str  # first line of its header
+    data: str  # data set of the paper, or `data.source`
+    size: str  # column of the paper's tables; empty if they have only one
+    parameters: int | None  # of the teacher's network; None for presets that are not the paper's
+    methods: dict[str, Figures]  # published figures of each declared method, and of the teacher if there are some
+    on: tuple[str, ...]  # methods that the preset switches on
 
 
 def entries(root: Path) -> list[Row]:
@@ -72,15 +63,12 @@ def entries(root: Path) -> list[Row]:
 def table(listed: Sequence[Row]) -> list[str]:
     """The lines that `scm preset list` prints: the project's own presets, then the paper's."""
     own = [line for row in listed if row.parameters is None for line in _own_lines(row)]
-    lines = [*columns(own, OWN_HEAD), ""] if own else []
-    papers = [row for row in listed if row.parameters is not None]
     cells: list[list[str]] = []
-    for _, group in groupby(papers, lambda row: row.data):
-        # A line without cells parts the data sets.
+    for _, group in groupby((row for row in listed if row.parameters is not None), lambda row: row.data):
+        # An empty line separates the data sets.
         cells += [*([[""]] if cells else []), *(line for row in group for line in _lines(row))]
-    if cells:
-        lines += [*columns(cells, HEAD, ALIGNMENT), ""]
-    return [*lines, *LEGEND]
+    lines = [*columns(own, OWN_HEAD), ""] if own else []
+    return lines + ([*columns(cells, HEAD, ALIGNMENT), ""] if cells else []) + [*LEGEND]
 
 
 def _row(root: Path, name: str, tables: Mapping[str, Any], read: apply.Read) -> Row:
@@ -93,19 +81,11 @@ def _row(root: Path, name: str, tables: Mapping[str, Any], read: apply.Read) -> 
     except KeyError as missing:
         fault = Fault(apply.PAPER, paper, f"{missing} is missing there or in {TABLES}; correct the block")
         raise UserError(f"{apply.file(root, name)}: {fault}") from None
-    return Row(
-        name=name,
-        summary=apply.summary(root, name),
-        data=paper.get("dataset") or values.get("data", {}).get("source", ""),
-        size=paper.get("size", ""),
-        parameters=parameters,
-        methods={
-            method: figures.get(method, {})
-            for method in ("teacher", *METHODS)
-            if student.get(method) or (method == "teacher" and method in figures)
-        },
-        on=tuple(student.get("methods", ())),
-    )
+    declared = [*(["teacher"] if "teacher" in figures else []), *(method for method in METHODS if student.get(method))]
+    methods = {method: figures.get(method, {}) for method in declared}
+    data = paper.get("dataset") or values.get("data", {}).get("source", "")
+    on = tuple(student.get("methods", ()))
+    return Row(name, apply.summary(root, name), data, paper.get("size", ""), parameters, methods, on)
 
 
 def _shown(method: str, row: Row) -> str:
@@ -116,12 +96,9 @@ def _own_lines(row: Row) -> Iterator[list[str]]:
     """The methods and the summary, in as few lines as hold the methods."""
     methods = textwrap.wrap(", ".join(_shown(method, row).replace(" ", "\0") for method in row.methods), METHODS_WIDTH)
     methods = [line.replace("\0", " ") for line in methods] or [""]
-    summary = textwrap.wrap(
-        row.summary, SUMMARY_WIDTH, max_lines=len(methods), placeholder=" ...", break_on_hyphens=False
-    )
-    for number, some in enumerate(methods):
-        start = [row.name, row.data] if number == 0 else ["", ""]
-        yield [*start, some, summary[number] if number < len(summary) else ""]
+    limits: dict[str, Any] = {"max_lines": len(methods), "placeholder": " ...", "break_on_hyphens": False}
+    summary = textwrap.wrap(row.summary, SUMMARY_WIDTH, **limits)
+    yield from map(list, zip_longest([row.name], [row.data], methods, summary, fillvalue=""))
 
 
 def _lines(row: Row) -> Iterator[list[str]]:

@@ -42,15 +42,7 @@ for number, png in enumerate(model.predict(rows)["png"]):
 
 
 def card(project: Project, content: Content, address: str) -> str:
-    """Writes the card of a product.
-
-    Args:
-        content: the product's `settings.json`.
-        address: what the reader loads the model by, such as models:/digits@champion.
-
-    Raises:
-        UserError: a file of the run is damaged.
-    """
+    """Writes the card of a product, whose reader loads it by `address`, such as models:/digits@champion."""
     model, title = content.name, display_name(content.name)
     models = [model] if model == TEACHER else [TEACHER, model]
     parts = [
@@ -88,16 +80,11 @@ def _what(content: Content, models: list[str]) -> Iterator[str]:
 
 
 def _data(root: Path, content: Content) -> Iterator[str]:
-    if (root / data.FOLDER / "data.json").exists():
-        yield escape(data.sentence(data.read(root)))
-    else:
-        yield "The summary of the training images is not here."
+    described = (root / data.FOLDER / "data.json").exists()
+    yield escape(data.sentence(data.read(root))) if described else "The summary of the training images is not here."
     names = content.classes
-    if names:
-        shown = ", ".join(map(escape, names[:CLASSES_SHOWN])) + (", …" if len(names) > CLASSES_SHOWN else "")
-        yield f"\n{len(names):,} classes: {shown}."
-    else:
-        yield "\nWithout classes."
+    shown = ", ".join(map(escape, names[:CLASSES_SHOWN])) + (", …" if len(names) > CLASSES_SHOWN else "")
+    yield f"\n{len(names):,} classes: {shown}." if names else "\nWithout classes."
 
 
 def _training(project: Project, models: list[str]) -> Iterator[str]:
@@ -116,7 +103,7 @@ def _training(project: Project, models: list[str]) -> Iterator[str]:
 
 def _figures(project: Project, models: list[str]) -> Iterator[str]:
     root, params = project.root, project.params
-    found = {model: path for model in models if (path := metrics_path(root, "evaluate", model)) and path.exists()}
+    found = {model: path for model in models if (path := metrics_path(root, "evaluate", model)).exists()}
     if not found:
         yield "Not measured; `scm run` measures it."
         return

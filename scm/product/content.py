@@ -24,48 +24,28 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one of the two models is sampled.
+    """How one of the two models is sampled."""
 
-    Attributes:
-        header: what selection chose, in addition to the file's own header, e.g. {"t_mid": 0.8}.
-        guidance: scale for requests that name none.
-        guidance_range: scales that a request may ask for; None = only `guidance`.
-    """
-
-    header: dict[str, Any]
-    guidance: float
-    guidance_range: tuple[float, float] | None
+    header: dict[str, Any]  # what selection chose, in addition to the file's own header, e.g. {"t_mid": 0.8}
+    guidance: float  # scale for requests that name none
+    guidance_range: tuple[float, float] | None  # scales that a request may ask for; None = only `guidance`
 
 
 @dataclass(frozen=True)
 class Content:
-    """settings.json.
+    """settings.json."""
 
-    Attributes:
-        name: the model's name, e.g. "scd".
-        preset: label of the preset that the model was trained with.
-        classes: names of the classes; empty = trained without classes.
-        student: how the student is sampled; None if a teacher is the product.
-        teacher: how the teacher is sampled.
-        student_steps: numbers of steps that the student draws in; the teacher draws in larger numbers.
-        teacher_steps: Heun steps that the teacher was measured with.
-        steps: number of steps for requests that name none.
-        sigma_min: smallest noise level that the teacher is sampled on.
-        sigma_max: largest noise level.
-        rho: exponent of EDM's spacing between the two.
-    """
-
-    name: str
-    preset: str
-    classes: list[str]
-    student: Sampling | None
+    name: str  # the model's name, e.g. "scd"
+    preset: str  # label of the preset that the model was trained with
+    classes: list[str]  # names of the classes; empty = trained without classes
+    student: Sampling | None  # None if a teacher is the product
     teacher: Sampling
-    student_steps: list[int]
-    teacher_steps: int
-    steps: int
-    sigma_min: float
-    sigma_max: float
-    rho: float
+    student_steps: list[int]  # numbers of steps that the student draws in; the teacher draws in larger numbers
+    teacher_steps: int  # Heun steps that the teacher was measured with
+    steps: int  # number of steps for requests that name none
+    sigma_min: float  # smallest noise level that the teacher is sampled on
+    sigma_max: float  # largest noise level
+    rho: float  # exponent of EDM's spacing between the two
 
     def write(self, folder: Path) -> None:
         write_json(folder / SETTINGS, {"format": FORMAT, **asdict(self)})
@@ -76,20 +56,12 @@ class Content:
 
     @classmethod
     def read(cls, folder: Path) -> "Content":
-        """Reads settings.json.
-
-        Raises:
-            UserError: another version of scm wrote it.
-        """
+        """Reads settings.json, if this version of scm wrote it."""
         values = read_json(folder / SETTINGS)
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise UserError(f"{folder / SETTINGS}: not of format {FORMAT}; load it with the scm that packaged it")
         for role in (STUDENT, TEACHER):
             if values[role] is not None:
-                values[role] = _sampling(values[role])
+                limits = values[role]["guidance_range"]
+                values[role] = Sampling(**values[role] | {"guidance_range": limits and tuple(limits)})
         return cls(**values)
-
-
-def _sampling(values: dict[str, Any]) -> Sampling:
-    limits = values["guidance_range"]
-    return Sampling(values["header"], values["guidance"], None if limits is None else (limits[0], limits[1]))

@@ -25,35 +25,22 @@ from PIL import Image
 from scm.base import weights
 from scm.data.latents.autoencoders import load_codec
 from scm.errors import UserError
+from scm.generation import trained
 from scm.generation.generate import generate
-from scm.generation.trained import (
-    NoiseLevels,
-    class_number,
-    evaluations_per_call,
-    model_of,
-    repeatable,
-    require_scale,
-    sampler_of,
-)
 from scm.networks import Model
-from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content, Sampling
+from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content
 
 COLUMNS = ("class", "seed", "steps", "guidance")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """One checked row of a request.
+    """One checked row of a request."""
 
-    Attributes:
-        label: number of the class; -1 = without.
-        role: STUDENT or TEACHER, the model that draws it.
-    """
-
-    label: int
+    label: int  # number of the class; -1 = without
     seed: int
     steps: int
-    role: str
+    role: str  # STUDENT or TEACHER, the model that draws it
     guidance: float
 
 
@@ -70,25 +57,20 @@ class Product:
     def __init__(self, folder: Path, max_rows: int, max_steps: int, device: str) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda":  # the CPU repeats itself anyway, and asking for it imports torch's compiler
-            repeatable()
+        if device == "cuda":  # the CPU is deterministic anyway, and the call imports torch's compiler
+            trained.repeatable()
         self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
-        self.folder = folder
-        self.codec = load_codec(folder / CODEC, device)
+        self.folder, self.codec = folder, load_codec(folder / CODEC, device)
         self._models: dict[str, tuple[Model, dict[str, Any]]] = {}
         for role, sampling in ((STUDENT, self.content.student), (TEACHER, self.content.teacher)):
             if sampling is not None:
                 state, header = weights.load(folder / f"{role}.safetensors", device)
                 self.codec.check(header["codec"], f"{role}.safetensors")
-                self._models[role] = model_of(state, header, device), {**header, **sampling.header}
+                self._models[role] = trained.model_of(state, header, device), {**header, **sampling.header}
         self._turn = threading.Lock()
 
     def wish(self, row: dict[str, Any]) -> Wish:
-        """Checks a row; None and NaN count as absent.
-
-        Raises:
-            UserError: the row asks for something that the model cannot do.
-        """
+        """Checks that the model can do what a row asks for; None and NaN count as absent."""
         given = {key: value for key, value in row.items() if not _absent(value)}
         unknown = sorted(str(key) for key in given.keys() - set(COLUMNS))
         if unknown:
@@ -117,27 +99,27 @@ class Product:
     def _batch(self, role: str, steps: int, guidance: float, wishes: list[Wish]) -> list[dict[str, Any]]:
         model, header = self._models[role]
         content, started = self.content, time.perf_counter()
-        sampler = sampler_of(header, steps, NoiseLevels(content.sigma_min, content.sigma_max, content.rho), "steps")
+        levels = trained.NoiseLevels(content.sigma_min, content.sigma_max, content.rho)
+        sampler = trained.sampler_of(header, steps, levels, "steps")
         labels, seeds = torch.tensor([wish.label for wish in wishes]), [wish.seed for wish in wishes]
         shape = self.codec.header["shape"]
         samples, _ = generate(model, sampler, seeds, labels, shape, len(seeds), self.device, guidance)
         images = self.codec.decode(samples)
         common = {
             "seconds": (time.perf_counter() - started) / len(wishes),
-            "evaluations": sampler.nfe * evaluations_per_call(header, guidance),
+            "evaluations": sampler.nfe * trained.evaluations_per_call(header, guidance),
             "model": header["model"],
         }
         return [{"png": png_of(image), **common} for image in images]
 
     def _role(self, steps: int) -> str:
-        own = self.content.student_steps
-        allowed = f"{self.content.name} takes {_listed(own)}" if own else ""
-        beyond = f"the teacher {max(own, default=0) + 1} to {self.max_steps}"
-        if steps in own and steps <= self.max_steps:
+        own, most = self.content.student_steps, self.max_steps
+        if steps in own and steps <= most:
             return STUDENT
-        if max(own, default=0) < steps <= self.max_steps:
+        if max(own, default=0) < steps <= most:
             return TEACHER
-        raise UserError(f"steps {steps}: {', '.join(filter(None, (allowed, beyond)))}")
+        allowed = f"{self.content.name} takes {' or '.join(map(str, own))}, " if own else ""
+        raise UserError(f"steps {steps}: {allowed}the teacher {max(own, default=0) + 1} to {most}")
 
     def _label(self, asked: Any) -> int:
         names = self.content.classes
@@ -147,7 +129,7 @@ class Product:
             raise UserError("class: this model was trained without classes; leave it out")
         if asked is None:
             raise UserError(f"class: missing; give a name, or a number from 0 to {len(names) - 1}")
-        return class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
+        return trained.class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
 
     def _guidance(self, role: str, asked: Any) -> float:
         sampling = self.content.student if role == STUDENT else self.content.teacher
@@ -156,9 +138,11 @@ class Product:
             return sampling.guidance
         if isinstance(asked, bool) or not isinstance(asked, int | float):
             raise UserError(f"guidance {asked!r}: must be a number, such as 1.5")
-        require_scale(self._models[role][1], float(asked), "guidance")
-        _require_within(sampling, float(asked))
-        return float(asked)
+        scale, limits = float(asked), sampling.guidance_range
+        trained.require_scale(self._models[role][1], scale, "guidance")
+        if limits is not None and not limits[0] <= scale <= limits[1]:
+            raise UserError(f"guidance {scale:g}: must be between {limits[0]:g} and {limits[1]:g}")
+        return scale
 
 
 class ImageModel(PythonModel):
@@ -175,7 +159,12 @@ class ImageModel(PythonModel):
             count = len(model_input)
             if not 1 <= count <= product.max_rows:
                 raise UserError(f"{count} rows: a request takes 1 to {product.max_rows}")
-            wishes = [_placed(product, place, row) for place, row in enumerate(model_input.to_dict("records"))]
+            wishes = []
+            for place, row in enumerate(model_input.to_dict("records")):
+                try:
+                    wishes.append(product.wish(row))
+                except UserError as error:
+                    raise UserError(f"row {place}: {error}") from None
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         try:
@@ -192,13 +181,6 @@ def png_of(image: torch.Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _placed(product: Product, place: int, row: dict[Any, Any]) -> Wish:
-    try:
-        return product.wish(row)
-    except UserError as error:
-        raise UserError(f"row {place}: {error}") from None
-
-
 def _absent(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
@@ -209,13 +191,3 @@ def _whole(name: str, value: Any) -> int:
         if math.isfinite(number) and int(number) == number:
             return int(number)
     raise UserError(f"{name} {value!r}: must be a whole number")
-
-
-def _listed(steps: list[int]) -> str:
-    return " or ".join(map(str, steps))
-
-
-def _require_within(sampling: Sampling, scale: float) -> None:
-    limits = sampling.guidance_range
-    if limits is not None and not limits[0] <= scale <= limits[1]:
-        raise UserError(f"guidance {scale:g}: must be between {limits[0]:g} and {limits[1]:g}")

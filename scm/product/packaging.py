@@ -116,16 +116,9 @@ def content_of(project: Project, model: str) -> tuple[Content, dict[str, dict[st
     student_steps = list(own_steps(headers[STUDENT])) if STUDENT in headers else []
     teacher_steps = params.sampler.teacher_steps
     content = Content(
-        name=model,
-        preset=params.preset,
-        classes=list(headers[TEACHER]["classes"]),
-        student=samplings.get(STUDENT),
-        teacher=samplings[TEACHER],
-        student_steps=student_steps,
-        teacher_steps=teacher_steps,
-        steps=max(student_steps, default=teacher_steps),
-        **dict(zip(("sigma_min", "sigma_max", "rho"), params.sampler.noise_levels, strict=True)),
-    )
+        model, params.preset, list(headers[TEACHER]["classes"]), samplings.get(STUDENT), samplings[TEACHER],
+        student_steps, teacher_steps, max(student_steps, default=teacher_steps), *params.sampler.noise_levels,
+    )  # fmt: skip
     return content, headers
 
 
@@ -143,16 +136,14 @@ def signature(content: Content) -> Any:
 
 def requirements(codec: str) -> list[str]:
     """Pip requirements at the installed versions; a local build such as 2.13.0+cpu stands for its version."""
-    names = (*REQUIREMENTS, "diffusers") if codec in RANDOM else REQUIREMENTS
+    names = (*REQUIREMENTS, *(["diffusers"] if codec in RANDOM else []))
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
 def copy_source(target: Path) -> list[str]:
     """Copies the modules of scm that the packaged model imports, and no others; returns their names."""
     names = sorted(needed_modules("scm.product.model"))
-    for name in names:
-        path = _file_of(name)
-        assert path is not None
+    for path in filter(None, map(_file_of, names)):
         copy = target / path.relative_to(PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -164,8 +155,7 @@ def needed_modules(name: str) -> set[str]:
 
     A package that reads its own `__path__` imports its modules by name: all of them are needed.
     """
-    found: set[str] = set()
-    waiting = [name]
+    found, waiting = set[str](), [name]
     while waiting:
         module = waiting.pop()
         path = _file_of(module)
@@ -186,10 +176,8 @@ def needed_modules(name: str) -> set[str]:
 def _file_of(name: str) -> Path | None:
     """Source of a module of scm, None of anything else."""
     top, *parts = name.split(".")
-    if top != "scm":
-        return None
     place = PACKAGE.joinpath(*parts)
-    candidates = (place / "__init__.py", place.with_suffix(".py")) if parts else (place / "__init__.py",)
+    candidates = (place / "__init__.py", place.with_suffix(".py")) if top == "scm" else ()
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -228,10 +216,7 @@ def _digest(folder: Path) -> str:
 
 
 def _store(client: Any, run_id: str, folder: Path, place: str) -> None:
-    """Uploads a package unless the store has it.
-
-    The file MLmodel goes last: if the store has it, the upload was complete.
-    """
+    """Uploads a package unless the store has it. MLmodel goes last: a store that has it has the whole package."""
     if any(Path(entry.path).name == DESCRIPTION for entry in client.list_artifacts(run_id, place)):
         return
     description = folder.parent / DESCRIPTION

@@ -27,12 +27,7 @@ MAX_BODY = 2**20
 
 
 def serve(model: Any, listener: socket.socket, shown: str) -> None:
-    """Serves a model of `load_model` until Ctrl-C or SIGTERM.
-
-    Args:
-        listener: a socket of `listening`.
-        shown: what people call the model.
-    """
+    """Serves a model of `load_model`, which people call `shown`, on a socket of `listening` until Ctrl-C or SIGTERM."""
     import uvicorn
 
     warm_up(model.unwrap_python_model().product)
@@ -111,17 +106,12 @@ def packaged(project: Project, model: str) -> Iterator[str]:
 
 
 def has_champion(project: Project) -> bool:
-    """True if the project's store has a champion, in which case MLflow loads models from this store.
-
-    Raises:
-        UserError: a server does not answer.
-    """
+    """True if the project's store has a champion, in which case MLflow loads models from this store."""
     settings = project.tracking
     if store.is_new(settings):
         return False  # asking must not make a store
     try:
-        client = _use_store(project)
-        client.get_model_version_by_alias(project.params.registered_name, CHAMPION)
+        _use_store(project).get_model_version_by_alias(project.params.registered_name, CHAMPION)
     except Exception as error:  # mlflow, its database driver and the network each raise their own
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
@@ -184,18 +174,10 @@ def described(product: Any) -> dict[str, Any]:
         for role, sampling in (("student", content.student), ("teacher", content.teacher))
         if sampling is not None
     }
-    return {
-        "name": content.name,
-        "title": display_name(content.name),
-        "preset": content.preset,
-        "classes": content.classes,
-        "student_steps": content.student_steps,
-        "teacher_steps": content.teacher_steps,
-        "guidance": guidance,
-        "max_rows": product.max_rows,
-        "max_steps": product.max_steps,
-        "example": {"dataframe_records": [content.example()]},
-    }
+    named = {name: getattr(content, name) for name in ("name", "preset", "classes", "student_steps", "teacher_steps")}
+    limits = {"max_rows": product.max_rows, "max_steps": product.max_steps}
+    example = {"dataframe_records": [content.example()]}
+    return {**named, "title": display_name(content.name), "guidance": guidance, **limits, "example": example}
 
 
 def refusal(code: int, message: str) -> Any:

@@ -15,7 +15,7 @@ from scm.params.project import Project
 from scm.publishing.entry import Entry
 from scm.results.fingerprint import inputs_of, made_by_stages
 from scm.results.provenance import licence_of
-from scm.results.reading import measured_evaluations, metrics_path, read_numbers, read_run, run_path
+from scm.results.reading import distance_ranges, measured_evaluations, metrics_path, read_numbers, read_run, run_path
 
 MEASURED_BY = ("evaluate.samples", "evaluate.seed", "evaluate.repeats", "evaluate.neighbours", "sampler.", "reference.")
 """Beginnings of the names of all parameters that a protocol follows from."""
@@ -40,7 +40,6 @@ def candidate_of(project: Project) -> Entry:
     if model not in params.evaluate.models:
         raise UserError(f"publish.model = {model}: no such model; use one of {', '.join(params.evaluate.models)}")
     run_file, metrics_file = run_path(root, f"evaluate@{model}"), metrics_path(root, "evaluate", model)
-    assert metrics_file is not None
     run = read_run(run_file)
     if not run.get("protocol"):
         raise UserError(f"{run_file} lacks the protocol of its figures: run `scm run --force evaluate@{model}`")
@@ -91,16 +90,16 @@ def model_files(model: str) -> tuple[str, str]:
 
 def require_weights(root: Path, candidate: Entry) -> None:
     """Checks, before the model's files are packed, that they are the measured ones."""
-    digests = []
-    for name in model_files(candidate.model):
+    names, digests = model_files(candidate.model), []
+    for name in names:
         path = root / name
         if not path.is_file():
             raise UserError(f"{path} is missing: run `dvc checkout {name}` or `dvc pull`")
         with path.open("rb") as handle:
             digests.append(hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest())
     if _together(digests) != candidate.weights:
-        names = " ".join(model_files(candidate.model))
-        raise UserError(f"{root / names.split()[0]} is not the file that was measured: run `dvc checkout {names}`")
+        remedy = f"run `dvc checkout {' '.join(names)}`"
+        raise UserError(f"{root / names[0]} is not the file that was measured: {remedy}")
 
 
 def _together(digests: Iterable[str]) -> str:
@@ -110,13 +109,8 @@ def _together(digests: Iterable[str]) -> str:
 
 def distances_of(figures: Mapping[str, float]) -> dict[int, tuple[float, ...]]:
     """Distances of all ranges of seeds, by N: fd_0@N, fd_1@N, ..., or fd@N alone for a single range."""
-    found = {}
-    for number in measured_evaluations(dict(figures)):
-        ranges = []
-        while f"fd_{len(ranges)}@{number}" in figures:
-            ranges.append(figures[f"fd_{len(ranges)}@{number}"])
-        found[number] = tuple(ranges) or (figures[f"fd@{number}"],)
-    return found
+    counts = measured_evaluations(figures)
+    return {number: distance_ranges(figures, number) or (figures[f"fd@{number}"],) for number in counts}
 
 
 def protocol_parts(run: Mapping[str, Any]) -> dict[str, str]:

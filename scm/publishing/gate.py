@@ -69,10 +69,9 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
     if incomparable:
         return Verdict("refused", incomparable)
     if candidate.rolled_back:
-        number = candidate.rolled_back
-        remedy = f"`scm rollback --to {number}` makes it the champion again"
-        reason = f"version {number} with these weights was rolled back, so they are not promoted: {remedy}"
-        return Verdict("challenger", (reason,))
+        remedy = f"`scm rollback --to {candidate.rolled_back}` makes it the champion again"
+        what = f"version {candidate.rolled_back} with these weights was rolled back, so they are not promoted"
+        return Verdict("challenger", (f"{what}: {remedy}",))
     return _compared(candidate, champion, rules)
 
 
@@ -90,13 +89,9 @@ def _same(candidate: Entry, champion: Entry) -> bool:
 
 def _broken(candidate: Entry) -> tuple[str, ...]:
     """Reasons to refuse the candidate whatever the champion is."""
-    reasons = [
-        f"{name} is {value}, not a finite number: look at the training's curves"
-        for name, value in sorted(candidate.figures.items())
-        if not math.isfinite(value)
-    ]
-    reasons += [f"failed health check of the training: {line}" for line in candidate.health]
-    return tuple(reasons)
+    figures = [(name, value) for name, value in sorted(candidate.figures.items()) if not math.isfinite(value)]
+    reasons = [f"{name} is {value}, not a finite number: look at the training's curves" for name, value in figures]
+    return (*reasons, *(f"failed health check of the training: {line}" for line in candidate.health))
 
 
 def _incomparable(candidate: Entry, champion: Entry) -> tuple[str, ...]:

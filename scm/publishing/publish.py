@@ -16,21 +16,11 @@ from dataclasses import replace
 
 from scm.errors import UserError
 from scm.params.project import Project
+from scm.publishing import entry as tags
 from scm.publishing import verdict
 from scm.publishing.candidate import candidate_of, require_weights
-from scm.publishing.entry import (
-    KEY,
-    PARTS,
-    PREVIOUS,
-    ROLLED_BACK,
-    VERDICT,
-    WEIGHTS,
-    Entry,
-    champion_in,
-    entry_of,
-    tags_of,
-)
-from scm.publishing.gate import Rules, Verdict, decide
+from scm.publishing.entry import Entry, champion_in, entry_of, tags_of
+from scm.publishing.gate import Rules, decide
 from scm.publishing.verdict import Outcome
 from scm.results.reading import run_path
 from scm.tracking import sending, store
@@ -38,15 +28,13 @@ from scm.tracking.registry import CHALLENGER, Registry, sole_publisher
 from scm.tracking.store import answered, is_new
 from scm.tracking.sync import record_of
 
+NO_CHAMPION = "has no champion that could be rolled back: run `scm publish`"
 OF_THE_EVALUATION = ("dvc_lock", "run_key")
 """Origin fields that describe the evaluation, not the model."""
 
 
 def publish(project: Project, *, dry_run: bool = False) -> Outcome:
-    """Decides about the candidate in results/ and carries the decision out.
-
-    Args:
-        dry_run: ask the registry, if there is one, but write nothing there.
+    """Decides about the candidate in results/ and carries the decision out; a dry run writes nothing to the registry.
 
     Raises:
         UserError: no candidate can be judged, or the registry does not answer; in the second case results/verdict.* are
@@ -96,21 +84,26 @@ def rollback(project: Project, to: str | None) -> str:
     require_registry(project)
     name, settings = project.params.registered_name, project.tracking
     if is_new(settings):
-        raise UserError(_nothing_to_roll_back(name))
+        raise UserError(f"{name} {NO_CHAMPION}")
 
     def work() -> str:
         with sole_publisher(settings):
             registry = open_registry(project)
             champion = champion_in(registry)
-            target = to or _predecessor(name, champion)
-            entry = entry_of(name, registry.version(target))
+            if not to and champion is None:
+                raise UserError(f"{name} {NO_CHAMPION}")
             before = None if champion is None else champion.version
+            target = to or (champion.previous if champion else None)
+            if target is None:
+                remedy = "`scm rollback --to VERSION` takes any other"
+                raise UserError(f"{name} version {before} was the first champion, none was before it: {remedy}")
+            entry = entry_of(name, registry.version(target))
             if target == before:
                 return f"{name} version {target} is the champion already: nothing to do"
             # Marks first, the alias last: a crash in between leaves the old champion in place.
-            registry.tag(target, ROLLED_BACK, None)
+            registry.tag(target, tags.ROLLED_BACK, None)
             if before is not None and (to is None or int(to) < int(before)):
-                registry.tag(before, ROLLED_BACK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+                registry.tag(before, tags.ROLLED_BACK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
             registry.move_champion(before, target)
             measured = f"fd@{entry.evaluations} {verdict.distance(entry, entry.evaluations)}"
             return f"{name}: champion is version {target} again ({measured}), it was version {before or 'none'}"
@@ -119,11 +112,7 @@ def rollback(project: Project, to: str | None) -> str:
 
 
 def champion_of(project: Project, command: str) -> Entry | None:
-    """The champion, None if there is none yet.
-
-    Args:
-        command: what the user is told to run again if the registry does not answer.
-    """
+    """The champion, None if there is none yet; if the registry does not answer, the remedy is to repeat `command`."""
     require_registry(project)
     if is_new(project.tracking):
         return None
@@ -143,9 +132,9 @@ def open_registry(project: Project) -> Registry:
 def judge(registry: Registry, outcome: Outcome) -> None:
     """Looks up the champion, and the candidate's own version if it was registered before, and decides."""
     for version in registry.versions():
-        if version.tags.get(WEIGHTS) == outcome.candidate.weights and ROLLED_BACK in version.tags:
+        if version.tags.get(tags.WEIGHTS) == outcome.candidate.weights and tags.ROLLED_BACK in version.tags:
             outcome.candidate = replace(outcome.candidate, rolled_back=version.number)
-        if version.tags.get(KEY) == outcome.candidate.key:
+        if version.tags.get(tags.KEY) == outcome.candidate.key:
             outcome.candidate = replace(outcome.candidate, version=version.number)
     outcome.champion = champion_in(registry)
     outcome.version = outcome.candidate.version
@@ -163,32 +152,34 @@ def carry_out(registry: Registry, outcome: Outcome, project: Project) -> None:
         assert champion is not None
         outcome.version = before
         if outcome.candidate.protocol == champion.protocol:  # the same protocol may follow from other parts by now
-            registry.tag(str(before), PARTS, tags_of(outcome.candidate)[PARTS])
+            registry.tag(str(before), tags.PARTS, tags_of(outcome.candidate)[tags.PARTS])
     else:
-        candidate = replace(outcome.candidate, previous=previous_of(outcome.candidate, champion))
+        # A rollback from the candidate leads to a version with other weights.
+        same_weights = champion is not None and outcome.candidate.weights == champion.weights
+        candidate = replace(outcome.candidate, previous=champion.previous if champion and same_weights else before)
         if outcome.version is None:
-            outcome.version = _register(registry, candidate, champion, project)
-        _place(registry, decision, outcome.version, candidate.previous, before)
+            outcome.version = _register(registry, candidate, champion if same_weights else None, project)
+        # A complete version gets its verdict, then its alias.
+        registry.tag(outcome.version, tags.VERDICT, decision.kind)
+        registry.describe(outcome.version, "; ".join(decision.reasons))
+        if decision.kind == "challenger":
+            registry.give(CHALLENGER, outcome.version)
+        else:
+            registry.tag(outcome.version, tags.PREVIOUS, candidate.previous or "")
+            registry.move_champion(before, outcome.version)
     outcome.published = True
-
-
-def previous_of(candidate: Entry, champion: Entry | None) -> str | None:
-    """The version that a rollback from the candidate leads to; it has other weights than the candidate."""
-    if champion is None:
-        return None
-    return champion.previous if candidate.weights == champion.weights else champion.version
 
 
 def _register(registry: Registry, candidate: Entry, champion: Entry | None, project: Project) -> str:
     """Registers the candidate and returns its version, which has no alias yet, so that nobody uses it.
 
-    The champion's own weights, measured again, are registered with the champion's package and keep its origin.
+    Args:
+        champion: the champion if it has the candidate's weights: the version gets its package and keeps its origin.
     """
-    same_weights = champion is not None and candidate.weights == champion.weights
-    if not same_weights:
+    if champion is None:
         require_weights(project.root, candidate)
     files = _attach(registry, candidate, project)
-    if champion is not None and same_weights:
+    if champion is not None:
         measured = {name: candidate.origin[name] for name in OF_THE_EVALUATION}
         again = replace(candidate, origin={**champion.origin, **measured}, files=files)
         return registry.register_again(str(champion.version), tags_of(again))
@@ -206,27 +197,3 @@ def _attach(registry: Registry, candidate: Entry, project: Project) -> str:
     for name in ("params.yaml", "dvc.lock"):
         client.log_artifact(run.info.run_id, str(project.root / name), folder)
     return f"runs:/{run.info.run_id}/{folder}"
-
-
-def _place(registry: Registry, decision: Verdict, version: str, previous: str | None, before: str | None) -> None:
-    """Gives a complete version its verdict and its alias."""
-    registry.tag(version, VERDICT, decision.kind)
-    registry.describe(version, "; ".join(decision.reasons))
-    if decision.kind == "challenger":
-        registry.give(CHALLENGER, version)
-        return
-    registry.tag(version, PREVIOUS, previous or "")
-    registry.move_champion(before, version)
-
-
-def _predecessor(name: str, champion: Entry | None) -> str:
-    if champion is None:
-        raise UserError(_nothing_to_roll_back(name))
-    if not champion.previous:
-        remedy = "`scm rollback --to VERSION` takes any other"
-        raise UserError(f"{name} version {champion.version} was the first champion, none was before it: {remedy}")
-    return champion.previous
-
-
-def _nothing_to_roll_back(name: str) -> str:
-    return f"{name} has no champion that could be rolled back: run `scm publish`"

@@ -4,8 +4,8 @@ git ignores both files: they describe a registry at one moment, not a commit, an
 would leave each checkout dirty. The version's tags keep what must last. The Markdown suits the summary of a CI step.
 """
 
+import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,6 @@ from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.publishing.gate import Rules, Verdict
 from scm.results.reading import sample_path
 
-TITLES = {
-    "first": "First champion",
-    "promoted": "Promoted",
-    "challenger": "Challenger",
-    "refused": "Refused",
-    "unchanged": "Unchanged",
-}
 OTHER_FIGURES = ("kid", "precision", "recall", "accuracy", "images_per_second")
 """Figures at the N that decides, shown below the distances."""
 ORIGIN = {"commit": "commit", "dirty": "uncommitted changes", "params_hash": "parameters", "data": "data"}
@@ -54,10 +47,11 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        what = "No verdict" if self.verdict is None else TITLES[self.verdict.kind]
+        kind = "no verdict" if self.verdict is None else self.verdict.kind
+        what = "First champion" if kind == "first" else kind.capitalize()
         version = "" if self.version is None else f", version {self.version}"
-        left = self.verdict is not None and self.verdict.kind == "refused"
-        state = " (dry run: not published)" if self.dry_run else "" if self.published or left else " (not published)"
+        done = self.published or kind == "refused"
+        state = " (dry run: not published)" if self.dry_run else "" if done else " (not published)"
         return f"{what}: {self.name}{version}{state}"
 
     @property
@@ -68,7 +62,8 @@ class Outcome:
 def write(root: Path, outcome: Outcome) -> None:
     """Writes both files."""
     json_file, page_file = files(root)
-    write_json(json_file, _plain(content(root, outcome)))
+    # JSON has no nan: null stands for each number that is not finite.
+    write_json(json_file, json.loads(json.dumps(content(root, outcome)), parse_constant=lambda name: None))
     write_text(page_file, page(root, outcome))
 
 
@@ -125,9 +120,6 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
     def row(name: str, value: Any) -> tuple[str, str, str]:
         return name, value(candidate), "–" if champion is None else value(champion)
 
-    def origin(key: str) -> Any:
-        return lambda entry: entry.origin.get(key, "")[:DIGITS] or "–"
-
     found = [("version", outcome.version or "–", "–" if champion is None else champion.version or "–")]
     found.append(row("model", lambda entry: entry.model))
     found += [
@@ -138,7 +130,9 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
         key = f"{name}@{number}"
         if key in candidate.figures:
             found.append(row(key, lambda entry, key=key: _number(entry.figures.get(key, math.nan))))
-    found += [row(name, origin(key)) for key, name in ORIGIN.items()]
+    found += [
+        row(name, lambda entry, key=key: entry.origin.get(key, "")[:DIGITS] or "–") for key, name in ORIGIN.items()
+    ]
     found.append(row("protocol", lambda entry: entry.protocol[:DIGITS]))
     found.append(row("licence", lambda entry: entry.origin.get("licence", "–")))
     return found
@@ -154,19 +148,8 @@ def distance(entry: Entry, number: int) -> str:
 
 def _side(entry: Entry) -> dict[str, Any]:
     number = entry.evaluations
-    own = asdict(entry)
-    own["distances"] = {str(each): list(values) for each, values in entry.distances.items()}
-    return own | {"mean": entry.mean(number), "deviation": entry.deviation(number)}
+    return {**asdict(entry), "mean": entry.mean(number), "deviation": entry.deviation(number)}
 
 
 def _number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "–" if math.isnan(value) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    """The value with null for each number that is not finite, since JSON has no nan."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

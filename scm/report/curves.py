@@ -1,6 +1,8 @@
 """Charts of how each model was trained, and of how its weight average was chosen."""
 
-from scm.charts.axes import IMAGES, Line
+import itertools
+
+from scm.charts.axes import IMAGES, Line, places
 from scm.charts.inline import BIN_COLOURS, Chart
 from scm.report.findings import Findings
 from scm.report.wording import display_name
@@ -40,16 +42,10 @@ def training_charts(findings: Findings) -> list[tuple[str, list[Captioned]]]:
 
 def _training_lines(rows: list[dict[str, float]], column: str) -> list[Line]:
     """One line, or one for each bin of t; lines without values are left out."""
-    names = (
-        {f"{column}{k}": colour for k, colour in enumerate(BIN_COLOURS)} if column.endswith("/") else {column: LINES[0]}
-    )
-    lines = []
-    for name, colour in names.items():
-        present = [(row["images"], row[name]) for row in rows if name in row and "images" in row]
-        if present:
-            x, y = zip(*present, strict=True)
-            lines.append(Line(x, y, colour))
-    return lines
+    bins = {f"{column}{k}": colour for k, colour in enumerate(BIN_COLOURS)}
+    named = bins if column.endswith("/") else {column: LINES[0]}
+    lines = [Line.through(places(rows, "images", name), colour) for name, colour in named.items()]
+    return [line for line in lines if line.x]
 
 
 def selection_charts(findings: Findings) -> tuple[list[Captioned], bool]:
@@ -80,24 +76,22 @@ def selection_charts(findings: Findings) -> tuple[list[Captioned], bool]:
 
 def _chosen(rows: list[dict[str, float]], choice: dict[str, float]) -> str:
     """The choice in words, with a warning if better values may lie outside the candidates."""
-    named = {"sigma_rel": "σ_rel", "t_mid": "t_mid", "guidance": "guidance"}
-    named = {key: name for key, name in named.items() if key in choice}
-    edges = []
-    for key, name in named.items():
-        values = {row[key] for row in rows if key in row}
-        if len(values) > 1 and choice[key] in (min(values), max(values)):
-            edges.append(name)
-    text = ", ".join(f"{name} {choice[key]:g}" for key, name in named.items())
-    return text + (f"; at the edge of the candidates: {', '.join(edges)}" if edges else "")
+    words, edges = [], []
+    for key, name in (("sigma_rel", "σ_rel"), ("t_mid", "t_mid"), ("guidance", "guidance")):
+        if key in choice:
+            words.append(f"{name} {choice[key]:g}")
+            values = {row[key] for row in rows if key in row}
+            if len(values) > 1 and choice[key] in (min(values), max(values)):
+                edges.append(name)
+    return ", ".join(words) + (f"; at the edge of the candidates: {', '.join(edges)}" if edges else "")
 
 
 def selection_lines(rows: list[dict[str, float]], choice: dict[str, float], x: str) -> list[Line]:
-    """Lines of one model's candidates.
+    """Lines of one model's candidates over the column `x`, sigma_rel or guidance.
 
     Args:
         rows: the candidates: `x`, `fd`, and where the model has them `guidance`, `t_mid` and `fd_1step`.
         choice: the chosen candidate.
-        x: the column over which the distance is drawn, sigma_rel or guidance.
 
     Returns:
         a line for each guidance scale at the chosen t_mid; without scales, a line for each t_mid. A student has one
@@ -117,17 +111,13 @@ def selection_lines(rows: list[dict[str, float]], choice: dict[str, float], x: s
         named = [(f"2 steps, t_mid {each:g}", having(t_mid=each)) for each in middles]
     else:
         named = [("", rows)]
+    colours = itertools.cycle(LINES)
     lines = [
-        _selection_line(some, x, "fd", LINES[index % len(LINES)], name) for index, (name, some) in enumerate(named)
+        Line.through(sorted(places(some, x, "fd")), colour, name, points=True)
+        for (name, some), colour in zip(named, colours, strict=False)
     ]
     # One step does not depend on t_mid: the rows of any one t_mid hold its distances.
     if middles:
         one = having(guidance=scale, t_mid=t_mid) if scales else having(t_mid=middles[0])
-        lines.append(_selection_line(one, x, "fd_1step", PALE, "1 step"))
+        lines.append(Line.through(sorted(places(one, x, "fd_1step")), PALE, "1 step", dashed=True, points=True))
     return lines
-
-
-def _selection_line(rows: list[dict[str, float]], x: str, column: str, colour: str, label: str) -> Line:
-    points = sorted((row[x], row[column]) for row in rows if column in row)
-    dashed = column != "fd"
-    return Line([x for x, _ in points], [y for _, y in points], colour, label, dashed, points=True)

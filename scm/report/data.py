@@ -13,11 +13,7 @@ SPELT_OUT = 20
 
 
 def read(root: Path) -> dict[str, Any]:
-    """Reads data.json, which prepare wrote.
-
-    Raises:
-        UserError: the file is missing or holds something else.
-    """
+    """Reads data.json, which prepare wrote; UserError if it is missing or holds something else."""
     content = read_json(root / FOLDER / "data.json")
     if not isinstance(content, dict) or "classes" not in content:
         raise UserError(f"{root / FOLDER / 'data.json'} is not what prepare writes: run `dvc repro prepare`")
@@ -42,22 +38,15 @@ def sentence(data: dict[str, Any]) -> str:
 
 def shown(root: Path, data: dict[str, Any]) -> dict[str, Any]:
     """The data section of the page: the sentence, the contact sheet, and the bars of each title."""
-    bars = [("Short sides of the originals", [(_pixels(entry), entry["images"]) for entry in data["short_sides"]])]
+    sides = [(f"{entry['from']:,} to {entry['to']:,} px", entry["images"]) for entry in data["short_sides"]]
+    bars = [("Short sides of the originals", sides)]
     if 0 < len(data["classes"]) <= SPELT_OUT:
         bars.insert(0, ("Classes", [(entry["name"], entry["images"]) for entry in data["classes"]]))
     return {"sentence": sentence(data), "contact_sheet": embedded(root / FOLDER / "contact.png"), "bars": bars}
 
 
-def _pixels(entry: dict[str, int]) -> str:
-    return f"{entry['from']:,} to {entry['to']:,} px"
-
-
 def embedded(path: Path) -> str:
-    """A PNG file as a data URL.
-
-    Raises:
-        UserError: the file is missing or empty.
-    """
+    """A PNG file as a data URL; UserError if it is missing or empty."""
     data = path.read_bytes() if path.is_file() else b""
     if not data:
         raise UserError(f"{path} is missing or empty: delete it and run `dvc repro`")

@@ -4,7 +4,6 @@ page.py and markdown.py show them. The models are those that params.yaml names, 
 a method that was switched off leaves its old files behind.
 """
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,32 +14,8 @@ from scm.params.project import Project
 from scm.presets.paper import METHOD
 from scm.report import data as report_data
 from scm.report.wording import DISTANCES, display_name, number, sampler_name
-from scm.results.reading import (
-    curve_path,
-    measured_evaluations,
-    metrics_path,
-    read_curve,
-    read_numbers,
-    read_run,
-    run_names,
-    run_path,
-    sample_path,
-)
-
-HEAD = (
-    "Model",
-    "Sampler",
-    "NFE",
-    "FD",
-    "× teacher",
-    "KID",
-    "M params × NFE",
-    "Precision",
-    "Recall",
-    "Accuracy",
-    "Images/s",
-)
-"""Columns of the table, one for each cell of `row_cells`; `Findings.head` replaces FD by the distance's own name."""
+from scm.results import reading
+from scm.results.reading import measured_evaluations, metrics_path, read_curve, read_numbers, read_run, run_path
 
 
 @dataclass(frozen=True)
@@ -85,9 +60,7 @@ class Findings:
     """Everything that the report shows.
 
     Attributes:
-        root: the project's folder.
-        preset: label of the preset.
-        models: models in the order in which the report shows them.
+        models: in the order in which the report shows them.
         rows: the table.
         data: what prepare counted.
         floor: Fréchet distance between two halves of the real images.
@@ -119,8 +92,9 @@ class Findings:
 
     @property
     def head(self) -> tuple[str, ...]:
-        """Column names of the table."""
-        return tuple(self.distance if name == "FD" else name for name in HEAD)
+        """Column names of the table, one for each of `row_cells`."""
+        sizes = (self.distance, "× teacher", "KID", "M params × NFE")
+        return ("Model", "Sampler", "NFE", *sizes, "Precision", "Recall", "Accuracy", "Images/s")
 
     @property
     def best_teacher(self) -> Row:
@@ -142,11 +116,11 @@ def collect(project: Project) -> Findings:
         UserError: a file or a figure of a model in evaluate.models is missing, or evaluate.models lacks the teacher.
     """
     root, models = project.root, list(project.params.evaluate.models)
-    reference_file = _path(metrics_path(root, "reference", None))
+    reference_file = metrics_path(root, "reference", None)
     reference = read_numbers(reference_file)
     extractor = str(read_run(run_path(root, "reference"))["params"]["reference.extractor"])
-    own = extractor == "classifier"
     training_of = {model: "train_teacher" if model == TEACHER else "train_student" for model in models}
+    accuracy = _figure(reference, "held_out_accuracy", reference_file) if extractor == "classifier" else None
     return Findings(
         root=root,
         preset=project.params.preset,
@@ -155,11 +129,11 @@ def collect(project: Project) -> Findings:
         data=report_data.read(root),
         floor=_figure(reference, "fd_floor", reference_file),
         extractor=extractor,
-        held_out_accuracy=_figure(reference, "held_out_accuracy", reference_file) if own else None,
-        training={model: read_curve(_path(curve_path(root, training_of[model], model))) for model in models},
-        selection={model: read_curve(_path(curve_path(root, "select_ema", model))) for model in models},
-        choices={model: read_numbers(_path(metrics_path(root, "select_ema", model))) for model in models},
-        runs=[read_run(run_path(root, name)) for name in run_names(models)],
+        held_out_accuracy=accuracy,
+        training={model: read_curve(reading.curve_path(root, training_of[model], model)) for model in models},
+        selection={model: read_curve(reading.curve_path(root, "select_ema", model)) for model in models},
+        choices={model: read_numbers(metrics_path(root, "select_ema", model)) for model in models},
+        runs=[read_run(run_path(root, name)) for name in reading.run_names(models)],
     )
 
 
@@ -179,7 +153,7 @@ def headline(findings: Findings) -> str:
 
 
 def row_cells(row: Row) -> tuple[str, ...]:
-    """A row of the table as text, one cell for each column of `HEAD`: two of words, then figures."""
+    """A row of the table as text, one cell for each column of `Findings.head`: two of words, then figures."""
     accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
     shares = (f"{row.precision:.3f}", f"{row.recall:.3f}", accuracy)
     each = f" ({', '.join(map(number, row.ranges))})" if row.ranges else ""
@@ -200,7 +174,7 @@ def health_lines(findings: Findings) -> list[str]:
 def _rows(root: Path, models: list[str]) -> list[Row]:
     """The table: models in the order of evaluate.models, each from its most evaluations to its fewest."""
     # Every ratio is one to the teacher's best distance, the one of its most evaluations.
-    files = {model: _path(metrics_path(root, "evaluate", model)) for model in models}
+    files = {model: metrics_path(root, "evaluate", model) for model in models}
     metrics = {model: read_numbers(path) for model, path in files.items()}
     if TEACHER not in models:
         raise UserError("evaluate.models does not name the teacher, which the report compares with: add it")
@@ -213,8 +187,8 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
         path, figures = files[model], metrics[model]
         size = _figure(figures, "mparams", path)
         for evaluations in reversed(measured_evaluations(figures)):
-            if not sample_path(root, model, evaluations).is_file():
-                raise UserError(f"{sample_path(root, model, evaluations)} is missing: run `dvc repro` first")
+            if not reading.sample_path(root, model, evaluations).is_file():
+                raise UserError(f"{reading.sample_path(root, model, evaluations)} is missing: run `dvc repro` first")
             distance = _figure(figures, f"fd@{evaluations}", path)
             rows.append(
                 Row(
@@ -222,7 +196,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     sampler=_sampler(model, evaluations == most, figures.get("guidance")),
                     evaluations=evaluations,
                     distance=distance,
-                    ranges=_ranges(figures, evaluations),
+                    ranges=reading.distance_ranges(figures, evaluations),
                     ratio=distance / best,
                     kernel_distance=_figure(figures, f"kid@{evaluations}", path),
                     compute=size * evaluations,
@@ -238,32 +212,12 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
 
 
 def _sampler(model: str, full: bool, guidance: float | None) -> str:
-    """Name of the sampler that drew a row's samples.
-
-    Args:
-        model: key of the model.
-        full: True for the teacher's own sampler, False for its few-step one.
-        guidance: guidance scale; None without guidance.
-    """
-    of_teacher = "Heun" if full else "DDIM"
-    of_student = sampler_name(model)
-    name = of_teacher if model == TEACHER else of_student
+    """Name of the sampler that drew a row's samples: with `full`, the teacher's own, not its few-step one."""
+    name = ("Heun" if full else "DDIM") if model == TEACHER else sampler_name(model)
     return name if guidance is None else f"{name}, guidance {guidance:g}"
-
-
-def _ranges(figures: dict[str, Any], evaluations: int) -> tuple[float, ...]:
-    """The distance of each range of seeds; empty unless evaluate.repeats > 1."""
-    keys = (f"fd_{index}@{evaluations}" for index in itertools.count())
-    return tuple(float(figures[key]) for key in itertools.takewhile(figures.__contains__, keys))
 
 
 def _figure(metrics: dict[str, Any], key: str, path: Path) -> float:
     if not isinstance(metrics.get(key), int | float):
         raise UserError(f"{path} has no figure {key!r}: run `dvc repro`")
     return float(metrics[key])
-
-
-def _path(path: Path | None) -> Path:
-    """Narrows the type: every stage that the report asks about writes this file."""
-    assert path is not None
-    return path

@@ -5,7 +5,7 @@ from html import escape as html_escape
 from scm.base.tables import escape, markdown_table
 from scm.report.data import sentence
 from scm.report.findings import Findings, headline, health_lines, row_cells
-from scm.report.wording import commit_of, display_name, duration, number
+from scm.report.wording import duration, number, stage_cells
 
 
 def text(findings: Findings) -> str:
@@ -32,16 +32,9 @@ def text(findings: Findings) -> str:
         lines += ["## Training health", "", *(f"- {escape(line)}" for line in health), ""]
 
     # What it takes to make them again.
-    lines += ["## What was run", "", _stages(findings), ""]
+    rows = [[escape(cell) for cell in stage_cells(run)] for run in findings.runs]
+    stages = markdown_table(("Stage", "Time", "Device", "Commit", "Params"), rows)
+    lines += ["## What was run", "", stages, ""]
     total, machine = duration(sum(run["seconds"] for run in findings.runs)), escape(str(findings.runs[-1]["machine"]))
     lines += [f"Total {total} on {machine}. Curves and all parameters: report.html.", ""]
     return "\n".join(lines)
-
-
-def _stages(findings: Findings) -> str:
-    rows = []
-    for run in findings.runs:
-        stage = run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else "")
-        device, params = run.get("device") or "–", str(run["params_hash"])[:12]
-        rows.append([escape(str(cell)) for cell in (stage, duration(run["seconds"]), device, commit_of(run), params)])
-    return markdown_table(("Stage", "Time", "Device", "Commit", "Params"), rows)

@@ -6,7 +6,6 @@ page.html.j2 is the page and style.css its look; this file prepares what they sh
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,7 +15,7 @@ from scm.report import data
 from scm.report.curves import LINES, selection_charts, training_charts
 from scm.report.findings import Findings, headline, health_lines, row_cells
 from scm.report.paper import paper_charts
-from scm.report.wording import commit_of, display_name, duration, number
+from scm.report.wording import commit_of, display_name, duration, number, stage_cells
 from scm.results.reading import sample_path
 
 FOLDER = Path(__file__).parent
@@ -39,7 +38,7 @@ def page(findings: Findings) -> str:
     # Markup marks the only texts that are inserted unescaped: both are made here, not by users.
     templates.filters |= {"svg": lambda chart: Markup(svg(chart)), "number": number, "cells": row_cells}
     style = Markup((FOLDER / "style.css").read_text(encoding="utf-8"))
-    eighth = math.pi / 2 / len(BIN_COLOURS)
+    eighth, seconds = math.pi / 2 / len(BIN_COLOURS), sum(run["seconds"] for run in findings.runs)
     selection, candidates_dropped = selection_charts(findings)
     return templates.get_template("page.html.j2").render(
         findings=findings,
@@ -55,8 +54,8 @@ def page(findings: Findings) -> str:
         training=training_charts(findings),
         selection=selection,
         candidates_dropped=candidates_dropped,
-        facts=_facts(findings),
-        stages=_stages(findings),
+        facts=_facts(findings, seconds),
+        stages=[(stage_cells(run), run["seconds"] / seconds if seconds else 0) for run in findings.runs],
         params=_params(findings),
     )
 
@@ -75,7 +74,7 @@ def _tiles(findings: Findings) -> list[tuple[str, str]]:
     ]
 
 
-def _facts(findings: Findings) -> list[tuple[str, str]]:
+def _facts(findings: Findings, seconds: float) -> list[tuple[str, str]]:
     """The run in a few lines."""
     runs = findings.runs
     return [
@@ -85,23 +84,7 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
         ("Params hash", _together(str(run["params_hash"])[:12] for run in runs)),
         ("Machine", _together(str(run["machine"]) for run in runs)),
         ("Device", _together(str(run["device"]) for run in runs if run.get("device"))),
-        ("Time, all stages", duration(sum(run["seconds"] for run in runs))),
-    ]
-
-
-def _stages(findings: Findings) -> list[dict[str, Any]]:
-    """Time, device and origin of each stage."""
-    total = sum(run["seconds"] for run in findings.runs)
-    return [
-        {
-            "name": run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else ""),
-            "time": duration(run["seconds"]),
-            "percent": 100 * run["seconds"] / total if total else 0,
-            "device": run.get("device") or "–",
-            "commit": commit_of(run),
-            "params_hash": str(run["params_hash"])[:12],
-        }
-        for run in findings.runs
+        ("Time, all stages", duration(seconds)),
     ]
 
 

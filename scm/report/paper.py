@@ -7,39 +7,32 @@ from scm.base.project import TEACHER
 from scm.charts.axes import Line
 from scm.charts.inline import Chart
 from scm.presets.paper import DATA, METHOD, published
-from scm.report.findings import Findings, Row
+from scm.report.findings import Findings
 from scm.report.wording import display_name
 
 GREYS = ("#868e96", "#adb5bd", "#ced4da")
 
 
 def paper_charts(findings: Findings, colours: tuple[str, ...]) -> list[tuple[str, Chart]]:
-    """Two charts with their captions: the ratio over compute and over size. The paper's lines are dashed and grey.
+    """Two charts with their captions: the ratio over compute and over size; none without students.
 
-    Args:
-        findings: the run's; without students there are no charts.
-        colours: colours of the students' lines, repeated if there are more students.
+    The paper's lines are dashed and grey, and the students have `colours`, repeated if there are more students.
 
     Raises:
         UserError: the paper's tables are missing or damaged.
     """
-    students = [model for model in findings.models if any(_students(findings, model))]
+    students = list(dict.fromkeys(row.model for row in findings.rows if row.model != TEACHER))
     if not students:
         return []
     over_compute, over_size = [], []
 
     # This run's students: every number of evaluations over compute, the most evaluations over size.
     for model, colour in zip(students, colours * len(students), strict=False):
-        own = sorted(_students(findings, model), key=lambda row: row.evaluations)
-        shares = [100 * row.compute / findings.best_teacher.compute for row in own]
-        ratios, name = [row.ratio for row in own], display_name(model)
-        over_compute.append(Line(shares, ratios, colour, name, points=True))
-        most = own[-1]
-        over_size.append(
-            Line(
-                [most.compute / most.evaluations], [most.ratio], colour, f"{name}, {most.evaluations} NFE", points=True
-            )
-        )
+        own = sorted((row for row in findings.rows if row.model == model), key=lambda row: row.evaluations)
+        ratios, most = [(100 * row.compute / findings.best_teacher.compute, row.ratio) for row in own], own[-1]
+        over_compute.append(Line.through(ratios, colour, most.name, points=True))
+        mparams, label = most.compute / most.evaluations, f"{most.name}, {most.evaluations} NFE"
+        over_size.append(Line([mparams], [most.ratio], colour, label, points=True))
 
     # The paper's students: the largest network over compute, all sizes of a data set over size.
     rows = published(findings.root)
@@ -49,13 +42,8 @@ def paper_charts(findings: Findings, colours: tuple[str, ...]) -> list[tuple[str
         over_compute.append(Line(largest.compute, largest.ratio, grey, label, dashed=True, points=True))
         sized = [(row.mparams, row.ratio[1]) for row in rows if row.data == data and row.mparams is not None]
         if sized:
-            x, y = zip(*sized, strict=True)
-            over_size.append(Line(x, y, grey, f"{label}, 2 NFE", dashed=True, points=True))
+            over_size.append(Line.through(sized, grey, f"{label}, 2 NFE", dashed=True, points=True))
 
     compute = Chart("Distance over sampling compute", "sampling compute, % of the teacher's", over_compute, True)
     size = Chart("Distance over size", "parameters, millions", over_size, True, logarithmic_x=True)
     return [("× teacher over sampling compute", compute), ("× teacher over size", size)]
-
-
-def _students(findings: Findings, model: str) -> list[Row]:
-    return [row for row in findings.rows if row.model == model != TEACHER]

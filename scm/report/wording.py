@@ -40,3 +40,9 @@ def duration(seconds: float) -> str:
 def commit_of(run: dict[str, Any]) -> str:
     """Short commit of a run, with "+ changes" if the tree held uncommitted changes."""
     return str(run.get("commit") or "none")[:10] + (" + changes" if run.get("dirty") else "")
+
+
+def stage_cells(run: dict[str, Any]) -> tuple[str, ...]:
+    """Stage, time, device, commit and parameters' hash of a run file, as both reports list them."""
+    name = run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else "")
+    return name, duration(run["seconds"]), run.get("device") or "–", commit_of(run), str(run["params_hash"])[:12]

@@ -44,13 +44,12 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
     Raises:
         UserError: dvc.yaml has no such stage, or a path that it lists is missing.
     """
-    stages = parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml")["stages"]
+    stages = defined_stages(root)
     if stage not in stages:
         raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
 
     definition = stages[stage].get("do", stages[stage])
     start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
-
     known = {f"item.{name}": item or "" for name in stages[stage].get("matrix", ())}
     known |= {"key": item or "", "item": start}
 
@@ -67,11 +66,15 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
         values |= flatten({key: value_of(key)})
     # What it reads: another stage's output has its hash in dvc.lock, other files are hashed here.
     made = {path: output["md5"] for path, output in made_by_stages(root).items()}
-    dependencies = {}
-    for path in sorted(map(resolve, definition.get("deps", ()))):
-        dependencies[path] = made.get(path) or content_hash(root / path)
+    paths = sorted(map(resolve, definition.get("deps", ())))
+    dependencies = {path: made.get(path) or content_hash(root / path) for path in paths}
     text = json.dumps([stage, item, values, dependencies], sort_keys=True)
     return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
+
+
+def defined_stages(root: Path) -> dict[str, Any]:
+    """The stages as dvc.yaml defines them, by name."""
+    return parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml").get("stages", {})
 
 
 def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,12 +27,10 @@ def run_entry(
     """The content of a run file (results/runs/*.json) of a stage that ends now.
 
     Args:
-        key: fingerprint of the stage.
-        item: matrix item, e.g. "scd".
+        key: fingerprint of the stage; params and deps are what it was computed from (`Inputs`).
+        item: model of a stage that runs once for each model, e.g. "scd".
         name: what MLflow calls the run.
         started: unix seconds.
-        params: flat parameters that the stage tracks.
-        deps: hash of each path that the stage reads.
         chain: flat parameters of the stage and of everything upstream.
         extra: further entries, such as device and protocol.
     """
@@ -89,10 +88,8 @@ def commit_of(root: Path) -> tuple[str, bool]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
-    own = (":!results", ":!dvc.lock")
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
-    return commit or "", changes != ""
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!dvc.lock")
+    return git("rev-parse", "HEAD") or "", changes != ""
 
 
 def machine_name() -> str:
@@ -100,10 +97,8 @@ def machine_name() -> str:
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
+        named = re.search(r"^model name.*?:\s*(.*\S)", info.read_text(), re.MULTILINE)
+        processor = named[1] if named else processor
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{platform.system()} {platform.machine()}, {processor}, {cores} cores"
 

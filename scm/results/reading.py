@@ -4,15 +4,24 @@ The report and MLflow show the same files, so both read them here.
 """
 
 import csv
+import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from scm.base.files import read_json
+from scm.base.project import TEACHER
 from scm.errors import UserError
 
 SINGLE_STAGES = ("prepare", "encode", "reference", "train_teacher")
 """Stages that run once. `train_student`, `select_ema` and `evaluate` run once for each model."""
+METRICS = {
+    **{stage: stage for stage in ("prepare", "encode", "reference")},
+    **{"select_ema": "select-{}", "evaluate": "evaluate-{}"},
+}
+CURVES = {"train_teacher": "train-teacher", "train_student": "train-{}", "select_ema": "select-{}"}
+"""Names of the stages' metrics and curves; {} stands for the model. Other stages leave none."""
 RUN_FIELDS = (
     *("key", "stage", "name", "preset", "seed", "started", "ended", "seconds", "machine"),
     *("commit", "dirty", "params_hash", "params", "chain"),
@@ -21,33 +30,23 @@ RUN_FIELDS = (
 
 def run_names(models: list[str]) -> list[str]:
     """Names of all run files of a pipeline with these models, in the order of its stages."""
-    students = [model for model in models if model != "teacher"]
-    names = list(SINGLE_STAGES)
-    names += [f"train_student@{model}" for model in students]
-    names += [f"select_ema@{model}" for model in models]
-    return names + [f"evaluate@{model}" for model in models]
+    trained = [f"train_student@{model}" for model in models if model != TEACHER]
+    evaluated = [f"{stage}@{model}" for stage in ("select_ema", "evaluate") for model in models]
+    return [*SINGLE_STAGES, *trained, *evaluated]
 
 
 def run_path(root: Path, name: str) -> Path:
     return root / "results" / "runs" / f"{name}.json"
 
 
-def metrics_path(root: Path, stage: str, item: str | None) -> Path | None:
-    """Metrics file of a stage, None for a stage without one."""
-    folder = root / "results" / "metrics"
-    if stage in ("prepare", "encode", "reference"):
-        return folder / f"{stage}.json"
-    prefix = {"select_ema": "select", "evaluate": "evaluate"}.get(stage)
-    return folder / f"{prefix}-{item}.json" if prefix else None
+def metrics_path(root: Path, stage: str, item: str | None) -> Path:
+    """Metrics file of a stage in METRICS."""
+    return root / "results" / "metrics" / f"{METRICS[stage].format(item)}.json"
 
 
-def curve_path(root: Path, stage: str, item: str | None) -> Path | None:
-    """Curve (CSV) of a stage, None for a stage without one."""
-    folder = root / "results" / "curves"
-    if stage == "train_teacher":
-        return folder / "train-teacher.csv"
-    prefix = {"train_student": "train", "select_ema": "select"}.get(stage)
-    return folder / f"{prefix}-{item}.csv" if prefix else None
+def curve_path(root: Path, stage: str, item: str | None) -> Path:
+    """Curve (CSV) of a stage in CURVES."""
+    return root / "results" / "curves" / f"{CURVES[stage].format(item)}.csv"
 
 
 def progress_path(root: Path, model: str) -> Path:
@@ -77,13 +76,19 @@ def read_run(path: Path) -> dict[str, Any]:
     return run
 
 
-def measured_evaluations(metrics: dict[str, Any]) -> list[int]:
+def measured_evaluations(metrics: Mapping[str, Any]) -> list[int]:
     """Numbers of network evaluations for which evaluate-<model>.json has figures, fewest first.
 
     >>> measured_evaluations({"fd@35": 3.8, "fd@2": 5.3, "mparams": 0.09})
     [2, 35]
     """
     return sorted(int(key.removeprefix("fd@")) for key in metrics if key.startswith("fd@"))
+
+
+def distance_ranges(metrics: Mapping[str, Any], evaluations: int) -> tuple[float, ...]:
+    """The distance of each range of seeds: fd_0@N, fd_1@N, ...; empty unless evaluate.repeats > 1."""
+    keys = (f"fd_{index}@{evaluations}" for index in itertools.count())
+    return tuple(float(metrics[key]) for key in itertools.takewhile(metrics.__contains__, keys))
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

@@ -37,7 +37,7 @@ from scm.publishing.candidate import model_files
 from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.publishing.publish import champion_of, publish, require_registry
 from scm.retraining import ci, remeasuring
-from scm.retraining.proposal import Message, propose
+from scm.retraining.proposal import propose
 
 RESULTS = ("results/runs", "results/samples")
 """Folders of small outputs, which the report and the gate read as wholes."""
@@ -78,7 +78,8 @@ def retrain(root: Path, request: Request) -> int:
         the exit code: 0; 1 if a stage failed or the candidate is refused; 75 if interrupted, and the same request
         goes on.
     """
-    with locks.held(root / ".work" / "retrain.lock", waiting=_say_waiting):
+    waiting = "another `scm retrain` is at work (process {}): waiting for it"
+    with locks.held(root / ".work" / "retrain.lock", waiting=lambda holder: _say(waiting.format(holder))):
         if request.action == "publish":
             return _publish(_opened(root), request)
         project = _edited(root, request)
@@ -136,11 +137,10 @@ def _train(project: Project, request: Request) -> int:
 
 def _pushed(root: Path, remote: dvc_command.Remote | None) -> UserError | None:
     """Gives the remote what it lacks; prints and returns the error if that fails."""
-    if remote is None:
-        return None
-    _say(f"giving the remote {remote.name} what it lacks")
     try:
-        dvc_command.push(root)
+        if remote is not None:
+            _say(f"giving the remote {remote.name} what it lacks")
+            dvc_command.push(root)
     except UserError as error:
         _say(str(error))
         return error
@@ -182,23 +182,16 @@ def _publish(project: Project, request: Request) -> int:
     # The gate, and what it decided for people to read.
     outcome = publish(project)
     refused = outcome.verdict is not None and outcome.verdict.kind == "refused"
-    page = f"{verdict.page(root, outcome)}\n{_where_grids_are()}\n"
+    address = ci.artifacts()  # git does not keep the grids
+    place = "`results/samples`" if address is None else f"[the files of the CI run]({address})"
+    page = f"{verdict.page(root, outcome)}\nAll sample grids lie in {place}.\n"
     if request.propose and not refused:
         branch = f"retrain/{outcome.candidate.key[: verdict.DIGITS]}"
         renew = outcome.verdict is None or outcome.verdict.kind != "unchanged"
-        text = Message(outcome.title, page)
-        _say(propose(root, request.propose, request.remote, branch, text, renew=renew))
+        _say(propose(root, request.propose, request.remote, branch, outcome.title, page, renew=renew))
     ci.summary(page)
     _say_outcome(outcome)
     return 1 if refused else 0
-
-
-def _where_grids_are() -> str:
-    """Markdown that leads a reader to the sample grids, which git does not keep."""
-    address = ci.artifacts()
-    if address is None:
-        return "All sample grids lie in `results/samples`."
-    return f"All sample grids lie in [the files of the CI run]({address})."
 
 
 def _edited(root: Path, request: Request) -> Project:
@@ -242,10 +235,6 @@ def _limited(minutes: float | None) -> Iterator[None]:
         timer.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _say_waiting(holder: str) -> None:
-    _say(f"another `scm retrain` is at work (process {holder}): waiting for it")
 
 
 def _say_outcome(outcome: verdict.Outcome) -> None:

@@ -7,8 +7,7 @@ on the remote is not pushed again, so a repetition changes nothing.
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from scm.base.files import write_text
@@ -24,20 +23,7 @@ TRAILER = "Proposed-by: scm retrain"
 _IDENTITY = {"NAME": "scm retrain", "EMAIL": "scm@localhost"}
 
 
-@dataclass(frozen=True)
-class Message:
-    """The text of the commit and of the request.
-
-    Attributes:
-        title: one line.
-        body: Markdown.
-    """
-
-    title: str
-    body: str
-
-
-def propose(root: Path, to: str, remote: str, branch: str, text: Message, *, renew: bool = True) -> str:
+def propose(root: Path, to: str, remote: str, branch: str, title: str, body: str, *, renew: bool = True) -> str:
     """Pushes new results as a branch and asks to merge it.
 
     Args:
@@ -45,7 +31,7 @@ def propose(root: Path, to: str, remote: str, branch: str, text: Message, *, ren
         to: github (a pull request by `gh`), gitlab (a merge request by push options) or branch.
         remote: git's name of the remote that gets the branch.
         branch: name of the branch; the same content on the same HEAD is pushed once.
-        text: what the commit and the request say.
+        title, body: the text of the commit and of the request; one line, and Markdown.
         renew: True = replace the text of an open request.
 
     Returns:
@@ -66,21 +52,24 @@ def propose(root: Path, to: str, remote: str, branch: str, text: Message, *, ren
     if not pushed:
         if old is not None and TRAILER not in git("log", "-1", "--format=%B", old):
             return f"branch {branch} has a commit of somebody else: left as it is"
-        options = ["merge_request.create", f"merge_request.title={text.title}"] if to == "gitlab" else []
-        commit = _commit(git, tree, head, f"{text.title}\n\n{text.body.strip()}\n\n{TRAILER}")
-        _push(git, remote, branch, commit, old, options)
+        commit = _commit(git, tree, head, f"{title}\n\n{body.strip()}\n\n{TRAILER}")
+        # Fails if somebody has moved the branch meanwhile.
+        lease = f"--force-with-lease=refs/heads/{branch}:{old or ''}"
+        asked = ["merge_request.create", f"merge_request.title={title}"] if to == "gitlab" else []
+        options = [f"--push-option={option}" for option in asked]
+        git("push", "--quiet", lease, *options, remote, f"{commit}:refs/heads/{branch}")
     said = f"branch {branch} {'is there already' if pushed else 'pushed'}"
-    return f"{said}: {_pull_request(git, branch, text, renew)}" if to == "github" else said
+    return f"{said}: {_pull_request(git, branch, title, body, renew)}" if to == "github" else said
 
 
-def _pull_request(git: "_Git", branch: str, text: Message, renew: bool) -> str:
+def _pull_request(git: "_Git", branch: str, title: str, body: str, renew: bool) -> str:
     """Opens the branch's pull request, or renews its text; returns its address. A closed request stays closed."""
     listed = git.run("gh", "pr", "list", "--head", branch, "--state", "all", "--json", "url,state")
     found = sorted(json.loads(listed or "[]"), key=lambda request: request["state"] != "OPEN")
     with tempfile.TemporaryDirectory() as folder:
-        body = Path(folder) / "body.md"
-        write_text(body, text.body)
-        written = ("--title", text.title, "--body-file", str(body))
+        file = Path(folder) / "body.md"
+        write_text(file, body)
+        written = ("--title", title, "--body-file", str(file))
         if not found:
             return git.run("gh", "pr", "create", "--head", branch, *written)
         if renew and found[0]["state"] == "OPEN":
@@ -100,17 +89,13 @@ def _tree(git: "_Git") -> str:
 
 def _commit(git: "_Git", tree: str, parent: str, message: str) -> str:
     """Makes a commit, in the user's name if git or the environment knows it."""
-    known = {"NAME": _setting(git, "user.name"), "EMAIL": _setting(git, "user.email")}
+    known = {part: git("config", f"user.{part.lower()}", check=False) for part in _IDENTITY}
     who = {
         f"GIT_{role}_{part}": os.environ.get(f"GIT_{role}_{part}") or known[part] or _IDENTITY[part]
         for role in ("AUTHOR", "COMMITTER")
         for part in _IDENTITY
     }
     return git("commit-tree", tree, "-p", parent, "-m", message, env=who)
-
-
-def _setting(git: "_Git", key: str) -> str:
-    return git("config", key, check=False)
 
 
 def _fetched(git: "_Git", remote: str, branch: str) -> str | None:
@@ -122,13 +107,6 @@ def _fetched(git: "_Git", remote: str, branch: str) -> str | None:
     return line.split()[0]
 
 
-def _push(git: "_Git", remote: str, branch: str, commit: str, old: str | None, options: Sequence[str]) -> None:
-    """Moves the branch from commit `old`, None = it is new; fails if somebody has moved it meanwhile."""
-    lease = f"--force-with-lease=refs/heads/{branch}:{old or ''}"
-    asked = [f"--push-option={option}" for option in options]
-    git("push", "--quiet", lease, *asked, remote, f"{commit}:refs/heads/{branch}")
-
-
 class _Git:
     """Runs git and gh in a repository.
 
@@ -137,9 +115,8 @@ class _Git:
 
     def __init__(self, root: Path, to: str) -> None:
         self.root = root
-        helper = ("credential.helper", "!gh auth git-credential")
-        keys = ("GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0")
-        self._env = dict(zip(keys, ("1", *helper), strict=True)) if to == "github" else {}
+        helper = {"GIT_CONFIG_KEY_0": "credential.helper", "GIT_CONFIG_VALUE_0": "!gh auth git-credential"}
+        self._env = {"GIT_CONFIG_COUNT": "1", **helper} if to == "github" else {}
 
     def __call__(self, *arguments: str, env: Mapping[str, str] | None = None, check: bool = True) -> str:
         return self.run("git", *arguments, env={**self._env, **(env or {})}, check=check)

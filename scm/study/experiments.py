@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from scm.base.yaml_files import parse_mapping, read_text
 from scm.pipeline.clone import CODE, RESULTS, lines, listed
 from scm.pipeline.dvc_command import git
-from scm.results.fingerprint import content_hash
+from scm.results.fingerprint import content_hash, defined_stages, made_by_stages
 
 SNAPSHOTS = "models/teacher/snapshots"
 """The output that `scm import-teacher` fills."""
@@ -46,7 +44,7 @@ def finished(root: Path) -> dict[str, list[Experiment]]:
 
 def has_this_code(root: Path, experiment: Experiment) -> bool:
     """True if the stages depend on the same code as the experiment's, uncommitted edits and new files included."""
-    used = [stage.get("do", stage) for name, stage in _stages(root).items() if name != "report"]
+    used = [stage.get("do", stage) for name, stage in defined_stages(root).items() if name != "report"]
     # A path with a parameter in it stands for its whole folder: a new file there makes experiments run again, from the
     # run cache where nothing that they use has changed.
     paths = {path.partition("/${")[0] for stage in used for path in stage.get("deps", ())}
@@ -58,17 +56,13 @@ def has_this_code(root: Path, experiment: Experiment) -> bool:
 
 
 def sources(root: Path, data: str) -> list[str | None]:
-    """Hashes of the images and of an imported teacher: besides parameters and code, all that results follow from.
+    """Hashes of the images in `data.path` and of an imported teacher.
 
-    Args:
-        data: `data.path`.
+    Results follow from these, parameters and code alone.
     """
     images = content_hash(root / data) if (root / data).exists() else None
-    if not _stages(root).get("train_teacher", {}).get("frozen"):
-        return [images, None]
-    lock = parse_mapping(read_text(root / "dvc.lock", "import the teacher again"), "dvc.lock")
-    made = lock.get("stages", {}).get("train_teacher", {}).get("outs", ())
-    return [images, *(out["md5"] for out in made if out["path"] == SNAPSHOTS)]
+    imported = defined_stages(root).get("train_teacher", {}).get("frozen")
+    return [images, made_by_stages(root).get(SNAPSHOTS, {}).get("md5") if imported else None]
 
 
 @contextmanager
@@ -80,8 +74,3 @@ def unpacked(root: Path, experiment: Experiment) -> Iterator[Path]:
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder)
         yield Path(folder)
-
-
-def _stages(root: Path) -> dict[str, Any]:
-    text = read_text(root / "dvc.yaml", "run from the project's folder")
-    return parse_mapping(text, "dvc.yaml").get("stages", {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scm.base.project import TEACHER
 from scm.base.tables import escape, markdown_table
-from scm.charts.axes import IMAGES, Line
+from scm.charts.axes import IMAGES, Line, places
 from scm.charts.panels import Bars, Level, Panel, colour
 from scm.report.wording import display_name
 from scm.results.reading import curve_path, measured_evaluations, metrics_path, progress_path, read_curve, read_numbers
@@ -24,7 +24,6 @@ class VariantResult:
     """Figures of one variant, by model.
 
     Attributes:
-        variant: the variant.
         experiment: the experiment that the figures come from.
         metrics: figures of results/metrics/evaluate-<model>.json.
         progress: rows of results/curves/progress-<model>.csv.
@@ -56,16 +55,11 @@ def _read(root: Path, variant: Variant, experiment: Experiment, current: bool) -
     with experiments.unpacked(root, experiment) as folder:
         metrics, progress, training = {}, {}, {}
         for model in variant.models:
-            metrics[model] = read_numbers(_existing(metrics_path(folder, "evaluate", model)))
+            metrics[model] = read_numbers(metrics_path(folder, "evaluate", model))
             progress[model] = read_curve(progress_path(folder, model))
             if model != TEACHER:
-                training[model] = read_curve(_existing(curve_path(folder, "train_student", model)))
+                training[model] = read_curve(curve_path(folder, "train_student", model))
         return VariantResult(variant, experiment, metrics, progress, training, current)
-
-
-def _existing(path: Path | None) -> Path:
-    assert path is not None
-    return path
 
 
 def panels(study: Study, results: Sequence[VariantResult]) -> list[Panel]:
@@ -85,10 +79,9 @@ def _terms(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
         for term, meaning in ((1, "first term of the tangent"), (2, "second term, with dF/dt")):
             lines = []
             for result in results:
-                rows = result.training.get(model, [])
-                points = dict(_binned(rows, f"tangent_term{term}/"))
+                points = _binned(result.training.get(model, []), f"tangent_term{term}/")
                 label = result.variant.name if term == 1 else ""
-                lines.append(Line(list(points), list(points.values()), _colour_of(study, result), label, points=True))
+                lines.append(Line.through(points, _colour_of(study, result), label, points=True))
             yield Panel(f"{display_name(model)}: {meaning}", "t, radians", "norm", lines, logarithmic=True)
 
 
@@ -112,11 +105,10 @@ def _progress(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]
         for column, steps in (("fd_1step", "1 step"), ("fd", "2 steps" if two_steps else "")):
             lines = []
             for result, rows in rows_of:
-                points = [(row["images"], row[column]) for row in rows if column in row]
+                points, name = places(rows, "images", column), result.variant.name
                 if points:
-                    name = result.variant.name
-                    x, y = zip(*points, strict=True)
-                    lines.append(Line(x, y, _colour_of(study, result), "" if name in shown else name, points=True))
+                    label = "" if name in shown else name
+                    lines.append(Line.through(points, _colour_of(study, result), label, points=True))
                     shown.add(name)
             if lines:
                 title = f"{display_name(model)}, {steps}" if steps else display_name(model)
@@ -126,22 +118,17 @@ def _progress(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]
 def _versus(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
     """Figures over a number in which the variants differ, one line for each model and number of evaluations."""
     figure, reference = study.figure, study.figure.reference
-    placed = [(number(each.variant, figure.x or ""), each) for each in results]
-    placed = [
-        (x, each) for x, each in placed if x is not None and not (reference and each.variant.name == reference.variant)
-    ]
+    apart = [each for each in results if reference and each.variant.name == reference.variant]
+    placed = [(number(each.variant, figure.x or ""), each) for each in results if each not in apart]
+    placed = [(x, each) for x, each in placed if x is not None]
     for order, name in enumerate(figure.figures):
-        lines: list[Line] = []
-        levels: list[Level] = []
+        lines, levels = [], []
         for label, points in _series(figure, name, placed):
-            x, y = zip(*sorted(points), strict=True)
-            lines.append(Line(x, y, colour(len(lines)), "" if order else label, points=True))
-        for result in results:
-            if reference and result.variant.name == reference.variant:
-                metrics = result.metrics[reference.model]
-                for evaluations in _drawn(figure, [metrics]):
-                    label = f"{reference.variant}, {_steps(evaluations)}" if not order else ""
-                    levels.append(Level(metrics[f"{name}@{evaluations}"], colour(len(levels)), label))
+            lines.append(Line.through(sorted(points), colour(len(lines)), "" if order else label, points=True))
+        for metrics in (result.metrics[reference.model] for result in apart if reference):
+            for evaluations in _drawn(figure, [metrics]):
+                label = "" if order else f"{apart[0].variant.name}, {_steps(evaluations)}"
+                levels.append(Level(metrics[f"{name}@{evaluations}"], colour(len(levels)), label))
         yield Panel(
             LABELS[name], figure.x_label or figure.x or "", LABELS[name], lines, levels=levels,
             logarithmic=name == "fd", ticks=sorted({x for x, _ in placed}),
@@ -155,10 +142,8 @@ def _series(
     for model in figure.models:
         found = [(x, result.metrics[model]) for x, result in placed if model in result.metrics]
         if model == TEACHER and found:  # a guided teacher takes twice as many evaluations
-            yield (
-                display_name(model),
-                [(x, figures[f"{name}@{measured_evaluations(figures)[-1]}"]) for x, figures in found],
-            )
+            most = [(x, figures[f"{name}@{measured_evaluations(figures)[-1]}"]) for x, figures in found]
+            yield display_name(model), most
             continue
         for evaluations in _drawn(figure, [figures for _, figures in found]):
             key = f"{name}@{evaluations}"

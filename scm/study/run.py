@@ -16,11 +16,9 @@ from scm.pipeline import clone
 from scm.pipeline.supervisor import Sessions
 from scm.study import variants
 from scm.study.results import VariantResult, page, panels, variant_results
-from scm.study.variants import Study, Variant
+from scm.study.variants import Study
 from scm.tracking import sending
 from scm.tracking.records import RunRecord
-
-ENDED_BADLY = 1
 
 
 def listing(root: Path) -> list[str]:
@@ -46,11 +44,7 @@ def run_study(project: Project, name: str) -> int:
 
 
 def draw_study(project: Project, name: str) -> int:
-    """Draws the variants that have finished and runs nothing; returns the exit code, 0.
-
-    Raises:
-        UserError: the study's file is faulty, or no variant has finished.
-    """
+    """Like `run_study`, but draws what has finished and runs nothing; returns the exit code, 0."""
     _draw(project.root, variants.read(project.root, name), remedy="run it without --draw")
     return 0
 
@@ -71,7 +65,8 @@ def _run_variants(root: Path, study: Study) -> int:
     failed = False
     with clone.clone(root, data) as copy, Sessions(copy.folder) as sessions:
         for variant in left:
-            print(f"scm study: {study.name}, {variant.name}: {_shown(variant)}", flush=True)
+            stated = ", ".join(f"{key} = {value}" for key, value in variant.own.items()) or "as params.yaml"
+            print(f"scm study: {study.name}, {variant.name}: {stated}", flush=True)
             copy.prepare(variants.write(variant.values))
             process = sessions.start(clone.WANTED, {"DVC_ROOT": str(root)})
             code = sessions.outcome(sessions.wait([process]))
@@ -82,7 +77,7 @@ def _run_variants(root: Path, study: Study) -> int:
                 print(f"scm study: {study.name}, {variant.name}: failed", file=sys.stderr)
             else:
                 copy.save(variant.experiment)
-    return ENDED_BADLY if failed else 0
+    return int(failed)
 
 
 def _draw(root: Path, study: Study, remedy: str) -> list[VariantResult]:
@@ -92,8 +87,7 @@ def _draw(root: Path, study: Study, remedy: str) -> list[VariantResult]:
         raise UserError(f"study {study.name}: no variant has finished with these parameters; {remedy}")
     finished = [result.variant for result in results]
     missing = [variant.name for variant in study.variants if variant not in finished]
-    for path in write_figures(root, study, results, missing):
-        print(path.relative_to(root))
+    print(*(path.relative_to(root) for path in write_figures(root, study, results, missing)), sep="\n")
     if missing:
         print(f"scm study: missing: {', '.join(missing)}", file=sys.stderr)
     return results
@@ -113,9 +107,8 @@ def show(project: Project, study: Study, results: Sequence[VariantResult]) -> No
     """Sends one run for each variant and model to MLflow; a run that MLflow has already stays as it is."""
     for result in results:
         params = validate(result.variant.values, f"variant {result.variant.name}")
-        shown_in = Project(project.root, params).tracking
-        experiment = f"{shown_in.experiment or params.preset} · {study.name}"
-        settings = replace(shown_in, experiment=experiment)
+        settings = Project(project.root, params).tracking
+        settings = replace(settings, experiment=f"{settings.experiment or params.preset} · {study.name}")
         for model in result.metrics:
             if not sending.publish(_record(study, result, model, params), settings):
                 return
@@ -124,31 +117,22 @@ def show(project: Project, study: Study, results: Sequence[VariantResult]) -> No
 def _record(study: Study, result: VariantResult, model: str, params: Params) -> RunRecord:
     """What MLflow shows of one model of a variant; times are the experiment's, so that sending again adds nothing."""
     variant, experiment = result.variant, result.experiment
-    values = {key: value for key, value in variant.values.items() if key not in ("preset", *USERS_SECTIONS)}
-    del values["student"]
+    left_out = ("preset", *USERS_SECTIONS, "student")
+    values = {key: value for key, value in variant.values.items() if key not in left_out}
     if model in params.student.methods:
         values["student"] = params.student.lineage(model)
     name = f"{variant.name} · {model}"
+    tags = {"preset": params.preset, "study": study.name, "variant": variant.name, "commit": experiment.revision}
     return RunRecord(
         key=hashlib.sha256(f"{experiment.revision} {name}".encode()).hexdigest(),
         name=name,
         stage="study",
         item=model,
         params={**flatten(values), "study": study.name, "variant": variant.name, "model": model},
-        tags={
-            "scm.preset": params.preset,
-            "scm.study": study.name,
-            "scm.variant": variant.name,
-            "scm.commit": experiment.revision,
-        },
+        tags={f"scm.{key}": value for key, value in tags.items()},
         metrics=result.metrics[model],
         series=[{**row, "time": experiment.time} for row in result.progress[model]],
         status="FINISHED",
         started=experiment.time,
         ended=experiment.time,
     )
-
-
-def _shown(variant: Variant) -> str:
-    """The values that the study's file states for the variant, in one line."""
-    return ", ".join(f"{key} = {value}" for key, value in variant.own.items()) or "as params.yaml"

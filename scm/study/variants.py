@@ -64,10 +64,9 @@ class Figure(Section):
         kind: terms: both terms of the tangent over t. progress: Frechet distance over the training. versus: figures
             over a number in which the variants differ. bars: Frechet distance of each variant.
         models: the models whose figures are drawn.
-        x: for versus, the parameter on the horizontal axis.
-        x_label: for versus, the meaning of this parameter.
-        figures: for versus, the figures that are drawn, one panel each.
         evaluations: numbers of network evaluations that are drawn; None = all that were measured.
+        x, x_label: for versus, the parameter on the horizontal axis, and its meaning.
+        figures: for versus, the figures that are drawn, one panel each.
         reference: for versus, the variant that is drawn as a horizontal line.
     """
 
@@ -107,7 +106,6 @@ class Variant:
     """One set of parameters of a study.
 
     Attributes:
-        name: as the study's file has it.
         values: all parameters, plain.
         own: flat values that the study's file states for this variant.
         experiment: name of its DVC experiment; it contains a hash of all that a result can follow from.
@@ -126,15 +124,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """A study over the present params.yaml.
-
-    Attributes:
-        name: of its file.
-        title: what is compared.
-        paper: the paper's finding, in a sentence of ours; None = the study is none of the paper's.
-        figure: what is drawn.
-        variants: in the file's order.
-    """
+    """A study over the present params.yaml, named by its file; `StudyFile` explains title, paper and figure."""
 
     name: str
     title: str
@@ -149,7 +139,7 @@ def names(root: Path) -> list[str]:
 
 def summary(root: Path, name: str) -> str:
     """The first line of the file if that is a comment, else the study's title."""
-    path = _file(root, name)
+    path = named_file(_folder(root), name, "study")
     text = read_text(path, RESTORE)
     first = text.partition("\n")[0]
     return first.lstrip("# ") if first.startswith("#") else str(parse_mapping(text, str(path)).get("title", ""))
@@ -162,7 +152,7 @@ def read(root: Path, name: str) -> Study:
         UserError: the file is faulty, or params.yaml does not allow one of the variants.
     """
     # The file itself.
-    path, params_file = _file(root, name), root / "params.yaml"
+    path, params_file = named_file(_folder(root), name, "study"), root / "params.yaml"
     try:
         study = StudyFile.model_validate(parse_mapping(read_text(path, RESTORE), str(path)))
     except ValidationError as error:
@@ -192,10 +182,6 @@ def write(values: Mapping[str, Any]) -> str:
 
 def _folder(root: Path) -> Path:
     return root / "pipelines" / "studies"
-
-
-def _file(root: Path, name: str) -> Path:
-    return named_file(_folder(root), name, "study")
 
 
 def _base(current: dict[str, Any], study: StudyFile) -> dict[str, Any]:
@@ -231,18 +217,15 @@ def _check_figure(path: Path, figure: Figure, variants: list[Variant]) -> None:
     models = {model for variant in variants for model in variant.models}
     for model in figure.models:
         if model not in models:
-            remedy = f"use {', '.join(sorted(models))}"
-            raise UserError(f"{path}: figure.models = {shown(model)}: no variant has this model; {remedy}")
+            problem = f"no variant has this model; use {', '.join(sorted(models))}"
+            raise UserError(f"{path}: figure.models = {shown(model)}: {problem}")
     reference = figure.reference
     if reference and not any(v.name == reference.variant and reference.model in v.models for v in variants):
         problem = f"no variant {reference.variant} has a model {reference.model}"
         raise UserError(f"{path}: figure.reference: {problem}; name one of variants")
-    if figure.kind != "versus":
-        return
-    for variant in variants:
-        if reference and variant.name == reference.variant:
-            continue
-        if not isinstance(number(variant, figure.x or ""), int | float):
+    for variant in variants if figure.kind == "versus" else ():
+        apart = reference and variant.name == reference.variant
+        if not apart and number(variant, figure.x or "") is None:
             problem = f"not a number in the variant {variant.name}"
             raise UserError(f"{path}: figure.x = {shown(figure.x)}: {problem}; name a parameter of all variants")
 
@@ -319,8 +302,8 @@ def _times(found: Any, factor: float, key: str, written: str) -> Any:
         raise UserError(f"{key} = {shown(written)}: {shown(found)} cannot be multiplied; write a value") from None
     if isinstance(found, int):
         return count
-    suffix = next((text for text, size in list(SUFFIXES.items())[1:2] if count and count % size == 0), "")
-    return f"{count // SUFFIXES[suffix]}{suffix}" if suffix else count
+    size = SUFFIXES["Ki"]
+    return f"{count // size}Ki" if count and count % size == 0 else count
 
 
 def _at(values: Any, key: str) -> Any:

@@ -22,8 +22,7 @@ SMALL = "+compressed.webp"
 def send_pictures(client: "MlflowClient", run: "Run", record: RunRecord, moment: int) -> None:
     """Sends grids as images, and as a table of these images.
 
-    Only the table view shows the grids of several runs side by side: the chart view puts all parameters of a run above
-    its picture.
+    Only the UI's table view shows the grids of several runs side by side.
     """
     if not record.images:
         return
@@ -52,10 +51,7 @@ def _names(client: "MlflowClient", run_id: str, folder: str) -> list[str]:
 
 
 def _squared(path: Path) -> "Image":
-    """The picture, enlarged, at the top of an empty square.
-
-    The UI shows squares, cuts off their lower part and never enlarges a picture.
-    """
+    """The picture, enlarged, at the top of a square: the UI cuts squares off at the bottom and enlarges nothing."""
     from PIL import Image
 
     with Image.open(path) as picture:

@@ -4,7 +4,6 @@ import json
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from scm.errors import Interrupted
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 CLOSING = 5.0
 """Seconds that a training waits for the last figures to be sent."""
-
 LONGEST_BACK_OFF = 300.0
 """Seconds between two attempts to reach a server that keeps failing, at most."""
 
@@ -48,9 +46,7 @@ class Live:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         killed = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
         self.close(None if error is None else "KILLED" if killed else "FAILED")
 

@@ -11,37 +11,21 @@ from scm.params.project import TrackingSettings
 
 @dataclass
 class RunRecord:
-    """All that MLflow shows of one run.
+    """All that MLflow shows of one run. Each row of `series` has "images" (the step), "time" and figures."""
 
-    Attributes:
-        key: fingerprint of the stage; two records with the same key describe the same run.
-        name: run name, e.g. "train_student@scd · digits · seed 0".
-        stage: e.g. "train_student".
-        item: matrix item, e.g. "scd".
-        params: flat parameters.
-        tags: searchable text.
-        metrics: final figures.
-        series: rows over the training, each with "images" (the step), "time" (unix seconds) and figures.
-        images: file and step of each grid, by key.
-        artifacts: files that MLflow keeps unchanged.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        started: unix seconds.
-        ended: unix seconds, also the time of the final figures.
-    """
-
-    key: str
-    name: str
-    stage: str
-    item: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    series: list[dict[str, float]] = field(default_factory=list)
-    images: dict[str, tuple[Path, int]] = field(default_factory=dict)
-    artifacts: list[Path] = field(default_factory=list)
-    status: str = "RUNNING"
-    started: float | None = None
-    ended: float | None = None
+    key: str  # fingerprint of the stage; two records with the same key describe the same run
+    name: str  # e.g. "train_student@scd · digits · seed 0"
+    stage: str  # e.g. "train_student"
+    item: str | None = None  # matrix item, e.g. "scd"
+    params: dict[str, Any] = field(default_factory=dict)  # flat
+    tags: dict[str, str] = field(default_factory=dict)  # searchable text
+    metrics: dict[str, float] = field(default_factory=dict)  # final figures
+    series: list[dict[str, float]] = field(default_factory=list)  # rows over the training
+    images: dict[str, tuple[Path, int]] = field(default_factory=dict)  # file and step of each grid, by key
+    artifacts: list[Path] = field(default_factory=list)  # files that MLflow keeps unchanged
+    status: str = "RUNNING"  # or FINISHED, FAILED, KILLED
+    started: float | None = None  # unix seconds, as all times here
+    ended: float | None = None  # also the time of the final figures
 
 
 def experiment_name(settings: TrackingSettings, preset: str) -> str:

@@ -22,8 +22,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 @dataclass(frozen=True)
 class Version:
-    """One version of the registered model."""
-
     number: str
     tags: Mapping[str, str]
 

@@ -43,12 +43,9 @@ _finding = threading.Lock()
 
 
 def publish(record: RunRecord, settings: TrackingSettings, patience: float = PATIENCE) -> bool:
-    """Sends a record; sending it again changes nothing. Returns False, after one warning line, if that failed.
+    """Sends a record, if possible within `patience` seconds; sending it again changes nothing.
 
-    Args:
-        record: what to send.
-        settings: where to.
-        patience: seconds after which the caller goes on, whatever the server does.
+    Returns False, after one warning line, if that failed.
     """
     if not settings.enabled:
         return True
@@ -206,8 +203,7 @@ def _milliseconds(seconds: float) -> int:
 def process_mark(process: int) -> str:
     """Host, id and start time of a process; a later process with the same id gets another mark."""
     try:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        start = fields[19]
+        start = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     except OSError:
         start = "none"
     return f"{socket.gethostname()}:{process}:{start}"

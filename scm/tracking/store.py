@@ -1,4 +1,4 @@
-"""MLflow's store: opened by one process at a time, with short waits, and with its faults told in one line."""
+"""MLflow's store: opened by one process at a time, with short waits, and with its faults reported in one line."""
 
 import os
 import re
@@ -18,23 +18,16 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds that a stage waits for MLflow at its end."""
-
 BROKEN_OFF = ("too many 500 error responses", "Connection aborted", "Connection reset", "Broken pipe")
 """Parts of the errors that a client sees when a server refuses a file, possibly before reading all of it."""
-
 DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
+}  # fmt: skip
 """Values that these variables take unless the user has set them."""
-
 LONGEST_REASON = 200
 """Characters that are kept of an error's first line."""
-
 Result = TypeVar("Result")
 
 warned = threading.Event()
@@ -79,11 +72,7 @@ def is_new(settings: TrackingSettings) -> bool:
 
 
 def fault_of(work: Callable[[], object], patience: float) -> str | None:
-    """Runs `work` in a thread of its own and returns what went wrong, None if nothing did.
-
-    Args:
-        patience: seconds after which the caller goes on, whatever the server does.
-    """
+    """Runs `work` in a thread, for at most `patience` seconds; returns what went wrong, None if nothing did."""
     faults: list[str] = []
 
     def guarded() -> None:
@@ -101,16 +90,12 @@ def fault_of(work: Callable[[], object], patience: float) -> str | None:
 
 
 def answered(settings: TrackingSettings, command: str, work: Callable[[], Result]) -> Result:
-    """Runs `work`; turns a fault of MLflow, its database driver or the network into one line.
-
-    Raises:
-        UserError: the store failed; the remedy is to run `command` again.
-    """
+    """Runs `work`; a fault of the store becomes a UserError in one line, whose remedy is to run `command` again."""
     try:
         return work()
     except (UserError, Interrupted):
         raise
-    except Exception as error:  # each of the three raises its own
+    except Exception as error:  # MLflow, its database driver and the network each raise their own
         address = without_password(settings.store)
         raise UserError(f"mlflow: {reason(error)} ({address}): run `{command}` again later") from None
 
@@ -119,9 +104,8 @@ def warn(why: str, settings: TrackingSettings) -> None:
     """Prints one line in a process's life: later faults have the same cause and the same remedy."""
     if not warned.is_set():
         warned.set()
-        where = without_password(settings.store)
-        message = f"mlflow: {why} ({where}); figures are kept in files, `scm sync` sends them later"
-        print(message, file=sys.stderr, flush=True)
+        message = f"mlflow: {why} ({without_password(settings.store)}); figures are kept in files"
+        print(f"{message}, `scm sync` sends them later", file=sys.stderr, flush=True)
 
 
 def reason(error: Exception) -> str:

@@ -10,60 +10,32 @@ from typing import Any
 
 from scm.errors import UserError
 from scm.params.project import Project
-from scm.results.reading import (
-    curve_path,
-    measured_evaluations,
-    metrics_path,
-    read_curve,
-    read_numbers,
-    read_run,
-    sample_path,
-)
+from scm.results import reading
 from scm.tracking import sending, store
 from scm.tracking.records import RunRecord
 
-TEXT_FIELDS = {
-    "preset": "scm.preset",
-    "commit": "scm.commit",
-    "params_hash": "scm.params_hash",
-    "machine": "scm.machine",
-    "device": "scm.device",
-    "protocol": "eval.protocol",
-}
+TEXT_FIELDS = {field: f"scm.{field}" for field in ("preset", "commit", "params_hash", "machine", "device")}
+TEXT_FIELDS["protocol"] = "eval.protocol"
+"""The tag that shows a field of a run file."""
 
 
 def record_of(root: Path, run_file: Path) -> RunRecord:
-    """The record of a finished stage, from the files that it left under results/.
-
-    Args:
-        root: the project's folder.
-        run_file: results/runs/<stage>.json or <stage>@<item>.json.
-
-    Raises:
-        UserError: if a file of the run is missing or unreadable.
-    """
-    run = read_run(run_file)
+    """The record of a finished stage, from its run file and the other files that it left under results/."""
+    run = reading.read_run(run_file)
     stage, item = run["stage"], run.get("item")
+    params = {**run["params"], "stage": stage} | ({} if item is None else {"model": item})
+    started, ended = (_seconds(run_file, run[moment]) for moment in ("started", "ended"))
     record = RunRecord(
-        run["key"],
-        run["name"],
-        stage,
-        item,
-        params={**run["params"], "stage": stage},
-        tags=_tags(run),
-        artifacts=[run_file],
-        status="FINISHED",
-        started=_seconds(run_file, run["started"]),
-        ended=_seconds(run_file, run["ended"]),
-    )
-    if item is not None:
-        record.params["model"] = item
-    metrics_file, curve_file = metrics_path(root, stage, item), curve_path(root, stage, item)
-    if metrics_file is not None:
-        record.metrics = read_numbers(metrics_file)
+        run["key"], run["name"], stage, item, params, _tags(run), artifacts=[run_file], status="FINISHED",
+        started=started, ended=ended,
+    )  # fmt: skip
+    if stage in reading.METRICS:
+        metrics_file = reading.metrics_path(root, stage, item)
+        record.metrics = reading.read_numbers(metrics_file)
         record.artifacts.append(metrics_file)
-    if curve_file is not None:
-        rows = read_curve(curve_file)
+    if stage in reading.CURVES:
+        curve_file = reading.curve_path(root, stage, item)
+        rows = reading.read_curve(curve_file)
         record.series = rows if stage.startswith("train") else []
         record.artifacts.append(curve_file)
     if stage == "evaluate":
@@ -73,22 +45,14 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
 
 
 def sync(project: Project) -> list[str]:
-    """Publishes every run file; doing it again changes nothing.
-
-    Returns:
-        lines to print: numbers of new and of known runs, and of runs whose process has died.
-
-    Raises:
-        UserError: mlflow is off, no stage has run, the server is not reachable, or a run's files are damaged.
-    """
+    """Publishes every run file; doing it again changes nothing. Returns lines that count the runs for the user."""
     settings = project.tracking
     if not settings.enabled:
         raise UserError("mlflow.enabled is false in params.yaml: nothing was sent")
     folder = project.root / "results" / "runs"
-    run_files = sorted(folder.glob("*.json"))
-    if not run_files:
+    records = [record_of(project.root, run_file) for run_file in sorted(folder.glob("*.json"))]
+    if not records:
         raise UserError(f"{folder} holds no runs: run `dvc repro` first")
-    records = [record_of(project.root, run_file) for run_file in run_files]
 
     def send_all() -> tuple[int, int]:
         client = store.connect(settings)
@@ -112,8 +76,8 @@ def _tags(run: dict[str, Any]) -> dict[str, str]:
 
 def _add_grids(record: RunRecord, root: Path) -> None:
     """Adds the sample grids. A grid's step is its number of network evaluations, so that models line up in the UI."""
-    for evaluations in measured_evaluations(record.metrics):
-        path = sample_path(root, record.item or "", evaluations)
+    for evaluations in reading.measured_evaluations(record.metrics):
+        path = reading.sample_path(root, record.item or "", evaluations)
         if not path.exists():
             raise UserError(f"{path} is missing: run `dvc checkout` or `dvc repro`")
         record.images[f"samples-nfe-{evaluations}"] = (path, evaluations)

@@ -1,4 +1,4 @@
-"""The state of a run: one file that holds all that the next step depends on, written by rename."""
+"""Checkpoints: one file with everything that the next step depends on, written by rename."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ FILE = "checkpoint.safetensors"
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, header: Any) -> None:
-    """Writes model, optimiser state and averages; `header` carries the counters."""
+    """Writes the model, the optimiser's state, the averages, and the header with the counters."""
     tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in model.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in averages.state().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -24,11 +24,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, avera
 def restore(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, device: torch.device
 ) -> dict[str, Any] | None:
-    """Puts the saved state back into place.
-
-    Returns:
-        The header, or None where there is no checkpoint.
-    """
+    """Restores the saved state; returns the header, or None if the folder has no checkpoint."""
     if not (folder / FILE).exists():
         return None
     tensors, header = weights.load(folder / FILE, device)
@@ -41,7 +37,7 @@ def restore(
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer.").items():
         index, name = key.split(".")
-        value = value.cpu() if name == "step" else value  # where the optimiser keeps it
+        value = value.cpu() if name == "step" else value  # the optimiser keeps the step on the CPU
         states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     return header

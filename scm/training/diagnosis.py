@@ -1,15 +1,15 @@
-"""What the figures of a run say is wrong with it, where, and what to try: a function of its lines of metrics alone.
+"""Diagnoses a run from its lines of metrics alone: what is wrong, where, and what to try.
 
-Four things are looked for: a gradient far above its recent size, a tangent that jumps or is out of all proportion at
-some t (and which of its two terms carries it, as in fig. 4), samples that move away from the data, and steps that were
-not finite. Each is reported once, at the line that shows it first. The limits leave healthy runs alone: on the digits
-their gradients stay at their recent size and their tangents below 0.8 times a sample's length, while runs that fall
-apart reach 3 to 7 times it, and Fourier features of scale 16 make the second term 3 to 4.5 times as long.
+The diagnosis looks for four problems: a gradient far above its recent size; a tangent that jumps or is too large at
+some t, and which of its two terms causes it (fig. 4); samples that move away from the data; and steps that were not
+finite. Each problem is reported once, at the first line that shows it. The limits leave healthy runs alone: on the
+digits, healthy gradients keep their recent size and healthy tangents stay below 0.8 times a sample's length. Runs that
+fall apart reach 3 to 7 times that length; Fourier features of scale 16 make the second term 3 to 4.5 times as long.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -17,23 +17,23 @@ from typing import Any
 from scm.training.health import BINS, NONFINITE
 
 WINDOW, FEWEST = 16, 4
-"""Lines before the present one that its figures are compared with, and how many there must be."""
+"""A line's figures are compared with at most WINDOW earlier lines, if there are at least FEWEST."""
 GRADIENT_SPIKE = 5.0
-"""Largest gradient norm since the last line, as a multiple of the median of such maxima before it."""
+"""A gradient is reported above this multiple of the median maximum of earlier lines."""
 TANGENT_SPIKE = 5.0
-"""Norm of the tangent in a bin, as a multiple of its median after the warm-up; it must be longer than a sample, too."""
+"""A jump is reported above this multiple of the bin's median after the warm-up, if also longer than a sample."""
 TANGENT_LARGE = 2.0
-"""Norm of the tangent in a bin, as a multiple of a sample's length sigma_d sqrt(D). Healthy ones stay below 1."""
+"""A tangent is reported above this multiple of a sample's length, sigma_d sqrt(D). Healthy ones stay below 1."""
 RISEN, RISEN_OF_FIRST = 2.0, 0.1
-"""Distance of samples, as a multiple of the best so far, and above that by this fraction of the first one."""
+"""Samples have moved away at this multiple of the best distance, and this fraction of the first one above the best."""
 RISEN_PROBES = 2
-"""Probes in a row that say so."""
+"""So many probes in a row must show it."""
 SMALL_SCALE = 16.0
-"""Loss scale below which float16 loses small gradients."""
+"""Below this loss scale float16 loses small gradients."""
 MOST_REMEDIES = 3
 
 GENERATOR = "fake_sample_norm"
-"""The figure of a part that is not of its times: the generator's sample, before the part adds noise to it."""
+"""The generator's sample before noise is added: the one figure that does not depend on its part's times."""
 FIGURES = {
     "output_norm": "the network's output",
     GENERATOR: "the generator's sample",
@@ -45,22 +45,22 @@ FIGURES = {
     "log_weight": "the adaptive weight",
     "loss": "the loss",
 }
-"""In the order in which one follows from another, so that the first that is not finite is where it began."""
+"""Figures in the order of computation, so the first that is not finite is the origin."""
 PARTS = {"": "sCM", "fake": "the fake score", "vsd": "VSD"}
-"""Of score distillation, in the same order: the prefix of their figures and what they are called."""
+"""The parts of score distillation in the same order: the prefix of their figures, and their names."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The settings that remedies depend on; None = not known, or not of this kind of run.
+    """The settings that remedies depend on; None = unknown, or this kind of run does not have the setting.
 
     Attributes:
-        block: where the run's settings stand in params.yaml: teacher, student.common.
-        places: full names of those that stand elsewhere, by their name in the block, a mapping's for all that is in
-            it; None = it has no effect on this run.
+        block: section of the run's settings in params.yaml: teacher or student.common.
+        places: full names of the settings in other sections, by first key; None = the setting has no effect on this
+            run. The fake score's settings are under `fake_score`, score distillation's under `vsd`.
         tangent: normalized, clipped or raw.
         tangent_warmup: images.
-        fake_lr_max: of the fake score, whose settings `places` has as `fake_score` and score distillation's as `vsd`.
+        fake_lr_max: learning rate of the fake score.
         vsd_weight: lambda of L_VSD.
         data_norm: length of a sample, sigma_d sqrt(D).
     """
@@ -82,15 +82,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem of a run.
 
     Attributes:
         kind: gradient, tangent, samples, nonfinite or scale.
-        images: since when.
-        what: what the figures show, in words.
+        images: images seen when it first showed.
+        what: the problem in words.
         remedies: what to try, likeliest first.
         figure: the figure that shows it.
-        bins: of t, eighths of [0, pi/2]; empty = not one of certain times.
+        bins: bins of t with the problem, eighths of [0, pi/2]; empty = not tied to certain times.
     """
 
     kind: str
@@ -104,23 +104,11 @@ class Finding:
         return f"{self.what}, from {self.images:,} images on: {', or '.join(self.remedies)}"
 
 
-def diagnose(lines: Iterable[Mapping[str, Any]], context: Context) -> list[Finding]:
-    """All findings of a run, in the order in which they showed.
-
-    Args:
-        lines: of metrics.jsonl.
-    """
-    diagnosis = Diagnosis(context)
-    for line in lines:
-        diagnosis.add(line)
-    return diagnosis.findings
-
-
 class Diagnosis:
-    """The same, line by line; the work for a line does not grow with the run.
+    """Reads the lines of metrics.jsonl one by one; a line's cost does not grow with the run.
 
     Attributes:
-        findings: so far.
+        findings: the findings so far, in order.
     """
 
     def __init__(self, context: Context) -> None:
@@ -133,41 +121,37 @@ class Diagnosis:
         self._risen = 0
 
     def add(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Takes in the next line; returns what it is the first to show."""
+        """Reads the next line; returns its new findings."""
         found = [*self._nonfinite(line), *self._tangent(line), *self._gradient(line), *self._samples(line)]
         self.findings += found
         return found
 
     def summary(self) -> str:
-        """The findings in one line, those of non-finite steps first; what to try where there are none."""
+        """All findings in one line, non-finite steps first; general remedies if nothing was found."""
         ordered = sorted(self.findings, key=lambda finding: finding.kind != "nonfinite")
-        if not ordered:
-            return ", or ".join(self._remedies(None, (), overflow=True))
-        return "; ".join(map(str, ordered))
+        return "; ".join(map(str, ordered)) or ", or ".join(self._remedies())
 
     def _nonfinite(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Skipped steps, unless they only showed that the loss scale was too large, as it is at first."""
+        """Finds skipped steps, except those that only lowered the loss scale, which starts too large."""
         skipped, self._skipped = line.get("skipped", 0) - self._skipped, line.get("skipped", 0)
         broken: dict[str, list[int]] = {}
         for key in line:
             if key.startswith(f"{NONFINITE}/"):
                 _, figure, k = key.split("/")
                 broken.setdefault(figure, []).append(int(k))
-        scale = line.get("loss_scale")
+        scale, steps = line.get("loss_scale"), f"{skipped} step{'' if skipped == 1 else 's'}"
         found = []
         if broken:
             figure = min(broken, key=_order)
             new = self._new("nonfinite", figure, [-1] if figure == GENERATOR else sorted(broken[figure]))
             bins = tuple(k for k in new if k >= 0)
-            what = f"{_steps(skipped)} skipped: {self._named(figure)} was not finite"
+            what = f"{steps} skipped: {self._named(figure)} was not finite"
             what += f" at {_times(bins)}" if bins else ""
-            remedies = self._remedies(figure, bins, overflow=True)
+            remedies = self._remedies(figure, bins)
             found += [Finding("nonfinite", line["images"], what, remedies, figure, bins)] if new else []
         elif skipped and (scale is None or scale <= 1) and self._new("nonfinite", "grad_norm", [-1]):
-            what = f"{_steps(skipped)} skipped: the gradient was not finite, though the loss was"
-            found.append(
-                Finding("nonfinite", line["images"], what, self._remedies(None, (), overflow=True), "grad_norm")
-            )
+            what = f"{steps} skipped: the gradient was not finite, though the loss was"
+            found.append(Finding("nonfinite", line["images"], what, self._remedies(), "grad_norm"))
         if scale is not None and scale < SMALL_SCALE and self._new("scale", "loss_scale", [-1]):
             what = f"the loss scale fell to {scale:g}, so that float16 loses small gradients"
             remedies = self._change("set", "precision", to="bf16 or fp32")
@@ -175,7 +159,7 @@ class Diagnosis:
         return found
 
     def _tangent(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Bins in which the tangent is out of proportion, or jumped; one finding for each term that carries it."""
+        """Finds bins in which the tangent is too large or jumped; one finding for each term that causes it."""
         length = self.context.data_norm or math.inf
         large: dict[tuple[str, str], dict[int, float]] = {}
         for k in range(BINS):
@@ -196,7 +180,9 @@ class Diagnosis:
                 most = max(ratios[k] for k in bins)
                 than = "a sample" if kind == "level" else "it was before"
                 what = f"{self._named(term)} is up to {most:.3g} times as long as {than} at {_times(bins)}"
-                found.append(Finding("tangent", line["images"], what, self._remedies(term, bins), term, bins))
+                found.append(
+                    Finding("tangent", line["images"], what, self._remedies(term, bins, overflow=False), term, bins)
+                )
         return found
 
     def _gradient(self, line: Mapping[str, Any]) -> list[Finding]:
@@ -207,10 +193,10 @@ class Diagnosis:
         if not self._new("gradient", "grad_norm_max", [-1]):
             return []
         what = f"the gradient's norm rose to {value:.3g}, {value / usual:.3g} times what it was before"
-        return [Finding("gradient", line["images"], what, self._remedies(None, (), overflow=True), "grad_norm_max")]
+        return [Finding("gradient", line["images"], what, self._remedies(), "grad_norm_max")]
 
     def _samples(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Samples that move away from the data, several probes in a row; what is not finite is farther than any."""
+        """Finds samples that moved away from the data in several probes in a row; not finite counts as far away."""
         value = line.get("sample_fd")
         if value is None:
             return []
@@ -226,10 +212,10 @@ class Diagnosis:
         what = f"samples move away from the data: their distance is {value:.3g} and was {self._best_distance:.3g}"
         if math.isinf(self._best_distance):
             what = f"samples are not finite: their distance from the data is {value:.3g}"
-        return [Finding("samples", line["images"], what, self._remedies(None, (), overflow=True), "sample_fd")]
+        return [Finding("samples", line["images"], what, self._remedies(), "sample_fd")]
 
     def _usual(self, name: str, value: float, counts: bool = True) -> float | None:
-        """Median of a figure before; None while there are too few. The value joins them if it counts."""
+        """Median of the figure's earlier values, None if they are too few. Remembers `value` if it counts."""
         recent = self._recent.setdefault(name, deque(maxlen=WINDOW))
         usual = median(recent) if len(recent) >= FEWEST else None
         if counts and math.isfinite(value):
@@ -237,18 +223,20 @@ class Diagnosis:
         return usual
 
     def _new(self, kind: str, figure: str, bins: Sequence[int]) -> tuple[int, ...]:
-        """Those of the bins of which this has not been said yet; now it has."""
+        """The bins for which this problem is new; marks them as reported."""
         new = tuple(k for k in bins if (kind, figure, k) not in self._known)
         self._known |= {(kind, figure, k) for k in new}
         return new
 
-    def _remedies(self, figure: str | None, bins: Sequence[int], *, overflow: bool = False) -> tuple[str, ...]:
+    def _remedies(
+        self, figure: str | None = None, bins: Sequence[int] = (), *, overflow: bool = True
+    ) -> tuple[str, ...]:
         """What to try, likeliest first.
 
         Args:
-            figure: the figure that began it; None = not known.
-            bins: of t.
-            overflow: numbers too large for the type may be the cause.
+            figure: the figure where the problem began; None = unknown.
+            bins: bins of t with the problem.
+            overflow: True if the cause may be numbers too large for the type.
         """
         context, remedies = self.context, []
         part = _split(figure or "")[0]
@@ -268,7 +256,7 @@ class Diagnosis:
         return tuple([*remedies, *self._slower(figure, part)][:MOST_REMEDIES])
 
     def _slower(self, figure: str | None, part: str) -> list[str]:
-        """What helps against anything: smaller and later changes, to what the part of the loss trains."""
+        """The general remedies: smaller or later updates of the network that this part of the loss trains."""
         context, remedies = self.context, []
         if part == "vsd":
             remedies += self._change("lower", "vsd.weight", context.vsd_weight)
@@ -283,13 +271,7 @@ class Diagnosis:
         return remedies + self._change("lengthen", "lr.warmup")
 
     def _change(self, verb: str, setting: str, value: float | None = None, *, to: str | None = None) -> list[str]:
-        """The advice to change a setting; none if it has no effect.
-
-        Args:
-            setting: name below the run's block, or below the place that stands for its first part.
-            value: what it is.
-            to: what to write.
-        """
+        """Advice to change a setting from `value`, or `to` another; none if the setting has no effect."""
         first, *rest = setting.split(".")
         place = self.context.places.get(first, f"{self.context.block}.{first}")
         if place is None:
@@ -298,7 +280,7 @@ class Diagnosis:
         return [f"{verb} {'.'.join([place, *rest])}{'' if to is None else f': {to}'}{ending}"]
 
     def _named(self, figure: str) -> str:
-        """A figure in words; where there are several losses, with the one that it is of."""
+        """A figure in words, with its loss if the run has several."""
         part, name = _split(figure)
         context = self.context
         several = None not in (context.fake_lr_max, context.tangent) and name in ("loss", "log_weight")
@@ -306,20 +288,16 @@ class Diagnosis:
 
 
 def _split(figure: str) -> tuple[str, str]:
-    """A figure's part and its name in it; the loss's own have no part."""
+    """A figure's part and its name within the part; the loss's own figures have the part ""."""
     part, _, name = figure.partition("_")
     return (part, name) if part in PARTS and figure not in FIGURES else ("", figure)
 
 
 def _order(figure: str) -> tuple[bool, int, int, str]:
-    """Place of a figure in the order of causes; last comes the sum of all parts, which is finite only if they are."""
+    """Sort key by order of computation; the loss comes last, as it sums all parts."""
     (part, name), parts, names = _split(figure), list(PARTS), list(FIGURES)
     place = names.index(name) if name in FIGURES else len(names)
     return (figure == "loss", parts.index("fake" if figure == GENERATOR else part), place, figure)
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'' if count == 1 else 's'}"
 
 
 def _times(bins: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
-"""Health figures: means of an objective's figures per bin of t between two lines of metrics.jsonl.
+"""Health figures: means of an objective's figures in bins of t, between two lines of metrics.jsonl.
 
-Consistency training has no loss that falls; what shows its state are the sizes of the tangent's terms, of F and of
-w_phi at each t. Of steps that are skipped, what was not finite is counted.
+The loss of consistency training does not fall. Its state shows in the sizes of the tangent's terms, of F and of w_phi
+at each t. For skipped steps, the figures that were not finite are counted.
 """
 
 import math
@@ -15,16 +15,13 @@ from scm.objectives.protocol import Losses
 BINS = 8
 """Bins of t, uniform on [0, pi/2]."""
 NONFINITE = "nonfinite"
-"""Of `nonfinite/<figure>/<k>`: samples of skipped steps whose figure was infinite or no number."""
+"""Prefix of `nonfinite/<figure>/<k>`, the number of samples in skipped steps whose figure was infinite or NaN."""
 
 
 class HealthFigures:
-    """Sums of figures and counts of samples in each bin since the last reading.
+    """Sums of figures and counts of samples in each bin since the last `read`.
 
-    The names of an objective's figures and parts must be the same on all processes.
-
-    Args:
-        device: where the objective's figures live; nothing is copied from it before a reading.
+    An objective must have the same figures and parts on all processes. The sums stay on `device` until `read`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,24 +30,24 @@ class HealthFigures:
         self._nonfinite: dict[str, Tensor] = {}
 
     def add(self, losses: Losses) -> None:
-        """Takes in one step's samples; figures of a part are `<part>_<figure>`, binned by the part's own times."""
+        """Adds one step's samples; a part's figures are `<part>_<figure>`, binned by the part's own times."""
         for name, values, where in _figures_of(losses):
             self._sums[name] = torch.stack([values @ where, where.sum(0)]) + self._sums.get(name, 0)
 
     def add_skipped(self, losses: Losses) -> None:
-        """Counts what was not finite in a step that changed nothing."""
+        """Counts the figures that were not finite in a skipped step."""
         for name, values, where in _figures_of(losses):
             self._nonfinite[name] = (~values.isfinite()).to(torch.float64) @ where + self._nonfinite.get(name, 0)
 
     def read(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Empties the sums.
+        """Returns the figures and resets the sums.
 
         Args:
             reduce: sums a tensor over the processes.
 
         Returns:
-            Means over all samples under the figure's name and per bin under `<name>/<k>`, without bins that nothing
-            fell into; counts of what was not finite under `nonfinite/<name>/<k>`, without zeros.
+            For each figure, `<name>`: the mean of all samples; `<name>/<k>`: the mean in bin k, if it has samples;
+            `nonfinite/<name>/<k>`: how many were not finite, if any.
         """
         names, skipped, figures = sorted(self._sums), sorted(self._nonfinite), {}
         rows = [*(self._sums[name] for name in names), *(self._nonfinite[name][None] for name in skipped)]
@@ -68,7 +65,7 @@ class HealthFigures:
 
 
 def _figures_of(losses: Losses, prefix: str = "") -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, values float64 [B], where each lies as rows of 0 and 1 [B, BINS]) of the loss, the figures, the parts."""
+    """Yields each figure's name, its values (float64 [B]) and their bins (one-hot rows [B, BINS])."""
     bins = (losses.t / (math.pi / 2) * BINS).long().clamp(0, BINS - 1)
     where = torch.nn.functional.one_hot(bins, BINS).to(torch.float64)
     own = {"loss": losses.value.detach()} if losses.recorded else {}

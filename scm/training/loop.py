@@ -37,27 +37,29 @@ from scm.training.schedule import Schedule
 
 METRICS = "metrics.jsonl"
 SNAPSHOTS = "snapshots"
+COUNTERS = ("images", "step", "skipped", "skipped_in_a_row")
+"""Attributes of the trainer that a checkpoint keeps in its header."""
 MAX_SKIPPED = 20
-"""Steps with a non-finite gradient, one after the other, that end a run."""
+"""A run ends after this many steps in a row with a non-finite gradient."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that the loop's result follows from, and where it reports.
+class LoopSettings:
+    """All settings that a run's result depends on, and how often the run reports.
 
     Attributes:
         images: budget; the run ends with the first step that reaches it.
-        batch: images of one step over all processes.
-        purpose: names this run's random draws, so that teacher and students differ.
+        batch: images of one step, over all processes.
+        purpose: names the run's random draws, so that the teacher's and the students' differ.
         optimizer: `adam` or `radam`.
         profiles: sigma_rel of the tracked averages.
-        halflife: of a plain exponential average that is kept beside them, images; None = none.
+        halflife: half-life of an additional exponential average, in images; None = no such average.
         snapshots: snapshots of each power-function average over the run.
-        half_precision: the network computes in float16, so that the loss is scaled before its gradient is taken.
-        header: goes into each snapshot's header.
+        half_precision: True if the network computes in float16, which needs a scaled loss.
+        header: included in each snapshot's header.
         log_every: images between two lines of metrics.jsonl.
-        checkpoint_every: images between two checkpoints; one is taken with the first line after them.
-        context: of the run, for what its diagnosis advises.
+        checkpoint_every: images between two checkpoints; the next line of metrics then brings a checkpoint.
+        context: settings for the run's diagnosis.
     """
 
     images: int
@@ -80,18 +82,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """What is trained beside the model, by the same steps and optimiser, and is neither averaged nor kept in the end.
+    """A module trained beside the model, by the same steps and optimiser; it is neither averaged nor exported.
 
     Attributes:
         module: e.g. the fake score of variational score distillation.
-        lr_scale: its learning rate, as a multiple of the model's.
+        lr_scale: learning rate as a multiple of the model's.
     """
 
     module: nn.Module
     lr_scale: float = 1.0
 
 
-def make_optimizer(model: Model, auxiliary: Auxiliary | None, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(model: Model, auxiliary: Auxiliary | None, settings: LoopSettings) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[settings.optimizer]
     groups = [{"params": list(model.parameters()), "lr_scale": 1.0}]
     if auxiliary is not None:
@@ -100,14 +102,14 @@ def make_optimizer(model: Model, auxiliary: Auxiliary | None, settings: Settings
 
 
 class Trainer:
-    """A run in a work folder, which holds its checkpoint, its snapshots and metrics.jsonl.
+    """A run in a work folder, which holds the checkpoint, the snapshots and metrics.jsonl.
 
     Args:
         work: folder of this run; a checkpoint found there is resumed.
-        stopping: asked after each step; true = save and raise Interrupted.
+        stopping: called after each step; True saves the state and raises Interrupted.
         say: prints a line of progress.
-        auxiliary: what the objective trains beside the model.
-        probe: the distance of the samples that the model draws with an average's weights; asked at each snapshot.
+        auxiliary: the module that the objective trains beside the model.
+        probe: measures the samples that the model draws with an average's weights; called at each snapshot.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Trainer:
         model: Model,
         objective: Objective,
         data: Data,
-        settings: Settings,
+        settings: LoopSettings,
         work: Path,
         ranks: Ranks,
         stopping: Callable[[], bool],
@@ -142,8 +144,8 @@ class Trainer:
         """Trains to the end of the budget.
 
         Raises:
-            Interrupted: asked to stop; the state is saved.
-            UserError: MAX_SKIPPED steps in a row were not finite.
+            Interrupted: the run was asked to stop, and has saved its state.
+            UserError: MAX_SKIPPED steps in a row had no finite gradient.
         """
         self._resume()
         total = self.settings.images
@@ -165,6 +167,7 @@ class Trainer:
 
     def _step(self) -> None:
         settings, seen, device = self.settings, self.images, self.ranks.device
+        # Data and random draws are functions of the images seen, so that a resumed run repeats them.
         x_0, labels = self.data.batch_at(seen)
         draws = generator(settings.seed, f"{settings.purpose} noise", seen, device=device)
         batch = Batch(x_0.to(device), labels.to(device), draws, self.ranks.rank, self.ranks.world)
@@ -175,11 +178,12 @@ class Trainer:
             losses = self.objective(self.model, batch, seen)
             loss = losses.value.mean()
             (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
+        # All ranks see the same gradient from here on, so they all step or all skip.
         self.ranks.average_gradients(self.parameters)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.parameters)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        self.gradient_norm = float(norm)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
         finite = math.isfinite(self.gradient_norm)
         too_large = self.loss_scale is not None and self.loss_scale.after(finite)
         if finite:
@@ -189,6 +193,7 @@ class Trainer:
             self.gradient_norm_max = max(self.gradient_norm_max, self.gradient_norm)
             self.skipped_in_a_row = 0
         else:
+            # The images of a skipped step still count.
             self.health.add_skipped(losses)
             self._skip(diverging=not too_large)
         self.step += 1
@@ -200,7 +205,7 @@ class Trainer:
         self.skipped_in_a_row += diverging
         if self.skipped_in_a_row >= MAX_SKIPPED:
             self._write_line()
-            if self.ranks.rank:  # the first alone knows the figures, and says it once for all
+            if self.ranks.rank:  # only rank 0 has the diagnosis
                 raise UserError(f"rank {self.ranks.rank} ends: the training diverged, as rank 0 explains")
             raise UserError(
                 f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, at {self.images:,} "
@@ -208,17 +213,19 @@ class Trainer:
             )
 
     def _snapshot_if_due(self) -> None:
-        """Writes the averages each time another 1/snapshots of the budget is done."""
+        """Writes the averages whenever another 1/snapshots of the budget is done."""
         settings = self.settings
         before = (self.images - settings.batch) * settings.snapshots // settings.images
         if min(self.images, settings.images) * settings.snapshots // settings.images == before or self.ranks.rank:
             return
+        # One file for each average, with the buffers that the network needs as well.
         buffers = {key: value for key, value in self.model.named_buffers() if key in self.model.state_dict()}
         header = {**settings.header, "images": self.images, "buffers": sorted(buffers)}
         folder = self.work / SNAPSHOTS
         for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=False):
             file = folder / snapshot_file(self.images, sigma_rel)
             weights.save(file, {**average, **buffers}, {**header, "sigma_rel": sigma_rel})
+        # The shortest average follows the training most closely, so it shows a bad turn first.
         if self.probe is not None:
             shortest = self.averages.averages[settings.profiles.index(min(settings.profiles))]
             self.sample_distance = self.probe(self.model, shortest)
@@ -227,8 +234,7 @@ class Trainer:
             weights.save(folder / HALFLIFE_FILE, {**self.averages.averages[-1], **buffers}, {**header, **width})
 
     def _figures(self) -> dict[str, Any]:
-        """All figures since the last line; None = there is no such figure."""
-        figures = self.health.read(self.ranks.total)
+        """The figures since the last line; None = no such figure."""
         line = {
             "images": self.images,
             "time": time.time(),
@@ -239,13 +245,13 @@ class Trainer:
             "skipped": self.skipped,
             "loss_scale": None if self.loss_scale is None else self.loss_scale.value,
             "sample_fd": self.sample_distance,
-            **figures,
+            **self.health.read(self.ranks.total),
         }
         self.gradient_norm_max, self.sample_distance = 0.0, None
         return line
 
     def _write_line(self) -> None:
-        """A line of figures into metrics.jsonl, a shorter one and what is found in them to the console."""
+        """Appends a line to metrics.jsonl, and prints a summary of it and any new findings."""
         settings, (moment, images) = self.settings, self.started
         seconds = time.monotonic() - moment
         rate = (self.images - images) / seconds
@@ -255,42 +261,42 @@ class Trainer:
         with (self.work / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v for k, v in line.items() if v is not None}, allow_nan=True) + "\n")
             file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that counts on it
+            os.fsync(file.fileno())  # the checkpoint that follows relies on this line
         left = max(settings.images - self.images, 0) / max(rate, 1e-9)
-        loss = f"  loss {line['loss']:.4f}" if "loss" in line else ""  # none where the student only rested
+        loss = f"  loss {line['loss']:.4f}" if "loss" in line else ""  # no loss if the student rested in every step
         tangent = f"  tangent {line['tangent_norm']:.3g}" if "tangent_norm" in line else ""
         self.say(
             f"{self.images / settings.images:4.0%}  {self.images:,}/{settings.images:,} images  {rate:,.0f}/s  "
-            f"ETA {clock(left)}{loss}  "
-            f"grad {self.gradient_norm:.3g}{tangent}" + (f"  skipped {self.skipped}" if self.skipped else "")
+            f"ETA {clock(left)}{loss}  grad {self.gradient_norm:.3g}{tangent}"
+            + (f"  skipped {self.skipped}" if self.skipped else "")
         )
         for finding in self.diagnosis.add(line):
             self.say(f"health: {finding}")
 
     def _save(self) -> None:
         if self.ranks.rank == 0:
-            counters = {"images": self.images, "step": self.step, "skipped": self.skipped}
-            counters["skipped_in_a_row"] = self.skipped_in_a_row
+            counters = {name: getattr(self, name) for name in COUNTERS}
             counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
             counters["metrics_bytes"] = (self.work / METRICS).stat().st_size
             checkpoint.save(self.work, self.trained, self.optimizer, self.averages, counters)
         self.ranks.wait()
 
     def _resume(self) -> None:
-        """Takes up the last checkpoint and forgets what was written after it."""
+        """Restores the last checkpoint and deletes what was written after it."""
         header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages, self.ranks.device)
         if header:
-            self.images, self.step, self.skipped = header["images"], header["step"], header["skipped"]
-            self.skipped_in_a_row = header["skipped_in_a_row"]
+            for name in COUNTERS:
+                setattr(self, name, header[name])
             if self.loss_scale is not None:
                 self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")
         if self.ranks.any(self.ranks.of_first(self.images) != self.images):
             raise UserError(
-                f"{self.work} is not the same on all machines: set SCM_WORK to a folder that all of them see, and that "
-                "holds the first one's checkpoint"
+                f"{self.work} is not the same on all machines: set SCM_WORK to a shared folder that holds the first "
+                "machine's checkpoint"
             )
         if self.ranks.rank == 0:
+            # Cut metrics.jsonl back to the checkpoint, repeat its diagnosis, delete later snapshots.
             metrics = self.work / METRICS
             self.work.mkdir(parents=True, exist_ok=True)
             metrics.touch()

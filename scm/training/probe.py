@@ -1,9 +1,9 @@
-"""How far a student's samples are from the data while it trains, without the extractor: a coarse, cheap figure.
+"""A cheap, coarse distance between a student's samples and the data, measured during training.
 
-A student's loss says nothing of its samples. So at each snapshot a fixed set of noise is turned into samples, and their
-Frechet distance to training data is taken in the space that the network works in, averaged down to a few pixels. It
-sees a run fall apart, not which of two good models is better. Its draws have names of their own and it works on the
-averaged weights, so that training is the same bit for bit with it and without.
+A student's loss says nothing about its samples. So each snapshot turns the same noise into samples and takes their
+Frechet distance to training data, in the network's space averaged down to a few pixels. The distance shows a run that
+falls apart, not which of two good models is better. The probe names its own draws and uses the averaged weights, so
+training is bit-equal with and without it.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from scm.training.ahead import Data
 
 SAMPLES = 256
 REAL_SAMPLES = 2048
-"""Training samples that the others are compared with; a smaller data set gives some of them twice."""
+"""Training samples in the comparison; a smaller data set contributes some of them twice."""
 SIDE = 4
 """Samples are averaged down to at most this many pixels on a side."""
 BATCH = 64
@@ -30,16 +30,16 @@ BATCH = 64
 
 
 class Probe:
-    """The figure for one run.
+    """The probe of one run.
 
     Args:
-        data: the run's; its first samples are what is compared with, their labels the proportions to ask for.
-        batch: images between two of its positions.
+        data: the run's data. Samples are compared with its first samples, and have labels in the same proportions.
+        batch: images between two positions of the data.
         seed: names the noise.
         t_max: radians, where sampling starts.
         sigma_d: standard deviation of the data.
         segments: jumps of a multistep student; None = one step from t_max.
-        guidance: scale that the student is told, for one that takes it.
+        guidance: guidance scale of a student that takes one.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Probe:
 
     @torch.no_grad()
     def __call__(self, model: Model, weights: Mapping[str, Tensor]) -> float:
-        """The distance of the samples that the model draws with these weights; inf if one of them is not finite.
+        """The distance of the samples that the model draws with these weights; inf if a sample is not finite.
 
         Args:
-            model: its own weights and mode are as before when this returns.
+            model: keeps its own weights and mode.
             weights: an average, by the names of the model's parameters.
         """
         device = next(iter(weights.values())).device

@@ -1,4 +1,4 @@
-"""Learning rate over a run, in images."""
+"""The learning rate over a run, counted in images."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a decay.
+    """Linear warm-up, then decay.
 
     Attributes:
         maximum: learning rate between warm-up and decay.
-        warmup: images of the warm-up.
+        warmup: length of the warm-up.
         decay: `constant`; `inverse_sqrt`: 1 / sqrt(n / decay_from) (EDM2 eq. 67); `cosine`: to 0 at the end of the run.
-        decay_from: images at which the decay begins.
-        total: images of the run.
+        decay_from: start of the decay.
+        total: length of the run.
     """
 
     maximum: float
@@ -24,7 +24,7 @@ class Schedule:
     total: int
 
     def at(self, images: int) -> float:
-        """Learning rate of the step that begins after `images` images."""
+        """Learning rate of the step after `images` images."""
         rate = self.maximum
         if self.warmup:
             rate *= min(images / self.warmup, 1.0)

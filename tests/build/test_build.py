@@ -122,15 +122,17 @@ def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeyp
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     model = tiny_model()
     names = list(model.state_dict())
-    assert build.compiled(model, runtime(compile=False), torch.device("cpu")) is model and not calls
-    assert build.compiled(model, runtime(), torch.device("cpu")) is model and calls == [model.network]
+    build.compile_networks(model, runtime(compile=False), torch.device("cpu"))
+    assert not calls
+    build.compile_networks(model, runtime(), torch.device("cpu"))
+    assert calls == [model.network]
     assert list(model.state_dict()) == names
 
 
 def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"^runtime.compile is true, but there is no C\+\+ compiler: install g\+\+"):
-        build.compiled(tiny_model(), runtime(), torch.device("cpu"))
+        build.compile_networks(tiny_model(), runtime(), torch.device("cpu"))
 
 
 def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
@@ -138,7 +140,7 @@ def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options: calls.append(module))
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     models = torch.nn.ModuleList([tiny_model(), torch.nn.Linear(1, 1), tiny_model()])
-    assert build.compiled(models, runtime(), torch.device("cpu")) is models
+    build.compile_networks(models, runtime(), torch.device("cpu"))
     assert calls == [models[0].network, models[2].network]
 
 
@@ -197,12 +199,12 @@ def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
         ),
         (
             {"classes": ["0", "1"]}, None,
-            "knows 2 classes, data/latents has 3: train a teacher on these data, or prepare those that it was "
-            "trained on",
+            "knows 2 classes, data/latents has 3: train a teacher on these data, or prepare the "
+            "teacher's data",
         ),
         (
             {}, (1.0, 2.0),
-            "cannot be guided, as it was never trained without labels: take guidance out of the method, or train a "
+            "cannot be guided, as it was never trained without labels: remove guidance from the method, or train a "
             "teacher with label_dropout 0.1",
         ),
     ],
@@ -372,7 +374,7 @@ def test_a_teacher_that_never_went_without_labels_is_not_guided():
     with pytest.raises(UserError) as caught:
         sampling.scales_of(params, header("teacher"))
     assert str(caught.value) == (
-        "params.yaml: select.guidance.teacher = 1.7: this teacher was never trained without labels, and cannot be "
+        "params.yaml: select.guidance.teacher = 1.7: this teacher was never trained without labels and cannot be "
         "guided; write [1.0]"
     )
 

@@ -37,6 +37,8 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["student"]["methods"], params["evaluate"]["models"] = {"scd": "teacher"}, ["teacher", "scd"]
     params["student"]["scd"]["images"], params["student"]["common"]["lr"]["decay"] = 1024, "constant"
     params["teacher"]["images"], params["teacher"]["lr"]["decay"] = 1024, "constant"
+    params["sampler"]["teacher_steps"] = 4
+    params["select"] |= {"sigma_rel": {"teacher": [0.1], "student": [0.1]}, "t_mid": [0.8], "progress": 1}
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)

@@ -25,7 +25,7 @@ METHODS = {
     "vsd": ("teacher", {**SHORT, **VSD}),
 }
 EVALUATIONS = {
-    "teacher": {4, 70}, "scd": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "scd_vsd": {1, 2}, "vsd": {1},
+    "teacher": {4, 22}, "scd": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "scd_vsd": {1, 2}, "vsd": {1},
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["ema"]["snapshots"], params["select"]["progress"] = 4, 2
     params["select"]["sigma_rel"] = {"teacher": [0.1], "student": [0.1]}
     params["evaluate"]["models"] = ["teacher", *METHODS]
+    params["sampler"]["teacher_steps"] = 6
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)

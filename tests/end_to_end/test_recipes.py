@@ -36,10 +36,10 @@ METHOD = '''
 
 from pydantic import Field
 
-from scm.methods import Block, Method, Parts, StudentSettings, tangent_settings
+from scm.methods import Method, MethodBlock, Parts, StudentSettings, tangent_settings
 
 
-class SlowBlock(Block):
+class SlowBlock(MethodBlock):
     pace: float = Field(gt=0)
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from scm.data.shards.shards import write_shards
+from scm.base.distributed import Ranks
 from scm.evaluation.augmentation import augment
 from scm.evaluation.extractors.classifier import ClassifierSettings, train_classifier
 from scm.evaluation.measuring import collect, measure
 from scm.evaluation.reference import Reference, build_reference
+from tests.support.shards import write_shards
 
 SETTINGS = ClassifierSettings(width=8, features=16, epochs=3, batch=32, lr=5e-3, held_out=0.25)
 
@@ -56,7 +57,7 @@ def reference_of(
     )
     with tempfile.TemporaryDirectory() as folder:
         shards, work = shards_of(Path(folder) / "shards", images, labels, classes), Path(folder) / "work"
-        measure(extractor, shards, work, seed=seed)
+        measure(extractor, shards, work, seed, Ranks(0, 1, torch.device("cpu")), lambda line: None)
         return build_reference(extractor, collect(shards, work, seed), task, reached)
 
 

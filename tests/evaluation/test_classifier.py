@@ -12,7 +12,6 @@ from scm.evaluation.extractors.classifier import (
     accuracy,
     held_out_split,
     load_classifier,
-    save_classifier,
     train_classifier,
 )
 
@@ -122,10 +121,9 @@ def test_training_sees_only_augmented_images(striped: tuple[Tensor, Tensor]):
 
 def test_saved_and_loaded_classifier_is_the_same(tmp_path):
     model = Classifier(3, 16, width=8, features=6, outputs=2)
-    save_classifier(model, tmp_path / "a.safetensors")
-    save_classifier(model.double(), tmp_path / "b.safetensors")
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    loaded = load_classifier(tmp_path / "a.safetensors")
+    (single,), (double,) = model.save(tmp_path / "single"), model.double().save(tmp_path / "double")
+    assert (tmp_path / "single" / single).read_bytes() == (tmp_path / "double" / double).read_bytes()
+    loaded = load_classifier(tmp_path / "single" / single)
     assert loaded.settings == model.settings
     assert not loaded.training
     images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)

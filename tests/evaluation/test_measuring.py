@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scm.base.distributed import Ranks
 from scm.data.shards.shards import read_index
 from scm.errors import UserError
 from scm.evaluation import measuring
@@ -37,6 +38,10 @@ class Squashed(Extractor):
         raise AssertionError("nobody keeps it")
 
 
+def measured(extractor, shards, work, seed, rank=0, world=1):
+    measure(extractor, shards, work, seed, Ranks(rank, world, torch.device("cpu")), lambda line: None)
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory, striped: tuple[Tensor, Tensor]):
     """240 images in 12 shards of 20, which are no whole number of blocks of 15."""
@@ -46,7 +51,7 @@ def many(tmp_path_factory, striped: tuple[Tensor, Tensor]):
 @pytest.fixture(scope="module")
 def alone(many, tmp_path_factory):
     work = tmp_path_factory.mktemp("alone")
-    measure(Squashed(), many, work, seed=3)
+    measured(Squashed(), many, work, 3)
     return collect(many, work, 3)
 
 
@@ -72,7 +77,7 @@ def test_everything_is_of_all_images_once(alone, striped: tuple[Tensor, Tensor])
 def test_shards_do_not_show(alone, tmp_path, striped: tuple[Tensor, Tensor]):
     for shard_images in (7, 240):
         shards = shards_of(tmp_path / f"shards-{shard_images}", *striped, CLASSES, shard_images)
-        measure(Squashed(), shards, tmp_path / f"work-{shard_images}", seed=3)
+        measured(Squashed(), shards, tmp_path / f"work-{shard_images}", 3)
         real = collect(shards, tmp_path / f"work-{shard_images}", 3)
         assert torch.equal(real.features, alone.features)
         torch.testing.assert_close(real.whole, alone.whole, rtol=1e-12, atol=1e-12)
@@ -87,7 +92,7 @@ def test_the_halves_are_disjoint_random_and_equal(alone):
 
 def test_one_image_more_belongs_to_the_whole_alone(tmp_path, striped: tuple[Tensor, Tensor]):
     shards = shards_of(tmp_path / "shards", striped[0][:81], striped[1][:81], CLASSES)
-    measure(Squashed(), shards, tmp_path / "work", seed=3)
+    measured(Squashed(), shards, tmp_path / "work", 3)
     real = collect(shards, tmp_path / "work", 3)
     assert [half["count"] for half in real.halves] == [40, 40] and real.whole["count"] == 81
     torch.testing.assert_close(real.whole["sum"], Squashed()(striped[0][:81]).sum(0))
@@ -98,15 +103,15 @@ def test_any_number_of_processes_gives_the_same_bits(many, alone, tmp_path, worl
     seen = []
     for rank in reversed(range(world)):
         extractor = Squashed()
-        measure(extractor, many, tmp_path, seed=3, rank=rank, world=world)
+        measured(extractor, many, tmp_path, 3, rank, world)
         seen.append(extractor.seen)
     assert sum(seen) == 240 and min(seen) > 0
     assert equal(collect(many, tmp_path, 3), alone)
 
 
 def test_the_first_process_waits_for_the_others(many, alone, tmp_path):
-    measure(Squashed(), many, tmp_path, seed=3, rank=0, world=2)
-    other = threading.Timer(0.3, lambda: measure(Squashed(), many, tmp_path, seed=3, rank=1, world=2))
+    measured(Squashed(), many, tmp_path, 3, 0, 2)
+    other = threading.Timer(0.3, lambda: measured(Squashed(), many, tmp_path, 3, 1, 2))
     other.start()
     assert equal(collect(many, tmp_path, 3, every=0.01), alone)
     other.join()
@@ -120,22 +125,22 @@ def test_an_interrupted_pass_goes_on_with_the_next_block(many, alone, tmp_path, 
             return super().forward(images)
 
     with pytest.raises(KeyboardInterrupt):
-        measure(Failing(), many, tmp_path, seed=3)
+        measured(Failing(), many, tmp_path, 3)
     again = Squashed()
-    measure(again, many, tmp_path, seed=3)
+    measured(again, many, tmp_path, 3)
     assert again.seen == 240 - 4 * 15
     assert equal(collect(many, tmp_path, 3), alone)
 
 
 def test_of_many_images_some_are_kept_at_random(many, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "MOST_IMAGES", 60)
-    measure(Squashed(), many, tmp_path, seed=3)
+    measured(Squashed(), many, tmp_path, 3)
     fewer = collect(many, tmp_path, 3)
     assert torch.equal(fewer.features, alone.features[:60])
 
 
 def test_another_seed_gives_other_halves_of_the_same_whole(many, alone, tmp_path):
-    measure(Squashed(), many, tmp_path, seed=4)
+    measured(Squashed(), many, tmp_path, 4)
     other = collect(many, tmp_path, 4)
     assert other.identity != alone.identity
     assert all(torch.equal(other.whole[name], alone.whole[name]) or name != "count" for name in other.whole)
@@ -146,7 +151,7 @@ def test_another_seed_gives_other_halves_of_the_same_whole(many, alone, tmp_path
 def test_too_few_images(tmp_path, striped: tuple[Tensor, Tensor]):
     shards = shards_of(tmp_path / "shards", striped[0][:3], striped[1][:3], CLASSES)
     with pytest.raises(UserError) as error:
-        measure(Squashed(), shards, tmp_path / "work", seed=0)
+        measured(Squashed(), shards, tmp_path / "work", 0)
     assert str(error.value) == "the reference needs at least 4 images, not 3: add images to data.path"
 
 
@@ -156,7 +161,7 @@ def test_features_that_are_no_numbers_are_refused(many, tmp_path):
             return super().forward(images).log()
 
     with pytest.raises(UserError, match=r"^reference.extractor = squashed: the features of \d+ of \d+ images are not "):
-        measure(Broken(), many, tmp_path, seed=3)
+        measured(Broken(), many, tmp_path, 3)
 
 
 def test_a_damaged_shard_is_named(tmp_path, striped: tuple[Tensor, Tensor]):
@@ -166,4 +171,4 @@ def test_a_damaged_shard_is_named(tmp_path, striped: tuple[Tensor, Tensor]):
     content[600] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"000001.tar is not what was written"):
-        measure(Squashed(), shards, tmp_path / "work", seed=0)
+        measured(Squashed(), shards, tmp_path / "work", 0)

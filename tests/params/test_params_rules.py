@@ -48,11 +48,11 @@ IMPOSSIBLE = [
     ),
     (
         {"reference.weights": "models/inception.pth"},
-        'reference.weights = "models/inception.pth": the classifier is trained here, on these data; write null, or another reference.extractor',
+        'reference.weights = "models/inception.pth": the classifier is trained by the pipeline; write null, or another reference.extractor',
     ),
     (
         {"reference.statistics": "a.npz", "reference.statistics_sha256": "0" * 64},
-        'reference.statistics = "a.npz": the classifier is trained here, on these data; write null, or another reference.extractor (and 1 more)',
+        'reference.statistics = "a.npz": the classifier is trained by the pipeline; write null, or another reference.extractor (and 1 more)',
     ),
     (
         {"reference.extractor": "dinov2"},
@@ -80,7 +80,7 @@ IMPOSSIBLE = [
     ),
     (
         {"teacher.label_dropout": 0.1, "select.guidance.student": [1.0, 1.5]},
-        "select.guidance.student = 1.5: no student is told a guidance scale; write [1.0], or add guidance: [1.0, 2.0] to a method's block",
+        "select.guidance.student = 1.5: no student takes a guidance scale; write [1.0], or add guidance: [1.0, 2.0] to a method's block",
     ),
     (
         {**GUIDED, "select.guidance.student": [1.5, 2.5, 2.0]},
@@ -93,11 +93,11 @@ IMPOSSIBLE = [
             "student.scd.guidance": [1.0, 1.2],
             "student.vsd": {**VSD, "guidance": [1.5, 2.0]},
         },
-        "select.guidance.student = 1.0: outside the guidance of the students; let these overlap",
+        "select.guidance.student = 1.0: outside the guidance of the students; make their ranges overlap",
     ),
     (
         {"select.coarse": "2Ki"},
-        'select.coarse = "2Ki": a first look at more samples than the 1797 that decide; use less, or null',
+        'select.coarse = "2Ki": the coarse search would take more than the 1797 samples of select.samples; use less, or null',
     ),
     ({**GUIDED}, "select.guidance.student = 1.0: outside the guidance of the students; use 1.2 to 2"),
     (
@@ -140,7 +140,7 @@ IMPOSSIBLE = [
     ),
     (
         {"ema.profiles": [0.0502, 0.0498]},
-        "ema.profiles = [0.0502, 0.0498]: the same to three decimals, by which the files of the snapshots are named; use two that differ there",
+        "ema.profiles = [0.0502, 0.0498]: equal to three decimals, which name the snapshots' files; use two that differ",
     ),
     (
         {"data.source": "folder", "data.labels": False, "teacher.label_dropout": 0.1},
@@ -165,7 +165,7 @@ IMPOSSIBLE = [
     ),
     (
         {**methods(discrete="teacher"), "student.discrete": {**DISCRETE, "precision": "bf16"}},
-        'student.discrete.precision = "bf16": differences between neighbouring points drown in its rounding; '
+        'student.discrete.precision = "bf16": differences between neighbouring points are lost in its rounding; '
         "write precision: fp32 in student.discrete",
     ),
     (
@@ -222,7 +222,7 @@ IMPOSSIBLE = [
     ),
     (
         {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**VSD["fake_score"], "updates": 1025}}},
-        "student.vsd.fake_score.updates = 1025: more than the 1024 steps of the training (images / batch): the student would never learn; use less",
+        "student.vsd.fake_score.updates = 1025: more than the 1024 steps of the training (images / batch), so the student would never learn; use less",
     ),
 ]
 

@@ -130,7 +130,7 @@ def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:
     change(root / "results/metrics/evaluate-teacher.json", **{"fd@35": 4.0, "mparams": 0.2})
     change(root / "results/metrics/evaluate-scd.json", **{"fd@1": 7.0, "fd@2": 5.0, "mparams": 0.2})
     (_, compute), (_, size) = paper_charts(collect(fake_project(root)), ("red", "blue"))
-    assert compute.lines[0] == Line([100 / 35, 200 / 35], [1.75, 1.25], "red", "sCD", points=True)
+    assert compute.lines[0] == Line((100 / 35, 200 / 35), (1.75, 1.25), "red", "sCD", points=True)
     assert size.lines[0] == Line([0.2], [1.25], "red", "sCD, 2 NFE", points=True)
     assert [line.label for line in compute.lines[1:]] == [
         "sCT", "paper, sCD, CIFAR-10", "paper, sCD, ImageNet 64", "paper, sCD, ImageNet 512"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scm.errors import UserError
-from scm.results.reading import curve_path, metrics_path, read_curve, read_run, run_names
+from scm.results.reading import CURVES, METRICS, curve_path, metrics_path, read_curve, read_run, run_names
 
 
 def test_run_names_are_those_of_dvc_yaml_in_its_order() -> None:
@@ -19,9 +19,9 @@ def test_each_stage_has_its_files() -> None:
     root = Path("p")
     assert metrics_path(root, "encode", None) == Path("p/results/metrics/encode.json")
     assert metrics_path(root, "select_ema", "scd") == Path("p/results/metrics/select-scd.json")
-    assert metrics_path(root, "train_student", "scd") is None
     assert curve_path(root, "train_student", "scd") == Path("p/results/curves/train-scd.csv")
-    assert curve_path(root, "evaluate", "scd") is None
+    assert curve_path(root, "train_teacher", None) == Path("p/results/curves/train-teacher.csv")
+    assert "train_student" not in METRICS and "evaluate" not in CURVES
 
 
 def test_a_curve_keeps_exact_numbers_and_leaves_gaps_out(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from scm.errors import UserError
 from scm.retraining import ci
-from scm.retraining.proposal import TRAILER, Message, propose
+from scm.retraining.proposal import TRAILER, propose
 
 BRANCH, TITLE = "retrain/0123456789ab", "Promoted: digits, version 2"
 BODY = "# Promoted\n\n| | candidate |\n|---|---|\n| fd@2 | 1.1 |\n"
-TEXT = Message(TITLE, BODY)
+TEXT = (TITLE, BODY)
 GH = """#!{python}
 import json, pathlib, sys
 log, state = pathlib.Path({log!r}), pathlib.Path({state!r})
@@ -76,7 +76,7 @@ def state(folder: Path) -> tuple[str, str, str]:
 
 def test_what_is_new_is_on_the_branch_and_nothing_moves_here(root):
     before = state(root)
-    assert propose(root, "branch", "origin", BRANCH, TEXT) == f"branch {BRANCH} pushed"
+    assert propose(root, "branch", "origin", BRANCH, *TEXT) == f"branch {BRANCH} pushed"
     assert state(root) == before
     git(root, "fetch", "-q", "origin")
     shown = git(root, "diff", "--name-status", "HEAD", f"origin/{BRANCH}").splitlines()
@@ -89,26 +89,26 @@ def test_what_is_new_is_on_the_branch_and_nothing_moves_here(root):
 
 
 def test_again_pushes_nothing_and_new_results_replace_it(root):
-    propose(root, "branch", "origin", BRANCH, TEXT)
+    propose(root, "branch", "origin", BRANCH, *TEXT)
     first = git(root, "ls-remote", "origin", BRANCH)
-    assert propose(root, "branch", "origin", BRANCH, TEXT) == f"branch {BRANCH} is there already"
+    assert propose(root, "branch", "origin", BRANCH, *TEXT) == f"branch {BRANCH} is there already"
     assert git(root, "ls-remote", "origin", BRANCH) == first
     write(root, {"dvc.lock": "newer"})
-    assert propose(root, "branch", "origin", BRANCH, TEXT) == f"branch {BRANCH} pushed"
+    assert propose(root, "branch", "origin", BRANCH, *TEXT) == f"branch {BRANCH} pushed"
     assert git(root, "ls-remote", "origin", BRANCH) != first
 
 
 def test_without_new_results_there_is_nothing_to_propose(root):
     git(root, "checkout", "-q", "HEAD", "--", "dvc.lock", "results")
     (root / "results/curves/a.csv").unlink()
-    assert propose(root, "github", "origin", BRANCH, TEXT) == "nothing to propose: HEAD has these results"
+    assert propose(root, "github", "origin", BRANCH, *TEXT) == "nothing to propose: HEAD has these results"
     assert git(root, "ls-remote", "origin", BRANCH) == ""
 
 
 def test_ones_own_identity_is_kept(root):
     git(root, "config", "user.name", "somebody")
     git(root, "config", "user.email", "somebody@example.invalid")
-    propose(root, "branch", "origin", BRANCH, TEXT)
+    propose(root, "branch", "origin", BRANCH, *TEXT)
     git(root, "fetch", "-q", "origin")
     assert git(root, "log", "-1", "--format=%an %cn", f"origin/{BRANCH}") == "somebody somebody"
 
@@ -131,37 +131,37 @@ def asked(root, tmp_path, monkeypatch):
 
 
 def test_github_has_one_pull_request_whose_text_is_renewed(root, asked):
-    said = propose(root, "github", "origin", BRANCH, TEXT)
+    said = propose(root, "github", "origin", BRANCH, *TEXT)
     assert said == f"branch {BRANCH} pushed: https://example.invalid/1"
     listed, created = asked()
     assert listed[:6] == ["pr", "list", "--head", BRANCH, "--state", "all"]
     assert created == ["pr", "create", "--head", BRANCH, "--title", TITLE, "--body-file", BODY]
-    said = propose(root, "github", "origin", BRANCH, Message(TITLE, "measured again"))
+    said = propose(root, "github", "origin", BRANCH, TITLE, "measured again")
     assert said == f"branch {BRANCH} is there already: https://example.invalid/1"
     listed, edited = asked()
     assert edited == ["pr", "edit", "https://example.invalid/1", "--title", TITLE, "--body-file", "measured again"]
 
 
 def test_what_nothing_new_is_known_of_is_not_written_again_nor_opened_again(root, asked, tmp_path):
-    propose(root, "github", "origin", BRANCH, TEXT)
+    propose(root, "github", "origin", BRANCH, *TEXT)
     asked()
-    propose(root, "github", "origin", BRANCH, Message("Unchanged", "nothing new"), renew=False)
+    propose(root, "github", "origin", BRANCH, "Unchanged", "nothing new", renew=False)
     assert [call[1] for call in asked()] == ["list"]
     (tmp_path / "state").write_text("CLOSED")
     write(root, {"dvc.lock": "newer"})
-    assert propose(root, "github", "origin", BRANCH, TEXT) == f"branch {BRANCH} pushed: https://example.invalid/1"
+    assert propose(root, "github", "origin", BRANCH, *TEXT) == f"branch {BRANCH} pushed: https://example.invalid/1"
     assert [call[1] for call in asked()] == ["list"]
 
 
 def test_a_commit_of_somebody_else_is_not_replaced(root, tmp_path):
-    propose(root, "branch", "origin", BRANCH, TEXT)
+    propose(root, "branch", "origin", BRANCH, *TEXT)
     git(tmp_path, "clone", "-q", "-b", BRANCH, "origin", "other")
     write(tmp_path / "other", {"NOTES": "mine"})
     git(tmp_path / "other", "add", ".")
     git(tmp_path / "other", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "mine")
     git(tmp_path / "other", "push", "-q")
     before = git(root, "ls-remote", "origin", BRANCH)
-    assert propose(root, "branch", "origin", BRANCH, TEXT).endswith("has a commit of somebody else: left as it is")
+    assert propose(root, "branch", "origin", BRANCH, *TEXT).endswith("has a commit of somebody else: left as it is")
     assert git(root, "ls-remote", "origin", BRANCH) == before
 
 
@@ -169,7 +169,7 @@ def test_gitlab_is_asked_with_the_push(root, tmp_path):
     hook = tmp_path / "origin/hooks/pre-receive"
     write(tmp_path, {"origin/hooks/pre-receive": "#!/bin/sh\nenv | grep GIT_PUSH_OPTION_ | sort > asked\n"})
     hook.chmod(0o755)
-    propose(root, "gitlab", "origin", BRANCH, TEXT)
+    propose(root, "gitlab", "origin", BRANCH, *TEXT)
     asked = (tmp_path / "origin/asked").read_text().splitlines()
     assert asked == [
         "GIT_PUSH_OPTION_0=merge_request.create", f"GIT_PUSH_OPTION_1=merge_request.title={TITLE}",
@@ -186,7 +186,7 @@ def test_a_missing_program_is_named(root, tmp_path, monkeypatch, to, missing):
         (folder / "git").symlink_to(found)
     monkeypatch.setenv("PATH", str(folder))
     with pytest.raises(UserError, match=f"^{missing} is missing: install it, or use --propose branch$"):
-        propose(root, to, "origin", BRANCH, TEXT)
+        propose(root, to, "origin", BRANCH, *TEXT)
 
 
 def test_a_remote_that_refuses_is_one_line_without_its_password(root, tmp_path):
@@ -194,10 +194,10 @@ def test_a_remote_that_refuses_is_one_line_without_its_password(root, tmp_path):
     write(tmp_path, {"origin/hooks/pre-receive": "#!/bin/sh\nexit 1\n"})
     hook.chmod(0o755)
     with pytest.raises(UserError, match=r"^`git push` failed \(.*\): see to the access to the remote, then run the c"):
-        propose(root, "branch", "origin", BRANCH, TEXT)
+        propose(root, "branch", "origin", BRANCH, *TEXT)
     git(root, "remote", "add", "gone", "https://user:secret@127.0.0.1:9/x.git")
     with pytest.raises(UserError, match=r"^`git ls-remote` failed \(") as caught:
-        propose(root, "branch", "gone", BRANCH, TEXT)
+        propose(root, "branch", "gone", BRANCH, *TEXT)
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -214,7 +214,7 @@ exec {true} "$@"
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
         with pytest.raises(UserError, match=r"^`git push` failed \(.*\): "):
-            propose(root, "branch", "origin", BRANCH, TEXT)
+            propose(root, "branch", "origin", BRANCH, *TEXT)
     assert git(root, "ls-remote", "origin", BRANCH).split()[0] == git(root, "rev-parse", "HEAD")
 
 

@@ -1,6 +1,8 @@
 """A small training: endless synthetic images, settings of the loop, and what a run has left."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +12,7 @@ from scm.networks.model import LogWeight
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from scm.training import loop
+from scm.training.diagnosis import Context, Diagnosis, Finding
 from scm.training.schedule import Schedule
 from tests.support.models import tiny_model
 
@@ -30,14 +33,14 @@ class Digits:
         return x_0[own], labels[own]
 
 
-def settings(**changes: object) -> loop.Settings:
+def settings(**changes: object) -> loop.LoopSettings:
     """Ten steps of 16 images, two profiles, four snapshots; `changes` to these."""
     values = {
         "images": 160, "batch": 16, "seed": 0, "purpose": "test", "optimizer": "adam", "betas": (0.9, 0.99),
         "eps": 1e-11, "schedule": Schedule(1e-2, 32, "cosine", 64, 160), "profiles": (0.05, 0.1), "halflife": None,
         "snapshots": 4, "half_precision": False, "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
     }  # fmt: skip
-    return loop.Settings(**{**values, **changes})  # type: ignore[arg-type]
+    return loop.LoopSettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def result(work: Path) -> dict[str, torch.Tensor]:
@@ -62,3 +65,11 @@ def score_distillation(updates: int = 1) -> ScoreDistillation:
         **common, t_max=1.56, weight=1.0, p_mean=0.4, p_std=2.0, fake=fake, fake_p_mean=-0.8, fake_p_std=1.6,
         updates=updates, consistency=ConsistencyDistillation(**common, p_mean=-1.0, p_std=1.4),
     )  # fmt: skip
+
+
+def diagnose(lines: Iterable[Mapping[str, Any]], context: Context) -> list[Finding]:
+    """All findings of a run with these lines of metrics.jsonl."""
+    diagnosis = Diagnosis(context)
+    for line in lines:
+        diagnosis.add(line)
+    return diagnosis.findings

@@ -4,7 +4,8 @@ import pytest
 
 from scm.build import training as training_module
 from scm.params import Params
-from scm.training.diagnosis import Context, diagnose
+from scm.training.diagnosis import Context
+from tests.support.loops import diagnose
 from tests.support.models import tiny_model
 from tests.support.projects import params_of_all
 

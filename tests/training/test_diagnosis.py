@@ -20,10 +20,10 @@ from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.score_distillation import ScoreDistillation
 from scm.objectives.sct import ConsistencyTraining
 from scm.training import loop
-from scm.training.diagnosis import BINS, Context, Finding, diagnose
+from scm.training.diagnosis import BINS, Context, Finding
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
-from tests.support.loops import ALONE, Digits, score_distillation, settings
+from tests.support.loops import ALONE, Digits, diagnose, score_distillation, settings
 from tests.support.models import tiny_model
 from tests.support.projects import ROOT
 

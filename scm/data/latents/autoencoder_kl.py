@@ -13,12 +13,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 
 
 class KLAutoencoder(nn.Module):
-    """Encoder and decoder.
-
-    Attributes:
-        channels: of the latents.
-        reduction: pixels on a side for one latent.
-    """
+    """Encoder and decoder of latents with `channels` channels, each latent for `reduction` pixels on a side."""
 
     def __init__(self, vae: Any, config: Mapping[str, Any]) -> None:
         super().__init__()

@@ -43,22 +43,10 @@ class Bounded(nn.Module):
 
 
 class TinyAutoencoder(nn.Module):
-    """Encoder and decoder.
-
-    Attributes:
-        channels: of the latents.
-        reduction: pixels on a side for one latent.
-    """
+    """Encoder and decoder of latents with `channels` channels, each latent for `reduction` pixels on a side."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        """Makes the layers.
-
-        Args:
-            tensors: by canonical names, see `canonical`.
-
-        Raises:
-            KeyError, ValueError, RuntimeError, IndexError: they are not those of an autoencoder of this family.
-        """
+        """Makes the layers from tensors under the names of `canonical`; fails as `tiny_autoencoder` expects."""
         super().__init__()
         self.encoder = nn.Sequential(*_encoder(_layers(tensors, "encoder.")))
         self.decoder = nn.Sequential(*_decoder(_layers(tensors, "decoder.")))
@@ -107,7 +95,6 @@ def canonical(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _layers(tensors: Mapping[str, Tensor], half: str) -> dict[int, dict[str, Tensor]]:
-    """The tensors of each layer of a half, by its place."""
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(half):
@@ -119,7 +106,7 @@ def _layers(tensors: Mapping[str, Tensor], half: str) -> dict[int, dict[str, Ten
 
 
 def _encoder(layers: Mapping[int, Mapping[str, Tensor]]) -> list[nn.Module]:
-    """Layers of the encoder; convolutions without a bias halve the resolution."""
+    """Convolutions without a bias halve the resolution."""
     if list(layers) != list(range(len(layers))):
         raise ValueError("layers of the encoder are missing")
     return [
@@ -157,7 +144,5 @@ def tiny_autoencoder(tensors: Mapping[str, Tensor], source: str) -> TinyAutoenco
     try:
         return TinyAutoencoder(tensors)
     except (KeyError, ValueError, RuntimeError, IndexError) as error:
-        problem = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{source} is no tiny autoencoder of the TAESD family ({problem}): see docs/latents.md"
-        ) from None
+        what = f"no tiny autoencoder of the TAESD family ({str(error).strip().splitlines()[-1].strip()})"
+        raise UserError(f"{source} is {what}: see docs/latents.md") from None

@@ -70,11 +70,7 @@ class Pretrained:
 
 
 def codec_path(path: str | None, root: Path) -> Path:
-    """The path that `codec.path` names, relative to the project's folder.
-
-    Raises:
-        UserError: `codec.path` is null.
-    """
+    """The path that `codec.path` names, relative to the project's folder; null is a UserError."""
     if path is None:
         remedy = "write where its weights lie; docs/latents.md says where to get them"
         raise UserError(f"params.yaml: codec.path = null: an autoencoder is needed; {remedy}")
@@ -82,15 +78,10 @@ def codec_path(path: str | None, root: Path) -> Path:
 
 
 def weight_files(name: str, path: Path) -> list[Path]:
-    """The weight files at `codec.path`, in the order of their names.
-
-    Raises:
-        UserError: the files are missing.
-    """
+    """The weight files at `codec.path`, in the order of their names; missing ones are a UserError."""
     if not path.exists():
-        raise UserError(
-            f"codec.path = {path}: there is no such file or folder; see docs/latents.md for where to get weights"
-        )
+        remedy = "see docs/latents.md for where to get weights"
+        raise UserError(f"codec.path = {path}: there is no such file or folder; {remedy}")
     if name in RANDOM:
         found = [path / file for file in KL_FILES if (path / file).is_file()][:1]
         if not found or not (path / CONFIG).is_file():
@@ -109,12 +100,7 @@ def weight_files(name: str, path: Path) -> list[Path]:
 
 
 def read_autoencoder(name: str, path: Path, expected: tuple[str, ...] | None) -> Weights:
-    """Reads an autoencoder.
-
-    Args:
-        name: of the codec.
-        path: `codec.path`.
-        expected: `codec.sha256`; None = any.
+    """Reads the autoencoder at `codec.path`; `expected` is `codec.sha256`, None = any.
 
     Raises:
         UserError: files are missing or damaged, or their hashes are not the expected ones.

@@ -106,12 +106,7 @@ class Codec:
         return torch.cat([_levels(loaded.pixels(part)).to(x.device) for part in parts])
 
     def check(self, header: dict[str, Any], owner: str) -> None:
-        """Refuses a model that was trained with another codec.
-
-        Args:
-            header: the header of the codec of `owner`.
-            owner: what the message calls the model.
-        """
+        """Refuses the model `owner` if it was trained with another codec, whose header is given."""
         different = [key for key in sorted(HEADER_KEYS) if header.get(key) != self.header[key]]
         if different:
             raise UserError(
@@ -174,14 +169,12 @@ class ChannelStatistics:
         self.merge(ChannelStatistics(values.shape[1], centre, squares))
 
     def merge(self, other: "ChannelStatistics") -> None:
-        """Adds the images of `other`."""
         shift, total = other.mean - self.mean, self.count + other.count
         self.squares = self.squares + other.squares + shift.square() * (self.count * other.count / total)
         self.mean, self.count = self.mean + shift * (other.count / total), total
 
     @property
     def std(self) -> list[float]:
-        """Standard deviations [C]."""
         return [math.sqrt(value / self.count) for value in self.squares.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,9 +191,8 @@ def normalized(plain: dict[str, Any], normalize: str, measured: ChannelStatistic
     """The header of a codec that normalises each channel of x_0 to mean 0 and standard deviation sigma_d.
 
     Args:
-        plain: what `plain_header` gave.
-        normalize: `measured`, `paper` = by the published constants, or `none`.
-        measured: the statistics of all images.
+        plain: what `plain_header` returned.
+        normalize: `measured`, by the statistics of all images; `paper`, by the published constants; or `none`.
 
     Raises:
         UserError: a channel has the same value everywhere.

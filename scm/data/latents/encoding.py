@@ -16,7 +16,7 @@ from scm.base.files import link_or_copy, replacing_folder, write_json
 from scm.base.precision import DTYPES
 from scm.base.progress import Progress
 from scm.data.latents.codec import ChannelStatistics, Codec
-from scm.data.shards.shards import INDEX, LABELS, OFFSETS, Sample, iterate_batches, read_index, write_latents
+from scm.data.shards.shards import INDEX, LABELS, OFFSETS, Batch, Sample, iterate_batches, read_index, write_latents
 from scm.errors import UserError
 
 PIXELS_AT_A_TIME = 2**20
@@ -44,13 +44,14 @@ def encode_shards(
     mine = index["shards"][rank::world]
     progress = Progress(sum(shard["count"] for shard in mine), say, "encoded")
     trips = max(1, ROUND_TRIPS // len(index["shards"]))
+    batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // index["resolution"] ** 2))
     for shard in mine:
         folder = folder_of(work, shard)
         if folder.exists():
             progress.skip(shard["count"])
             continue
         entries: dict[str, Any] = {"classes": index["classes"], "codec": codec.header}
-        samples = _encoded(shards, shard, codec, stored, trips, entries, progress)
+        samples = _encoded(iterate_batches(shards, batch, [shard]), codec, stored, trips, entries, progress)
         write_latents(samples, folder, shard["count"], entries)
 
 
@@ -67,20 +68,12 @@ def wait_for(work: Path, shards: Path, every: float = 0.5) -> None:
 
 
 def _encoded(
-    shards: Path,
-    shard: dict[str, Any],
-    codec: Codec,
-    stored: str,
-    trips: int,
-    entries: dict[str, Any],
-    progress: Progress,
+    batches: Iterator[Batch], codec: Codec, stored: str, trips: int, entries: dict[str, Any], progress: Progress
 ) -> Iterator[Sample]:
     """Yields the samples of a shard; at the end adds their statistics to `entries`."""
     statistics, psnr = ChannelStatistics(), []
     left = 0 if codec.header["name"] == "identity" else trips
-    side = read_index(shards)["resolution"]
-    batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // side**2))
-    for keys, images, labels in iterate_batches(shards, batch, [shard]):
+    for keys, images, labels in batches:
         kept = _narrow(codec.encode(images), stored)
         mean, deviation = codec.moments(kept)
         statistics.add(mean, deviation)
@@ -98,10 +91,8 @@ def _narrow(encoded: Tensor, stored: str) -> Tensor:
         return encoded
     kept = encoded.to(DTYPES[stored])
     if not kept.isfinite().all():
-        problem = "latents that are not finite, or too large to be kept"
-        raise UserError(
-            f"codec.precision, codec.stored = {stored}: {problem}; use codec.precision: fp32 and stored: fp32"
-        )
+        problem = "latents that are not finite, or too large to be kept; use codec.precision: fp32 and stored: fp32"
+        raise UserError(f"codec.precision, codec.stored = {stored}: {problem}")
     return kept
 
 
@@ -123,14 +114,7 @@ def measured(work: Path, shards: Path) -> tuple[ChannelStatistics, list[float]]:
 
 
 def join(work: Path, shards: Path, folder: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """Joins all encoded shards to data/latents.
-
-    Args:
-        header: the header of the finished codec.
-
-    Returns:
-        The index.
-    """
+    """Joins all encoded shards to data/latents, under the header of the finished codec; returns the index."""
     parts = [folder_of(work, shard) for shard in read_index(shards)["shards"]]
     indices = [read_index(part) for part in parts]
     with replacing_folder(folder) as temporary:
@@ -146,8 +130,6 @@ def join(work: Path, shards: Path, folder: Path, header: dict[str, Any]) -> dict
         # The index is that of any part, but for what is summed over the parts.
         whole = {key: value for key, value in indices[0].items() if key != DRAFT}
         whole |= {"count": sum(index["count"] for index in indices), "shards": files, "codec": header}
-        whole["class_counts"] = [
-            sum(counts) for counts in zip(*(each["class_counts"] for each in indices), strict=True)
-        ]
+        whole["class_counts"] = list(map(sum, zip(*(each["class_counts"] for each in indices), strict=True)))
         write_json(temporary / INDEX, whole)
     return read_index(folder)

@@ -10,7 +10,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -78,11 +78,8 @@ def ingest(
     """Makes those of this process's shards that the work folder lacks; process 0 then waits for the others.
 
     Args:
-        source: the images.
-        plan: how they are cut into shards.
         work: the folder of unfinished work, which all processes share and an interrupted run leaves behind.
         workers: process `rank` makes every `world`-th shard.
-        progress: receives lines of text.
         stopping: asked before each image; True ends the work.
 
     Raises:
@@ -92,11 +89,9 @@ def ingest(
     (work / "shards").mkdir(parents=True, exist_ok=True)
     shards = plan.shards_of(len(source))
     own = shards[workers.rank :: workers.world]
-    with (
-        room_in(work, FREE),
-        pillow_without_limits_of_its_own(),
-        _threads(workers.threads) as pool,
-    ):
+    with room_in(work, FREE), pillow_without_limits_of_its_own(), ExitStack() as stack:
+        pool = ThreadPoolExecutor(workers.threads)
+        stack.callback(pool.shutdown, cancel_futures=True)  # drops the waiting tasks when the block fails
         # Which shards has an earlier run finished?
         done = list(pool.map(lambda shard: _is_done(work, shard), own))
         missing = [shard for shard, whole in zip(own, done, strict=True) if not whole]
@@ -125,7 +120,8 @@ def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple
     total, entries = Tally(skipped=list(source.skipped)), []
     with room_in(folder, FREE), replacing_folder(folder) as temporary:
         for shard in plan.shards_of(len(source)):
-            path, record = _shard_path(work, shard), read_json(_record_path(work, shard))
+            path, record_path = _paths(work, shard)
+            record = read_json(record_path)
             total.labels.extend(record["labels"])
             total.short_sides.update({int(side): count for side, count in record["short_sides"].items()})
             total.skipped += record["skipped"]
@@ -156,19 +152,17 @@ def _check_classes(source: ImageSource, used: set[int]) -> None:
         raise UserError(f"{source.name}: {what} has no usable image: data.on_bad_image: error tells why")
 
 
-def _shard_path(work: Path, shard: int) -> Path:
-    return work / "shards" / f"{shard:06d}.tar"
-
-
-def _record_path(work: Path, shard: int) -> Path:
-    return work / "shards" / f"{shard:06d}.json"
+def _paths(work: Path, shard: int) -> tuple[Path, Path]:
+    """The file of a finished shard and that of its record."""
+    return work / f"shards/{shard:06d}.tar", work / f"shards/{shard:06d}.json"
 
 
 def _is_done(work: Path, shard: int) -> bool:
     """True if the work folder holds the shard with the bytes that were written; a damaged one is made again."""
+    path, record_path = _paths(work, shard)
     try:
-        record = read_json(_record_path(work, shard))
-        return isinstance(record, dict) and sha256(_shard_path(work, shard)) == record.get("sha256")
+        record = read_json(record_path)
+        return isinstance(record, dict) and sha256(path) == record.get("sha256")
     except (UserError, FileNotFoundError):
         return False
 
@@ -191,16 +185,14 @@ def _converted(source: ImageSource, number: int, plan: Plan) -> _Image:
 
 
 def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images: Iterator[_Image]) -> None:
-    tally = Tally()
+    tally, (path, record_path) = Tally(), _paths(work, shard)
 
     def samples() -> Iterator[tuple[str, bytes, int]]:
         for image in images:
-            name = source.file_name(image.number) if image.reason else ""
-            if image.reason and plan.on_bad_image != "skip":
-                raise UserError(
-                    f"{source.name}: {shown(name)}: {image.reason}: repair or remove it, or set data.on_bad_image: skip"
-                )
             if image.reason:
+                name, remedy = source.file_name(image.number), "repair or remove it, or set data.on_bad_image: skip"
+                if plan.on_bad_image != "skip":
+                    raise UserError(f"{source.name}: {shown(name)}: {image.reason}: {remedy}")
                 tally.skipped.append({"file": name, "reason": image.reason})
                 continue
             label = int(source.labels[image.number])
@@ -208,21 +200,11 @@ def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images
             tally.short_sides[image.short_side] += 1
             yield source.key(image.number), image.png, label
 
-    with replacing(_shard_path(work, shard)) as temporary:
+    with replacing(path) as temporary:
         entry = write_tar(samples(), temporary, "png")
     sides = {str(side): count for side, count in tally.short_sides.items()}
     record = {**entry, "labels": list(tally.labels), "short_sides": sides, "skipped": tally.skipped}
-    write_json(_record_path(work, shard), record)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A thread pool whose waiting tasks are dropped when the block fails."""
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    write_json(record_path, record)
 
 
 def _in_order(

@@ -20,23 +20,17 @@ LISTED = 20
 
 
 def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
-    """The content of results/samples/prepare/data.json.
-
-    Args:
-        index: the index of the finished shards.
-        tally: labels, sizes and skipped files of all images.
-    """
+    """The content of results/samples/prepare/data.json, of finished shards."""
     ranges = Counter[int]()
     for side, count in tally.short_sides.items():
         ranges[side.bit_length()] += count
+    counts = zip(index["classes"], index["class_counts"], strict=True)
     reasons = Counter(entry["reason"] for entry in index["skipped"])
     return {
         "images": index["count"],
         "resolution": index["resolution"],
         "channels": index["channels"],
-        "classes": [
-            {"name": name, "images": count} for name, count in zip(index["classes"], index["class_counts"], strict=True)
-        ],
+        "classes": [{"name": name, "images": count} for name, count in counts],
         "short_sides": [
             {"from": 2 ** (bits - 1), "to": 2**bits - 1, "images": ranges[bits]} for bits in sorted(ranges)
         ],
@@ -49,10 +43,6 @@ def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
 
 def contact_images(folder: Path, index: dict[str, Any]) -> torch.Tensor:
     """Images for the contact sheet, evenly spread over the data, so that each part and class has its share.
-
-    Args:
-        folder: finished image shards.
-        index: the index of these shards.
 
     Returns:
         uint8 [N, C, H, W], N <= CONTACT_IMAGES, H = W <= CONTACT_SIDE; larger images are reduced.

@@ -29,8 +29,7 @@ from scm.errors import UserError
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-GZIP_RATIO = 100
-GZIP_FREE_BYTES = 2**30
+GZIP_RATIO, GZIP_FREE_BYTES = 100, 2**30
 """An unpacked .tar.gz may have GZIP_RATIO times its size, or GZIP_FREE_BYTES if that is more."""
 
 Read = Callable[[Catalogue, int], bytes]
@@ -85,11 +84,7 @@ def unreadable(path: Path, error: BaseException) -> UserError:
 
 def _list_folder(path: Path) -> Listing:
     base = os.path.realpath(path)
-
-    def read(files: Catalogue, number: int) -> bytes:
-        return Path(base, files.name(number)).read_bytes()
-
-    listing = Listing(read)
+    listing = Listing(lambda files, number: Path(base, files.name(number)).read_bytes())
     _walk(base, "", path, listing)
     return listing
 
@@ -99,9 +94,8 @@ def _walk(base: str, folder: str, path: Path, listing: Listing) -> None:
     try:
         names = sorted(name for name in os.listdir(Path(base, folder)) if not _is_hidden(name))  # noqa: PTH208
     except OSError as error:
-        raise UserError(
-            f"{error.filename} cannot be read ({error.strerror}): change its permissions or remove it"
-        ) from None
+        problem = f"{error.filename} cannot be read ({error.strerror})"
+        raise UserError(f"{problem}: change its permissions or remove it") from None
     for name in names:
         inner = f"{folder}/{name}" if folder else name
         full = Path(base, inner)
@@ -119,9 +113,8 @@ def _check_folder_link(link: Path, base: str, name: str) -> None:
     if not target.is_relative_to(base):
         raise UserError(f"{name} is a link out of the folder: put the file itself there")
     if not target.is_file():
-        raise UserError(
-            f"{name} is a link to {'a folder' if target.is_dir() else 'nothing'}: put images there or delete it"
-        )
+        where = "a folder" if target.is_dir() else "nothing"
+        raise UserError(f"{name} is a link to {where}: put images there or delete it")
 
 
 def _list_zip(archive: zipfile.ZipFile, path: Path) -> Listing:
@@ -174,11 +167,7 @@ def tar_members(handle: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 def tar_reader(handle: IO[bytes]) -> Read:
     """Reads members of an open tar, whose places are their offsets in the file."""
-
-    def read(files: Catalogue, number: int) -> bytes:
-        return read_at(handle.fileno(), files.places[number], files.sizes[number])
-
-    return read
+    return lambda files, number: read_at(handle.fileno(), files.places[number], files.sizes[number])
 
 
 def read_at(descriptor: int, place: int, size: int) -> bytes:
@@ -234,9 +223,8 @@ def _inner_name(name: str, path: Path) -> str:
     text = name.replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/") or re.match("[A-Za-z]:/", text) or ".." in parts:
-        raise UserError(
-            f"{path}: the member {shown(name)} points outside the archive: pack the images again without it"
-        )
+        problem = f"the member {shown(name)} points outside the archive"
+        raise UserError(f"{path}: {problem}: pack the images again without it")
     return "/".join(parts)
 
 
@@ -264,9 +252,8 @@ def _follow_links(listing: Listing, path: Path) -> None:
     number_of = {name: number for number in range(len(files)) if (name := files.name(number)) in wanted}
     for link, target in found.items():
         if target not in number_of:
-            raise UserError(
-                f"{path}: the member {shown(link)} is a link to no file of the archive: pack the file itself"
-            )
+            problem = f"the member {shown(link)} is a link to no file of the archive"
+            raise UserError(f"{path}: {problem}: pack the file itself")
         files.add(link, files.places[number_of[target]], files.sizes[number_of[target]])
 
 

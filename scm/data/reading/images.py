@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from scm.data.reading.catalogue import Catalogue
+from scm.data.reading.containers import Read
 from scm.data.reading.cropping import BadImageError, square
 from scm.data.reading.source import ImageSource
 
@@ -69,6 +71,11 @@ def decode(read: Callable[[], bytes], size: int, max_pixels: int) -> Image.Image
         raise BadImageError(f"claims {image.width} x {image.height} pixels, more than data.max_pixels = {max_pixels:,}")
     image.load()
     return image
+
+
+def loading(read: Read, images: Catalogue, max_pixels: int) -> Callable[[int], Image.Image]:
+    """The `load` of an ImageSource whose images are these files."""
+    return lambda number: decode(lambda: read(images, number), images.sizes[number], max_pixels)
 
 
 @contextmanager

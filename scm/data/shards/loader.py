@@ -25,14 +25,7 @@ class LatentLoader:
     """
 
     def __init__(self, folder: Path, seed: int, batch: int, rank: int = 0, world: int = 1) -> None:
-        """Opens the shards.
-
-        Args:
-            folder: data/latents.
-            seed: the user's seed, from which the order follows.
-            batch: images in a batch, over all processes.
-            rank: number of this process, from 0.
-            world: number of processes.
+        """Opens data/latents; the order follows from the seed, and `batch` counts the images over all processes.
 
         Raises:
             UserError: the batch cannot be divided, or a shard is missing or truncated.
@@ -81,12 +74,12 @@ class LatentLoader:
 
     def _gather(self, samples: np.ndarray) -> np.ndarray:
         if len(self._shards) == 1:
-            return self._shards[0].read(samples)
+            return self._shards[0].samples[samples]
         owners = np.searchsorted(self._starts, samples, side="right") - 1
         result = np.empty((len(samples), *self._shards[0].shape), dtype=self._shards[0].dtype)
         for owner in np.unique(owners):
             chosen = owners == owner
-            result[chosen] = self._shards[owner].read(samples[chosen] - self._starts[owner])
+            result[chosen] = self._shards[owner].samples[samples[chosen] - self._starts[owner]]
         return result
 
 
@@ -99,18 +92,9 @@ class _Shard:
         stride = int(steps[0]) if len(steps) else 0
         if (steps != stride).any():
             raise UserError(f"{path}: its samples are not evenly spaced: {REMEDY}")
-        inner = np.empty(self.shape, dtype=self.dtype).strides
-        self._view = np.ndarray(
-            (len(offsets), *self.shape),
-            dtype=self.dtype,
-            buffer=np.memmap(path, dtype=np.uint8, mode="r"),
-            offset=int(offsets[0]),
-            strides=(stride, *inner),
-        )
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Copies the samples with these numbers within the shard."""
-        return self._view[rows]
+        strides, content = np.empty(self.shape, dtype=self.dtype).strides, np.memmap(path, dtype=np.uint8, mode="r")
+        layout = (len(offsets), *self.shape)
+        self.samples = np.ndarray(layout, self.dtype, content, int(offsets[0]), (stride, *strides))
 
 
 def _read_array(path: Path, count: int) -> np.ndarray:

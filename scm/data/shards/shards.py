@@ -6,10 +6,9 @@ without unpacking. A folder of shards is written under a temporary name and rena
 """
 
 import io
-import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,32 +23,27 @@ from scm.base.files import read_json, replacing_folder, sha256, write_json
 from scm.errors import UserError
 
 FORMAT = 1
-INDEX = "index.json"
-OFFSETS = "offsets.npy"
-LABELS = "labels.npy"
+INDEX, LABELS, OFFSETS = "index.json", "labels.npy", "offsets.npy"
 REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
 
-COMMON_KEYS = frozenset({"format", "kind", "count", "shape", "classes", "class_counts", "shards"})
-KEYS_OF_KIND = {
-    "images": COMMON_KEYS | {"channels", "resolution", "skipped"},
-    "latents": COMMON_KEYS | {"dtype", "codec"},
-}
+COMMON_KEYS = {"format", "kind", "count", "shape", "classes", "class_counts", "shards"}
+KEYS_OF_KIND = {"images": {"channels", "resolution", "skipped"}, "latents": {"dtype", "codec"}}
 
 Sample = tuple[str, np.ndarray, int]
 """(key, numbers, label)"""
+Batch = tuple[list[str], torch.Tensor, list[int]]
+"""(keys, uint8 [B, C, H, W], labels)"""
 
 
-def write_shards(
-    samples: Iterable[tuple[str, np.ndarray, int]], folder: Path, shard_images: int, **header: Any
-) -> dict[str, Any]:
-    """Writes images as PNG shards and their index; an older folder of that name is replaced at the end.
+def write_latents(samples: Iterable[Sample], folder: Path, shard_images: int, header: dict[str, Any]) -> dict[str, Any]:
+    """Writes encoded samples as latent shards and their index; an older folder of that name is replaced at the end.
 
     Args:
-        samples: (key, uint8 [H, W, C], label); all of one shape, keys unique and free of dots.
-        folder: gets 000000.tar, 000001.tar, ..., labels.npy and index.json.
-        shard_images: images in one shard.
-        header: further entries of the index: classes, channels, resolution, skipped. The index is written after the
-            last sample, so a list may still grow until then.
+        samples: (key, array, label); all of one shape and type, keys unique and free of dots.
+        folder: gets 000000.tar, 000001.tar, ..., labels.npy, offsets.npy and index.json.
+        shard_images: samples in one shard.
+        header: further entries of the index: classes, codec. The index is written after the last sample, so they may
+            still grow until then.
 
     Returns:
         The index, as `read_index` gives it.
@@ -57,35 +51,29 @@ def write_shards(
     Raises:
         UserError: there are no samples.
     """
+    remaining, shards, labels, keys = iter(samples), list[dict[str, Any]](), list[int](), set[str]()
+    layout: tuple[list[int], str] | None = None
+
+    def members(first: Sample) -> Iterator[tuple[str, bytes, int]]:
+        nonlocal layout
+        for key, array, label in chain([first], islice(remaining, shard_images - 1)):
+            layout = layout or (list(array.shape), str(array.dtype))
+            if (list(array.shape), str(array.dtype)) != layout or key in keys or not key or "." in key:
+                raise ValueError(f"sample {key!r}: repeated or unusable key, or not of shape and type {layout}")
+            keys.add(key)
+            labels.append(label)
+            yield key, _npy(array), label
+
     with replacing_folder(folder) as temporary:
-        record = _write(samples, temporary, shard_images, "png", encode_png)
-        index = {"format": FORMAT, "kind": "images", **record, **header}
-        return finish(index, temporary)
-
-
-def write_latents(
-    samples: Iterable[tuple[str, np.ndarray, int]], folder: Path, shard_images: int, header: dict[str, Any]
-) -> dict[str, Any]:
-    """Writes encoded samples of one shape and type as latent shards, as `write_shards` writes images.
-
-    Args:
-        samples: (key, array, label); keys unique and free of dots.
-        folder: gets offsets.npy besides what `write_shards` writes.
-        shard_images: samples in one shard.
-        header: further entries of the index: classes, codec.
-
-    Returns:
-        The index.
-
-    Raises:
-        UserError: there are no samples.
-    """
-    with replacing_folder(folder) as temporary:
-        record = _write(samples, temporary, shard_images, "npy", _npy)
-        shards = [temporary / shard["file"] for shard in record["shards"]]
-        np.save(temporary / OFFSETS, np.concatenate([_payload_offsets(shard) for shard in shards]))
-        index = {"format": FORMAT, "kind": "latents", **record, **header}
-        return finish(index, temporary)
+        while first := next(remaining, None):
+            path = temporary / f"{len(shards):06d}.tar"
+            shards.append({"file": path.name, **write_tar(members(first), path, "npy")})
+        if layout is None:
+            raise UserError("there are no images to write: see data.source and data.path")
+        np.save(temporary / LABELS, np.array(labels, dtype=np.int64))
+        np.save(temporary / OFFSETS, np.concatenate([_payload_offsets(temporary / each["file"]) for each in shards]))
+        index = {"format": FORMAT, "kind": "latents", "count": len(labels), "shape": layout[0], "dtype": layout[1]}
+        return finish({**index, "shards": shards, **header}, temporary)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -99,7 +87,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     kind = index.get("kind") if isinstance(index, dict) else None
     if kind not in KEYS_OF_KIND or index.get("format") != FORMAT:
         raise UserError(f"{path} is no index of format {FORMAT}: {REMEDY}")
-    missing = sorted(KEYS_OF_KIND[kind] - index.keys())
+    missing = sorted((COMMON_KEYS | KEYS_OF_KIND[kind]) - index.keys())
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: {REMEDY}")
     if index["count"] != sum(shard["count"] for shard in index["shards"]):
@@ -111,10 +99,9 @@ def check_sizes(folder: Path, index: dict[str, Any]) -> None:
     """Checks that every shard exists and has the size that the index says; reads no content."""
     for shard in index["shards"]:
         path = folder / shard["file"]
-        size = path.stat().st_size if path.is_file() else None
-        if size is None:
+        if not path.is_file():
             raise UserError(f"{path} is missing: {REMEDY}")
-        if size != shard["bytes"]:
+        if (size := path.stat().st_size) != shard["bytes"]:
             raise UserError(f"{path} has {size:,} bytes instead of {shard['bytes']:,}: {REMEDY}")
 
 
@@ -124,9 +111,8 @@ def verify(folder: Path, shard: dict[str, Any]) -> None:
     Raises:
         UserError: the shard is missing or its bytes have changed.
     """
+    check_sizes(folder, {"shards": [shard]})
     path = folder / shard["file"]
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {REMEDY}")
     if sha256(path) != shard["sha256"]:
         raise UserError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
 
@@ -152,10 +138,8 @@ def iterate(folder: Path, shards: list[dict[str, Any]] | None = None) -> Iterato
                 yield sample["__key__"], array, int(sample["cls"])
 
 
-def iterate_batches(
-    folder: Path, batch: int, shards: list[dict[str, Any]] | None = None
-) -> Iterator[tuple[list[str], torch.Tensor, list[int]]]:
-    """Yields the images in batches: (keys, uint8 [B, C, H, W], labels); the last batch may be smaller."""
+def iterate_batches(folder: Path, batch: int, shards: list[dict[str, Any]] | None = None) -> Iterator[Batch]:
+    """Yields the images in batches; the last one may be smaller."""
     samples = iterate(folder, shards)
     while chunk := list(islice(samples, batch)):
         keys, arrays, labels = zip(*chunk, strict=True)
@@ -167,32 +151,6 @@ def read_images(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Reads a whole small data set: images uint8 [N, C, H, W] and labels int64 [N]."""
     parts = [(images, torch.tensor(labels)) for _, images, labels in iterate_batches(folder, 1024)]
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
-
-
-def _write(
-    samples: Iterable[Sample], folder: Path, shard_images: int, suffix: str, encode: Callable[[np.ndarray], bytes]
-) -> dict[str, Any]:
-    """Writes the shards and labels.npy; returns their entries of the index."""
-    remaining, shards, labels, keys = iter(samples), [], [], set()
-    layout: tuple[list[int], str] | None = None
-    while first := next(remaining, None):
-        path = folder / f"{len(shards):06d}.tar"
-
-        def members(first: Sample = first) -> Iterator[tuple[str, bytes, int]]:
-            nonlocal layout
-            for key, array, label in chain([first], islice(remaining, shard_images - 1)):
-                layout = layout or (list(array.shape), str(array.dtype))
-                if (list(array.shape), str(array.dtype)) != layout or key in keys or not key or "." in key:
-                    raise ValueError(f"sample {key!r}: repeated or unusable key, or not of shape and type {layout}")
-                keys.add(key)
-                labels.append(label)
-                yield key, encode(array), label
-
-        shards.append({"file": path.name, **write_tar(members(), path, suffix)})
-    if layout is None:
-        raise UserError("there are no images to write: see data.source and data.path")
-    np.save(folder / LABELS, np.array(labels, dtype=np.int64))
-    return {"count": len(labels), "shape": layout[0], "dtype": layout[1], "shards": shards}
 
 
 def write_tar(samples: Iterable[tuple[str, bytes, int]], path: Path, suffix: str) -> dict[str, Any]:
@@ -213,7 +171,7 @@ def finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
         raise ValueError(f"labels {sorted(counts)} do not fit {len(index['classes'])} classes")
     index["class_counts"] = [counts[label] for label in range(len(index["classes"]))]
     write_json(folder / INDEX, index)
-    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return read_json(folder / INDEX)
 
 
 def encode_png(array: np.ndarray) -> bytes:

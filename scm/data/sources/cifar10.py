@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scm.data.reading.containers import Listing, list_files
+from scm.data.reading.containers import list_files
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 from scm.pickles.arrays import NumpyType, Python2Array
@@ -32,11 +32,7 @@ BINARY = tuple(f"{name}.bin" for name in PYTHON)
 
 
 def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
-    """Reads the 50,000 training images (146 MiB) and the names of the classes.
-
-    Args:
-        wanted: its path is an archive, or the folder that was in it.
-        stack: closes the archive.
+    """Reads the 50,000 training images (146 MiB) and the names of the classes, from an archive or its unpacked folder.
 
     Raises:
         UserError: a published archive that is not what was published, a batch that is missing or of another form.
@@ -56,10 +52,9 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         if name not in place:
             raise UserError(f"{path} has no {name}: download the archive again, or unpack all of it")
     # Read all batches, which fit into memory, and the names of the classes.
-    read = _read_python if names is PYTHON else _read_binary
-    parts = [read(listing, place[name], f"{path}: {name}") for name in names]
-    read_names = _names_python if names is PYTHON else _names_binary
-    classes = read_names(listing, place[meta], f"{path}: {meta}")
+    read, read_names = (_read_python, _names_python) if names is PYTHON else (_read_binary, _names_binary)
+    parts = [read(listing.read(listing.files, place[name]), f"{path}: {name}") for name in names]
+    classes = read_names(listing.read(listing.files, place[meta]), f"{path}: {meta}")
     rows = np.concatenate([rows for rows, _ in parts])
     label_of = np.concatenate([labels for _, labels in parts])
     starts = np.cumsum([0, *(len(rows) for rows, _ in parts)])
@@ -95,45 +90,37 @@ def _checked(rows: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarra
         raise UserError(f"{name} holds no images: download the archive again")
     wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
     if len(wrong):
-        number = int(wrong[0])
-        raise UserError(
-            f"{name}: image {number} has the label {labels[number]}, not one of 0 to {CLASSES - 1}: "
-            "download the archive again"
-        )
+        found = f"image {wrong[0]} has the label {labels[wrong[0]]}, not one of 0 to {CLASSES - 1}"
+        raise UserError(f"{name}: {found}: download the archive again")
     return rows, labels.astype(np.int64)
 
 
-def _read_binary(listing: Listing, number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_binary(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows uint8 [N, 3072] and labels int64 [N] of a batch in which one byte of label precedes each row."""
-    data = listing.read(listing.files, number)
     if len(data) % (1 + PIXELS):
         raise UserError(f"{name} has {len(data):,} bytes, no multiple of {1 + PIXELS:,}: download the archive again")
     table = np.frombuffer(data, np.uint8).reshape(-1, 1 + PIXELS)
     return _checked(table[:, 1:], table[:, 0], name)
 
 
-def _names_binary(listing: Listing, number: int, name: str) -> list[str]:
-    text = listing.read(listing.files, number).decode(errors="replace")
+def _names_binary(data: bytes, name: str) -> list[str]:
+    text = data.decode(errors="replace")
     return _ten([line.strip() for line in text.splitlines() if line.strip()], name)
 
 
-def _read_python(listing: Listing, number: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_python(data: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows and labels, as in `_read_binary`, of a batch that is a pickled dictionary with `data` and `labels`."""
-    content = _unpickled(listing, number, name)
+    content = _unpickled(data, name)
     rows, labels = content.get("data"), content.get("labels")
     if not isinstance(rows, Python2Array) or rows.value.dtype != np.uint8 or rows.value.shape[1:] != (PIXELS,):
         raise UserError(f"{name} holds no rows of {PIXELS:,} bytes: download the archive again")
-    if (
-        not isinstance(labels, list)
-        or len(labels) != len(rows.value)
-        or any(type(label) is not int for label in labels)
-    ):
+    if not isinstance(labels, list) or {type(label) for label in labels} - {int} or len(labels) != len(rows.value):
         raise UserError(f"{name} does not hold a label for each image: download the archive again")
     return _checked(rows.value, np.array(labels, dtype=object), name)
 
 
-def _names_python(listing: Listing, number: int, name: str) -> list[str]:
-    return _ten(_unpickled(listing, number, name).get("label_names"), name)
+def _names_python(data: bytes, name: str) -> list[str]:
+    return _ten(_unpickled(data, name).get("label_names"), name)
 
 
 def _ten(names: Any, name: str) -> list[str]:
@@ -142,9 +129,9 @@ def _ten(names: Any, name: str) -> list[str]:
     return [str(entry) for entry in names]
 
 
-def _unpickled(listing: Listing, number: int, name: str) -> dict[str, Any]:
+def _unpickled(data: bytes, name: str) -> dict[str, Any]:
     try:
-        content = Python2Machine(io.BytesIO(listing.read(listing.files, number)), KNOWN).run()
+        content = Python2Machine(io.BytesIO(data), KNOWN).run()
     except Refused:
         content = None
     if not isinstance(content, dict):
@@ -152,7 +139,5 @@ def _unpickled(listing: Listing, number: int, name: str) -> dict[str, Any]:
     return content
 
 
-KNOWN = Known(
-    functions={"numpy.core.multiarray._reconstruct": Python2Array, "numpy.dtype": NumpyType},
-    names=frozenset({"numpy.ndarray"}),
-)
+FUNCTIONS = {"numpy.core.multiarray._reconstruct": Python2Array, "numpy.dtype": NumpyType}
+KNOWN = Known(FUNCTIONS, names=frozenset({"numpy.ndarray"}))

@@ -6,11 +6,9 @@ from array import array
 from contextlib import ExitStack
 from pathlib import Path
 
-from PIL import Image
-
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_SUFFIXES, list_files, shown
-from scm.data.reading.images import decode
+from scm.data.reading.images import loading
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 
@@ -37,16 +35,12 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         images.add(name, listing.files.places[number], listing.files.sizes[number])
     if not len(images):
         archives = [name for name in others if name.lower().endswith(ARCHIVE_SUFFIXES)]
-        remedy = (
-            f"set data.path to {path / archives[0]}" if archives else f"put {', '.join(IMAGE_SUFFIXES)} files there"
-        )
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        remedy = f"set data.path to {path / archives[0]}" if archives else f"put {suffixes} files there"
         raise UserError(f"{path}: no images in it: {remedy}")
     folders = listing.folders | {posixpath.dirname(name) for name in others}
     classes, label_of = _classes(images, folders, path) if wanted.labels else ([], array("i", [-1]) * len(images))
-
-    def load(number: int) -> Image.Image:
-        return decode(lambda: listing.read(images, number), images.sizes[number], wanted.max_pixels)
-
+    load = loading(listing.read, images, wanted.max_pixels)
     skipped = [{"file": name, "reason": "not an image file"} for name in others]
     return ImageSource(str(path), classes, label_of, images.name, load, skipped)
 
@@ -82,10 +76,8 @@ def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:
     for name in classes:
         twin = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
         if twin != name:
-            both = f"{prefix + twin!a} and {prefix + name!a}"
-            raise UserError(
-                f"{path}: the class folders {both} differ in case or in the form of letters alone: put them together"
-            )
+            both = f"the class folders {prefix + twin!a} and {prefix + name!a}"
+            raise UserError(f"{path}: {both} differ in case or in the form of letters alone: put them together")
 
 
 def _is_image(name: str) -> bool:

@@ -7,11 +7,9 @@ from array import array
 from contextlib import ExitStack
 from pathlib import Path
 
-from PIL import Image
-
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_FAULTS, Part, shown, tar_members, tar_reader, unreadable
-from scm.data.reading.images import decode
+from scm.data.reading.images import loading
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 
@@ -20,10 +18,6 @@ ELSE = "set data.source to folder for images in class folders, to webdataset for
 
 def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     """Lists the images class by class; the classes are the WordNet numbers (n01440764, ...) in their order.
-
-    Args:
-        wanted: its path is ILSVRC2012_img_train.tar.
-        stack: closes the file when it is no longer read.
 
     Raises:
         UserError: the file is missing or damaged, or it is no tar of tars named after classes.
@@ -52,11 +46,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         if len(images) == before:
             raise UserError(f"{path}: the class {wnid} has no images: download the archive again")
         label_of.extend([label if wanted.labels else -1] * (len(images) - before))
-    read = tar_reader(handle)
-
-    def load(number: int) -> Image.Image:
-        return decode(lambda: read(images, number), images.sizes[number], wanted.max_pixels)
-
+    load = loading(tar_reader(handle), images, wanted.max_pixels)
     return ImageSource(str(path), sorted(tars) if wanted.labels else [], label_of, images.name, load, skipped)
 
 

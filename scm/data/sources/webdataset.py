@@ -15,11 +15,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_FAULTS, read_at, shown, tar_members, unreadable
-from scm.data.reading.images import decode
+from scm.data.reading.images import loading
 from scm.data.reading.source import ImageSource, Wanted
 from scm.data.shards.shards import INDEX, check_sizes, read_index, verify
 from scm.errors import UserError
@@ -53,12 +51,8 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     """Lists the samples shard by shard, in the order in which they lie there.
 
     Classes are called 0, 1, ... unless the folder has a classes.txt (a name on each line), the .json files name them,
-    or the shards were written by this program; these are compared with their index first.
-
-    Args:
-        wanted: its path is one tar, or a folder of tars. With on_bad_image "skip", samples without an image or a usable
-            label are left out and noted; otherwise the first one is refused.
-        stack: not needed, since each shard is opened for each image.
+    or the shards were written by this program; these are compared with their index first. With on_bad_image "skip",
+    samples without an image or a usable label are left out and noted; otherwise the first one is refused.
 
     Raises:
         UserError: nothing to read, a damaged shard, an incomplete sample, labels that do not fit the classes.
@@ -82,19 +76,15 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     def shard_of(number: int) -> Path:
         return shards[bisect_right(listed.starts, number) - 1]
 
-    def load(number: int) -> Image.Image:
-        return decode(lambda: _read(shard_of(number), images, number), images.sizes[number], wanted.max_pixels)
+    def read(files: Catalogue, number: int) -> bytes:
+        with shard_of(number).open("rb", buffering=0) as handle:  # each time: a process may not open thousands of files
+            return read_at(handle.fileno(), files.places[number], files.sizes[number])
 
     def file_name(number: int) -> str:
         return f"{shard_of(number).name}/{images.name(number)}"
 
+    load = loading(read, images, wanted.max_pixels)
     return ImageSource(str(path), classes, listed.labels, file_name, load, listed.skipped)
-
-
-def _read(shard: Path, images: Catalogue, number: int) -> bytes:
-    """Reads an image; opens its shard each time, as a process may not have thousands of files open."""
-    with shard.open("rb", buffering=0) as handle:
-        return read_at(handle.fileno(), images.places[number], images.sizes[number])
 
 
 def _shards(path: Path) -> tuple[list[Path], list[str] | None]:
@@ -169,9 +159,7 @@ def _add(
         content = read_at(descriptor, place, size) if size <= LABEL_BYTES else b""
         found = _label(kind, content)
         if found is None:
-            reason = (
-                'no whole number from 0 on under "label" or "cls"' if kind == "json" else "no whole number from 0 on"
-            )
+            reason = "no whole number from 0 on" + (' under "label" or "cls"' if kind == "json" else "")
             return listed.leave_out(shard, f"{key}.{kind}", reason, "repair it")
         label, class_name = found
         if class_name is not None and listed.names.setdefault(label, class_name) != class_name:
@@ -205,9 +193,8 @@ def _classes(listed: _Samples, names: list[str] | None, path: Path) -> list[str]
         )
     missing = next(label for label in range(len(used) + 1) if label not in used)
     if missing < highest:
-        raise UserError(
-            f"{path}: no sample has the label {missing}, but one has {highest}: count labels from 0 without gaps"
-        )
+        gap = f"no sample has the label {missing}, but one has {highest}"
+        raise UserError(f"{path}: {gap}: count labels from 0 without gaps")
     if names is not None and missing < len(names):
         raise UserError(
             f"{path}: no sample has the label {missing}, which {NAMES} calls {shown(names[missing])}: "

@@ -37,13 +37,10 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 TURNS = 4
 """Classes of the rotation task: 0, 1, 2 or 3 quarter turns."""
-
 SMALLEST_MAP = 4
 """Strided convolutions follow each other until the feature map is at most this wide."""
-
 WIDEST = 4
 """Channels double with every strided convolution, up to this multiple of the first layer's."""
-
 MEASURING_BATCH = 256
 """Images in one forward pass when nothing is learnt; bounds the memory and changes no figure."""
 
@@ -77,13 +74,8 @@ class Classifier(Extractor):
         super().__init__()
         if width < 8 or width % 8:
             raise UserError(f"reference.classifier.width = {width} must be a positive multiple of 8, for example 32")
-        self.settings = {
-            "channels": channels,
-            "resolution": resolution,
-            "width": width,
-            "features": features,
-            "outputs": outputs,
-        }
+        self.settings = {"channels": channels, "resolution": resolution, "width": width}
+        self.settings |= {"features": features, "outputs": outputs}
         self.num_features = features
         layers = [_convolution(channels, width, stride=1)]
         size, current = resolution, width
@@ -107,7 +99,10 @@ class Classifier(Extractor):
         return self.output(self(images))
 
     def save(self, folder: Path) -> list[str]:
-        save_classifier(self, folder / FILE)
+        """Writes the weights as float32 safetensors with the settings in the header, and nothing else."""
+        weights = {name: weight.detach().float().cpu().contiguous() for name, weight in self.state_dict().items()}
+        with replacing(folder / FILE) as temporary:
+            save_file(weights, temporary, metadata={"settings": json.dumps(self.settings, sort_keys=True)})
         return [FILE]
 
     def classes_of(self, features: Tensor) -> Tensor:
@@ -189,12 +184,9 @@ def train_classifier(
     Args:
         images: uint8 [N, C, H, W].
         labels: int64 [N] from 0 to outputs - 1; not read by task "rotation".
-        settings: Sizes and training.
         task: "class" learns the labels, "rotation" the number of quarter turns.
         outputs: Number of classes; `TURNS` for task "rotation".
-        seed: The user's seed.
         augment: Distorts a float batch [B, C, H, W] with draws from the given CPU generator.
-        device: Where to train.
         progress: Receives a line about ten times.
 
     Returns:
@@ -256,10 +248,8 @@ def held_out_accuracy(model: Classifier, images: Tensor, labels: Tensor, task: T
     """Fraction of images [N, C, H, W] that are classified correctly; task "rotation" shows each in all four turns."""
     if task == "class":
         return accuracy(model, images, labels)
-    right = [
-        accuracy(model, images.rot90(turns, dims=(-2, -1)), torch.full_like(labels, turns)) for turns in range(TURNS)
-    ]
-    return sum(right) / TURNS
+    turned = ((images.rot90(turns, dims=(-2, -1)), torch.full_like(labels, turns)) for turns in range(TURNS))
+    return sum(accuracy(model, *each) for each in turned) / TURNS
 
 
 @torch.no_grad()
@@ -272,15 +262,8 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     return right / len(images)
 
 
-def save_classifier(model: Classifier, path: Path) -> None:
-    """Writes the weights as float32 safetensors with the settings in the header, and nothing else."""
-    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(weights, temporary, metadata={"settings": json.dumps(model.settings, sort_keys=True)})
-
-
 def load_classifier(path: Path) -> Classifier:
-    """Reads what `save_classifier` wrote, in evaluation mode and float64 on the CPU.
+    """Reads what `Classifier.save` wrote, in evaluation mode and float64 on the CPU.
 
     Raises:
         UserError: The file is missing or is not such a file.
@@ -304,11 +287,7 @@ def train_extractor(
 
     Args:
         settings: the block `reference.classifier` of params.yaml.
-        shards: folder of image shards.
         work: the folder of unfinished work, which all processes see; an interrupted stage finds its classifier there.
-        seed: the user's seed.
-        ranks: this process and the others.
-        progress: receives lines of text.
 
     Returns:
         The classifier on the device of `ranks`; and its "task" and "held_out_accuracy".

@@ -100,11 +100,7 @@ def located_folder(weights: str, folder: Path) -> Path:
 
 
 def read_dinov2(folder: Path) -> Dinov2:
-    """The network of a folder with config.json and model.safetensors.
-
-    Raises:
-        UserError: it holds something else.
-    """
+    """The network of a folder with config.json and model.safetensors; something else in it is a UserError."""
     network = _network(_transformers(), folder)
     grid = SIDE // network.config.patch_size
     embeddings: Any = network.embeddings
@@ -113,12 +109,10 @@ def read_dinov2(folder: Path) -> Dinov2:
     return Dinov2(network)
 
 
-def read_extractor(given: GivenWeights) -> Dinov2:
+def read_extractor(given: GivenWeights) -> tuple[Dinov2, str]:
     folder = located_folder(given.weights, given.path)
     digest = verify(folder / WEIGHTS, given.sha256, "reference.sha256")
-    extractor = read_dinov2(folder)
-    extractor.weights_sha256 = digest
-    return extractor
+    return read_dinov2(folder), digest
 
 
 def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> Dinov2:
@@ -129,10 +123,8 @@ def load_extractor(folder: Path, resolution: int, device: torch.device | str) ->
 def command(weights: str) -> str:
     """Tells how to download the files of a model by hand."""
     name = weights if weights.count("/") == 1 and not weights.startswith((".", "data/")) else "facebook/dinov2-large"
-    return (
-        f"run hf download {name} {CONFIG} {WEIGHTS} --local-dir {PLACE} where there is a network, and write "
-        f"reference.weights: {PLACE}"
-    )
+    download = f"hf download {name} {CONFIG} {WEIGHTS} --local-dir {PLACE}"
+    return f"run {download} where there is a network, and write reference.weights: {PLACE}"
 
 
 def _from_hub(weights: str) -> Path:
@@ -149,9 +141,8 @@ def _transformers() -> ModuleType:
     try:
         import transformers
     except ImportError:
-        raise UserError(
-            "reference.extractor = dinov2 needs transformers, which is not installed: run pip install -e '.[dinov2]'"
-        ) from None
+        problem = "reference.extractor = dinov2 needs transformers, which is not installed"
+        raise UserError(f"{problem}: run pip install -e '.[dinov2]'") from None
     transformers.logging.set_verbosity_error()  # we report missing files ourselves
     transformers.logging.disable_progress_bar()
     return transformers

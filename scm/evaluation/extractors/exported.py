@@ -33,9 +33,7 @@ class Exported(Extractor):
 
     def __init__(self, path: Path, program: nn.Module, num_features: int) -> None:
         super().__init__()
-        self._path = path
-        self.program = program
-        self.num_features = num_features
+        self._path, self.program, self.num_features = path, program, num_features
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -55,9 +53,8 @@ def read_exported(path: Path, resolution: int, device: torch.device | str) -> Ex
     try:
         program = move_to_device_pass(torch.export.load(path), torch.device(device)).module()
     except (OSError, BadZipFile, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        raise UserError(
-            f"{path} is no file of torch.export ({reason(error)}): write it with torch.export.save"
-        ) from None
+        problem = f"is no file of torch.export ({reason(error)})"
+        raise UserError(f"{path} {problem}: write it with torch.export.save") from None
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (BATCH, 3, resolution, resolution), generator=generator, dtype=torch.uint8).to(device)
     whole, again, alone = (_tried(path, program, some) for some in (images, images, images[:1]))
@@ -72,11 +69,9 @@ def read_exported(path: Path, resolution: int, device: torch.device | str) -> Ex
     return Exported(path, program, whole.shape[1])
 
 
-def read_extractor(given: GivenWeights) -> Exported:
+def read_extractor(given: GivenWeights) -> tuple[Exported, str]:
     path, digest = given.verified()
-    extractor = read_exported(path, given.resolution, given.device)
-    extractor.weights_sha256 = digest
-    return extractor
+    return read_exported(path, given.resolution, given.device), digest
 
 
 def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> Exported:

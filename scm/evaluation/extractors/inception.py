@@ -129,10 +129,7 @@ def _at_17(channels: int, inner: int) -> InceptionBlock:
 def _to_8(channels: int) -> InceptionBlock:
     """From 17 to 8 pixels (D)."""
     both = [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1))]
-    chains: list[list[Layer]] = [
-        [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3)],
-        [*both, ("branch7x7x3_4", 192, 3)],
-    ]
+    chains: list[list[Layer]] = [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3)], [*both, ("branch7x7x3_4", 192, 3)]]
     return InceptionBlock(channels, chains, "halve", 0)
 
 
@@ -222,18 +219,14 @@ def read_inception(path: Path) -> InceptionV3:
     rows = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     if rows != CLASSES or any(name.startswith("AuxLogits") for name in state):
         what = f"its last layer has {rows} classes, not {CLASSES}" if rows else "it has no layer fc"
-        raise UserError(
-            f"{path} is not the network of the Frechet Inception Distance ({what}; torchvision's gives other figures): "
-            f"use pytorch-fid's or torch-fidelity's file, see docs/evaluation.md"
-        )
+        problem = f"is not the network of the Frechet Inception Distance ({what}; torchvision's gives other figures)"
+        raise UserError(f"{path} {problem}: use pytorch-fid's or torch-fidelity's file, see docs/evaluation.md")
     return _with(state, path)
 
 
-def read_extractor(given: GivenWeights) -> InceptionV3:
+def read_extractor(given: GivenWeights) -> tuple[InceptionV3, str]:
     path, digest = given.verified()
-    extractor = read_inception(path)
-    extractor.weights_sha256 = digest
-    return extractor
+    return read_inception(path), digest
 
 
 def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> InceptionV3:

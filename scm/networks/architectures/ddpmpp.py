@@ -5,14 +5,15 @@ or `double_norm`, the paper's adaptive double normalisation (sec. 4.1).
 """
 
 import math
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.networks.embedding import ScalarInput, time_embedding
-from scm.networks.layers import attention, dropout, over_pixels, pnorm, split_heads
+from scm.networks.layers import UNet, attention, dropout, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import downsample, upsample
 from scm.networks.settings import NetworkSettings
 
@@ -119,18 +120,11 @@ class Block(nn.Module):
         return self.norm1(y) * over_pixels(scale + 1, y) + over_pixels(shift, y)
 
 
-class DDPMPP(nn.Module):
-    """The network between an input of unit variance and F.
-
-    Args:
-        settings: the encoder's blocks at the resolutions of `settings.attention` have self-attention, and so have the
-            decoder's first block and its last one at each of these resolutions. At each resolution the decoder has one
-            block more than the encoder.
-        dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
-    """
+class DDPMPP(UNet):
+    """The network between an input of unit variance and F; in the decoder only the last block of a level attends."""
 
     def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
-        super().__init__()
+        super().__init__(settings, dropout, dropout_max_resolution)
         # The embedding of time, class and further inputs, which modulates every block.
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * 4
@@ -142,42 +136,9 @@ class DDPMPP(nn.Module):
         self.map_layer0 = Linear(width, embedding_channels)
         self.map_layer1 = Linear(embedding_channels, embedding_channels)
 
-        def block(into: int, out: int, size: int, attend: bool, **options: Any) -> Block:
-            probability = dropout if size <= dropout_max_resolution else 0.0
-            heads = out // settings.channels_per_head if attend else 0
-            return Block(
-                into, out, embedding_channels, heads=heads, dropout_probability=probability,
-                modulation=settings.modulation, **options,
-            )  # fmt: skip
-
-        # The encoder goes down; `skips` remembers the channels of each output for the decoder.
-        self.encoder = nn.ModuleDict()
-        out, skips = width, [width]
-        for level, multiplier in enumerate(settings.multipliers):
-            size = settings.resolution >> level
-            if level == 0:
-                self.encoder[f"{size}x{size}_conv"] = Conv(settings.channels, width, 3)
-            else:
-                self.encoder[f"{size}x{size}_down"] = block(out, out, size, False, resample="down")
-                skips.append(out)
-            for index in range(settings.blocks):
-                into, out = out, width * multiplier
-                self.encoder[f"{size}x{size}_block{index}"] = block(into, out, size, size in settings.attention)
-                skips.append(out)
-
-        # The decoder goes up; each of its numbered blocks also takes the last encoder output that is left.
-        self.decoder = nn.ModuleDict()
-        for level, multiplier in reversed(list(enumerate(settings.multipliers))):
-            size = settings.resolution >> level
-            if level == len(settings.multipliers) - 1:
-                self.decoder[f"{size}x{size}_in0"] = block(out, out, size, True)
-                self.decoder[f"{size}x{size}_in1"] = block(out, out, size, False)
-            else:
-                self.decoder[f"{size}x{size}_up"] = block(out, out, size, False, resample="up")
-            for index in range(settings.blocks + 1):
-                into, out = out + skips.pop(), width * multiplier
-                attend = size in settings.attention and index == settings.blocks
-                self.decoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend)
+        block = partial(Block, embedding_channels=embedding_channels, modulation=settings.modulation)
+        skips = self._build_encoder(Conv(settings.channels, width, 3), width, block)
+        out = self._build_decoder(skips, block, last_alone=True)
         self.out_norm, self.out_conv = GroupNorm(out), Conv(out, settings.channels, 3, SMALL)
 
     def forward(
@@ -194,14 +155,7 @@ class DDPMPP(nn.Module):
         if self.map_label is not None and labels is not None:
             embedding = embedding + self.map_label(labels * math.sqrt(self.classes))
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
-        skips: list[Tensor] = []
-        for layer in self.encoder.values():
-            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
-            skips.append(x)
-        for name, layer in self.decoder.items():
-            if "block" in name:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = layer(x, embedding)
+        x = self._down_and_up(x, embedding, lambda a, b: torch.cat([a, b], dim=1))
         return self.out_conv(functional.silu(self.out_norm(x.to(embedding.dtype))))
 
 

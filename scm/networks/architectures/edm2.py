@@ -5,13 +5,14 @@ imported teachers have and which tests check against figures of the original pro
 """
 
 import math
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from scm.networks.embedding import ScalarInput, time_embedding
-from scm.networks.layers import attention, dropout, over_pixels, pnorm, split_heads
+from scm.networks.layers import UNet, attention, dropout, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, upsample
 from scm.networks.settings import NetworkSettings
 
@@ -84,17 +85,11 @@ class Block(nn.Module):
         return normalize(y, dims=[1]) * over_pixels(scale, y) + over_pixels(shift, y)
 
 
-class EDM2UNet(nn.Module):
-    """The network between an input of unit variance and F.
-
-    Args:
-        settings: blocks at the resolutions of `settings.attention` have self-attention, and so has the decoder's
-            first block. At each resolution the decoder has one block more than the encoder.
-        dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
-    """
+class EDM2UNet(UNet):
+    """The network between an input of unit variance and F."""
 
     def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
-        super().__init__()
+        super().__init__(settings, dropout, dropout_max_resolution)
         # The embedding of time, class and further inputs, which modulates every block.
         self.classes, width = settings.classes, settings.width
         embedding_channels = width * max(settings.multipliers)
@@ -104,44 +99,11 @@ class EDM2UNet(nn.Module):
         self.emb_guidance = ScalarInput(width, embedding_channels) if settings.guidance else None
         self.emb_segment = ScalarInput(width, embedding_channels) if settings.segments else None
 
-        def block(into: int, out: int, size: int, attend: bool, **options: Any) -> Block:
-            probability = dropout if size <= dropout_max_resolution else 0.0
-            heads = out // settings.channels_per_head if attend else 0
-            return Block(
-                into, out, embedding_channels, heads=heads, dropout_probability=probability,
-                modulation=settings.modulation, **options,
-            )  # fmt: skip
-
-        # The encoder goes down; `skips` remembers the channels of each output for the decoder.
-        self.encoder = nn.ModuleDict()
-        out, skips = settings.channels + 1, list[int]()  # one channel of ones stands for a bias
-        for level, multiplier in enumerate(settings.multipliers):
-            size, into = settings.resolution >> level, out
-            out, attend = width * multiplier, size in settings.attention
-            if level == 0:
-                self.encoder[f"{size}x{size}_conv"] = MPConv(into, out, 3)
-            else:
-                self.encoder[f"{size}x{size}_down"] = block(into, into, size, False, kind="encoder", resample="down")
-                out = into
-            skips.append(out)
-            for index in range(settings.blocks):
-                into, out = out, width * multiplier
-                self.encoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend, kind="encoder")
-                skips.append(out)
-
-        # The decoder goes up; each of its numbered blocks also takes the last encoder output that is left.
-        self.decoder = nn.ModuleDict()
-        for level, multiplier in reversed(list(enumerate(settings.multipliers))):
-            size = settings.resolution >> level
-            attend = size in settings.attention
-            if level == len(settings.multipliers) - 1:
-                self.decoder[f"{size}x{size}_in0"] = block(out, out, size, True, kind="decoder")
-                self.decoder[f"{size}x{size}_in1"] = block(out, out, size, False, kind="decoder")
-            else:
-                self.decoder[f"{size}x{size}_up"] = block(out, out, size, False, kind="decoder", resample="up")
-            for index in range(settings.blocks + 1):
-                into, out = out + skips.pop(), width * multiplier
-                self.decoder[f"{size}x{size}_block{index}"] = block(into, out, size, attend, kind="decoder")
+        block = partial(Block, embedding_channels=embedding_channels, modulation=settings.modulation)
+        first = width * settings.multipliers[0]
+        convolution = MPConv(settings.channels + 1, first, 3)  # one channel of ones stands for a bias
+        skips = self._build_encoder(convolution, first, partial(block, kind="encoder"))
+        out = self._build_decoder(skips, partial(block, kind="decoder"), last_alone=False)
         self.out_conv = MPConv(out, settings.channels, 3)
         self.out_gain = nn.Parameter(torch.zeros([]))
 
@@ -167,14 +129,7 @@ class EDM2UNet(nn.Module):
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.classes)), 0.5)
         embedding = mp_silu(embedding)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        skips: list[Tensor] = []
-        for layer in self.encoder.values():
-            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
-            skips.append(x)
-        for name, layer in self.decoder.items():
-            if "block" in name:
-                x = mp_cat(x, skips.pop())
-            x = layer(x, embedding)
+        x = self._down_and_up(x, embedding, mp_cat)
         return self.out_conv(x.to(embedding.dtype), gain=self.out_gain)
 
 

@@ -1,4 +1,5 @@
-"""What params.yaml may ask of each architecture: one file for each of scm/networks/architectures, without torch.
+"""The settings that each architecture accepts: one file for each in scm/networks/architectures, without torch.
 
-`MODULATIONS` are those that the network has; `faults` yields what else of the block `network` it cannot be built from.
+`MODULATIONS` lists the network's modulations. `faults` yields the faults of the section `network` that only this
+architecture has.
 """

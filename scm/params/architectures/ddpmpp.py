@@ -9,7 +9,7 @@ MODULATIONS = ("double_norm", "scale_shift", "add")
 
 
 def faults(network: Network) -> Iterator[Fault]:
-    """A width that the group norms cannot divide: 32 groups, but at least four channels in each."""
+    """Refuses a width that the group norms cannot divide into 32 groups, or fewer with four channels each."""
     for channels in _group_normalized(network):
         groups = min(32, channels // 4)
         if not groups or channels % groups:
@@ -19,7 +19,7 @@ def faults(network: Network) -> Iterator[Fault]:
 
 
 def _group_normalized(network: Network) -> list[int]:
-    """Channels that the group norms see: each block's input, skip connection included, and its output."""
+    """Numbers of channels that are group-normalised: each block's input with its skip connection, and its output."""
     out, skips, seen = network.width, [network.width], {network.width}
     for level, factor in enumerate(network.multipliers):
         skips += [out] if level else []

@@ -9,5 +9,5 @@ MODULATIONS = ("double_norm", "gain")
 
 
 def faults(network: Network) -> Iterator[Fault]:
-    """Nothing: any even width fits EDM2's layers, which normalise over all channels at once."""
+    """Yields nothing: EDM2's layers normalise over all channels at once, so any even width fits."""
     return iter(())

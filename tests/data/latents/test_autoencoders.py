@@ -13,8 +13,9 @@ from scm.base.randomness import generator
 from scm.data.latents import autoencoders, encoding
 from scm.data.latents.autoencoder_tiny import tiny_autoencoder
 from scm.data.latents.codec import ChannelStatistics, Codec, normalized, plain_header
-from scm.data.shards.shards import read_index, write_shards
+from scm.data.shards.shards import read_index
 from scm.errors import UserError
+from tests.support.shards import write_shards
 
 CONFIG = {"latent_channels": 4, "block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "layers_per_block": 1,
           "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,

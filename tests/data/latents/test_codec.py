@@ -89,4 +89,4 @@ def test_an_incomplete_header_is_refused():
 def test_the_schema_and_the_codecs_know_the_same():
     """The schema has its own copy, so that parameters are checked without loading torch."""
     assert schema.LATENT_REDUCTION == LATENT_REDUCTION
-    assert get_args(schema.Codec.model_fields["name"].annotation) == NAMES
+    assert get_args(schema.CodecSettings.model_fields["name"].annotation) == NAMES

@@ -9,8 +9,10 @@ import torch
 
 from scm.data.shards import shards
 from scm.errors import UserError
+from tests.support.shards import write_shards
 
 HEADER = {"classes": ["cat", "dog", "owl"], "channels": 3, "resolution": 6, "skipped": []}
+LATENTS = {"classes": ["cat", "dog"], "codec": {"name": "none"}}
 
 
 def samples(count=10, channels=3):
@@ -25,7 +27,7 @@ def hashes(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    shards.write_shards(samples(), tmp_path / "shards", 4, **HEADER)
+    write_shards(samples(), tmp_path / "shards", 4, **HEADER)
     return tmp_path / "shards"
 
 
@@ -40,7 +42,7 @@ def test_files_counts_and_hashes(folder):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_come_back_exactly(tmp_path, channels):
-    written = shards.write_shards(samples(10, channels), tmp_path / "s", 4, **HEADER | {"channels": channels})
+    written = write_shards(samples(10, channels), tmp_path / "s", 4, **HEADER | {"channels": channels})
     assert written == shards.read_index(tmp_path / "s")
     for (key, pixels, label), (expected_key, expected, expected_label) in zip(
         shards.iterate(tmp_path / "s"), samples(10, channels), strict=True
@@ -56,7 +58,7 @@ def test_images_come_back_exactly(tmp_path, channels):
 def test_writing_twice_gives_the_same_bytes(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "someone-else")
     previous = os.umask(0o077)
-    shards.write_shards(samples(), tmp_path / "again", 4, **HEADER)
+    write_shards(samples(), tmp_path / "again", 4, **HEADER)
     os.umask(previous)
     assert hashes(folder) == hashes(tmp_path / "again")
     with tarfile.open(folder / "000000.tar") as tar:
@@ -70,23 +72,12 @@ def test_a_failure_leaves_the_old_folder(folder):
 
     before = hashes(folder)
     with pytest.raises(UserError, match="enough"):
-        shards.write_shards(broken(), folder, 4, **HEADER)
+        shards.write_latents(broken(), folder, 4, LATENTS)
     assert hashes(folder) == before and [path.name for path in folder.parent.iterdir()] == ["shards"]
 
 
-def test_the_skipped_list_may_grow_until_the_last_sample(tmp_path):
-    skipped = []
-
-    def growing():
-        yield from samples(2)
-        skipped.append({"file": "x.png", "reason": "broken"})
-
-    index = shards.write_shards(growing(), tmp_path / "s", 4, **HEADER | {"skipped": skipped})
-    assert index["skipped"] == [{"file": "x.png", "reason": "broken"}]
-
-
 def test_unlabelled_images(tmp_path):
-    index = shards.write_shards(
+    index = write_shards(
         ((key, pixels, -1) for key, pixels, _ in samples()), tmp_path / "s", 4, **HEADER | {"classes": []}
     )
     assert index["class_counts"] == [] and shards.read_images(tmp_path / "s")[1].tolist() == [-1] * 10
@@ -94,7 +85,7 @@ def test_unlabelled_images(tmp_path):
 
 def test_no_images_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no images to write"):
-        shards.write_shards(iter(()), tmp_path / "s", 4, **HEADER)
+        shards.write_latents(iter(()), tmp_path / "s", 4, LATENTS)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +100,7 @@ def test_no_images_is_an_error(tmp_path):
 )
 def test_samples_that_the_format_cannot_hold_are_refused(tmp_path, second, message):
     with pytest.raises(ValueError, match=message):
-        shards.write_shards([("00000000", np.zeros((6, 6, 3), np.uint8), 0), second], tmp_path / "s", 4, **HEADER)
+        shards.write_latents([("00000000", np.zeros((6, 6, 3), np.uint8), 0), second], tmp_path / "s", 4, LATENTS)
 
 
 def test_a_changed_shard_is_found_by_its_hash(folder):
@@ -157,8 +148,7 @@ def test_an_index_that_is_no_json_is_refused(folder):
 
 def test_offsets_point_at_the_numbers_inside_the_tar(tmp_path):
     arrays = [(key, pixels.astype(np.float32) / 3, label) for key, pixels, label in samples()]
-    header = {"classes": ["cat", "dog"], "codec": {"name": "none"}}
-    index = shards.write_latents(arrays, tmp_path / "l", 4, header)
+    index = shards.write_latents(arrays, tmp_path / "l", 4, LATENTS)
     offsets, labels = np.load(tmp_path / "l/offsets.npy"), np.load(tmp_path / "l/labels.npy")
     assert index["kind"] == "latents" and index["shape"] == [6, 6, 3] and index["dtype"] == "float32"
     assert labels.tolist() == [0, 1] * 5
@@ -168,5 +158,5 @@ def test_offsets_point_at_the_numbers_inside_the_tar(tmp_path):
     assert all(
         np.array_equal(got[1], want[1]) for got, want in zip(shards.iterate(tmp_path / "l"), arrays, strict=True)
     )
-    shards.write_latents(arrays, tmp_path / "again", 4, header)
+    shards.write_latents(arrays, tmp_path / "again", 4, LATENTS)
     assert hashes(tmp_path / "l") == hashes(tmp_path / "again")
