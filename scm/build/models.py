@@ -19,7 +19,7 @@ from scm.generation.sampler import t_max_of
 from scm.generation.trained import repeatable
 from scm.methods import StudentSettings
 from scm.networks import Model, NetworkSettings
-from scm.params.schema import Network, Runtime, SamplerSettings, TeacherSettings
+from scm.params.schema import NetworkSection, Runtime, SamplerSettings, TeacherSettings
 
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 """Options of torch.compile: compiled dropout draws from the same generators as eager dropout."""
@@ -36,7 +36,7 @@ def device_of(runtime: Runtime) -> str:
     return "cuda" if available and runtime.device != "cpu" else "cpu"
 
 
-def network_settings(network: Network, classes: int, shape: list[int]) -> NetworkSettings:
+def network_settings(network: NetworkSection, classes: int, shape: list[int]) -> NetworkSettings:
     """The network for samples of `shape` [C, R, R] with that many classes."""
     options = {name: getattr(network, name) for name in type(network).model_fields}
     return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, **options)

@@ -99,13 +99,8 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
         codec, classes, images, sigma_rel = (values[key] for key in ("codec", "classes", "images", "sigma_rel"))
         dropped = values.get("label_dropout", 0.0)
         good = program in (OWN, EDM.name, EDM2.name) and modules.is_codec_of(codec, settings)
-        good = (
-            good
-            and isinstance(dropped, float)
-            and 0 <= dropped < 1
-            and isinstance(classes, list)
-            and all(isinstance(name, str) for name in classes)
-        )
+        good = good and isinstance(dropped, float) and 0 <= dropped < 1
+        good = good and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
         if not good or type(images) is not int or not isinstance(sigma_rel, float | None):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -14,4 +14,4 @@ class ConsistencyAndScoreDistillation(ScoreDistillation):
         consistency: L_sCM, with the same teacher.
     """
 
-    consistency: Distillation
+    consistency: Distillation  # pyright: ignore[reportGeneralTypeIssues]: optional in the base, required here

@@ -5,7 +5,7 @@ combinations of keys.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model
 from pydantic_core import PydanticCustomError
@@ -76,7 +76,7 @@ class CodecSettings(Section):
     normalize: Literal["measured", "none", "paper"]
 
 
-class Classifier(Section):
+class ClassifierSection(Section):
     width: Whole
     features: Whole
     epochs: Whole
@@ -91,10 +91,10 @@ class ReferenceSettings(Section):
     sha256: Sha256 | None
     statistics: Text | None
     statistics_sha256: Sha256 | None
-    classifier: Classifier
+    classifier: ClassifierSection
 
 
-class Network(Section):
+class NetworkSection(Section):
     architecture: Annotated[str, named_in("scm.params.architectures")]
     sigma_d: Positive
     width: Whole
@@ -136,8 +136,12 @@ class _Student(Section):
         return own if start == TEACHER else {**own, start: self.lineage(start)}
 
 
-_blocks: dict[str, Any] = {name: (methods.find(name).block | None, None) for name in METHODS}
-Student = create_model("Student", __base__=_Student, **_blocks)
+if TYPE_CHECKING:
+    Student = _Student
+else:
+    Student = create_model(
+        "Student", __base__=_Student, **{name: (methods.find(name).block | None, None) for name in METHODS}
+    )
 """The section `student`: `methods`, `common`, and a block for each declared method."""
 
 
@@ -227,7 +231,7 @@ class Params(Section):
     data: DataSettings
     codec: CodecSettings
     reference: ReferenceSettings
-    network: Network
+    network: NetworkSection
     teacher: TeacherSettings
     student: Student
     ema: Ema

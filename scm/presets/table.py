@@ -81,7 +81,8 @@ def _row(root: Path, name: str, tables: Mapping[str, Any], read: apply.Read) -> 
     except KeyError as missing:
         fault = Fault(apply.PAPER, paper, f"{missing} is missing there or in {TABLES}; correct the block")
         raise UserError(f"{apply.file(root, name)}: {fault}") from None
-    declared = [*(["teacher"] if "teacher" in figures else []), *(method for method in METHODS if student.get(method))]
+    own = [method for method in student if method in METHODS and student[method]]  # in the preset's own order
+    declared = [*(["teacher"] if "teacher" in figures else []), *own]
     methods = {method: figures.get(method, {}) for method in declared}
     data = paper.get("dataset") or values.get("data", {}).get("source", "")
     on = tuple(student.get("methods", ()))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from scm.errors import UserError
 from scm.pipeline.clone import CODE, RESULTS, lines, listed
 from scm.pipeline.dvc_command import git
 from scm.results.fingerprint import content_hash, defined_stages, made_by_stages
@@ -61,8 +62,12 @@ def sources(root: Path, data: str) -> list[str | None]:
     Results follow from these, parameters and code alone.
     """
     images = content_hash(root / data) if (root / data).exists() else None
-    imported = defined_stages(root).get("train_teacher", {}).get("frozen")
-    return [images, made_by_stages(root).get(SNAPSHOTS, {}).get("md5") if imported else None]
+    if not defined_stages(root).get("train_teacher", {}).get("frozen"):
+        return [images, None]
+    teacher = made_by_stages(root).get(SNAPSHOTS)
+    if teacher is None:
+        raise UserError(f"{SNAPSHOTS} in dvc.lock is missing: import the teacher again")
+    return [images, teacher["md5"]]
 
 
 @contextmanager

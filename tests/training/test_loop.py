@@ -126,7 +126,7 @@ def test_a_machine_that_does_not_see_the_first_ones_checkpoint_ends(tmp_path):
             return 32.0 if value == 0 else value
 
     with pytest.raises(
-        UserError, match=f"^{tmp_path} is not the same on all machines: set SCM_WORK to a folder that all"
+        UserError, match=f"^{tmp_path} is not the same on all machines: set SCM_WORK to a shared folder"
     ):
         trainer(tmp_path, ranks=Second(0, 1, torch.device("cpu"))).run()
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from scm.params.faults import Fault
-from scm.params.schema import Network
+from scm.params.schema import NetworkSection
 
 MODULATIONS = ("double_norm", "scale_shift", "add")
 
 
-def faults(network: Network) -> Iterator[Fault]:
+def faults(network: NetworkSection) -> Iterator[Fault]:
     """Refuses a width that the group norms cannot divide into 32 groups, or fewer with four channels each."""
     for channels in _group_normalized(network):
         groups = min(32, channels // 4)
@@ -18,7 +18,7 @@ def faults(network: Network) -> Iterator[Fault]:
             return
 
 
-def _group_normalized(network: Network) -> list[int]:
+def _group_normalized(network: NetworkSection) -> list[int]:
     """Numbers of channels that are group-normalised: each block's input with its skip connection, and its output."""
     out, skips, seen = network.width, [network.width], {network.width}
     for level, factor in enumerate(network.multipliers):
