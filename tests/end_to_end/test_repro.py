@@ -245,6 +245,9 @@ def test_after_kill_9_at_any_moment_the_final_weights_are_bit_equal(project, fin
         trainer = Trainer(fine, work)
         trainer.wait_for("ETA")
         time.sleep(0.4 + 0.53 * number)
+        while number == 2 and not list(work.glob("train_teacher/*/checkpoint*")):  # on a busy machine
+            assert trainer.process.poll() is None, "it had finished before it was killed"
+            time.sleep(0.05)
         trainer.process.kill()
         trainer.end()
         assert trainer.process.returncode == -signal.SIGKILL
