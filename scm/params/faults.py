@@ -131,7 +131,9 @@ _RULES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "float_type": _number,
     "finite_number": lambda value, _: "must be a finite number; write one such as 0.5 or 1.0e-4",
     "bool_type": lambda value, _: "must be true or false",
-    "string_type": lambda value, _: "must be text; put quotes around it",
+    "string_type": lambda value, _: (
+        "must not be empty; write a value" if value is None else "must be text; put quotes around it"
+    ),
     "string_pattern_mismatch": _pattern,
     "tuple_type": lambda value, _: "must be a list; write [a, b]",
     "too_short": lambda value, _: "has too few entries; add what is missing",
