@@ -11,7 +11,7 @@ from tests.end_to_end.conftest import Run, copy_project, due, edit, run_stages, 
 pytestmark = pytest.mark.slow
 
 RATE = {"max": 1.0e-3, "warmup": 256, "decay": "constant", "decay_from": 0}
-SHORT = {"images": "1Ki", "dropout": 0.0, "tangent_warmup": 256}
+SHORT = {"images": 512, "dropout": 0.0, "tangent_warmup": 256}
 VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 5.0e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
@@ -35,7 +35,7 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_project(finished, tmp_path_factory.mktemp("methods") / "project")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
-    params["teacher"]["label_dropout"], params["teacher"]["images"] = 0.1, "2Ki"
+    params["teacher"]["label_dropout"], params["teacher"]["images"] = 0.1, "1Ki"
     params["teacher"]["lr"]["decay"] = "constant"
     params["student"]["common"]["lr"] = RATE
     params["student"]["methods"] = {method: start for method, (start, _) in METHODS.items()}
@@ -46,6 +46,7 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["select"]["sigma_rel"] = {"teacher": [0.1], "student": [0.1]}
     params["evaluate"]["models"] = ["teacher", *METHODS]
     params["sampler"]["teacher_steps"] = 6
+    params["select"]["samples"] = params["evaluate"]["samples"] = 64
     params["mlflow"]["enabled"] = False
     with path.open("w") as file:
         yaml.dump(params, file)
