@@ -106,7 +106,8 @@ class StudentSettings(StudentCommon):
 
     def values(self) -> dict[str, Any]:
         """All values by their keys, including those that only this method has."""
-        return {**self.model_dump(exclude={"own"}, exclude_none=True), **self.own.model_dump(exclude_unset=True)}
+        unused = {"own"} if self.segments is not None else {"own", "segments"}
+        return {**self.model_dump(exclude=unused), **self.own.model_dump(exclude_unset=True)}
 
 
 class Parts(NamedTuple):

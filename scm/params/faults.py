@@ -15,6 +15,10 @@ from scm.params.schema import METHODS, Params, Student
 _STARTS = ("student", "methods")
 
 
+GONE = {("runtime", "shards"): "and fetch data/latents with `dvc pull data/latents`"}
+"""Keys that earlier versions had, and what takes their place."""
+
+
 class Fault(NamedTuple):
     """A fault of one key; `text` states the rule and the remedy."""
 
@@ -81,6 +85,8 @@ def _unknown(location: tuple[int | str, ...]) -> str:
     model = _model_at(location[:-1])
     if model is Student:
         return f"unknown method; the methods are {', '.join(METHODS)}"
+    if location in GONE:
+        return f"gone; remove it, {GONE[location]}"
     known = list(model.model_fields)
     if close := difflib.get_close_matches(str(location[-1]), known, n=1):
         return f"unknown key; did you mean {'.'.join(str(part) for part in (*location[:-1], close[0]))}?"

@@ -113,6 +113,7 @@ def test_flatten():
     assert flatten(nested) == {"a.b.c": 1, "a.d": "[0.9, x]", "e": None}
 
 
+GONE = "gone; remove it, and fetch data/latents with `dvc pull data/latents`"
 GUIDED_SCT = ": student.sct.guidance = [1.0, 2.0]: unknown key; remove it (known here: batch, precision, p_mean, p_std, optimizer, lr, dropout_max_resolution, label_dropout, tangent, tangent_norm_c, tangent_warmup, adaptive_weighting, images, dropout)"
 METHODS = "{scd: teacher, sct: teacher}"
 MAP_EACH = "must map each method to the model that it starts from; write"
@@ -339,6 +340,7 @@ ONE_KEY = [
     ("select", "samples: 1797", "samples: 1", ": select.samples = 1: must be at least 2"),
     ("runtime", "device: auto", "device: tpu", """: runtime.device = "tpu": must be 'auto', 'cpu' or 'cuda'"""),
     ("runtime", "threads: null", "threads: 0", ": runtime.threads = 0: must be at least 1"),
+    ("runtime", "threads: null", "threads: null\n  shards: s3://bucket", f': runtime.shards = "s3://bucket": {GONE}'),
 ]
 
 

@@ -333,3 +333,9 @@ def test_every_method_can_be_switched_on_and_guided_where_it_distils():
 def test_the_latest_update_at_which_a_student_still_learns():
     values = {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**FAKE_SCORE, "updates": 1024}}}
     assert validate(with_values(values), "params.yaml").student.method("vsd").own.fake_score.updates == 1024
+
+
+def test_a_lineage_says_that_there_is_no_guidance():
+    """A model trained without guidance differs from one that params.yaml guides by a value, not by a missing key."""
+    lineage = validate(with_values({}), "params.yaml").student.lineage("scd")
+    assert lineage["guidance"] is None and lineage["start"] == "teacher" and "segments" not in lineage
