@@ -9,7 +9,8 @@ import argparse
 import torch
 
 from scm.base.precision import DTYPES
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
+from scm.networks.architectures import names
 from scm.objectives.consistency import consistency_tangent
 from scm.results.provenance import machine_name
 from scm.trigflow import interpolate, per_sample, propose_times, velocity
@@ -21,7 +22,7 @@ def network(flavour: str, resolution: int) -> Model:
     """A network of two levels with attention, 32 channels, and weights with nothing at its zero start."""
     settings = NetworkSettings(
         resolution=resolution, channels=3, classes=10, width=32, multipliers=(1, 2), blocks=1,
-        attention=(resolution // 2,), channels_per_head=32, **FLAVOURS[flavour],
+        attention=(resolution // 2,), channels_per_head=32, **flavoured(flavour),
     )  # fmt: skip
     torch.manual_seed(0)
     model = Model(settings, dropout=0.1)
@@ -66,7 +67,7 @@ def main() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 means fp32
     print(f"{machine_name()}, {options.device}; torch {torch.__version__}\n")
     print("| network | precision | F | tangent | g |\n|---|---|---|---|---|")
-    for flavour in FLAVOURS:
+    for flavour in (f"{name}{ending}" for name in names() for ending in ("", "-trigflow")):
         for name, row in errors(flavour, options.device).items():
             print(f"| {flavour} | {name} | {' | '.join(f'{row[column]:.1e}' for column in COLUMNS)} |", flush=True)
 

@@ -32,7 +32,7 @@ from scm.base.yaml_files import parse_mapping, render
 from scm.build.models import device_of, network_settings
 from scm.errors import UserError
 from scm.jvp import output_and_tangent
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
 from scm.objectives import consistency
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Batch
@@ -45,9 +45,9 @@ from scm.results.provenance import machine_name
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
-    "edm2, width 16": {"width": 16, **FLAVOURS["edm2-trigflow"]},
-    "edm2, width 64": {"width": 64, **FLAVOURS["edm2-trigflow"]},
-    "ddpmpp, width 32": {"width": 32, **FLAVOURS["ddpmpp-trigflow"]},
+    "edm2, width 16": {"width": 16, **flavoured("edm2-trigflow")},
+    "edm2, width 64": {"width": 64, **flavoured("edm2-trigflow")},
+    "ddpmpp, width 32": {"width": 32, **flavoured("ddpmpp-trigflow")},
 }
 """Networks of the second table, for 16x16 pixels."""
 

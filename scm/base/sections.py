@@ -1,10 +1,10 @@
 """Building blocks of the schema of params.yaml: sections, and the types of their values."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from scm.base import registry
@@ -38,17 +38,22 @@ def _ascending(scales: tuple[float, float]) -> tuple[float, float]:
     return scales
 
 
-def named_in(package: str) -> AfterValidator:
+def named_in(package: str) -> BeforeValidator:
     """Accepts only the names of a package's parts (`scm.base.registry`)."""
 
-    def check(name: str) -> str:
+    def check(name: Any) -> Any:
         known = registry.names(package)
         if name not in known:
-            *most, last = (repr(each) for each in known)
-            raise PydanticCustomError("literal_error", "unknown", {"expected": f"{', '.join(most)} or {last}"})
+            raise PydanticCustomError("literal_error", "unknown", {"expected": any_of(map(repr, known))})
         return name
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A choice in words: "a, b or c"."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 Items = Field(strict=False, min_length=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
 from scm.pickles.machine import Refused, printable
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -22,7 +22,7 @@ class Program:
 
     Attributes:
         name: the program's name.
-        flavour: the key of its network in FLAVOURS.
+        flavour: its network, as `scm.networks.flavoured` names it.
         unet: beginning of the names of the U-Net's tensors.
         convolution: name of a block's first convolution.
         attention: name of the first layer of a block's attention.
@@ -121,7 +121,7 @@ def settings_of(program: Program, shapes: Shapes, channels_per_head: int, sigma_
         classes=shape(label)[1] if label in shapes else 0,
         multipliers=tuple(rows // width for rows in channels.values()),
         width=width, blocks=count, attention=attention, channels_per_head=channels_per_head, sigma_d=sigma_d,
-        **FLAVOURS[program.flavour],
+        **flavoured(program.flavour),
     )  # fmt: skip
 
 

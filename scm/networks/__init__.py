@@ -1,9 +1,7 @@
 """Networks: F and w_phi, pure in their forward; each architecture of F is a file of `scm.networks.architectures`."""
 
-from scm.networks.architectures import flavours
+from scm.networks.architectures import flavoured
 from scm.networks.model import Model
 from scm.networks.settings import NetworkSettings
 
-FLAVOURS = flavours()
-
-__all__ = ["FLAVOURS", "Model", "NetworkSettings"]
+__all__ = ["Model", "NetworkSettings", "flavoured"]

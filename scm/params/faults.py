@@ -62,7 +62,7 @@ def explain(error: ErrorDetails) -> Fault:
         key, kind = ".".join(str(part) for part in location[:-1]), "too_short"
     elif kind == "missing":
         # The preset digits lacks some of the methods.
-        own = location[0] == "student" and location[1:2] != ("common",)
+        own = location[0] == "student" and len(location) > 2 and location[1] != "common"
         example = "" if own else " (`scm preset show digits` prints a complete set)"
         return Fault(key, ABSENT, f"missing; add it{example}")
     rule = _RULES.get(kind)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from scm import methods
 from scm.base import registry
 from scm.base.project import TEACHER
+from scm.base.sections import Section, any_of
 from scm.methods import StudentSettings
 from scm.params.faults import ABSENT, Fault
 from scm.params.schema import LATENT_REDUCTION, METHODS, Params, TeacherSettings
@@ -44,7 +45,7 @@ def _codec(params: Params) -> Iterator[Fault]:
 
 def _reference(params: Params) -> Iterator[Fault]:
     reference = params.reference
-    if hasattr(reference, reference.extractor):  # the pipeline trains this extractor
+    if isinstance(getattr(reference, reference.extractor, None), Section):  # the pipeline trains this extractor
         for name in ("weights", "sha256", "statistics", "statistics_sha256"):
             value = getattr(reference, name)
             if value is not None:
@@ -64,10 +65,10 @@ def _network(params: Params) -> Iterator[Fault]:
     architectures = {name: registry.part(folder, name) for name in registry.names(folder)}
     fitting = [name for name, file in architectures.items() if modulation in file.MODULATIONS]
     if network.architecture not in fitting:
-        *most, last = architectures[network.architecture].MODULATIONS
+        own = any_of(architectures[network.architecture].MODULATIONS)
         others = f", or network.architecture: {fitting[0]}" if fitting else ""
         problem = f"the architecture {network.architecture} has no such modulation"
-        yield Fault("network.modulation", modulation, f"{problem}; use {', '.join(most)} or {last}{others}")
+        yield Fault("network.modulation", modulation, f"{problem}; use {own}{others}")
     if network.width % 2:
         problem = "odd, but the time embedding has as many sines as cosines"
         yield Fault("network.width", network.width, f"{problem}; use an even one")

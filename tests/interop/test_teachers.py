@@ -12,7 +12,7 @@ from scm.base import weights
 from scm.data.latents.codec import plain_header
 from scm.errors import UserError
 from scm.interop.teachers import Teacher, read_teacher, run_of
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
 from scm.samplers import edm_sigmas, heun
 from tests.support import originals
 from tests.support.golden import GOLDEN, GOLDEN_EDM, check, ddpmpp_tiny, denoiser, edm2_tiny, wave
@@ -66,7 +66,7 @@ def test_edm2s_denoiser_and_log_variance(edm2_pickle):
     teacher, golden = read_teacher(edm2_pickle), GOLDEN["precond_tiny"]
     assert teacher.settings == NetworkSettings(
         resolution=16, channels=4, classes=10, width=64, multipliers=(1, 2), blocks=1, attention=(8,),
-        channels_per_head=64, **FLAVOURS["edm2"],
+        channels_per_head=64, **flavoured("edm2"),
     )  # fmt: skip
     assert (teacher.program, teacher.images, teacher.sigma_rel, teacher.notes) == ("EDM2", 131072, 0.075, [])
     model, x, sigma = model_of(teacher), wave(2, 4, 16, 16), torch.tensor(golden["sigma"])

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.precision import errors
-from scm.networks import FLAVOURS
+from tests.support.models import FLAVOURS
 
 BOUNDS = {"fp32": 5e-6, "fp16": 6e-3, "bf16": 5e-2}
 """Stated in ARCHITECTURE.md. The types have 24, 11 and 8 bits."""

@@ -6,7 +6,7 @@ import pkgutil
 import pytest
 
 from scm.errors import UserError
-from scm.networks import FLAVOURS, Model
+from scm.networks import Model
 from scm.networks.architectures import names
 from scm.params import architectures as rules
 from scm.product.packaging import needed_modules
@@ -15,7 +15,6 @@ from tests.support.models import TINY
 
 def test_each_architecture_has_a_file_of_what_params_may_ask_of_it():
     assert {module.name for module in pkgutil.iter_modules(rules.__path__)} == set(names())
-    assert {flavour.partition("-")[0] for flavour in FLAVOURS} == set(names())
 
 
 def test_an_unknown_architecture_is_refused_in_a_line():

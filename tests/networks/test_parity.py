@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scm import trigflow
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
 from scm.networks.architectures.edm2 import Block
 from scm.networks.embedding import FourierEmbedding, PositionalEmbedding
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, normalize_weights, upsample
@@ -80,7 +80,7 @@ def edm2_size(name: str, flavour: str) -> Model:
         return Model(
             NetworkSettings(
                 resolution=64, channels={"img64": 3, "img512": 4}[data], classes=1000, width=SIZES[size],
-                multipliers=(1, 2, 3, 4), blocks=3, attention=(16, 8), channels_per_head=64, **FLAVOURS[flavour],
+                multipliers=(1, 2, 3, 4), blocks=3, attention=(16, 8), channels_per_head=64, **flavoured(flavour),
             )
         )  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_every_size_of_edm2_has_its_number_of_parameters(name: str):
 def test_ddpmpp_has_its_number_of_parameters():
     shape = {"resolution": 32, "channels": 3, "classes": 0, "width": 128, "multipliers": (2, 2, 2), "blocks": 4}
     with torch.device("meta"):
-        model = Model(NetworkSettings(**shape, attention=(16,), channels_per_head=256, **FLAVOURS["ddpmpp"]))
+        model = Model(NetworkSettings(**shape, attention=(16,), channels_per_head=256, **flavoured("ddpmpp")))
     assert count(model.network) == GOLDEN_EDM["ddpmpp_cifar_uncond_params"]
 
 

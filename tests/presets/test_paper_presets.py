@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from scm.build import models as build
 from scm.errors import UserError
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
 from scm.params import Params, dump, load, validate
 from scm.params.project import Project
 from scm.pipeline.stage import Stage
@@ -253,7 +253,7 @@ def test_as_edm2_has_it_the_network_has_edm2s_parameters(name, dataset, size):
     """All but the paper's changes is EDM2's: with its modulation and its own head the count is EDM2's to the last."""
     _, settings = networks(name)
     assert settings.channels_per_head == 64 and settings.attention == (16, 8)
-    original = dataclasses.replace(settings, **FLAVOURS["edm2"])
+    original = dataclasses.replace(settings, **flavoured("edm2"))
     with torch.device("meta"):
         assert count(Model(original)) == GOLDEN[f"{dataset.replace('imagenet', 'img')}-{size.lower()}"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scm import trigflow
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
 
 GOLDEN, GOLDEN_EDM = (
     json.loads((Path(__file__).parents[1] / "golden" / f"{name}.json").read_text()) for name in ("edm2", "edm")
@@ -58,7 +58,7 @@ def edm2_tiny() -> Model:
     """The golden network: EDM2's modulation and embedding; its weights lie under EDM2's names."""
     settings = NetworkSettings(
         resolution=16, channels=4, classes=10, width=64, multipliers=(1, 2), blocks=1, attention=(8,),
-        channels_per_head=64, **FLAVOURS["edm2"],
+        channels_per_head=64, **flavoured("edm2"),
     )  # fmt: skip
     model = Model(settings)
     prefixes = {
@@ -81,7 +81,7 @@ def ddpmpp_tiny() -> Model:
     """EDM's golden network; its weights lie under EDM's names, among which the resampling filters count."""
     settings = NetworkSettings(
         resolution=16, channels=3, classes=0, width=32, multipliers=(1, 2), blocks=1, attention=(8,),
-        channels_per_head=64, **FLAVOURS["ddpmpp"],
+        channels_per_head=64, **flavoured("ddpmpp"),
     )  # fmt: skip
     model = Model(settings)
     prefixes = {

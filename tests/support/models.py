@@ -22,7 +22,8 @@ from scm.base import weights
 from scm.base.files import write_json
 from scm.data.latents.autoencoders import save_codec
 from scm.data.latents.codec import plain_header
-from scm.networks import FLAVOURS, Model, NetworkSettings
+from scm.networks import Model, NetworkSettings, flavoured
+from scm.networks.architectures import names
 
 TINY = NetworkSettings(
     resolution=8, channels=1, classes=3, architecture="edm2", width=8, multipliers=(1, 2), blocks=1, attention=(4,),
@@ -30,12 +31,14 @@ TINY = NetworkSettings(
 )  # fmt: skip
 T_MAX = math.atan(80.0 / 0.5)
 WIDER = {"width": 16, "channels_per_head": 16}
+FLAVOURS = [f"{name}{ending}" for name in names() for ending in ("", "-trigflow")]
+"""Every network as its authors wrote it, and as the paper changes it."""
 FAMILIES = {
-    "edm2": FLAVOURS["edm2"],
-    "edm2-trigflow": FLAVOURS["edm2-trigflow"],
-    "ddpmpp": {**FLAVOURS["ddpmpp"], **WIDER},
-    "ddpmpp-trigflow": {**FLAVOURS["ddpmpp-trigflow"], **WIDER},
-    "ddpmpp-scale_shift": {**FLAVOURS["ddpmpp-trigflow"], **WIDER, "modulation": "scale_shift"},
+    "edm2": flavoured("edm2"),
+    "edm2-trigflow": flavoured("edm2-trigflow"),
+    "ddpmpp": {**flavoured("ddpmpp"), **WIDER},
+    "ddpmpp-trigflow": {**flavoured("ddpmpp-trigflow"), **WIDER},
+    "ddpmpp-scale_shift": {**flavoured("ddpmpp-trigflow"), **WIDER, "modulation": "scale_shift"},
 }
 """Changes of TINY to a network of each family and flavour."""
 

@@ -37,8 +37,9 @@ class Architecture(Protocol):
 
 
 def names() -> tuple[str, ...]:
-    """Names of all architectures, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """Names of all architectures, sorted; a file with a leading underscore is none."""
+    found = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
 def architecture(name: str) -> Architecture:
@@ -52,10 +53,7 @@ def architecture(name: str) -> Architecture:
     return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
 
 
-def flavours() -> dict[str, dict[str, Any]]:
-    """Fields of each network as its authors wrote it (`edm2`) and as the paper changes it (`edm2-trigflow`)."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in names():
-        found[name] = {"architecture": name, **architecture(name).ORIGINAL}
-        found[f"{name}-trigflow"] = {"architecture": name}
-    return found
+def flavoured(name: str) -> dict[str, Any]:
+    """Fields of a network as its authors wrote it (`edm2`), or as the paper changes it (`edm2-trigflow`)."""
+    found, _, changed = name.partition("-")
+    return {"architecture": found} if changed else {"architecture": found, **architecture(found).ORIGINAL}
