@@ -10,7 +10,7 @@ from scm.base.frechet import frechet_distance
 
 
 def test_the_distance_of_normal_distributions():
-    """Those of diagonal covariance have a closed form: sum of (m - m')^2 + (s - s')^2."""
+    """Distributions of diagonal covariance have a closed form: sum of (m - m')^2 + (s - s')^2."""
     mean, deviation = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 3.0]).double()
     turn = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
 
