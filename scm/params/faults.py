@@ -15,7 +15,9 @@ from scm.params.schema import METHODS, Params, Student
 _STARTS = ("student", "methods")
 
 
-GONE = {("runtime", "shards"): "and fetch data/latents with `dvc pull data/latents`"}
+GONE: dict[tuple[int | str, ...], str] = {
+    ("runtime", "shards"): "and fetch data/latents with `dvc pull data/latents`",
+}
 """Keys that earlier versions had, and what takes their place."""
 
 
