@@ -130,7 +130,7 @@ def test_a_plan_without_data_and_outputs(project, run, tmp_path):
     assert runs == students | {f"{stage}@{model}" for stage in ("select_ema", "evaluate") for model in MODELS[1:]} | {
         "report"
     }
-    assert stages["train_student@scd"]["reasons"] == ["code: scm/objectives"]
+    assert stages["train_student@scd"]["reasons"] == ["code: scm/objectives/consistency.py"]
     scm_here(clone, "plan", "--check", code=10)
     run("git", "checkout", "-q", "scm")
 
