@@ -1,11 +1,30 @@
-"""The two ways in which a command ends early without being a bug."""
+"""The two ways in which a command ends early without being a bug, and text that is safe to print."""
+
+import unicodedata
 
 EXIT_INTERRUPTED = 75
 """Exit code of work that was interrupted and goes on when the same command is run again (EX_TEMPFAIL)."""
 
 
+def printable(text: str) -> str:
+    r"""Escapes what a terminal could act on or no encoding can write: control characters, lone surrogates.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else ascii(char)[1:-1] for char in text
+    )
+
+
 class UserError(Exception):
-    """Bad input: one line that names the file, key or value and the remedy. Shown without a traceback, exit code 1."""
+    """Bad input: one line that names the file, key or value and the remedy. Shown without a traceback, exit code 1.
+
+    The message is made printable and put on one line, because names in it may come from strangers' files.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(" ".join(message.splitlines())))
 
 
 class Interrupted(Exception):
