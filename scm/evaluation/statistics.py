@@ -72,7 +72,7 @@ def read_statistics(path: Path, kind: str | None, features: int) -> Statistics:
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in ("mu", "sigma")}
     except Exception as error:  # numpy and zipfile stumble in many ways over what is no such file
         raise UserError(f"{path} cannot be read as .npz ({error}): check reference.statistics") from None

@@ -9,7 +9,7 @@ from torch import Tensor
 from scm.data.latents.codec import plain_header
 from scm.networks import NetworkSettings
 from scm.pickles.arrays import NumpyArray
-from scm.pickles.machine import Record, Refused, printable
+from scm.pickles.machine import Record, Refused, short
 
 CHANNELS_PER_HEAD = 64
 """EDM2's value if the file does not give one."""
@@ -60,7 +60,7 @@ def number(record: Record, attribute: str) -> int | float:
     value = record.state.get(attribute)
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER:
         return value
-    raise Refused(f"its {printable(record.class_name)} has no number {attribute}")
+    raise Refused(f"its {short(record.class_name)} has no number {attribute}")
 
 
 def channels_per_head(modules: Mapping[str, Record]) -> int:
@@ -83,7 +83,7 @@ def check_attributes(modules: Mapping[str, Record], settings: NetworkSettings) -
     for name, record in modules.items():
         for attribute, value in FIXED.get(record.class_name, {}).items():
             if not _equal(record.state.get(attribute), value):
-                raise Refused(f"its {printable(name + attribute)} is not {value}, as it always is in scm's networks")
+                raise Refused(f"its {short(name + attribute)} is not {value}, as it always is in scm's networks")
 
 
 def _equal(found: Any, value: Any) -> bool:
@@ -109,7 +109,7 @@ def codec_of(encoder: Any, settings: NetworkSettings) -> dict[str, Any]:
         return {**plain, "normalize": "paper", "mean": mean, "std": std}
     if kind is None:
         raise Refused(f"images of {settings.channels} channels of an unknown encoding: import the program's pickle")
-    found = printable(kind) if isinstance(kind, str) else type(kind).__name__
+    found = short(kind) if isinstance(kind, str) else type(kind).__name__
     raise Refused(f"its encoder is a {found}: EDM2's StandardRGBEncoder and StabilityVAEEncoder are known")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from scm.networks import Model, NetworkSettings, flavoured
-from scm.pickles.machine import Refused, printable
+from scm.pickles.machine import Refused, short
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -152,6 +152,6 @@ def check_tensors(shapes: Shapes, settings: NetworkSettings, program: Program | 
         if names:
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
             levels = f"width {settings.width}, multipliers {settings.multipliers}, {settings.blocks} blocks a level"
-            name = printable(min(names))
+            name = short(min(names))
             raise Refused(f"the tensor {name}{more}, {problem} in an {settings.architecture} network ({levels})")
     return theirs

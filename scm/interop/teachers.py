@@ -25,7 +25,7 @@ from scm.interop.names import EDM, EDM2, Program, check_tensors, program_of, set
 from scm.networks import NetworkSettings
 from scm.networks.model import LogWeight
 from scm.pickles import edm
-from scm.pickles.machine import Record, Refused, printable
+from scm.pickles.machine import Record, Refused, short
 
 SIGMA_D = 0.5
 """Both programs' value, for files that do not give it."""
@@ -92,7 +92,7 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
     try:
         values = json.loads(header)
         if values["model"] != TEACHER:
-            raise Refused(f"a {printable(str(values['model']))}, not a teacher")
+            raise Refused(f"a {short(str(values['model']))}, not a teacher")
         settings = NetworkSettings.from_dict(values["network"])
         check_tensors(_shapes(tensors), settings)
         program = values.get("imported", {}).get("program", OWN)
@@ -116,7 +116,7 @@ def _from_pickle(path: Path) -> Teacher:
     kind = network.class_name if isinstance(network, Record) else type(network).__name__
     if not isinstance(network, Record) or kind not in NETWORKS:
         known = "a Precond of EDM2 or an EDMPrecond of EDM"
-        problem = f"a {printable(kind)} instead of {known}"
+        problem = f"a {short(kind)} instead of {known}"
         raise Refused(f"{problem}: networks around which are others take other noise inputs")
     parts = modules.modules_of(network)
     tensors = modules.tensors_of(parts)
@@ -157,7 +157,7 @@ def _used(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     filters = {name for name in tensors if name.endswith(".resample_filter")}
     for name in filters:
         if tensors[name].shape != (1, 1, 2, 2) or not (tensors[name] == 0.25).all():
-            raise Refused(f"its {printable(name)} is not [1, 1], as it always is in scm's networks")
+            raise Refused(f"its {short(name)} is not [1, 1], as it always is in scm's networks")
     if augment := {"model.map_augment.weight"} & tensors.keys():
         layer = "the layer for augmentation labels, which adds nothing to an image that is not augmented"
         notes.append(f"left out: {layer}")
@@ -168,7 +168,7 @@ def _plain(name: str, value: Tensor) -> Tensor:
     """Converts a tensor to float32; refuses numbers that are not finite."""
     plain = value.to(torch.float32)
     if not value.is_floating_point() or not plain.isfinite().all():
-        raise Refused(f"its {printable(name)} has values that are no finite floating-point numbers")
+        raise Refused(f"its {short(name)} has values that are no finite floating-point numbers")
     return plain
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar
 
+from scm.errors import printable
+
 MAX_OPERATIONS = 1_000_000
 """Most operations in one file; EDM's and EDM2's have about 150 for each tensor."""
 OPCODES = {info.code.encode("latin-1"): info for info in pickletools.opcodes}
@@ -47,7 +49,7 @@ class Record(Buildable):
 
     def build(self, state: Any) -> None:
         if not isinstance(state, dict):
-            raise Refused(f"refused: a state of a {printable(self.class_name)} that is no dictionary")
+            raise Refused(f"refused: a state of a {short(self.class_name)} that is no dictionary")
         self.state = state
 
 
@@ -99,7 +101,7 @@ class Machine:
                     return self._pop()
                 self._step(info)
         except (ValueError, IndexError, OverflowError) as error:
-            raise Refused(f"truncated or damaged ({printable(str(error))})") from None
+            raise Refused(f"truncated or damaged ({short(str(error))})") from None
         raise Refused("truncated")
 
     def _step(self, info: pickletools.OpcodeInfo) -> None:
@@ -166,7 +168,7 @@ class Machine:
     def _global(self, module: Any, name: Any) -> None:
         text, known = ".".join(_texts([module, name])), self._known
         if text not in known.functions and text not in known.classes and text not in known.names:
-            raise Refused(f"refused {printable(text)}: it is no part of a network as EDM and EDM2 pickle them")
+            raise Refused(f"refused {short(text)}: it is no part of a network as EDM and EDM2 pickle them")
         self._push(Name(text))
 
     def _call(self, table: Mapping[str, Callable[..., Any]]) -> None:
@@ -229,6 +231,6 @@ def _texts(values: list[Any]) -> list[str]:
     return values
 
 
-def printable(text: str) -> str:
-    """A file's text for one line of a message: escaped and shortened."""
-    return ascii(text)[1:-1][:120]
+def short(text: str) -> str:
+    """A file's text for one line of a message, at most 120 characters."""
+    return printable(text)[:120]
