@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture
+def table():
+    return lambda name, row: print(name, row)
