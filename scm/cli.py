@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from scm.base.files import disk_full
 from scm.commands import card, import_teacher, params, plan, preset, publish, retrain, run, sample, serve, study, sync
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
@@ -30,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if (line := disk_full(error)) is None:
+            raise
+        print(f"scm: error: {line}", file=sys.stderr)
+        return 1
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

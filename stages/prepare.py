@@ -2,9 +2,9 @@
 
 import os
 
-from scm.base.files import replacing_folder, room_in, write_json
+from scm.base.files import replacing_folder, write_json
 from scm.data.latents.autoencoders import codec_path, weight_files
-from scm.data.preparation.ingest import FREE, Plan, Workers, assemble, ingest
+from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
 from scm.data.preparation.summary import contact_images, summary
 from scm.data.reading.source import Wanted, open_source
 from scm.generation.grids import save_grid, scale_for
@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
             return
         index, tally = assemble(source, plan, stage.work, shards)
     samples = stage.root / "results/samples/prepare"
-    with room_in(samples, FREE), replacing_folder(samples) as folder:
+    with replacing_folder(samples) as folder:
         images = contact_images(shards, index)
         save_grid(folder / "contact.png", images, COLUMNS, scale_for(images.shape[2]))
         write_json(folder / "data.json", summary(index, tally))

@@ -6,6 +6,7 @@ from scm.base.files import write_csv, write_json
 from scm.base.project import TEACHER
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
+from scm.ema.reconstruct import verify
 from scm.evaluation.reference import load_reference
 from scm.evaluation.selection import Measured, chosen
 from scm.generation import trained
@@ -15,8 +16,10 @@ from scm.results.reading import progress_path
 
 def run(stage: Stage) -> None:
     params, model, ranks = stage.params, str(stage.item), Ranks.join(models.device_of(stage.params.runtime))
+    snapshots = stage.root / f"models/{model}/snapshots"
+    verify(snapshots)
     reference = load_reference(stage.root / "data/reference", ranks.device)
-    codec, snapshots = load_codec(stage.root / "data/codec", ranks.device), stage.root / f"models/{model}/snapshots"
+    codec = load_codec(stage.root / "data/codec", ranks.device)
     # Find the length, guidance scale and t_mid with the smallest distance; distances in `known` are not measured again.
     known = Measured(stage.work / "measured.jsonl", ranks)
     selection = sampling.selection(params, reference, codec, snapshots, ranks, stage.progress, known)

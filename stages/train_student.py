@@ -7,14 +7,15 @@ from scm.build.training import TrainingData, fitting_teacher, student_objective,
 from scm.generation.trained import load_model
 from scm.pipeline.stage import Stage, main
 from scm.training.export import export
-from scm.training.loop import METRICS, Trainer
+from scm.training.loop import Trainer
+from scm.training.record import METRICS
 
 
 def run(stage: Stage) -> None:
     params, method = stage.params, str(stage.item)
     settings = params.student.method(method)
     ranks = Ranks.join(device_of(params.runtime))
-    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
+    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
     teacher, inherited = fitting_teacher(stage.root / "models/teacher/model.safetensors", data, settings)
     # The student begins as the teacher or as another student, whose w_phi it keeps.
     start = params.student.methods[method]
@@ -32,7 +33,7 @@ def run(stage: Stage) -> None:
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]
-    export(stage.work, stage.root, method, ranks)
+    export(trainer.record, stage.root, method, ranks)
 
 
 if __name__ == "__main__":

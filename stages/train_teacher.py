@@ -7,13 +7,14 @@ from scm.build.training import TrainingData, training_settings
 from scm.objectives.diffusion import Diffusion
 from scm.pipeline.stage import Stage, main
 from scm.training.export import export
-from scm.training.loop import METRICS, Trainer
+from scm.training.loop import Trainer
+from scm.training.record import METRICS
 
 
 def run(stage: Stage) -> None:
     params, settings = stage.params, stage.params.teacher
     ranks = Ranks.join(device_of(params.runtime))
-    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks)
+    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
     shape, classes = data.codec.header["shape"], data.loader.classes
     network = network_settings(params.network, len(classes), shape)
     model = new_model(network, settings, params.seed).to(ranks.device)
@@ -28,7 +29,7 @@ def run(stage: Stage) -> None:
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]
-    export(stage.work, stage.root, TEACHER, ranks)
+    export(trainer.record, stage.root, TEACHER, ranks)
 
 
 if __name__ == "__main__":

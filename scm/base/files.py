@@ -1,13 +1,23 @@
-"""Files and folders that are either complete or absent: they get their names after they are written."""
+"""Files and folders that are either complete or absent: they get their names after they are written.
+
+Until then they are temporaries beside their places, called .NAME.scm-HOST-TOKEN.tmp and locked by the process that
+writes them. The kernel releases the lock of a killed process, and the next write into the folder removes what it left.
+"""
 
 import csv
 import errno
+import fcntl
 import hashlib
+import io
 import json
 import os
+import re
+import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +25,168 @@ from scm.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write that finds no room on the disk, in the user's quota, or in the file."""
+DAY = 86_400.0
+"""Seconds without a change after which another machine's temporary counts as left; its lock may not be seen here."""
+SEAL = "seal"
+"""Key of the hash in sealed JSON."""
+_TEMPORARY = re.compile(r"\.(.+)\.scm-(.*)-[0-9a-f]{8}\.tmp")
+_HOST = re.sub(r"\W", "-", socket.gethostname())[:20]
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yields a temporary name beside `path`; the file written there replaces `path` when the block succeeds.
 
     The data reach the disk before the name does, so a power cut leaves either the old file or the new one.
+
+    Args:
+        size: bytes that the block writes, if known; the error of a full disk names them.
+
+    Raises:
+        UserError: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with room_for(path, size), _temporary(path, folder=False) as temporary:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder, which replaces the folder `path` when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    """Yields an empty temporary folder, which replaces the folder `path` when the block succeeds.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    with room_for(path), _temporary(path, folder=True) as temporary:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
+        # The old folder loses its name before its files: a killed process must not leave half of it there.
+        old = _temporary_name(path)
+        with suppress(FileNotFoundError):
+            path.rename(old)
         temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
+    """Yields a new and locked file or folder beside `path`; removes it at the end if it still has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    while True:
+        temporary = _temporary_name(path)
+        if folder:
+            temporary.mkdir()
+        else:
+            temporary.touch(exist_ok=False)
+        with suppress(FileNotFoundError), _opened(temporary) as lock:
+            with suppress(OSError):  # a file system without locks: nobody removes its leftovers either
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not temporary.exists():  # another process has taken it for a leftover before it was locked
+                continue
+            try:
+                yield temporary
+            finally:
+                _remove(temporary)
+            return
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporaries that killed processes have left in a folder; those of living processes are locked."""
+    for name in os.listdir(folder):  # noqa: PTH208 (names of a large folder take a tenth of a Path's memory)
+        found, path = _TEMPORARY.fullmatch(name), folder / name
+        if found is None:
+            continue
+        with suppress(OSError):  # it is locked, or another process has removed it
+            if found[2] == _HOST or time.time() - path.stat().st_mtime > DAY:
+                with _opened(path) as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(path)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.scm-{_HOST}-{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Opens a file or a folder for its lock."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        yield handle
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: Path, size: int | None = None) -> Iterator[None]:
+    """Replaces the error of a full disk with a UserError that names `path` and the room that it needs.
+
+    Args:
+        size: bytes that are written, if known. What was written in vain is removed before this block ends.
+    """
+    try:
+        yield
+    except OSError as error:
+        if (number := _number(error)) not in DISK_FULL:
+            raise
+        needed = _needed(path.parent, size) if number == errno.ENOSPC else ""
+        remedy = f"free some space{needed} and run the same command again"
+        raise UserError(f"{_final(path)} cannot be written ({os.strerror(number)}): {remedy}") from None
+
+
+def disk_full(error: OSError) -> str | None:
+    """The line for an error of a full disk that no `room_for` has replaced; None for other errors."""
+    number = _number(error)
+    if number not in DISK_FULL:
+        return None
+    what = error.filename or "a file"
+    return f"{what} cannot be written ({os.strerror(number)}): free some space and run the same command again"
+
+
+def _number(error: OSError) -> int:
+    """The number of an error; shutil.copytree has those of its files in a text."""
+    found = re.search(r"\[Errno (\d+)\]", str(error)) if isinstance(error, shutil.Error) else None
+    return int(found[1]) if found else error.errno or 0
+
+
+def _needed(folder: Path, size: int | None) -> str:
+    """The room that a file needs, beside the room that there is."""
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    if size is None or size <= free:
+        return f" (more than the {free:,} bytes that are free)"
+    return f" ({size:,} bytes are needed, {free:,} are free)"
+
+
+def _final(path: Path) -> Path:
+    """The path under the names that temporary folders in it will get."""
+    return Path(*(_TEMPORARY.sub(r"\1", part) for part in path.parts))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends a line that reaches the disk before this returns: all of it or, if the disk is full, nothing."""
+    with room_for(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            _write_all(file, f"{line}\n".encode())
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def _write_all(file: io.FileIO, content: bytes) -> None:
+    """Writes unbuffered; a disk that fills up takes a part first."""
+    while content:
+        content = content[file.write(content) :]
 
 
 @contextmanager
@@ -98,3 +238,29 @@ def read_json(path: Path) -> Any:
 def sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON with a hash of itself, which `read_sealed` compares."""
+    write_json(path, {**value, SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """Reads what `write_sealed` wrote; None if it is missing or not what was written."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return unsealed(value)
+
+
+def unsealed(value: Any) -> dict[str, Any] | None:
+    """The content of sealed JSON; None if it is not what was written."""
+    if not isinstance(value, dict):
+        return None
+    content = {key: each for key, each in value.items() if key != SEAL}
+    return content if value.get(SEAL) == _seal(content) else None
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scm.base.files import room_for
+
 
 class Taken(Exception):
     """Another process holds the lock.
@@ -28,19 +30,20 @@ def held(path: Path, *, wait: bool = True, waiting: Callable[[str], None] | None
         wait: False = raise `Taken` if another process holds the lock.
         waiting: called once with the holder's process id before a wait.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip()
+            holder = file.read().decode().strip()
             if not wait:
                 raise Taken(path, holder) from None
             if waiting is not None:
                 waiting(holder)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with room_for(path):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from scm.errors import printable
+
 Rows = Sequence[Sequence[str]]
 MARKUP = "\\|<>`*_[]"
 """Characters that end a cell or begin markup."""
@@ -29,16 +31,17 @@ def markdown_table(head: Sequence[str], rows: Rows, align: str = "") -> str:
 
 
 def escape(text: str) -> str:
-    r"""Plain text as Markdown that neither ends a line or a table cell nor begins markup.
+    r"""Plain text as printable Markdown that neither ends a line or a table cell nor begins markup.
 
     >>> print(escape("a_b | <c>"))
     a\_b \| \<c\>
     """
-    return " ".join(text.translate({ord(character): f"\\{character}" for character in MARKUP}).split())
+    line = printable(" ".join(text.split()))
+    return line.translate({ord(character): f"\\{character}" for character in MARKUP})
 
 
 def columns(rows: Rows, head: Sequence[str] | None = None, align: str = "") -> list[str]:
-    """Lines of aligned plain text, with two spaces between columns.
+    """Lines of aligned and printable text, with two spaces between columns.
 
         >>> columns([("sCD", "5.30"), ("teacher", "12.1")], align="lr")
         ['sCD      5.30', 'teacher  12.1']
@@ -49,6 +52,8 @@ def columns(rows: Rows, head: Sequence[str] | None = None, align: str = "") -> l
         align: "l" or "r" for each column; missing letters mean "l".
     """
     sides = ["right" if letter == "r" else "left" for letter in align]
-    lines = [*([head] if head else []), *rows]  # tabulate's own heads have wider columns
+    lines = [
+        [printable(cell) for cell in row] for row in (*([head] if head else []), *rows)
+    ]  # tabulate's own heads have wider columns
     text = tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
     return [line.rstrip() for line in text.splitlines()]

@@ -1,7 +1,8 @@
 """Builds the parts of a training: data, objective, loop settings and probe."""
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from torch import Tensor
 from scm import methods
 from scm.base.distributed import Ranks
 from scm.base.files import sha256
+from scm.base.progress import Progress
 from scm.base.project import TEACHER
 from scm.base.randomness import generator
 from scm.build.models import new_student
 from scm.data.latents.codec import Codec
 from scm.data.shards.loader import LatentLoader
-from scm.data.shards.shards import INDEX
+from scm.data.shards.shards import INDEX, read_index, verify_all
 from scm.errors import UserError
 from scm.generation.sampler import t_max_of
 from scm.generation.trained import load_model
@@ -34,8 +36,11 @@ from scm.training.schedule import Schedule
 class TrainingData:
     """x_0 and labels at any position: the loader's stored samples, converted by the codec."""
 
-    def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks) -> None:
-        """Opens data/latents.
+    def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks, say: Callable[[str], None]) -> None:
+        """Opens data/latents and verifies every shard; the processes of a machine share that work.
+
+        Args:
+            say: prints a line of progress, if the shards take long.
 
         Raises:
             UserError: the shards are damaged, or the processes have different ones.
@@ -45,6 +50,9 @@ class TrainingData:
         if ranks.any(own != ranks.of_first(own)):
             problem = f"{index} is not the same on all machines"
             raise UserError(f"{problem}: run `dvc pull data/latents` where it is out of date")
+        place, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        shards = read_index(folder)["shards"][place::here]
+        verify_all(folder, shards, Progress(sum(shard["count"] for shard in shards), say, "verified").add)
         self.codec = Codec(self.loader.codec_header)
         self._seed, self._ranks = seed, ranks
 

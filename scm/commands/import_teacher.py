@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from scm.commands.arguments import command
+from scm.errors import printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,5 +26,5 @@ def _import_teacher(options: argparse.Namespace) -> int:
     from scm.params.project import Project
     from scm.pipeline.importing import import_teacher
 
-    print("\n".join(import_teacher(Project.open(), options.file, options.sigma_rel)))
+    print(*map(printable, import_teacher(Project.open(), options.file, options.sigma_rel)), sep="\n")
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 from scm.commands.arguments import command
 
@@ -29,4 +30,10 @@ def _plan(options: argparse.Namespace) -> int:
     steps = plan(project, options.assume_data)
     costs = estimates(project, steps)
     print(json.dumps(as_json(steps, costs), indent=2) if options.json else "\n".join(table(steps, costs)))
+    running = [step.name for step in steps if step.status == RUNS]
+    if any(name.startswith("train_") for name in running):
+        from scm.build.room import shortage_of
+
+        if warning := shortage_of(project.params, project.root, running):
+            print(f"scm plan: {warning}", file=sys.stderr)
     return EXIT_RUNS if options.check and any(step.status == RUNS for step in steps) else 0

@@ -3,7 +3,7 @@
 import argparse
 
 from scm.commands.arguments import command, version
-from scm.errors import UserError
+from scm.errors import UserError, printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -45,5 +45,6 @@ def _champion(_: argparse.Namespace) -> int:
         raise UserError(f"{name} has no champion: run `scm publish`")
     dirty = " with uncommitted changes" if found.origin.get("dirty") == "true" else ""
     measured = f"fd@{found.evaluations} {verdict.distance(found, found.evaluations)}"
-    print(f"{name} version {found.version}: {found.model}, {measured}, commit {found.origin.get('commit', '')}{dirty}")
+    line = f"{name} version {found.version}: {found.model}, {measured}, commit {found.origin.get('commit', '')}{dirty}"
+    print(printable(line))
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scm.commands.arguments import command, names, whole
-from scm.errors import UserError
+from scm.errors import UserError, printable
 
 if TYPE_CHECKING:
     from scm.params.project import Project
@@ -58,7 +58,7 @@ def _sample(options: argparse.Namespace) -> int:
     device = device_of(params.runtime.model_copy(update={"device": options.device}))
     model, header = trained.load_selected(root / "models" / options.model, device)
     for line in differences(project, options.model):
-        print(f"scm sample: {line}", file=sys.stderr)
+        print(printable(f"scm sample: {line}"), file=sys.stderr)
     codec = load_codec(root / "data/codec", device)
     codec.check(header["codec"], f"models/{options.model}")
     chosen = trained.class_numbers(options.classes, header["classes"])

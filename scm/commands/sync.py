@@ -3,6 +3,7 @@
 import argparse
 
 from scm.commands.arguments import command
+from scm.errors import printable
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -14,5 +15,5 @@ def _sync(_: argparse.Namespace) -> int:
     from scm.params.project import Project
     from scm.tracking.sync import sync
 
-    print("\n".join(sync(Project.open())))
+    print(*map(printable, sync(Project.open())), sep="\n")
     return 0

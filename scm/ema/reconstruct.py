@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scm.base import weights
+from scm.base.files import read_sealed, sha256
 from scm.ema.profiles import coefficients
 from scm.errors import UserError
 
@@ -17,8 +18,29 @@ def snapshot_file(images: int, sigma_rel: float) -> str:
     return f"{images:012d}-{sigma_rel:.3f}.safetensors"
 
 
+INDEX = "index.json"
+"""SHA-256 of each snapshot of a training, by the file's name; an imported model has one snapshot and no index."""
 HALFLIFE_FILE = "halflife.safetensors"
 """The plain exponential average at the end of a run, if one was kept; other lengths cannot be reconstructed from it."""
+
+
+def verify(folder: Path) -> None:
+    """Compares a training's snapshots with their index, since an average of the others would be another one.
+
+    Raises:
+        UserError: a snapshot or the index is missing or damaged.
+    """
+    index, remedy = folder / INDEX, "run `dvc checkout`, or delete the folder and run `dvc repro`"
+    if not index.exists() and len(_power_snapshots(folder)) == 1:
+        return
+    written = read_sealed(index)
+    if written is None:
+        raise UserError(f"{index} is {'damaged' if index.exists() else 'missing'}: {remedy}")
+    for name, digest in written["snapshots"].items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: {remedy}")
+        if sha256(folder / name) != digest:
+            raise UserError(f"{folder / name} is not what was written (its SHA-256 differs): {remedy}")
 
 
 def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:

@@ -57,16 +57,17 @@ def kept_features(file: Path, measure: Callable[[], tuple[Tensor, float]], ranks
     Only rank 0 reads and writes the file; other ranks' return values are ignored.
 
     Args:
-        measure: computes features and seconds, as `sampled_features` does, if `file` does not exist; it then gets them.
+        measure: computes features and seconds, as `sampled_features` does, for a file that is missing or damaged.
     """
-    if ranks.any(ranks.rank == 0 and file.exists()):
-        if ranks.rank:
+    kept = weights.load_sealed(file) if ranks.rank == 0 else None
+    if ranks.any(kept is not None):
+        if kept is None:
             return torch.zeros(0), 0.0
-        kept, header = weights.load(file, ranks.device)
-        return kept["features"], header["seconds"]
+        tensors, header = kept
+        return tensors["features"].to(ranks.device), header["seconds"]
     features, seconds = measure()
     if ranks.rank == 0:
-        weights.save(file, {"features": features}, {"seconds": seconds})
+        weights.save_sealed(file, {"features": features}, {"seconds": seconds})
     return features, seconds
 
 

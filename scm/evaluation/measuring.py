@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scm.base import weights
 from scm.base.distributed import Ranks
-from scm.base.files import replacing
 from scm.base.progress import Progress
 from scm.base.randomness import generator
-from scm.data.shards.shards import LABELS, iterate_batches, read_index
+from scm.data.shards.shards import LABELS, iterate_batches, read_array, read_index
 from scm.errors import UserError
 from scm.evaluation.extractor import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.frechet import FEWEST_SAMPLES
@@ -61,7 +59,7 @@ class RealImages:
 def measure(
     extractor: Extractor, shards: Path, work: Path, seed: int, ranks: Ranks, progress: Callable[[str], None]
 ) -> None:
-    """Measures this process's blocks and saves each in `work`.
+    """Measures those of this process's blocks that `work` lacks, or has damaged, and saves each there.
 
     Args:
         extractor: an extractor on the device of `ranks`.
@@ -78,24 +76,26 @@ def measure(
         raise UserError(f"the reference needs {fewest}: add images to data.path")
     part = torch.randperm(count, generator=generator(seed, "reference floor")).argsort() // (count // 2)
     place = torch.randperm(count, generator=generator(seed, "precision and recall")).argsort()
-    mine = [block for block in _blocks(count)[ranks.rank :: ranks.world] if not _file(work, block).exists()]
+    own = _blocks(count)[ranks.rank :: ranks.world]
+    mine = [
+        block for block in own if weights.load_sealed(_file(work, block)) is None
+    ]  # a damaged one is measured again
     speed = Progress(sum(map(len, mine)), progress, "measured")
     for block in mine:
         content = _block(extractor, _batches(shards, block), part, place, ranks.device, speed)
-        with replacing(_file(work, block)) as temporary:
-            save_file(content, temporary)
+        weights.save_sealed(_file(work, block), content, {})
 
 
 def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImages:
     """Waits for all processes and puts their blocks together. torchrun ends all of them if one fails."""
     index = read_index(shards)
     files = [_file(work, block) for block in _blocks(index["count"])]
-    while not all(file.exists() for file in files):
-        time.sleep(every)
     parts: list[list[Statistics]] = [[] for _ in PARTS]
     features: Tensor | None = None
     for file in files:
-        content = load_file(file)
+        while (read := weights.load_sealed(file)) is None:
+            time.sleep(every)
+        content, _ = read
         for number, name in enumerate(PARTS):
             parts[number].append({key: content[f"{name} {key}"] for key in ("sum", "outer_sum", "count")})
         if features is None:
@@ -107,7 +107,7 @@ def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImag
         (first, second),
         together([first, second, rest]),
         features,
-        torch.from_numpy(np.load(shards / LABELS)),
+        torch.from_numpy(read_array(shards, index, LABELS)),
         tuple(index["classes"]),
         (index["channels"], index["resolution"], index["resolution"]),
         hashlib.sha256(json.dumps([seed, [shard["sha256"] for shard in index["shards"]]]).encode()).hexdigest(),

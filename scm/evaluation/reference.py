@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from scm.base import weights
 from scm.base.files import read_json, replacing_folder, sha256, write_json
 from scm.errors import UserError
 from scm.evaluation.extractor import LARGEST_BATCH, Extractor, load_extractor, require_finite
@@ -133,7 +134,7 @@ class Reference:
         """Writes the folder, whole or not at all."""
         with replacing_folder(folder) as temporary:
             names = self.extractor.save(temporary)
-            save_file(self._tensors, temporary / STATISTICS)
+            weights.write(temporary / STATISTICS, self._tensors)
             header = {
                 **{key: getattr(self, key) for key in KEPT},
                 "format": FORMAT,

@@ -5,9 +5,9 @@ and the better half again on `select.samples`. Each of `select.refine` rounds th
 best one and its neighbours. All use the same seeds, so their differences are less noisy than the figures.
 """
 
+import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from scm.base.distributed import Ranks
+from scm.base.files import append_line, write_text
 from scm.base.project import TEACHER
 from scm.data.latents.codec import Codec
 from scm.ema.reconstruct import averages, reconstruct, snapshot_times
@@ -35,6 +36,8 @@ Way = tuple[float, float | None]
 Planned = tuple[State, Header, Sequence[Way]]
 """An average, and the ways to measure it in."""
 DISTANCES = ("fd", "fd_1step")
+DIGITS = 16
+"""Length of the hash before each measured distance."""
 
 
 class Measured:
@@ -44,17 +47,15 @@ class Measured:
     """
 
     def __init__(self, file: Path, ranks: Ranks) -> None:
-        """Reads what an interrupted run has left, but for a half-written last line."""
+        """Reads what an interrupted run has left, but for lines that are cut or damaged, which it drops."""
         self._file, self._ranks, self._known = file, ranks, dict[str, float]()
         if ranks.rank:
             return
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        for line in whole:
-            name, distance = json.loads(line)
-            self._known[name] = distance
-        if len(whole) < len(lines):
-            file.write_bytes(b"".join(whole))
+        lines = file.read_bytes().decode(errors="replace").splitlines() if file.exists() else []
+        whole = [line for line in lines if _hashed(line[DIGITS:]) == line]
+        self._known = dict(json.loads(line[DIGITS:]) for line in whole)
+        if whole != lines:
+            write_text(file, "".join(f"{line}\n" for line in whole))
 
     def of(self, name: str, measure: Callable[[], float]) -> float:
         """The distance called `name`, which `measure` computes if it is not known."""
@@ -63,11 +64,13 @@ class Measured:
         distance = self._ranks.of_first(measure())
         if self._ranks.rank == 0:
             self._known[name] = distance
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([name, distance]) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self._file, _hashed(json.dumps([name, distance])))
         return distance
+
+
+def _hashed(line: str) -> str:
+    """A line with its hash before it."""
+    return hashlib.sha256(line.encode()).hexdigest()[:DIGITS] + line
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from scm.base import locks
-from scm.base.files import write_json
-from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
+from scm.base.files import disk_full, write_json
+from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError, printable
 from scm.params import Params, dump
 from scm.params.project import Project
 from scm.results.fingerprint import Inputs, inputs_of
@@ -31,6 +31,9 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456",
 }  # fmt: skip
 """Keeps freed memory in the process; a training step on the CPU otherwise spends much of its time on page faults."""
+
+FINISHED = ".finished"
+"""Ending of a work folder that is being removed."""
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Stage:
     def progress(self, text: str) -> None:
         """Prints a line, in the first process only."""
         if _is_first():
-            print(f"[{self.full_name}] {text}", flush=True)
+            print(printable(f"[{self.full_name}] {text}"), flush=True)
 
     def stopping(self) -> bool:
         """True once a signal has asked the stage to end."""
@@ -145,6 +148,11 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
     except KeyboardInterrupt:  # a stage that does not train has kept its finished parts in its work folder
         print("interrupted: run the same command to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if (line := disk_full(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 1
 
 
 def _is_first() -> bool:
@@ -179,7 +187,10 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def _locked(stage: Stage) -> Iterator[None]:
-    """Reserves the work folder for this run of the stage; only its first process takes the lock."""
+    """Reserves the work folder for this run of the stage; only its first process takes the lock.
+
+    A killed run of this or another fingerprint may have left folders that it was removing.
+    """
     with ExitStack() as stack:
         if _is_first():
             try:
@@ -187,6 +198,8 @@ def _locked(stage: Stage) -> Iterator[None]:
             except locks.Taken as taken:
                 where = f"(process {taken.holder}) on {stage.work}"
                 raise UserError(f"{stage.full_name} is already running {where}: wait for it or end it") from None
+            for finished in stage.work.parent.glob(f"*{FINISHED}"):
+                shutil.rmtree(finished, ignore_errors=True)
         yield
 
 
@@ -195,7 +208,7 @@ def _remove(work: Path) -> None:
 
     It is renamed first, so that a removal that is cut off leaves nothing that a later run would resume.
     """
-    finished = work.with_name(f"{work.name}.finished")
+    finished = work.with_name(f"{work.name}{FINISHED}")
     shutil.rmtree(finished, ignore_errors=True)
     work.rename(finished)
     shutil.rmtree(finished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: one file with everything that the next step depends on, written by rename."""
+"""Checkpoints: one file with everything that the next step depends on, written by rename and with its own hash."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from scm.base import weights
 from scm.ema.tracker import Averages
+from scm.training.record import damaged
 
 FILE = "checkpoint.safetensors"
 
@@ -18,16 +19,23 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, avera
     tensors |= {f"ema.{key}": value for key, value in averages.state().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    weights.save(folder / FILE, tensors, header)
+    weights.save_sealed(folder / FILE, tensors, header)
 
 
 def restore(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, device: torch.device
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages
 ) -> dict[str, Any] | None:
-    """Restores the saved state; returns the header, or None if the folder has no checkpoint."""
+    """Restores the saved state; returns the header, or None if the folder has no checkpoint.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
     if not (folder / FILE).exists():
         return None
-    tensors, header = weights.load(folder / FILE, device)
+    read = weights.load_sealed(folder / FILE)
+    if read is None:
+        raise damaged(folder, folder / FILE)
+    tensors, header = read
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
@@ -37,7 +45,7 @@ def restore(
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer.").items():
         index, name = key.split(".")
-        value = value.cpu() if name == "step" else value  # the optimiser keeps the step on the CPU
         states.setdefault(int(index), {})[name] = value
+    # The optimiser moves all but the step to the device of its parameter.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     return header

@@ -4,17 +4,24 @@ import json
 from pathlib import Path
 
 from scm.base.distributed import Ranks
-from scm.base.files import link_or_copy, replacing_folder, write_csv
-from scm.training.loop import METRICS, SNAPSHOTS
+from scm.base.files import link_or_copy, replacing_folder, write_csv, write_sealed
+from scm.ema.reconstruct import INDEX
+from scm.training.record import METRICS, SNAPSHOTS, Record
 
 
-def export(work: Path, root: Path, model: str, ranks: Ranks) -> None:
-    """Writes models/MODEL/snapshots, and metrics.jsonl as results/curves/train-MODEL.csv."""
+def export(record: Record, root: Path, model: str, ranks: Ranks) -> None:
+    """Writes models/MODEL/snapshots with an index of their hashes, and results/curves/train-MODEL.csv.
+
+    Raises:
+        UserError: a snapshot was lost or damaged since it was written.
+    """
     if ranks.rank == 0:
-        lines = [json.loads(line) for line in (work / METRICS).read_text(encoding="utf-8").splitlines()]
+        record.verify()
+        lines = [json.loads(line) for line in (record.work / METRICS).read_text(encoding="utf-8").splitlines()]
         write_csv(root / f"results/curves/train-{model}.csv", lines)
         with replacing_folder(root / f"models/{model}/snapshots") as folder:
-            for file in sorted((work / SNAPSHOTS).glob("*.safetensors")):
-                link_or_copy(file, folder / file.name)
+            for name in sorted(record.snapshots):
+                link_or_copy(record.work / SNAPSHOTS / name, folder / name)
+            write_sealed(folder / INDEX, {"snapshots": record.snapshots})
     ranks.wait()
     ranks.leave()

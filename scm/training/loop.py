@@ -7,7 +7,6 @@ checkpoint ends with the same bits as one that was never interrupted.
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,10 +32,10 @@ from scm.training.ahead import Ahead, Data
 from scm.training.diagnosis import Context, Diagnosis
 from scm.training.health import HealthFigures
 from scm.training.loss_scale import LossScale
+from scm.training.record import SNAPSHOTS, Record
+from scm.training.room import bytes_written, shortage
 from scm.training.schedule import Schedule
 
-METRICS = "metrics.jsonl"
-SNAPSHOTS = "snapshots"
 COUNTERS = ("images", "step", "skipped", "skipped_in_a_row")
 """Attributes of the trainer that a checkpoint keeps in its header."""
 MAX_SKIPPED = 20
@@ -128,6 +127,7 @@ class Trainer:
         self.model, self.objective, self.settings = model, objective, settings
         self.data = Ahead(data, settings.batch)
         self.work, self.ranks, self.stopping, self.say, self.probe = work, ranks, stopping, say, probe
+        self.record = Record(work)
         self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
         self.parameters = list(self.trained.parameters())
         self.optimizer = make_optimizer(model, auxiliary, settings)
@@ -148,6 +148,7 @@ class Trainer:
             UserError: MAX_SKIPPED steps in a row had no finite gradient.
         """
         self._resume()
+        self._say_if_too_little_room()
         total = self.settings.images
         self.trained.train()
         self.started, last_line, last_checkpoint = (time.monotonic(), self.images), self.images, self.images
@@ -225,6 +226,7 @@ class Trainer:
         for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=False):
             file = folder / snapshot_file(self.images, sigma_rel)
             weights.save(file, {**average, **buffers}, {**header, "sigma_rel": sigma_rel})
+            self.record.add_snapshot(file)
         # The shortest average follows the training most closely, so it shows a bad turn first.
         if self.probe is not None:
             shortest = self.averages.averages[settings.profiles.index(min(settings.profiles))]
@@ -232,6 +234,7 @@ class Trainer:
         if settings.halflife is not None and self.images >= settings.images:
             width = {"halflife": settings.halflife, "sigma_rel": relative_width(settings.halflife, self.images)}
             weights.save(folder / HALFLIFE_FILE, {**self.averages.averages[-1], **buffers}, {**header, **width})
+            self.record.add_snapshot(folder / HALFLIFE_FILE)
 
     def _figures(self) -> dict[str, Any]:
         """The figures since the last line; None = no such figure."""
@@ -258,10 +261,8 @@ class Trainer:
         line = {**self._figures(), "images_per_second": rate, "data_wait": self.data.waited / seconds}
         if self.ranks.rank:
             return
-        with (self.work / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: v for k, v in line.items() if v is not None}, allow_nan=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the checkpoint that follows relies on this line
+        # The checkpoint that follows relies on this line.
+        self.record.add_line(json.dumps({k: v for k, v in line.items() if v is not None}, allow_nan=True))
         left = max(settings.images - self.images, 0) / max(rate, 1e-9)
         loss = f"  loss {line['loss']:.4f}" if "loss" in line else ""  # no loss if the student rested in every step
         tangent = f"  tangent {line['tangent_norm']:.3g}" if "tangent_norm" in line else ""
@@ -277,13 +278,13 @@ class Trainer:
         if self.ranks.rank == 0:
             counters = {name: getattr(self, name) for name in COUNTERS}
             counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
-            counters["metrics_bytes"] = (self.work / METRICS).stat().st_size
-            checkpoint.save(self.work, self.trained, self.optimizer, self.averages, counters)
+            header = {**counters, **self.record.state()}
+            checkpoint.save(self.work, self.trained, self.optimizer, self.averages, header)
         self.ranks.wait()
 
     def _resume(self) -> None:
-        """Restores the last checkpoint and deletes what was written after it."""
-        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages, self.ranks.device)
+        """Restores the last checkpoint, verifies what it stands on and deletes what was written after it."""
+        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages)
         if header:
             for name in COUNTERS:
                 setattr(self, name, header[name])
@@ -296,15 +297,16 @@ class Trainer:
                 "machine's checkpoint"
             )
         if self.ranks.rank == 0:
-            # Cut metrics.jsonl back to the checkpoint, repeat its diagnosis, delete later snapshots.
-            metrics = self.work / METRICS
-            self.work.mkdir(parents=True, exist_ok=True)
-            metrics.touch()
-            with metrics.open("r+b") as file:
-                file.truncate(header["metrics_bytes"] if header else 0)
-            for line in metrics.read_text(encoding="utf-8").splitlines():
+            for line in self.record.restore(header):
                 self.diagnosis.add(json.loads(line))
-            for file in (self.work / SNAPSHOTS).glob("*.safetensors"):
-                if weights.read_header(file)["images"] > self.images:
-                    file.unlink()
         self.ranks.wait()
+
+    def _say_if_too_little_room(self) -> None:
+        settings = self.settings
+        total, own = (sum(value.numel() for value in module.parameters()) for module in (self.trained, self.model))
+        left = settings.snapshots - min(self.images, settings.images) * settings.snapshots // settings.images
+        halflife = settings.halflife is not None
+        needed = bytes_written(own, total - own, len(settings.profiles), left, halflife)
+        warning = shortage(self.work, needed, "this training writes") if self.images < settings.images else None
+        if warning is not None and self.ranks.rank == 0:
+            self.say(warning)

@@ -149,7 +149,7 @@ def latents(folder: Path, classes: int = 3) -> training.TrainingData:
     samples = [(f"{i:03d}", np.zeros((1, 8, 8), np.uint8), i % classes) for i in range(8)]
     header = {"classes": [str(i) for i in range(classes)], "codec": plain_header("identity", 0.5, [1, 8, 8])}
     write_latents(samples, folder, 8, header)
-    return training.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")))
+    return training.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")), print)
 
 
 def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatch):
@@ -168,6 +168,21 @@ def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatc
         UserError, match=r"other/index.json is not the same on all machines: run `dvc pull data/latents`"
     ):
         latents(tmp_path / "other", classes=4)
+
+
+def test_a_training_verifies_its_shards_before_it_starts(tmp_path, monkeypatch):
+    """Processes of one machine share them: this one has the second shard, and the first is another one's."""
+    latents(tmp_path / "latents")
+    shard = tmp_path / "latents/000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    place = 0, 4, Ranks(0, 1, torch.device("cpu")), print
+    with pytest.raises(UserError, match=r"000000.tar is not what was written \(its SHA-256 differs\): run `dvc pull`"):
+        training.TrainingData(tmp_path / "latents", *place)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    training.TrainingData(tmp_path / "latents", *place)
 
 
 def teacher_file(path: Path, **changes: Any) -> Path:

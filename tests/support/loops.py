@@ -13,6 +13,7 @@ from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from scm.training import loop
 from scm.training.diagnosis import Context, Diagnosis, Finding
+from scm.training.record import SNAPSHOTS
 from scm.training.schedule import Schedule
 from tests.support.models import tiny_model
 
@@ -45,7 +46,7 @@ def settings(**changes: object) -> loop.LoopSettings:
 
 def result(work: Path) -> dict[str, torch.Tensor]:
     """The weights of each snapshot, by the file's name."""
-    return {file.name: weights.load(file)[0] for file in sorted((work / loop.SNAPSHOTS).glob("*.safetensors"))}
+    return {file.name: weights.load(file)[0] for file in sorted((work / SNAPSHOTS).glob("*.safetensors"))}
 
 
 def equal(one: dict, other: dict) -> bool:

@@ -22,6 +22,7 @@ from scm.objectives.sct import ConsistencyTraining
 from scm.training import loop
 from scm.training.diagnosis import BINS, Context, Finding
 from scm.training.probe import Probe
+from scm.training.record import METRICS
 from scm.training.schedule import Schedule
 from tests.support.loops import ALONE, Digits, diagnose, score_distillation, settings
 from tests.support.models import tiny_model
@@ -208,7 +209,7 @@ def run(work: Path, objective, images: int = 960, rate: float = 1e-3, context: C
     try:
         trainer.run()
     finally:
-        read = [json.loads(line) for line in (work / loop.METRICS).read_text().splitlines()]
+        read = [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
         found = trainer.diagnosis.findings
         assert diagnose(read, trainer.settings.context) == found  # of the lines alone
         assert [line for line in said if line.startswith("health")] == [f"health: {finding}" for finding in found]
@@ -315,7 +316,7 @@ def vsd_run(work: Path, objective: ScoreDistillation, auxiliary: loop.Auxiliary,
     try:
         loop.Trainer(*arguments).run()
     finally:
-        read = [json.loads(line) for line in (work / loop.METRICS).read_text().splitlines()]
+        read = [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
     return read
 
 

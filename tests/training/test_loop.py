@@ -20,6 +20,7 @@ from scm.training import loop, loss_scale
 from scm.training.diagnosis import Context
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
+from scm.training.record import METRICS, SNAPSHOTS
 from scm.training.schedule import Schedule
 from tests.support.loops import ALONE, Digits, equal, result, settings
 from tests.support.models import tiny_model
@@ -90,7 +91,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     trainer(tmp_path / "parts", stopping=lambda: next(stops)).run()
     whole, parts = result(tmp_path / "whole"), result(tmp_path / "parts")
     assert len(whole) == 8 and equal(whole, parts)
-    lines = [json.loads(line)["images"] for line in (tmp_path / "parts" / loop.METRICS).read_text().splitlines()]
+    lines = [json.loads(line)["images"] for line in (tmp_path / "parts" / METRICS).read_text().splitlines()]
     assert lines == sorted(set(lines)) and lines[-1] == 160
 
 
@@ -102,14 +103,14 @@ def test_lines_and_snapshots_after_the_last_checkpoint_are_forgotten(tmp_path):
         killed.run()
     ahead = trainer(tmp_path / "ahead", images=160)
     ahead.run()
-    for file in (tmp_path / "ahead" / loop.SNAPSHOTS).iterdir():
-        (tmp_path / "killed" / loop.SNAPSHOTS).mkdir(exist_ok=True)
-        file.rename(tmp_path / "killed" / loop.SNAPSHOTS / file.name)
-    with (tmp_path / "killed" / loop.METRICS).open("a") as file:
+    for file in (tmp_path / "ahead" / SNAPSHOTS).iterdir():
+        (tmp_path / "killed" / SNAPSHOTS).mkdir(exist_ok=True)
+        file.rename(tmp_path / "killed" / SNAPSHOTS / file.name)
+    with (tmp_path / "killed" / METRICS).open("a") as file:
         file.write('{"images": 999, "half a li')
     trainer(tmp_path / "killed").run()
     assert equal(result(tmp_path / "whole"), result(tmp_path / "killed"))
-    assert '"images": 999' not in (tmp_path / "killed" / loop.METRICS).read_text()
+    assert '"images": 999' not in (tmp_path / "killed" / METRICS).read_text()
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -155,7 +156,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     objective = Poisoned(0.5, -0.8, 1.6)
     object.__setattr__(objective, "bad", frozenset({16, 64}))
     trainer(tmp_path, objective=objective).run()
-    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert lines[-1]["skipped"] == 2
     for state in result(tmp_path).values():
         assert all(value.isfinite().all() for value in state.values())
@@ -174,7 +175,7 @@ def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):
     run.run()
     weight = run.model.network.out_conv.weight
     assert weight.square().mean(dim=(1, 2, 3)).sqrt().item() == pytest.approx(1, abs=1e-3)
-    lines = [json.loads(line) for line in (tmp_path / loop.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert lines[-1]["squared_error"] < 0.9 * lines[0]["squared_error"]
     assert {"lr", "grad_norm", "images_per_second", "skipped", "output_norm/0", "log_weight/3"} <= lines[-1].keys()
     assert 0 <= lines[-1]["data_wait"] < 1
@@ -196,7 +197,7 @@ def test_the_loss_scale_changes_no_gradient(tmp_path):
     trainer(tmp_path / "plain").run()
     trainer(tmp_path / "scaled", half_precision=True).run()
     assert equal(result(tmp_path / "plain"), result(tmp_path / "scaled"))
-    lines = [json.loads(line) for line in (tmp_path / "scaled" / loop.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "scaled" / METRICS).read_text().splitlines()]
     assert lines[-1]["loss_scale"] == 2**16 and lines[-1]["skipped"] == 0
 
 
@@ -231,17 +232,17 @@ def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(
         one.run()
 
     run(tmp_path / "whole", lambda: False)
-    lines = [json.loads(line) for line in (tmp_path / "whole" / loop.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "whole" / METRICS).read_text().splitlines()]
     assert [line["loss_scale"] for line in lines] == [2**14, 2**14, 2**15, 2**16, 2**16]
     stops = iter([False, False, False, True, *[False] * 20])
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", lambda: next(stops))
     run(tmp_path / "parts", lambda: next(stops))
-    parts = [json.loads(line)["loss_scale"] for line in (tmp_path / "parts" / loop.METRICS).read_text().splitlines()]
+    parts = [json.loads(line)["loss_scale"] for line in (tmp_path / "parts" / METRICS).read_text().splitlines()]
     assert parts[-1] == 2**16
     whole = result(tmp_path / "whole")
     assert len(whole) == 9 and equal(whole, result(tmp_path / "parts"))
-    header = weights.read_header(tmp_path / "parts" / loop.SNAPSHOTS / HALFLIFE_FILE)
+    header = weights.read_header(tmp_path / "parts" / SNAPSHOTS / HALFLIFE_FILE)
     assert header["halflife"] == 64 and header["sigma_rel"] == pytest.approx(64 / math.log(2) / 160)
 
 
@@ -262,7 +263,7 @@ def test_two_processes_train_like_one(tmp_path):
         for key, value in state.items():
             assert torch.allclose(value, two[name][key], atol=2e-4), (name, key)
     lines = {
-        name: [json.loads(line) for line in (tmp_path / name / loop.METRICS).read_text().splitlines()]
+        name: [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
         for name in ("one", "two")
     }
     for one_line, two_line in zip(lines["one"], lines["two"], strict=True):

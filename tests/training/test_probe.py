@@ -12,6 +12,7 @@ from scm.objectives.sct import ConsistencyTraining
 from scm.samplers import SampleNoise, consistency
 from scm.training import loop
 from scm.training.probe import Probe, pooled, statistics
+from scm.training.record import METRICS
 from tests.support.loops import ALONE, Digits, equal, result, settings
 from tests.support.models import tiny_model
 
@@ -84,5 +85,5 @@ def test_training_has_the_same_bits_with_a_probe_and_without(tmp_path: Path):
         return result(work)
 
     assert equal(train(tmp_path / "without", None), train(tmp_path / "with", probe()))
-    assert "sample_fd" in (tmp_path / "with" / loop.METRICS).read_text()
-    assert "sample_fd" not in (tmp_path / "without" / loop.METRICS).read_text()
+    assert "sample_fd" in (tmp_path / "with" / METRICS).read_text()
+    assert "sample_fd" not in (tmp_path / "without" / METRICS).read_text()

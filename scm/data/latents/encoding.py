@@ -12,11 +12,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from scm.base.files import link_or_copy, replacing_folder, write_json
+from scm.base.files import link_or_copy, replacing_folder
 from scm.base.precision import DTYPES
 from scm.base.progress import Progress
 from scm.data.latents.codec import ChannelStatistics, Codec
-from scm.data.shards.shards import INDEX, LABELS, OFFSETS, Batch, Sample, iterate_batches, read_index, write_latents
+from scm.data.shards.shards import (
+    LABELS,
+    OFFSETS,
+    Batch,
+    Sample,
+    iterate_batches,
+    read_array,
+    read_index,
+    verify,
+    write_array,
+    write_index,
+    write_latents,
+)
 from scm.errors import UserError
 
 PIXELS_AT_A_TIME = 2**20
@@ -47,12 +59,26 @@ def encode_shards(
     batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // index["resolution"] ** 2))
     for shard in mine:
         folder = folder_of(work, shard)
-        if folder.exists():
+        if is_whole(folder):
             progress.skip(shard["count"])
             continue
         entries: dict[str, Any] = {"classes": index["classes"], "codec": codec.header}
         samples = _encoded(iterate_batches(shards, batch, [shard]), codec, stored, trips, entries, progress)
         write_latents(samples, folder, shard["count"], entries)
+
+
+def is_whole(folder: Path) -> bool:
+    """True if an earlier run has left a shard with the bytes that it wrote; a damaged one is encoded again."""
+    if not folder.exists():
+        return False
+    try:
+        index = read_index(folder)
+        verify(folder, *index["shards"])
+        for name in (LABELS, OFFSETS):
+            read_array(folder, index, name)
+    except (UserError, FileNotFoundError):  # another process may be replacing the folder
+        return False
+    return True
 
 
 def folder_of(work: Path, shard: dict[str, Any]) -> Path:
@@ -63,7 +89,7 @@ def folder_of(work: Path, shard: dict[str, Any]) -> Path:
 def wait_for(work: Path, shards: Path, every: float = 0.5) -> None:
     """Returns when every process has written its shards; one that fails ends all of them (torchrun)."""
     missing = [folder_of(work, shard) for shard in read_index(shards)["shards"]]
-    while missing := [folder for folder in missing if not folder.exists()]:
+    while missing := [folder for folder in missing if not is_whole(folder)]:
         time.sleep(every)
 
 
@@ -126,10 +152,10 @@ def join(work: Path, shards: Path, folder: Path, header: dict[str, Any]) -> dict
             link_or_copy(part / shard["file"], temporary / files[-1]["file"])
         # Labels and offsets follow each other as the shards do.
         for array in (LABELS, OFFSETS):
-            np.save(temporary / array, np.concatenate([np.load(part / array) for part in parts]))
+            arrays = [read_array(part, index, array) for part, index in zip(parts, indices, strict=True)]
+            write_array(temporary / array, np.concatenate(arrays))
         # The index is that of any part, but for what is summed over the parts.
         whole = {key: value for key, value in indices[0].items() if key != DRAFT}
         whole |= {"count": sum(index["count"] for index in indices), "shards": files, "codec": header}
         whole["class_counts"] = list(map(sum, zip(*(each["class_counts"] for each in indices), strict=True)))
-        write_json(temporary / INDEX, whole)
-    return read_index(folder)
+        return write_index(whole, temporary)

@@ -18,18 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from scm.base.files import link_or_copy, read_json, replacing, replacing_folder, room_in, sha256, write_json
+from scm.base.files import link_or_copy, read_sealed, replacing, replacing_folder, room_for, sha256, write_sealed
 from scm.base.progress import Progress
 from scm.data.reading.containers import shown
 from scm.data.reading.images import pillow_without_limits_of_its_own, read_cropped
 from scm.data.reading.source import ImageSource
-from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_tar
+from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_array, write_tar
 from scm.errors import Interrupted, UserError
 
 AHEAD = 4
 """Images for each thread that may be read ahead of the writing; bounds the memory."""
 POLL_SECONDS = 1.0
-FREE = "free some space and run the same command, which goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def ingest(
     (work / "shards").mkdir(parents=True, exist_ok=True)
     shards = plan.shards_of(len(source))
     own = shards[workers.rank :: workers.world]
-    with room_in(work, FREE), pillow_without_limits_of_its_own(), ExitStack() as stack:
+    with room_for(work), pillow_without_limits_of_its_own(), ExitStack() as stack:
         pool = ThreadPoolExecutor(workers.threads)
         stack.callback(pool.shutdown, cancel_futures=True)  # drops the waiting tasks when the block fails
         # Which shards has an earlier run finished?
@@ -118,10 +117,12 @@ def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple
         UserError: a class of which no image is left, a full disk.
     """
     total, entries = Tally(skipped=list(source.skipped)), []
-    with room_in(folder, FREE), replacing_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         for shard in plan.shards_of(len(source)):
             path, record_path = _paths(work, shard)
-            record = read_json(record_path)
+            record = read_sealed(record_path)
+            if record is None:
+                raise UserError(f"{record_path} was changed while the stage ran: run the same command again")
             total.labels.extend(record["labels"])
             total.short_sides.update({int(side): count for side, count in record["short_sides"].items()})
             total.skipped += record["skipped"]
@@ -129,7 +130,7 @@ def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple
                 link_or_copy(path, temporary / path.name)
                 entries.append({"file": path.name, **{key: record[key] for key in ("count", "bytes", "sha256")}})
         _check_classes(source, set(total.labels))
-        np.save(temporary / LABELS, np.array(total.labels, dtype=np.int64))
+        write_array(temporary / LABELS, np.array(total.labels, dtype=np.int64))
         index = {
             "format": FORMAT,
             "kind": "images",
@@ -160,11 +161,8 @@ def _paths(work: Path, shard: int) -> tuple[Path, Path]:
 def _is_done(work: Path, shard: int) -> bool:
     """True if the work folder holds the shard with the bytes that were written; a damaged one is made again."""
     path, record_path = _paths(work, shard)
-    try:
-        record = read_json(record_path)
-        return isinstance(record, dict) and sha256(path) == record.get("sha256")
-    except (UserError, FileNotFoundError):
-        return False
+    record = read_sealed(record_path)
+    return record is not None and path.is_file() and sha256(path) == record["sha256"]
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images
         entry = write_tar(samples(), temporary, "png")
     sides = {str(side): count for side, count in tally.short_sides.items()}
     record = {**entry, "labels": list(tally.labels), "short_sides": sides, "skipped": tally.skipped}
-    write_json(record_path, record)
+    write_sealed(record_path, record)
 
 
 def _in_order(

@@ -4,6 +4,9 @@ Epoch e is the permutation that generator(seed, "order", e) draws, and batches r
 depends on the seed and its position alone: resumed and distributed runs see the batches of an uninterrupted one.
 """
 
+import os
+import resource
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,17 @@ import numpy as np
 import torch
 
 from scm.base.randomness import generator
-from scm.data.shards.shards import LABELS, OFFSETS, REMEDY, check_sizes, read_index
+from scm.data.shards.shards import LABELS, OFFSETS, REMEDY, check_sizes, read_array, read_index
 from scm.errors import UserError
+
+OTHER_FILES = 512
+"""Files besides the shards that a training may have open."""
 
 
 class LatentLoader:
-    """Batches of a folder of latent shards, read through memory maps.
+    """Batches of a folder of latent shards, read sample by sample.
+
+    Shards are not mapped: a mapped file that is cut ends the process by a signal, without a word.
 
     Attributes:
         count: images in the data set.
@@ -28,7 +36,7 @@ class LatentLoader:
         """Opens data/latents; the order follows from the seed, and `batch` counts the images over all processes.
 
         Raises:
-            UserError: the batch cannot be divided, or a shard is missing or truncated.
+            UserError: the batch cannot be divided, a shard is missing or truncated, or labels or offsets are damaged.
         """
         if batch % world:
             raise UserError(f"the batch of {batch} images cannot be divided among {world} processes: change either")
@@ -41,13 +49,12 @@ class LatentLoader:
         self.codec_header: dict[str, Any] = index["codec"]
         self._seed, self._batch = seed, batch
         self._first, self._share = rank * (batch // world), batch // world
-        self._labels = _read_array(folder / LABELS, self.count)
-        offsets = _read_array(folder / OFFSETS, self.count)
+        self._labels = read_array(folder, index, LABELS)
+        self._offsets = read_array(folder, index, OFFSETS)
+        self._shape, self._dtype = tuple(index["shape"]), np.dtype(index["dtype"])
         self._starts = np.cumsum([0, *(shard["count"] for shard in index["shards"])])
-        self._shards = [
-            _Shard(folder / shard["file"], offsets[start : start + shard["count"]], index["shape"], index["dtype"])
-            for shard, start in zip(index["shards"], self._starts, strict=False)
-        ]
+        allow_open_files(len(index["shards"]))
+        self._shards = [_Shard(folder / shard["file"]) for shard in index["shards"]]
         self._order: tuple[int, np.ndarray] = -1, np.empty(0, dtype=np.int64)
 
     def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,37 +80,45 @@ class LatentLoader:
         return order
 
     def _gather(self, samples: np.ndarray) -> np.ndarray:
-        if len(self._shards) == 1:
-            return self._shards[0].samples[samples]
+        result = np.empty((len(samples), *self._shape), dtype=self._dtype)
+        content, size = memoryview(result.reshape(-1).view(np.uint8)), result[0].nbytes
         owners = np.searchsorted(self._starts, samples, side="right") - 1
-        result = np.empty((len(samples), *self._shards[0].shape), dtype=self._shards[0].dtype)
-        for owner in np.unique(owners):
-            chosen = owners == owner
-            result[chosen] = self._shards[owner].samples[samples[chosen] - self._starts[owner]]
+        for place, (owner, offset) in enumerate(zip(owners.tolist(), self._offsets[samples].tolist(), strict=True)):
+            self._shards[owner].read(content[place * size : (place + 1) * size], offset)
         return result
 
 
 class _Shard:
-    """The samples of one tar, as a strided view of its memory map; having one size, they are evenly spaced."""
+    """An open tar."""
 
-    def __init__(self, path: Path, offsets: np.ndarray, shape: list[int], dtype: str) -> None:
-        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        steps = np.diff(offsets)
-        stride = int(steps[0]) if len(steps) else 0
-        if (steps != stride).any():
-            raise UserError(f"{path}: its samples are not evenly spaced: {REMEDY}")
-        strides, content = np.empty(self.shape, dtype=self.dtype).strides, np.memmap(path, dtype=np.uint8, mode="r")
-        layout = (len(offsets), *self.shape)
-        self.samples = np.ndarray(layout, self.dtype, content, int(offsets[0]), (stride, *strides))
+    def __init__(self, path: Path) -> None:
+        self._path, self._handle = path, os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+
+    def read(self, place: memoryview, offset: int) -> None:
+        """Fills `place` with the bytes from `offset` on.
+
+        Raises:
+            UserError: the file has been cut, or the disk fails.
+        """
+        try:
+            got = os.preadv(self._handle, [place], offset)
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be read ({error.strerror}): {REMEDY}") from None
+        if got != len(place):
+            raise UserError(f"{self._path} was cut while it was read: {REMEDY}")
 
 
-def _read_array(path: Path, count: int) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {REMEDY}") from None
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged ({error}): {REMEDY}") from None
-    if array.shape != (count,):
-        raise UserError(f"{path} has {len(array)} entries instead of {count}: {REMEDY}")
-    return array
+def allow_open_files(number: int) -> None:
+    """Raises this process's limit of open files if it has no room for so many more.
+
+    Raises:
+        UserError: the system allows fewer.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise UserError(f"{number:,} shards need `ulimit -n {wanted}`, and the system allows {hard}: raise its limit")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

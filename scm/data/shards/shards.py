@@ -2,13 +2,17 @@
 
 Image shards hold <key>.png and <key>.cls; latent shards hold <key>.npy, uncompressed, and <key>.cls. labels.npy repeats
 all labels, and offsets.npy (latents) tells where each sample's numbers begin, so that the loader reads any sample
-without unpacking. A folder of shards is written under a temporary name and renamed, so that it is whole or absent.
+without unpacking. The index has the hashes of all these files and of itself. A folder of shards is written under a
+temporary name and renamed, so that it is whole or absent.
 """
 
 import io
+import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +23,16 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.writer import TarWriter
 
-from scm.base.files import read_json, replacing_folder, sha256, write_json
+from scm.base.files import read_json, replacing_folder, sha256, unsealed, write_sealed
 from scm.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 INDEX, LABELS, OFFSETS = "index.json", "labels.npy", "offsets.npy"
+HASHING = 8
+"""Most shards that are hashed at the same time."""
 REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
 
-COMMON_KEYS = {"format", "kind", "count", "shape", "classes", "class_counts", "shards"}
+COMMON_KEYS = {"format", "kind", "count", "shape", "classes", "class_counts", "shards", "arrays"}
 KEYS_OF_KIND = {"images": {"channels", "resolution", "skipped"}, "latents": {"dtype", "codec"}}
 
 Sample = tuple[str, np.ndarray, int]
@@ -70,8 +76,9 @@ def write_latents(samples: Iterable[Sample], folder: Path, shard_images: int, he
             shards.append({"file": path.name, **write_tar(members(first), path, "npy")})
         if layout is None:
             raise UserError("there are no images to write: see data.source and data.path")
-        np.save(temporary / LABELS, np.array(labels, dtype=np.int64))
-        np.save(temporary / OFFSETS, np.concatenate([_payload_offsets(temporary / each["file"]) for each in shards]))
+        write_array(temporary / LABELS, np.array(labels, dtype=np.int64))
+        offsets = [_payload_offsets(temporary / each["file"]) for each in shards]
+        write_array(temporary / OFFSETS, np.concatenate(offsets))
         index = {"format": FORMAT, "kind": "latents", "count": len(labels), "shape": layout[0], "dtype": layout[1]}
         return finish({**index, "shards": shards, **header}, temporary)
 
@@ -92,7 +99,10 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} lacks {', '.join(missing)}: {REMEDY}")
     if index["count"] != sum(shard["count"] for shard in index["shards"]):
         raise UserError(f"{path}: the shards' counts do not add up to {index['count']}: {REMEDY}")
-    return index
+    content = unsealed(index)
+    if content is None:
+        raise UserError(f"{path} is not what was written (its hash differs): {REMEDY}")
+    return content
 
 
 def check_sizes(folder: Path, index: dict[str, Any]) -> None:
@@ -112,8 +122,38 @@ def verify(folder: Path, shard: dict[str, Any]) -> None:
         UserError: the shard is missing or its bytes have changed.
     """
     check_sizes(folder, {"shards": [shard]})
-    path = folder / shard["file"]
-    if sha256(path) != shard["sha256"]:
+    _compare(folder / shard["file"], shard["sha256"])
+
+
+def verify_all(folder: Path, shards: Sequence[dict[str, Any]], done: Callable[[int], None]) -> None:
+    """Verifies these shards, several at a time.
+
+    Args:
+        done: called with the number of images of each shard that is as it was written.
+    """
+    pool = ThreadPoolExecutor(min(HASHING, os.cpu_count() or 1))
+    try:
+        for shard, _ in zip(shards, pool.map(partial(verify, folder), shards), strict=True):
+            done(shard["count"])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_array(folder: Path, index: dict[str, Any], name: str) -> np.ndarray:
+    """Reads labels.npy or offsets.npy, an entry for each image.
+
+    Raises:
+        UserError: the file is missing or its bytes have changed.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {REMEDY}")
+    _compare(path, index["arrays"].get(name))
+    return np.load(path, allow_pickle=False)
+
+
+def _compare(path: Path, digest: str | None) -> None:
+    if sha256(path) != digest:
         raise UserError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
 
 
@@ -170,8 +210,19 @@ def finish(index: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not set(counts) <= (set(range(len(index["classes"]))) or {-1}):
         raise ValueError(f"labels {sorted(counts)} do not fit {len(index['classes'])} classes")
     index["class_counts"] = [counts[label] for label in range(len(index["classes"]))]
-    write_json(folder / INDEX, index)
-    return read_json(folder / INDEX)
+    return write_index(index, folder)
+
+
+def write_index(index: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Writes the index with the hashes of the arrays beside it, and returns it as read from JSON."""
+    arrays = {name: sha256(folder / name) for name in (LABELS, OFFSETS) if (folder / name).exists()}
+    write_sealed(folder / INDEX, {**index, "arrays": arrays})
+    return read_index(folder)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file; np.save hides from an error why a file could not be written."""
+    path.write_bytes(_npy(array))
 
 
 def encode_png(array: np.ndarray) -> bytes:

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.base.distributed import Ranks
-from scm.base.files import read_json, replacing, write_json
+from scm.base.files import read_sealed, sha256, write_sealed
 from scm.base.randomness import generator, global_draws, seed_of
+from scm.base.weights import write
 from scm.data.shards.shards import read_images, read_index
 from scm.errors import UserError
 from scm.evaluation.augmentation import augment
@@ -101,8 +101,7 @@ class Classifier(Extractor):
     def save(self, folder: Path) -> list[str]:
         """Writes the weights as float32 safetensors with the settings in the header, and nothing else."""
         weights = {name: weight.detach().float().cpu().contiguous() for name, weight in self.state_dict().items()}
-        with replacing(folder / FILE) as temporary:
-            save_file(weights, temporary, metadata={"settings": json.dumps(self.settings, sort_keys=True)})
+        write(folder / FILE, weights, {"settings": json.dumps(self.settings, sort_keys=True)})
         return [FILE]
 
     def classes_of(self, features: Tensor) -> Tensor:
@@ -293,7 +292,7 @@ def train_extractor(
         The classifier on the device of `ranks`; and its "task" and "held_out_accuracy".
     """
     told = work / TAUGHT
-    if ranks.rank == 0 and not told.exists():
+    if ranks.rank == 0 and _taught(work) is None:
         classes = read_index(shards)["classes"]
         task: Task = "class" if len(classes) > 1 else "rotation"
         model, reached = train_classifier(
@@ -308,10 +307,18 @@ def train_extractor(
         )
         progress(f"classifier: {reached:.1%} of the held-out images right ({task})")
         model.save(work)
-        write_json(told, {"task": task, "held_out_accuracy": reached})
-    while not told.exists():
+        write_sealed(told, {"task": task, "held_out_accuracy": reached, "sha256": sha256(work / FILE)})
+    while (taught := _taught(work)) is None:
         time.sleep(0.5)
-    return load_classifier(work / FILE).to(ranks.device), read_json(told)
+    return load_classifier(work / FILE).to(ranks.device), taught
+
+
+def _taught(work: Path) -> dict[str, Any] | None:
+    """What a finished training tells of its classifier; None if that or the classifier is missing or damaged."""
+    told = read_sealed(work / TAUGHT)
+    if told is None or not (work / FILE).is_file() or told.pop("sha256", None) != sha256(work / FILE):
+        return None
+    return told
 
 
 def load_extractor(folder: Path, resolution: int, device: torch.device | str) -> Classifier:

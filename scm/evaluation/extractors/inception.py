@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scm.base.files import replacing
+from scm.base.weights import write
 from scm.errors import UserError
 from scm.evaluation.extractor import Extractor, colour, in_parts
 from scm.evaluation.weight_files import GivenWeights, reason
@@ -185,8 +185,7 @@ class InceptionV3(Extractor):
 
     def save(self, folder: Path) -> list[str]:
         weights = {name: weight.detach().cpu().contiguous() for name, weight in self.state_dict().items()}
-        with replacing(folder / FILE) as temporary:
-            save_file(weights, temporary)
+        write(folder / FILE, weights)
         return [FILE]
 
 

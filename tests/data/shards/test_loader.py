@@ -1,12 +1,14 @@
-import json
+import os
+import resource
 
 import numpy as np
 import pytest
 import torch
 
+from scm.base.files import write_sealed
 from scm.base.randomness import generator
-from scm.data.shards.loader import LatentLoader
-from scm.data.shards.shards import write_latents
+from scm.data.shards.loader import OTHER_FILES, LatentLoader, allow_open_files
+from scm.data.shards.shards import read_index, write_latents
 from scm.errors import UserError
 
 COUNT = 23
@@ -108,29 +110,53 @@ def test_a_truncated_shard_is_named(folder):
         LatentLoader(folder, seed=0, batch=4)
 
 
-def test_damaged_side_files_are_named(folder):
-    (folder / "labels.npy").write_bytes(b"")
-    with pytest.raises(UserError, match=r"labels.npy is damaged"):
-        LatentLoader(folder, seed=0, batch=4)
-    np.save(folder / "labels.npy", np.zeros(3, np.int64))
-    with pytest.raises(UserError, match=r"labels.npy has 3 entries instead of 23"):
-        LatentLoader(folder, seed=0, batch=4)
-    (folder / "labels.npy").unlink()
-    with pytest.raises(UserError, match=r"labels.npy is missing"):
+@pytest.mark.parametrize("name", ["labels.npy", "offsets.npy"])
+def test_damaged_side_files_are_named(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    for damaged in (bytes(content), content[:-1], b""):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{name} is not what was written \(its SHA-256 differs\): run `dvc pull`"):
+            LatentLoader(folder, seed=0, batch=4)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing: run `dvc pull`"):
         LatentLoader(folder, seed=0, batch=4)
 
 
-def test_offsets_that_are_not_evenly_spaced_are_refused(folder):
-    offsets = np.load(folder / "offsets.npy")
-    offsets[8] += 512
-    np.save(folder / "offsets.npy", offsets)
-    with pytest.raises(UserError, match=r"000001.tar: its samples are not evenly spaced"):
-        LatentLoader(folder, seed=0, batch=4)
+def test_a_shard_that_is_cut_during_a_training_is_named(folder):
+    """A mapped file would end the process by SIGBUS."""
+    loader = LatentLoader(folder, seed=0, batch=COUNT)
+    numbers(loader.batch_at(0))
+    os.truncate(folder / "000001.tar", 600)
+    with pytest.raises(UserError, match=r"000001.tar was cut while it was read: run `dvc pull`, or delete"):
+        loader.batch_at(0)
+
+
+def test_a_loader_closes_its_shards(folder):
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (no folder of files)
+
+    before = opened()
+    loader = LatentLoader(folder, seed=0, batch=4)
+    assert opened() == before + 4
+    del loader
+    assert opened() == before
+
+
+def test_more_shards_than_the_system_lets_a_process_open_are_refused(monkeypatch):
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limit: limits.append(limit))
+    allow_open_files(100)
+    allow_open_files(2000)
+    assert limits == [(1024, 4096), (2000 + OTHER_FILES, 4096)]
+    with pytest.raises(UserError, match=r"9,000 shards need `ulimit -n 9512`, and the system allows 4096: raise its"):
+        allow_open_files(9000)
 
 
 def test_image_shards_are_not_latents(folder):
-    index = json.loads((folder / "index.json").read_text())
+    index = read_index(folder)
     index.update(kind="images", channels=2, resolution=3, skipped=[])
-    (folder / "index.json").write_text(json.dumps(index))
+    write_sealed(folder / "index.json", index)
     with pytest.raises(UserError, match="holds images, not latents: run `dvc repro encode`"):
         LatentLoader(folder, seed=0, batch=4)

@@ -126,8 +126,8 @@ def test_a_missing_index_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index.update(format=9), "no index of format 1"),
-        (lambda index: index.update(kind="films"), "no index of format 1"),
+        (lambda index: index.update(format=9), "no index of format 2"),
+        (lambda index: index.update(kind="films"), "no index of format 2"),
         (lambda index: index.pop("classes"), "lacks classes"),
         (lambda index: index["shards"].pop(), "do not add up to 10"),
     ],
@@ -138,6 +138,24 @@ def test_a_damaged_index_is_refused(folder, change, message):
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=f"index.json.*{message}"):
         shards.read_index(folder)
+
+
+def test_an_index_is_verified_by_its_own_hash(folder):
+    path = folder / "index.json"
+    path.write_text(path.read_text().replace('"owl"', '"oak"'))
+    with pytest.raises(UserError, match=r"index.json is not what was written \(its hash differs\): run `dvc pull`"):
+        shards.read_index(folder)
+
+
+def test_all_shards_are_verified_and_counted(folder):
+    entries, counted = shards.read_index(folder)["shards"], []
+    shards.verify_all(folder, entries, counted.append)
+    assert counted == [4, 4, 2]
+    content = bytearray((folder / "000002.tar").read_bytes())
+    content[600] ^= 1
+    (folder / "000002.tar").write_bytes(content)
+    with pytest.raises(UserError, match=r"000002.tar is not what was written"):
+        shards.verify_all(folder, entries, counted.append)
 
 
 def test_an_index_that_is_no_json_is_refused(folder):
