@@ -5,7 +5,7 @@ import os
 from scm.base.files import replacing_folder, write_json
 from scm.data.latents.autoencoders import codec_path, weight_files
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
-from scm.data.preparation.summary import contact_images, summary
+from scm.data.preparation.summary import account, colour_advice, contact_images, summary, write_skipped
 from scm.data.reading.source import Wanted, open_source
 from scm.generation.grids import save_grid, scale_for
 from scm.pipeline.stage import Stage, main
@@ -32,9 +32,12 @@ def run(stage: Stage) -> None:
         images = contact_images(shards, index)
         save_grid(folder / "contact.png", images, COLUMNS, scale_for(images.shape[2]))
         write_json(folder / "data.json", summary(index, tally))
-    skipped = len(index["skipped"])
-    stage.progress(f"{index['count']:,} images in {len(index['shards'])} shards; {skipped} files left out")
-    stage.metrics("prepare", {"images": index["count"], "classes": len(index["classes"]), "skipped": skipped})
+        write_skipped(tally.skipped, folder / "skipped.jsonl")
+    if advice := colour_advice(index, tally):
+        stage.progress(advice)
+    stage.progress(account(index, tally))
+    figures = {"images": index["count"], "classes": len(index["classes"]), "skipped": len(tally.skipped)}
+    stage.metrics("prepare", figures)
 
 
 def workers_of(threads: int | None) -> Workers:

@@ -8,6 +8,17 @@ from scm.base.files import read_json
 from scm.errors import UserError
 
 FOLDER = Path("results/samples/prepare")
+KEYS = {
+    "images",
+    "resolution",
+    "channels",
+    "classes",
+    "short_sides",
+    "enlarged",
+    "in_colour",
+    "skipped",
+    "skipped_reasons",
+}
 SPELT_OUT = 20
 """Up to this many classes get a bar each; for more, the sentence names the smallest and the largest count."""
 
@@ -15,7 +26,7 @@ SPELT_OUT = 20
 def read(root: Path) -> dict[str, Any]:
     """Reads data.json, which prepare wrote; UserError if it is missing or holds something else."""
     content = read_json(root / FOLDER / "data.json")
-    if not isinstance(content, dict) or "classes" not in content:
+    if not isinstance(content, dict) or KEYS - content.keys():
         raise UserError(f"{root / FOLDER / 'data.json'} is not what prepare writes: run `dvc repro prepare`")
     return content
 
@@ -30,9 +41,14 @@ def sentence(data: dict[str, Any]) -> str:
     in_classes = f" in {len(classes):,} class{'es' if len(classes) != 1 else ''}{each}" if classes else ""
     reasons = ", ".join(f"{entry['files']:,} × {entry['reason']}" for entry in data["skipped_reasons"])
     left_out = f"{data['skipped']:,} files left out" + (f" ({reasons})" if reasons else "")
+    colours = ""
+    if data["channels"] == 3 and not data["in_colour"]:
+        colours = " All images are grey."
+    elif data["channels"] == 1 and data["in_colour"]:
+        colours = f" {data['in_colour']:,} images were in colour."
     return (
         f"{data['images']:,} images{in_classes}, scaled to {side}×{side} pixels, {kind}; {data['enlarged']:,} were "
-        f"smaller. {left_out}."
+        f"smaller. {left_out}.{colours}"
     )
 
 

@@ -39,7 +39,7 @@ def shards_of(folder: Path, images: Tensor, labels: Tensor, classes: list[str], 
         (f"{number:06d}", image.permute(1, 2, 0).numpy(), int(label))
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
     )
-    write_shards(samples, folder, shard_images, classes=classes, skipped=[], **size)
+    write_shards(samples, folder, shard_images, classes=classes, **size)
     return folder
 
 

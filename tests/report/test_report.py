@@ -208,6 +208,12 @@ def test_the_data_are_counted_and_shown(root: Path) -> None:
     change(root / "results/samples/prepare/data.json", classes=classes, skipped=0, skipped_reasons=[])
     build(fake_project(root))
     assert "in 21 classes of 7 images" in html(root) and "<b>Classes</b>" not in html(root)
+    change(root / "results/samples/prepare/data.json", channels=3)
+    build(fake_project(root))
+    assert "0 files left out. All images are grey." in html(root)
+    change(root / "results/samples/prepare/data.json", channels=1, in_colour=1200)
+    build(fake_project(root))
+    assert "0 files left out. 1,200 images were in colour." in html(root)
     (root / "results/samples/prepare/contact.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"contact\.png is missing or empty: delete it and run"):
         build(fake_project(root))

@@ -76,6 +76,7 @@ def test_a_folder_of_images(tmp_path, capsys):
             {"from": 64, "to": 127, "images": 1},
         ],
         "enlarged": 0,
+        "in_colour": 4,
         "skipped": 3,
         "skipped_reasons": [
             {"reason": "not an image file", "files": 1},
@@ -90,7 +91,10 @@ def test_a_folder_of_images(tmp_path, capsys):
     }
     metrics = json.loads((tmp_path / "results/metrics/prepare.json").read_text())
     assert metrics == {"images": 4, "classes": 3, "skipped": 3}
-    assert "4 images in 3 shards; 3 files left out" in capsys.readouterr().out
+    reasons = "1 x not an image file; 1 x not a readable image; 1 x the file is empty"
+    assert f"7 files: 4 images taken, in 3 shards; 3 left out ({reasons})\n" in capsys.readouterr().out
+    lines = (tmp_path / "results/samples/prepare/skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == summary["skipped_first"]
 
 
 def test_the_contact_sheet_shows_each_image_in_its_place(tmp_path):
@@ -177,7 +181,7 @@ def test_three_processes_of_torchrun_make_what_one_makes(tmp_path):
             [sys.executable, *command, "stages.prepare"], cwd=root, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("50 images in 13 shards; 0 files left out") == 1
+        assert done.stdout.count("50 files: 50 images taken, in 13 shards; 0 left out") == 1
         hashes.append([shard["sha256"] for shard in read_index(root / "data/shards")["shards"]])
         assert not list((root / ".work/prepare").iterdir())
     assert hashes[0] == hashes[1] and len(np.unique(hashes[0])) == 13

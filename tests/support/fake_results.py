@@ -68,7 +68,7 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
 
 def _data(folder: Path, generator: random.Random) -> None:
     _grid(folder / "contact.png", 4.0, generator)
-    content: dict = {"images": 1797, "resolution": 8, "channels": 1, "enlarged": 3, "skipped": 2}
+    content: dict = {"images": 1797, "resolution": 8, "channels": 1, "enlarged": 3, "in_colour": 0, "skipped": 2}
     content["classes"] = [{"name": str(digit), "images": 174 + digit} for digit in range(10)]
     content["short_sides"] = [{"from": 4, "to": 7, "images": 3}, {"from": 8, "to": 15, "images": 1794}]
     content["skipped_reasons"] = [{"reason": "not an image file", "files": 2}]

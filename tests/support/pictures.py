@@ -60,18 +60,18 @@ def prepare(
     folder, path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS, source="folder", channels=3, resolution=8,
     shard_images=2,
 ):  # fmt: skip
-    """What the stage does: shards in folder/"out"; returns their index."""
+    """What the stage does: shards in folder/"out"; returns their index, and what happened to all files."""
     plan = Plan(resolution, channels, on_bad_image, shard_images)
     with open_source(Wanted(source, path, labels, max_pixels, on_bad_image)) as images:
         ingest(images, plan, Path(folder, "work"), Workers(2), lambda _: None)
-        return assemble(images, plan, Path(folder, "work"), Path(folder, "out"))[0]
+        return assemble(images, plan, Path(folder, "work"), Path(folder, "out"))
 
 
 def read(path, **settings):
     """What is found in the shards: samples, classes, skipped."""
     with TemporaryDirectory() as folder:
-        index = prepare(folder, path, **settings)
-        return list(iterate(Path(folder, "out"))), index["classes"], index["skipped"]
+        index, tally = prepare(folder, path, **settings)
+        return list(iterate(Path(folder, "out"))), index["classes"], list(tally.skipped)
 
 
 def refused(path, **settings):

@@ -22,6 +22,7 @@ from scm.base.files import link_or_copy, read_sealed, replacing, replacing_folde
 from scm.base.progress import Progress
 from scm.data.reading.containers import shown
 from scm.data.reading.images import pillow_without_limits_of_its_own, read_cropped
+from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource
 from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_array, write_tar
 from scm.errors import Interrupted, UserError
@@ -59,11 +60,19 @@ class Workers:
 
 @dataclass
 class Tally:
-    """Labels, sizes and skipped files of one shard, or of all."""
+    """What happened to the images of one shard, or of all.
+
+    Attributes:
+        labels: of the images that were taken, in their order.
+        short_sides: how many originals had a short side of so many pixels.
+        in_colour: how many images are not grey.
+        skipped: the files that were left out.
+    """
 
     labels: array = field(default_factory=lambda: array("i"))
     short_sides: Counter[int] = field(default_factory=Counter)
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    in_colour: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
 
 
 def ingest(
@@ -111,21 +120,25 @@ def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple
     """Assembles `folder` from the shards of the work folder; an older one is replaced as a whole.
 
     Returns:
-        The index, as `shards.read_index` gives it, and what happened to all images.
+        The index, as `shards.read_index` gives it, and what happened to all files. Files that are no images leave no
+        trace in the folder, so that what follows from the images does not follow from them.
 
     Raises:
-        UserError: a class of which no image is left, a full disk.
+        UserError: a class of which no image is left, a shard that does not account for its images, a full disk.
     """
-    total, entries = Tally(skipped=list(source.skipped)), []
+    total, entries = Tally(skipped=Skipped(source.skipped)), []
     with replacing_folder(folder) as temporary:
         for shard in plan.shards_of(len(source)):
             path, record_path = _paths(work, shard)
             record = read_sealed(record_path)
             if record is None:
                 raise UserError(f"{record_path} was changed while the stage ran: run the same command again")
+            if len(record["labels"]) + len(record["skipped"]) != len(plan.images_of(shard, len(source))):
+                raise UserError(f"{record_path} does not say what became of each image: delete it, and run this again")
             total.labels.extend(record["labels"])
             total.short_sides.update({int(side): count for side, count in record["short_sides"].items()})
-            total.skipped += record["skipped"]
+            total.in_colour += record["in_colour"]
+            total.skipped.extend(record["skipped"])
             if record["count"]:
                 link_or_copy(path, temporary / path.name)
                 entries.append({"file": path.name, **{key: record[key] for key in ("count", "bytes", "sha256")}})
@@ -141,7 +154,6 @@ def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple
             "classes": source.classes,
             "channels": plan.channels,
             "resolution": plan.resolution,
-            "skipped": total.skipped,
         }
         return finish(index, temporary), total
 
@@ -167,11 +179,12 @@ def _is_done(work: Path, shard: int) -> bool:
 
 @dataclass(frozen=True)
 class _Image:
-    """One image of the listing: its PNG and the original's short side, or the reason why it is unusable."""
+    """One image of the listing: its PNG and what `Cropped` says of the original, or the reason why it is unusable."""
 
     number: int
     png: bytes = b""
     short_side: int = 0
+    colour: bool = False
     reason: str = ""
 
 
@@ -179,7 +192,7 @@ def _converted(source: ImageSource, number: int, plan: Plan) -> _Image:
     cropped = read_cropped(source, number, plan.resolution, plan.channels)
     if isinstance(cropped, str):
         return _Image(number, reason=cropped)
-    return _Image(number, encode_png(cropped.pixels), cropped.short_side)
+    return _Image(number, encode_png(cropped.pixels), cropped.short_side, cropped.colour)
 
 
 def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images: Iterator[_Image]) -> None:
@@ -196,13 +209,14 @@ def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images
             label = int(source.labels[image.number])
             tally.labels.append(label)
             tally.short_sides[image.short_side] += 1
+            tally.in_colour += image.colour
             yield source.key(image.number), image.png, label
 
     with replacing(path) as temporary:
         entry = write_tar(samples(), temporary, "png")
     sides = {str(side): count for side, count in tally.short_sides.items()}
-    record = {**entry, "labels": list(tally.labels), "short_sides": sides, "skipped": tally.skipped}
-    write_sealed(record_path, record)
+    told = {"short_sides": sides, "in_colour": tally.in_colour, "skipped": list(tally.skipped)}
+    write_sealed(record_path, {**entry, "labels": list(tally.labels), **told})
 
 
 def _in_order(

@@ -1,7 +1,9 @@
 """Describe the prepared data for people: counts, sizes, skipped files, and a contact sheet."""
 
 import io
+import json
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,19 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scm.base.files import replacing
 from scm.data.preparation.ingest import Tally
 from scm.data.reading.catalogue import Catalogue
-from scm.data.reading.containers import tar_members, tar_reader
+from scm.data.reading.containers import tar_reader
+from scm.data.reading.skipped import Skipped
+from scm.data.reading.tars import tar_members
 
 CONTACT_IMAGES, CONTACT_SIDE = 100, 64
 """Most images on the contact sheet, and most pixels on a side of each."""
 LISTED = 20
-"""Most skipped files and reasons that `summary` lists; data/shards/index.json has all."""
+"""Most skipped files and reasons that `summary` lists; skipped.jsonl has all files."""
+SPOKEN = 5
+"""Most reasons in a line for people."""
 
 
 def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -25,7 +32,6 @@ def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
     for side, count in tally.short_sides.items():
         ranges[side.bit_length()] += count
     counts = zip(index["classes"], index["class_counts"], strict=True)
-    reasons = Counter(entry["reason"] for entry in index["skipped"])
     return {
         "images": index["count"],
         "resolution": index["resolution"],
@@ -35,10 +41,40 @@ def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
             {"from": 2 ** (bits - 1), "to": 2**bits - 1, "images": ranges[bits]} for bits in sorted(ranges)
         ],
         "enlarged": sum(count for side, count in tally.short_sides.items() if side < index["resolution"]),
-        "skipped": len(index["skipped"]),
-        "skipped_reasons": [{"reason": reason, "files": files} for reason, files in reasons.most_common(LISTED)],
-        "skipped_first": index["skipped"][:LISTED],
+        "in_colour": tally.in_colour,
+        "skipped": len(tally.skipped),
+        "skipped_reasons": [
+            {"reason": reason, "files": files} for reason, files in tally.skipped.reasons().most_common(LISTED)
+        ],
+        "skipped_first": list(islice(tally.skipped, LISTED)),
     }
+
+
+def account(index: dict[str, Any], tally: Tally) -> str:
+    """What became of all files, in one line: each was taken, or left out for a reason."""
+    taken, skipped = index["count"], tally.skipped
+    reasons = skipped.reasons().most_common()
+    said = [f"{files:,} x {reason}" for reason, files in reasons[:SPOKEN]]
+    said += [f"{len(reasons) - SPOKEN:,} more reasons"] if len(reasons) > SPOKEN else []
+    left_out = f"{len(skipped):,} left out" + (f" ({'; '.join(said)})" if said else "")
+    return f"{taken + len(skipped):,} files: {taken:,} images taken, in {len(index['shards']):,} shards; {left_out}"
+
+
+def colour_advice(index: dict[str, Any], tally: Tally) -> str | None:
+    """A line for people if the images' colours and `data.channels` do not go together."""
+    count, coloured = index["count"], tally.in_colour
+    if index["channels"] == 3 and not coloured:
+        return f"all {count:,} images are grey, but data.channels is 3: write 1, unless three equal channels are wanted"
+    if index["channels"] == 1 and coloured:
+        return f"{coloured:,} of {count:,} images are in colour, of which data.channels: 1 keeps the brightness alone"
+    return None
+
+
+def write_skipped(skipped: Skipped, path: Path) -> None:
+    """Writes each file that was left out, and why, as one line of JSON."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
+        for entry in skipped:
+            lines.write(json.dumps(entry) + "\n")
 
 
 def contact_images(folder: Path, index: dict[str, Any]) -> torch.Tensor:
@@ -60,12 +96,12 @@ def contact_images(folder: Path, index: dict[str, Any]) -> torch.Tensor:
 def _images(shard: Path, wanted: set[int]) -> list[np.ndarray]:
     files, position, images = Catalogue(), 0, []
     with shard.open("rb") as handle:
-        for info in tar_members(handle):
-            if info.name.endswith(".png"):
+        for member in tar_members(handle.fileno()):
+            if member.name.endswith(".png"):
                 if position in wanted:
-                    files.add(info.name, info.offset_data, info.size)
+                    files.add(member.name, member.place, member.size)
                 position += 1
-        read = tar_reader(handle)
+        read = tar_reader(handle.fileno())
         for number in range(len(files)):
             image = Image.open(io.BytesIO(read(files, number)))
             side = min(image.width, CONTACT_SIDE)

@@ -1,22 +1,20 @@
 """List a folder, a zip or a tar alike, and read its files one by one, from any thread, without unpacking.
 
-Hidden files and litter of operating systems are not listed. Names and links that lead out of the archive are refused,
-as it may come from a stranger.
+Each file is listed as a file or as skipped, or the whole is refused. Hidden files, litter of operating systems, pipes
+and devices are skipped. Names and links that lead out of the archive are refused, as it may come from a stranger.
 """
 
 import errno
 import gzip
-import io
 import os
 import posixpath
 import re
 import stat
 import tarfile
 import tempfile
-import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +22,30 @@ from typing import IO
 
 from scm.base.files import room_in
 from scm.data.reading.catalogue import Catalogue
+from scm.data.reading.skipped import Skipped
+from scm.data.reading.tars import FILE, FOLDER, HARD_LINK, LINK, read_at, tar_members
+from scm.data.reading.zips import read_member, read_member_head, zip_members
 from scm.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+LITTER = frozenset(
+    {
+        "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "$recycle.bin",
+        "system volume information", "lost+found",
+    }
+)  # fmt: skip
+"""Files and folders that operating systems and storage boxes leave behind, in small letters."""
+HIDDEN, SPECIAL = "hidden, or left there by a system", "a pipe, a device or the like"
+"""Why files are skipped."""
+LINK_BYTES = 4096
 GZIP_RATIO, GZIP_FREE_BYTES = 100, 2**30
 """An unpacked .tar.gz may have GZIP_RATIO times its size, or GZIP_FREE_BYTES if that is more."""
 
 Read = Callable[[Catalogue, int], bytes]
 """Reads the file with this number; any thread may call it."""
+HEAD_BYTES = 64
+"""First bytes of a file, by which its kind is known."""
 
 
 @dataclass
@@ -42,15 +54,22 @@ class Listing:
 
     Attributes:
         read: reads one of `files`, or of another catalogue with the same names and places.
+        head: reads the first bytes, HEAD_BYTES at most.
         files: by their paths inside, with '/' between the parts.
         folders: paths of the folders, likewise.
         links: maps a link of an archive to its target; `list_files` adds these to `files`.
+        skipped: what is not among `files`, with the reason.
     """
 
     read: Read
+    head: Read
     files: Catalogue = field(default_factory=Catalogue)
     folders: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def skip(self, name: str, reason: str) -> None:
+        self.skipped.append({"file": name, "reason": reason})
 
 
 def list_files(path: Path, stack: ExitStack) -> Listing:
@@ -64,14 +83,18 @@ def list_files(path: Path, stack: ExitStack) -> Listing:
     if path.is_dir():
         return _list_folder(path)
     suffix = path.name.lower()
+    if not suffix.endswith(ARCHIVE_SUFFIXES):
+        raise UserError(f"{path} is no folder and no archive: use one of {', '.join(ARCHIVE_SUFFIXES)}")
     try:
+        handle = stack.enter_context(path.open("rb", buffering=0))
         if suffix.endswith(".zip"):
-            listing = _list_zip(stack.enter_context(zipfile.ZipFile(path)), path)
-        elif suffix.endswith(ARCHIVE_SUFFIXES):
-            plain = _ungzipped(path, stack) if suffix.endswith("gz") else stack.enter_context(path.open("rb"))
-            listing = _list_tar(plain, path)
+            listing = _list_zip(handle.fileno(), path)
+        elif suffix.endswith("gz"):
+            plain = unnamed_file(stack)
+            ungzip(path, plain)
+            listing = _list_tar(plain.fileno(), path)
         else:
-            raise UserError(f"{path} is no folder and no archive: use one of {', '.join(ARCHIVE_SUFFIXES)}")
+            listing = _list_tar(handle.fileno(), path)
     except ARCHIVE_FAULTS as error:
         raise unreadable(path, error) from error
     _follow_links(listing, path)
@@ -84,28 +107,56 @@ def unreadable(path: Path, error: BaseException) -> UserError:
 
 def _list_folder(path: Path) -> Listing:
     base = os.path.realpath(path)
-    listing = Listing(lambda files, number: Path(base, files.name(number)).read_bytes())
-    _walk(base, "", path, listing)
+
+    def read(files: Catalogue, number: int) -> bytes:
+        return Path(base, files.name(number)).read_bytes()
+
+    def head(files: Catalogue, number: int) -> bytes:
+        with Path(base, files.name(number)).open("rb", buffering=0) as file:
+            return file.read(HEAD_BYTES)
+
+    listing = Listing(read, head)
+    _walk(base, path, listing)
     return listing
 
 
-def _walk(base: str, folder: str, path: Path, listing: Listing) -> None:
-    """Lists a folder and its sub-folders in the order of their names, so that nothing has to be sorted later."""
-    try:
-        names = sorted(name for name in os.listdir(Path(base, folder)) if not _is_hidden(name))  # noqa: PTH208
-    except OSError as error:
-        problem = f"{error.filename} cannot be read ({error.strerror})"
-        raise UserError(f"{problem}: change its permissions or remove it") from None
-    for name in names:
-        inner = f"{folder}/{name}" if folder else name
-        full = Path(base, inner)
-        if full.is_symlink():
-            _check_folder_link(full, base, f"{path}: {shown(inner)}")
-        if full.is_dir():
+def _walk(base: str, path: Path, listing: Listing) -> None:
+    """Lists all files, folder by folder in the order of their names, so that nothing has to be sorted later."""
+    waiting = [iter([""])]  # of each open folder the paths that are still to be listed
+    while waiting:
+        inner = next(waiting[-1], None)
+        if inner is None:
+            waiting.pop()
+            continue
+        litter = is_litter(inner)
+        try:
+            kind = _list_entry(base, inner, litter, path, listing)
+            if stat.S_ISDIR(kind):
+                waiting.append(iter(sorted(posixpath.join(inner, name) for name in os.listdir(Path(base, inner)))))  # noqa: PTH208
+        except OSError as error:
+            if not litter:
+                problem = f"{Path(path, inner)} cannot be read ({error.strerror})"
+                raise UserError(f"{problem}: change its permissions or remove it") from None
+            listing.skip(inner, HIDDEN)
+
+
+def _list_entry(base: str, inner: str, litter: bool, path: Path, listing: Listing) -> int:
+    """Lists one file or folder, and returns its mode; litter is skipped, and its links lead nowhere."""
+    full = Path(base, inner)
+    info = full.lstat()
+    if stat.S_ISLNK(info.st_mode) and not litter:
+        _check_folder_link(full, base, f"{path}: {shown(inner)}")
+        info = full.stat()
+    if stat.S_ISDIR(info.st_mode):
+        if inner and not litter:
             listing.folders.add(inner)
-            _walk(base, inner, path, listing)
-        elif full.is_file():
-            listing.files.add(inner, 0, full.stat().st_size)
+    elif litter:
+        listing.skip(inner, HIDDEN)
+    elif stat.S_ISREG(info.st_mode):
+        listing.files.add(inner, 0, info.st_size)
+    else:
+        listing.skip(inner, SPECIAL)
+    return info.st_mode
 
 
 def _check_folder_link(link: Path, base: str, name: str) -> None:
@@ -117,114 +168,95 @@ def _check_folder_link(link: Path, base: str, name: str) -> None:
         raise UserError(f"{name} is a link to {where}: put images there or delete it")
 
 
-def _list_zip(archive: zipfile.ZipFile, path: Path) -> Listing:
-    members, lock = archive.infolist(), threading.Lock()
-
+def _list_zip(descriptor: int, path: Path) -> Listing:
     def read(files: Catalogue, number: int) -> bytes:
-        with lock:  # zipfile counts its open members without one
-            return archive.read(members[files.places[number]])
+        return read_member(descriptor, files.places[number])
 
-    listing = Listing(read)
-    for place, info in enumerate(members):
-        name = _inner_name(info.filename, path)
-        if _is_hidden(name):
-            continue
-        if stat.S_ISLNK(info.external_attr >> 16):
-            target = archive.read(info)[:4096].decode(errors="surrogateescape") if info.file_size <= 4096 else ""
+    def head(files: Catalogue, number: int) -> bytes:
+        return read_member_head(descriptor, files.places[number], HEAD_BYTES)
+
+    listing = Listing(read, head)
+    for place, entry in zip_members(descriptor):
+        name = inner_name(entry.name, path)
+        if entry.name.endswith(("/", "\\")):
+            if entry.size:
+                problem = f"the folder {shown(name)} is said to hold {entry.size:,} bytes of its own"
+                raise UserError(f"{path}: {problem}: pack the archive again")
+            if name and not is_litter(name):
+                listing.folders.add(name)
+        elif is_litter(name):
+            listing.skip(name, HIDDEN)
+        elif stat.S_ISLNK(entry.mode):
+            content = read_member(descriptor, place) if entry.size <= LINK_BYTES else b""
+            target = content.decode(errors="surrogateescape")
             listing.links[name] = _link_target(posixpath.dirname(name), target, name, path)
-        elif info.is_dir():
-            listing.folders.add(name)
         else:
-            listing.files.add(name, place, info.file_size)
+            listing.files.add(name, place, entry.size)
     return listing
 
 
-def _list_tar(handle: IO[bytes], path: Path) -> Listing:
-    listing = Listing(tar_reader(handle))
-    for info in tar_members(handle):
-        name = _inner_name(info.name, path)
-        if not name or _is_hidden(name):
-            continue
-        if info.issym() or info.islnk():
-            start = posixpath.dirname(name) if info.issym() else ""
-            listing.links[name] = _link_target(start, info.linkname, name, path)
-        elif info.isdir():
-            listing.folders.add(name)
-        elif info.issparse():
-            raise UserError(f"{path}: the member {shown(name)} is stored sparsely: pack it again without --sparse")
-        elif info.isreg():
-            listing.files.add(name, info.offset_data, info.size)
+def _list_tar(descriptor: int, path: Path) -> Listing:
+    listing = Listing(tar_reader(descriptor), tar_head_reader(descriptor))
+    for member in tar_members(descriptor):
+        name = inner_name(member.name, path)
+        if member.kind == FOLDER:
+            if name and not is_litter(name):
+                listing.folders.add(name)
+        elif is_litter(name):
+            listing.skip(name, HIDDEN)
+        elif member.kind == FILE:
+            listing.files.add(name, member.place, member.size)
+        elif member.kind in (LINK, HARD_LINK):
+            start = posixpath.dirname(name) if member.kind == LINK else ""
+            listing.links[name] = _link_target(start, member.target, name, path)
+        else:
+            listing.skip(name, SPECIAL)
     return listing
 
 
-def tar_members(handle: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """Yields the members one by one; tarfile would keep them all in memory."""
-    with tarfile.TarFile(fileobj=handle) as archive:
-        while info := archive.next():
-            archive.members.clear()  # type: ignore[attr-defined]
-            yield info
-
-
-def tar_reader(handle: IO[bytes]) -> Read:
+def tar_reader(descriptor: int) -> Read:
     """Reads members of an open tar, whose places are their offsets in the file."""
-    return lambda files, number: read_at(handle.fileno(), files.places[number], files.sizes[number])
+    return lambda files, number: read_at(descriptor, files.places[number], files.sizes[number])
 
 
-def read_at(descriptor: int, place: int, size: int) -> bytes:
-    """Reads `size` bytes from `place` on, without moving the file's position, which threads share."""
-    data = os.pread(descriptor, size, place)
-    if len(data) < size:
-        raise EOFError(f"the archive ends {size - len(data):,} bytes too early")
-    return data
+def tar_head_reader(descriptor: int) -> Read:
+    """Reads the first bytes of such members."""
+    return lambda files, number: read_at(descriptor, files.places[number], min(HEAD_BYTES, files.sizes[number]))
 
 
-class Part(io.RawIOBase):
-    """A part of an open file as a file of its own, such as a tar in a tar."""
-
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), max(0, self._size - self._position))
-        data = os.pread(self._descriptor, wanted, self._start + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+def unnamed_file(stack: ExitStack) -> IO[bytes]:
+    """A temporary file without a name, which is gone when the process ends in any way."""
+    return stack.enter_context(tempfile.TemporaryFile(buffering=0))
 
 
-def _ungzipped(path: Path, stack: ExitStack) -> IO[bytes]:
-    """Unpacks a .tar.gz to an unnamed temporary tar, since images are read in another order than packed."""
-    limit = max(GZIP_FREE_BYTES, GZIP_RATIO * path.stat().st_size)
-    plain = stack.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (the stack is its context)
+def ungzip(path: Path, plain: IO[bytes]) -> int:
+    """Unpacks a .tar.gz to the end of an unbuffered temporary file, since images are read in another order than packed.
+
+    Returns:
+        The bytes of the tar.
+    """
+    limit, start = max(GZIP_FREE_BYTES, GZIP_RATIO * path.stat().st_size), plain.tell()
     remedy = f"set TMPDIR to a larger disk, or run gunzip on {path}"
     with gzip.open(path) as packed, room_in(Path(tempfile.gettempdir()), remedy):
         while block := packed.read(2**20):
-            if plain.tell() + len(block) > limit:
+            if plain.tell() - start + len(block) > limit:
                 raise UserError(f"{path} grows to more than {limit:,} bytes: unpack it by hand if that is right")
             if plain.write(block) < len(block):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    plain.seek(0)
-    return plain
+    return plain.tell() - start
 
 
-def _inner_name(name: str, path: Path) -> str:
+def inner_name(name: str, path: Path) -> str:
     """The member's path without '.', doubled slashes and backslashes; refuses a path that leaves the archive."""
+    if "\0" in name:
+        raise UserError(f"{path}: the member {shown(name)} has a zero byte in its name: pack the archive again")
     text = name.replace("\\", "/")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/") or re.match("[A-Za-z]:/", text) or ".." in parts:
         problem = f"the member {shown(name)} points outside the archive"
         raise UserError(f"{path}: {problem}: pack the images again without it")
+    if not parts and not text.endswith(("/", ".")):
+        raise UserError(f"{path}: a member has no name: pack the archive again")
     return "/".join(parts)
 
 
@@ -262,5 +294,6 @@ def shown(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part in LITTER for part in name.split("/"))
+def is_litter(name: str) -> bool:
+    """True for a hidden file or folder, for what systems leave behind, and for all inside of either."""
+    return any(part.startswith(".") or part.casefold() in LITTER for part in name.split("/"))

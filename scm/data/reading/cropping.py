@@ -7,6 +7,9 @@ LONGEST_SIDE = 16
 """Longest side that is resized, in short sides: enlarging a whole 1 x 60,000,000 image would fill the memory."""
 
 GREY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+GREY_MODES = ("1", "L", "LA", "La", *GREY16_MODES)
+SAMPLED_SIDE = 64
+"""Pixels on a side of the grid at which an image is looked at for colours that grey pixels no longer show."""
 
 
 class BadImageError(ValueError):
@@ -38,6 +41,19 @@ def square(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     image = _centre(image, resolution, resolution)
     return np.array(image, dtype=np.uint8).reshape(resolution, resolution, channels)
+
+
+def in_colour(image: Image.Image, pixels: np.ndarray) -> bool:
+    """True if an image has colours.
+
+    Its cropped `pixels` tell; if these are grey by order, a grid of the image's points does.
+    """
+    if pixels.shape[2] == 1:
+        if image.mode in GREY_MODES:
+            return False
+        size = min(image.width, SAMPLED_SIDE), min(image.height, SAMPLED_SIDE)
+        pixels = np.asarray(flatten(image.resize(size, Image.Resampling.NEAREST), 3))
+    return bool((pixels != pixels[..., :1]).any())
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:

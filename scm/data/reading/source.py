@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scm.base.registry import part
+from scm.data.reading.skipped import Skipped
+from scm.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
 SOURCES = "scm.data.sources"
 """The package whose files are the sources, each named by its value of `data.source`."""
+
+UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what no name of a class may hold: control characters, lone surrogates, ends of lines."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class ImageSource:
         labels: of every image file, usable or not: index into `classes`, -1 = none.
         file_name: what messages call the image of this number: its path inside the source.
         load: reads and decodes an image; raises one of `images.IMAGE_FAULTS`. Threads may call it concurrently.
-        skipped: files that are not images, as {"file", "reason"}.
+        skipped: files of the source that are no images of it, as {"file", "reason"}.
         resources: what `with` closes.
     """
 
@@ -56,7 +62,7 @@ class ImageSource:
     labels: Sequence[int] | np.ndarray
     file_name: Callable[[int], str]
     load: Callable[[int], Image.Image]
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    skipped: Collection[dict[str, str]] = field(default_factory=Skipped)
     resources: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -79,10 +85,20 @@ def open_source(wanted: Wanted) -> ImageSource:
     The same files give the same images, keys and classes whether they lie in a folder, a zip or a tar.
 
     Raises:
-        UserError: nothing to read, a mixed or empty class, a path or link that leads outside, a damaged archive.
+        UserError: nothing to read, a mixed or empty class, a path or link that leads outside, a damaged archive,
+            a class name that is no printable text.
         ValueError: there is no source of this name.
     """
     with ExitStack() as stack:
         source: ImageSource = part(SOURCES, wanted.source).list_images(wanted, stack)
+        _check_names(source)
         source.resources = stack.pop_all()
     return source
+
+
+def _check_names(source: ImageSource) -> None:
+    """Refuses a class name that cannot be written or would do something when it is printed."""
+    for name in source.classes:
+        if not name.strip() or any(unicodedata.category(char) in UNPRINTABLE for char in name):
+            problem = f"the class {name!a} has a name that is no valid text without control characters"
+            raise UserError(f"{source.name}: {problem}: give it another one")

@@ -33,7 +33,7 @@ HASHING = 8
 REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
 
 COMMON_KEYS = {"format", "kind", "count", "shape", "classes", "class_counts", "shards", "arrays"}
-KEYS_OF_KIND = {"images": {"channels", "resolution", "skipped"}, "latents": {"dtype", "codec"}}
+KEYS_OF_KIND = {"images": {"channels", "resolution"}, "latents": {"dtype", "codec"}}
 
 Sample = tuple[str, np.ndarray, int]
 """(key, numbers, label)"""

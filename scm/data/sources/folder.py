@@ -8,11 +8,9 @@ from pathlib import Path
 
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_SUFFIXES, list_files, shown
-from scm.data.reading.images import loading
+from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm")
 
 
 def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
@@ -27,7 +25,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     images, others = Catalogue(), []
     for number in listing.files.by_name():
         name = listing.files.name(number)
-        if not _is_image(name):
+        if not is_image(listing.head, listing.files, number):
             others.append(name)
             continue
         if len(images) and images.name(len(images) - 1) == name:
@@ -35,14 +33,14 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         images.add(name, listing.files.places[number], listing.files.sizes[number])
     if not len(images):
         archives = [name for name in others if name.lower().endswith(ARCHIVE_SUFFIXES)]
-        suffixes = ", ".join(IMAGE_SUFFIXES)
+        suffixes = ", ".join(READ_SUFFIXES)
         remedy = f"set data.path to {path / archives[0]}" if archives else f"put {suffixes} files there"
         raise UserError(f"{path}: no images in it: {remedy}")
     folders = listing.folders | {posixpath.dirname(name) for name in others}
     classes, label_of = _classes(images, folders, path) if wanted.labels else ([], array("i", [-1]) * len(images))
     load = loading(listing.read, images, wanted.max_pixels)
-    skipped = [{"file": name, "reason": "not an image file"} for name in others]
-    return ImageSource(str(path), classes, label_of, images.name, load, skipped)
+    listing.skipped.extend({"file": name, "reason": NO_IMAGE} for name in others)
+    return ImageSource(str(path), classes, label_of, images.name, load, listing.skipped)
 
 
 def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str], array]:
@@ -78,7 +76,3 @@ def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:
         if twin != name:
             both = f"the class folders {prefix + twin!a} and {prefix + name!a}"
             raise UserError(f"{path}: {both} differ in case or in the form of letters alone: put them together")
-
-
-def _is_image(name: str) -> bool:
-    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES

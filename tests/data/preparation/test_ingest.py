@@ -1,6 +1,7 @@
 """Images to shards: the same bytes for any number of threads and processes and after any interruption."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -52,7 +53,7 @@ def test_every_usable_image_is_there_in_order(tmp_path):
     assert [shard["count"] for shard in index["shards"]] == [3, 4, 4, 4, 3]
     assert [shard["file"] for shard in index["shards"]] == [f"{n:06d}.tar" for n in (0, 1, 3, 4, 5)]
     reason = "broken image (image file is truncated)"
-    assert index["skipped"] == [{"file": f"thing {number}", "reason": reason} for number in sorted(BAD)]
+    assert list(tally.skipped) == [{"file": f"thing {number}", "reason": reason} for number in sorted(BAD)]
 
 
 @pytest.mark.parametrize("threads", [2, 4, 16])
@@ -147,6 +148,15 @@ def test_a_record_that_is_damaged_costs_its_shard_alone(tmp_path, expected):
     again = set()
     run(tmp_path / "work", images=source(again.add))
     assert again == {*range(12, 16)} and made(tmp_path) == expected
+
+
+def test_a_record_that_lost_an_image_is_refused(tmp_path):
+    run(tmp_path / "work")
+    record = tmp_path / "work/shards/000002.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps(content | {"skipped": content["skipped"][1:]}))
+    with pytest.raises(UserError, match=r"000002\.json does not say what became of each image: delete it, and run"):
+        made(tmp_path)
 
 
 def test_the_first_bad_image_of_the_listing_is_named_whatever_thread_reads_it(tmp_path):

@@ -156,7 +156,7 @@ def test_more_shards_than_the_system_lets_a_process_open_are_refused(monkeypatch
 
 def test_image_shards_are_not_latents(folder):
     index = read_index(folder)
-    index.update(kind="images", channels=2, resolution=3, skipped=[])
+    index.update(kind="images", channels=2, resolution=3)
     write_sealed(folder / "index.json", index)
     with pytest.raises(UserError, match="holds images, not latents: run `dvc repro encode`"):
         LatentLoader(folder, seed=0, batch=4)

@@ -11,7 +11,7 @@ from scm.data.shards import shards
 from scm.errors import UserError
 from tests.support.shards import write_shards
 
-HEADER = {"classes": ["cat", "dog", "owl"], "channels": 3, "resolution": 6, "skipped": []}
+HEADER = {"classes": ["cat", "dog", "owl"], "channels": 3, "resolution": 6}
 LATENTS = {"classes": ["cat", "dog"], "codec": {"name": "none"}}
 
 

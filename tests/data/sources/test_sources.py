@@ -42,10 +42,10 @@ def test_folder_zip_and_tar_give_the_same_shards(tmp_path):
     written = set()
     for path in containers(tmp_path, GOOD):
         with TemporaryDirectory() as folder:
-            index = prepare(folder, path)
+            index, tally = prepare(folder, path)
             assert index == read_index(Path(folder, "out"))
             samples = list(iterate(Path(folder, "out")))
-        assert index["classes"] == ["cat", "dog"] and index["skipped"] == []
+        assert index["classes"] == ["cat", "dog"] and not tally.skipped
         assert [(key, label) for key, _, label in samples] == [("00000000", 0), ("00000001", 0), ("00000002", 1)]
         written.add(tuple(shard["sha256"] for shard in index["shards"]))
     assert len(written) == 1
@@ -73,11 +73,18 @@ def test_a_wrapping_folder_of_the_same_name_as_its_class(tmp_path):
     assert read(make(tmp_path / "x", {"cat/cat/1.png": picture(1), "cat/dog/1.png": picture(2)}))[1] == ["cat", "dog"]
 
 
-def test_hidden_files_and_litter_are_ignored(tmp_path):
-    litter = dict.fromkeys([".git/a.png", "cat/.a.png", "__MACOSX/cat/1.png", "Thumbs.db", "cat/.DS_Store"], b"x")
-    for path in containers(tmp_path, GOOD | litter):
+LITTER = (
+    ".git/a.png", "cat/.a.png", "cat/.DS_Store", "__MACOSX/cat/1.png", "Thumbs.db", "cat/@eaDir/1.png/SYNO_S.jpg",
+    "#recycle/1.png", "$RECYCLE.BIN/1.png", "System Volume Information/1.png", "lost+found/1.png", "dog/DESKTOP.INI",
+)  # fmt: skip
+
+
+def test_hidden_files_and_litter_are_no_images_but_listed(tmp_path):
+    for path in containers(tmp_path, GOOD | dict.fromkeys(LITTER, picture(9))):
         samples, classes, skipped = read(path)
-        assert len(samples) == 3 and classes == ["cat", "dog"] and skipped == []
+        assert len(samples) == 3 and classes == ["cat", "dog"]
+        assert {entry["file"] for entry in skipped} == set(LITTER)
+        assert {entry["reason"] for entry in skipped} == {"hidden, or left there by a system"}
 
 
 def test_classes_are_sorted_as_folders_not_as_paths(tmp_path):
@@ -126,7 +133,7 @@ def test_a_decompression_bomb_is_refused_by_its_claim(tmp_path):
 
 def test_pillows_own_limit_neither_decides_nor_stays_changed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
-    assert prepare(tmp_path, make(tmp_path / "x", GOOD))["count"] == 3
+    assert prepare(tmp_path, make(tmp_path / "x", GOOD))[0]["count"] == 3
     assert Image.MAX_IMAGE_PIXELS == 16
 
 
