@@ -56,6 +56,13 @@ def make_tar(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, 
     return path
 
 
+def in_every_form(folder: Path, files: dict[str, bytes]):
+    """The same files as a folder, a zip and a tar."""
+    yield make(folder / "folder", files)
+    yield make_zip(folder / "a.zip", files)
+    yield make_tar(folder / "a.tar", files)
+
+
 def prepare(
     folder, path, labels=True, on_bad_image="error", max_pixels=MAX_PIXELS, source="folder", channels=3, resolution=8,
     shard_images=2,

@@ -1,56 +1,122 @@
-"""Images in a folder, a .zip or a .tar: with labels one folder for each class, without labels at any depth."""
+"""Images in a folder, a .zip or a .tar, at any depth; their labels come from dataset.json or from class folders."""
 
 import posixpath
+import re
 import unicodedata
 from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from scm.data.reading import dataset_json
 from scm.data.reading.catalogue import Catalogue
-from scm.data.reading.containers import ARCHIVE_SUFFIXES, list_files, shown
+from scm.data.reading.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
 from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
+from scm.data.reading.labels import class_count
+from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
+
+SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([ ._-]?(set|data|images?|split|\d+))?")
+"""Names of folders that are the splits of a data set, in lower case, if there are two of them."""
 
 
 def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     """Lists the images among the files, in the order of their names, and each one's class.
 
+    A dataset.json around all images, as EDM's tool writes it, says the classes; without one, class folders do.
+
     Raises:
-        UserError: no images, a name that is there twice, a mixed or empty class, a path or link that leads outside, a
-            damaged archive.
+        UserError: no images, a name that is there twice, a mixed or empty class, splits in place of classes, a
+            dataset.json that does not fit the images, a path or link that leads outside, a damaged archive.
     """
     path = wanted.path
     listing = list_files(path, stack)
-    images, others = Catalogue(), []
+    images, others, skipped = Catalogue(), array("q"), listing.skipped
     for number in listing.files.by_name():
         name = listing.files.name(number)
         if not is_image(listing.head, listing.files, number):
-            others.append(name)
+            others.append(number)
             continue
         if len(images) and images.name(len(images) - 1) == name:
             raise UserError(f"{path}: the member {shown(name)} is there twice: pack the archive again with one of them")
         images.add(name, listing.files.places[number], listing.files.sizes[number])
     if not len(images):
-        archives = [name for name in others if name.lower().endswith(ARCHIVE_SUFFIXES)]
-        suffixes = ", ".join(READ_SUFFIXES)
-        remedy = f"set data.path to {path / archives[0]}" if archives else f"put {suffixes} files there"
-        raise UserError(f"{path}: no images in it: {remedy}")
-    folders = listing.folders | {posixpath.dirname(name) for name in others}
-    classes, label_of = _classes(images, folders, path) if wanted.labels else ([], array("i", [-1]) * len(images))
+        raise UserError(f"{path}: no images in it: {_remedy(path, [listing.files.name(number) for number in others])}")
+    labels_file = _labels_file(listing, images, others, path) if wanted.labels else None
+    for number in others:
+        name = listing.files.name(number)
+        holds_labels = labels_file is not None and name == labels_file[0]
+        skipped.append({"file": name, "reason": "holds the labels" if holds_labels else NO_IMAGE})
+    if not wanted.labels:
+        classes, label_of = list[str](), array("i", [-1]) * len(images)
+    elif labels_file is not None:
+        images, label_of = _labelled(images, *labels_file, wanted, skipped)
+        classes = [str(label) for label in range(class_count(label_of, f"{path}: {labels_file[0]}"))]
+    else:
+        folders = listing.folders | {posixpath.dirname(listing.files.name(number)) for number in others}
+        classes, label_of = _classes(images, folders, path)
     load = loading(listing.read, images, wanted.max_pixels)
-    listing.skipped.extend({"file": name, "reason": NO_IMAGE} for name in others)
-    return ImageSource(str(path), classes, label_of, images.name, load, listing.skipped)
+    return ImageSource(str(path), classes, label_of, images.name, load, skipped)
+
+
+def _remedy(path: Path, others: list[str]) -> str:
+    """What to do where no file is an image; `others` are the files."""
+    for name in others:
+        if name.lower().endswith(ARCHIVE_SUFFIXES):
+            return f"set data.path to {path / name}"
+        if name.endswith(".parquet"):
+            return "set data.source: parquet"
+        if name.endswith(".npy"):
+            return (
+                f"{shown(name)} is a latent of EDM2's tool; set data.path to the images that it was made from, and "
+                "codec.name: edm2_sd_vae"
+            )
+    return f"put {', '.join(READ_SUFFIXES)} files there"
+
+
+def _labels_file(
+    listing: Listing, images: Catalogue, others: Sequence[int], path: Path
+) -> tuple[str, list[Any]] | None:
+    """Name and entries of the dataset.json that lies around all images, the outermost one; None if there is none."""
+    first, last = images.name(0), images.name(len(images) - 1)
+    around = []
+    for number in others:
+        folder, base = posixpath.split(listing.files.name(number))
+        inside = f"{folder}/" if folder else ""
+        if base == dataset_json.NAME and first.startswith(inside) and last.startswith(inside):
+            around.append(number)
+    around.sort(key=lambda number: len(listing.files.name(number)))
+    found = dataset_json.read_entries(listing, around, path)
+    if found is None and dataset_json.is_chunked(images):
+        problem = f"the images are numbered as EDM's tool does it, but no {dataset_json.NAME} has their labels"
+        raise UserError(f"{path}: {problem}: put it there, or set data.labels: false")
+    return found
+
+
+def _labelled(
+    images: Catalogue, name: str, entries: list[Any], wanted: Wanted, skipped: Skipped
+) -> tuple[Catalogue, array]:
+    """The images that the dataset.json gives a label, and the labels; the others are refused or left out."""
+    reason = f"{shown(name)} gives it no label"
+
+    def without(image: str) -> None:
+        if wanted.on_bad_image != "skip":
+            remedy = "add it, or set data.on_bad_image: skip or data.labels: false"
+            raise UserError(f"{wanted.path}: {shown(image)}: {reason}: {remedy}")
+        skipped.append({"file": image, "reason": reason})
+
+    kept, label_of = dataset_json.labels_of(images, name, entries, wanted.path, without)
+    if not len(kept):
+        raise UserError(f"{wanted.path}: {shown(name)} gives no image a label: set data.labels: false")
+    return kept, label_of
 
 
 def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str], array]:
     """Names of the class folders, and each image's label; refuses images outside of them, and empty classes."""
-    # Class folders are the top level, or the second one if a single folder wraps everything.
-    folders = folders | {posixpath.dirname(images.name(number)) for number in range(len(images))}
-    top = sorted({folder.split("/")[0] for folder in folders if folder})
-    inner = sorted({folder.split("/")[1] for folder in folders if folder.count("/")})
-    wrapped = len(top) == 1 and bool(inner) and all("/" in images.name(number) for number in range(len(images)))
-    classes, prefix = (inner, f"{top[0]}/") if wrapped else (top, "")
+    classes, prefix = _class_folders(images, folders)
+    _refuse_splits(classes, prefix, images, path)
     # Each image belongs to the class folder that it is in, at any depth.
     label_of, labels = {name: label for label, name in enumerate(classes)}, array("i")
     for number in range(len(images)):
@@ -66,6 +132,38 @@ def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str
             raise UserError(f"{path}: the class folder {shown(prefix + name)} has no images: fill it or delete it")
     _refuse_twins(classes, prefix, path)
     return classes, labels
+
+
+def _class_folders(images: Catalogue, folders: set[str]) -> tuple[list[str], str]:
+    """The class folders, and the path of the folder that they lie in: "", or that of single folders around all."""
+    folders = folders | {posixpath.dirname(images.name(number)) for number in range(len(images))}
+    ends = images.name(0), images.name(len(images) - 1)  # in the order of names, what these share all images share
+    top = sorted({folder.split("/")[0] for folder in folders if folder})
+    classes, prefix = top, ""
+    while len(classes) == 1:
+        inside = f"{prefix}{classes[0]}/"
+        inner = sorted({folder[len(inside) :].split("/")[0] for folder in folders if folder.startswith(inside)})
+        # A folder with images of its own is a class, except the outermost one: images beside classes are refused later.
+        if not inner or not all(name.startswith(inside) for name in ends):
+            break
+        if prefix and any("/" not in images.name(number)[len(inside) :] for number in range(len(images))):
+            break
+        classes, prefix = inner, inside
+    return classes, prefix
+
+
+def _refuse_splits(classes: list[str], prefix: str, images: Catalogue, path: Path) -> None:
+    """Refuses the splits of a data set, such as train/ and val/, in place of its classes."""
+    splits = [name for name in classes if SPLIT.fullmatch(name.casefold())]
+    if len(splits) < 2:
+        return
+    insides = (images.name(number).removeprefix(prefix) for number in range(len(images)))
+    around = {inside.split("/")[0] for inside in insides if inside.count("/") > 1}
+    if len(splits) == len(classes) or around.issuperset(splits):
+        found = f"{', '.join(shown(prefix + name) for name in splits)} are splits of a data set, not classes"
+        train = next((name for name in splits if name.casefold().startswith("train")), splits[0])
+        remedy = f"set data.path to {path / prefix / train}" if path.is_dir() else f"pack {prefix}{train} alone"
+        raise UserError(f"{path}: {found}: {remedy}, or rename folders that are classes")
 
 
 def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:

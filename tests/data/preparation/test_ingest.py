@@ -1,7 +1,6 @@
 """Images to shards: the same bytes for any number of threads and processes and after any interruption."""
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scm.base.files import read_sealed, write_sealed
 from scm.data.preparation import ingest as ingest_module
 from scm.data.preparation.ingest import Plan, Workers, assemble
 from scm.data.reading.source import Wanted, open_source
@@ -153,8 +153,8 @@ def test_a_record_that_is_damaged_costs_its_shard_alone(tmp_path, expected):
 def test_a_record_that_lost_an_image_is_refused(tmp_path):
     run(tmp_path / "work")
     record = tmp_path / "work/shards/000002.json"
-    content = json.loads(record.read_text())
-    record.write_text(json.dumps(content | {"skipped": content["skipped"][1:]}))
+    content = read_sealed(record)
+    write_sealed(record, content | {"skipped": content["skipped"][1:]})
     with pytest.raises(UserError, match=r"000002\.json does not say what became of each image: delete it, and run"):
         made(tmp_path)
 

@@ -1,0 +1,48 @@
+"""train/ and val/ around the classes are named; classes that are called like splits are read."""
+
+import pytest
+
+from tests.support.pictures import in_every_form, make, picture, read, refused
+
+SPLIT = {
+    f"{part}/{kind}/{number}.png": picture(int(number)) for part in ("train", "val") for kind in "ab" for number in "12"
+}
+
+
+@pytest.mark.parametrize("around", ["", "pets/", "pets/v1/", "a/b/c/"])
+@pytest.mark.parametrize(("train", "other"), [("train", "val"), ("Training", "testing"), ("train_set", "test-set")])
+def test_splits_are_not_taken_for_classes(tmp_path, around, train, other):
+    names = {"train": train, "val": other}
+    files = {around + names[name.split("/")[0]] + name[name.index("/") :]: data for name, data in SPLIT.items()}
+    for path in in_every_form(tmp_path, files):
+        message = refused(path)
+        assert f"{around}{train}" in message and f"{around}{other}" in message
+        remedy = f"set data.path to {path / around / train}" if path.is_dir() else f"pack {around}{train} alone"
+        assert f"are splits of a data set, not classes: {remedy}, or rename folders that are classes" in message
+    assert read(tmp_path / "folder" / around / train)[1] == ["a", "b"]
+
+
+def test_splits_beside_other_folders_and_without_classes_are_named(tmp_path):
+    assert "train, val are splits" in refused(make(tmp_path / "x", SPLIT | {"notes/1.png": picture()}))
+    flat = {"train/a/1.png": picture(1), "test/1.png": picture(2)}
+    assert "test, train are splits" in refused(make(tmp_path / "y", flat))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train/1.png": 1, "plane/1.png": 2},  # a picture of a train
+        {"train/steam/1.png": 1, "train/diesel/1.png": 2, "test/1.png": 3, "plane/1.png": 4},
+        {"cat/train/1.png": 1, "cat/val/1.png": 2, "dog/train/1.png": 3},
+        {"trainer/1.png": 1, "value/1.png": 2},
+    ],
+)
+def test_classes_that_are_called_like_splits_stay_classes(tmp_path, files):
+    path = make(tmp_path, {name: picture(seed) for name, seed in files.items()})
+    assert read(path)[1] == sorted({name.split("/")[0] for name in files})
+
+
+def test_single_folders_around_everything_are_no_classes(tmp_path):
+    files = {f"a/b/{kind}/1.png": picture() for kind in ("cat", "dog")}
+    for path in in_every_form(tmp_path, files):
+        assert read(path)[1] == ["cat", "dog"]
