@@ -12,6 +12,10 @@ ROOT = Path(__file__).parents[1]
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
+OF_IMAGES = ("data/raw/.gitignore", "data/raw/images.dvc")
+"""Files by which `dvc add data/raw/images` keeps a version of the images, as data/README.md proposes."""
+
+
 def outputs(cached: bool) -> list[str]:
     """Paths of all stages' outs, metrics and plots that DVC does (or does not) keep in its cache."""
     paths = []
@@ -37,9 +41,16 @@ def names_of(requirements: list[str]) -> set[str]:
 def test_git_ignores_what_dvc_caches_and_sees_the_rest():
     assert "models/scd/snapshots" in outputs(cached=True)
     assert "results/metrics/prepare.json" in outputs(cached=False)
-    for path in outputs(cached=True):
+    for path in (*outputs(cached=True), "data/raw/a.png", "data/raw/cat/a.png", "data/raw/cat/a.dvc"):
         assert git("check-ignore", "-q", path).returncode == 0, f"{path} is not ignored"
-    for path in [*outputs(cached=False), "results/.gitignore", "models/.gitignore", "data/README.md", "dvc.lock"]:
+    for path in [
+        *outputs(cached=False),
+        "results/.gitignore",
+        "models/.gitignore",
+        "data/README.md",
+        "dvc.lock",
+        *OF_IMAGES,
+    ]:
         assert git("check-ignore", "-q", path).returncode == 1, f"{path} is ignored"
 
 

@@ -1,9 +1,18 @@
 """Short commands of other programs, such as git and dvc."""
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""Variables that DVC sets for its stages and git for its hooks; they would lead dvc and git to another project."""
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without what would lead dvc and git to another project."""
+    return {key: value for key, value in os.environ.items() if key not in FOREIGN}
 
 
 def run_program(

@@ -1,6 +1,7 @@
 """Impossible combinations in params.yaml: no stage could carry them out, or their result would mislead."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from scm import methods
@@ -26,6 +27,14 @@ def impossible(params: Params) -> Iterator[Fault]:
 
 
 def _data(params: Params) -> Iterator[Fault]:
+    path = params.data.path
+    if re.match(r"file://", path, re.IGNORECASE):
+        yield Fault("data.path", path, "a path stands here without a scheme; take file:// away")
+    elif re.match(r"[A-Za-z][\w+.-]*://", path):
+        remedy = "mount that place, or download it (`dvc import-url` does), and write the local path"
+        yield Fault("data.path", path, f"images are read from local disks alone; {remedy}")
+    elif path.startswith("~"):
+        yield Fault("data.path", path, "~ is not replaced by a home folder here; write the whole path")
     refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", lambda data: ())
     yield from (Fault(*refusal) for refusal in refusals(params.data))
 

@@ -16,6 +16,7 @@ from scm.base import locks
 from scm.base.files import link_or_copy, write_text
 from scm.errors import UserError
 from scm.pipeline.dvc_command import dvc, git
+from scm.results.provenance import git_fault, in_repository
 
 WANTED = ("evaluate",)
 """Stages that an experiment runs, with all that they need; an experiment has no report."""
@@ -75,11 +76,14 @@ def clone(root: Path, data: str | None, purpose: str = "studies") -> Iterator[Cl
 
 def check(root: Path, data: str | None) -> None:
     """Raises UserError if experiments cannot be made in this project."""
+    if not in_repository(root):
+        problem = f"{root} is in no git repository, but experiments are commits"
+        raise UserError(f"{problem}: run `git init && git add . && git commit` there")
     if git(root, "rev-parse", "--show-prefix", check=False).stdout.strip():
         remedy = "make it a repository of its own"
         raise UserError(f"{root} is only a folder of a git repository, but experiments are copies of one: {remedy}")
-    if git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
-        raise UserError(f"{root} has no commit, but experiments are commits: `git init && git add . && git commit`")
+    if fault := git_fault(root):
+        raise UserError(f"{fault}; experiments are commits")
     if data and not Path(data).is_absolute() and not (root / data).resolve().is_relative_to(root.resolve()):
         raise UserError(f"params.yaml: data.path = {data}: leads out of the project; write an absolute path")
 
@@ -94,6 +98,17 @@ def lines(text: str) -> list[str]:
     return [line for line in text.split("\0") if line]
 
 
+def link_images(root: Path, copy: Path, data: str) -> None:
+    """Gives a copy of the project the images that git does not know, as further names of the same files."""
+    if Path(data).is_absolute():
+        return
+    for path in [root / data, *(root / data).rglob("*")]:
+        target = copy / path.relative_to(root)
+        if path.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, target)
+
+
 def _fill(made: Clone, data: str | None) -> None:
     root, folder = made.root, made.folder
     # The repository, without a checkout: the files come from the working tree, uncommitted changes included.
@@ -104,13 +119,8 @@ def _fill(made: Clone, data: str | None) -> None:
         if (root / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name)
-    # The images, which git may not know, as further names of the same files.
-    if data and not Path(data).is_absolute():
-        for path in [root / data, *(root / data).rglob("*")]:
-            target = folder / path.relative_to(root)
-            if path.is_file() and not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(path, target)
+    if data:
+        link_images(root, folder, data)
     # The project's own cache, and an identity for the experiment's commit.
     dvc(folder, "config", "--local", "cache.dir", dvc(root, "cache", "dir").stdout.strip())
     dvc(folder, "config", "--local", "core.autostage", "true")

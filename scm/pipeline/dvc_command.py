@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scm.base.processes import last_line, run_program
+from scm.base.processes import last_line, own_environment, run_program
 from scm.errors import UserError
 from scm.results.fingerprint import outputs_of_stages
+from scm.results.provenance import in_repository
 
-FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""Variables that DVC sets for its stages and git for its hooks; they would lead dvc and git to another project."""
 WORDS_SHOWN = 4
 """Words of a failed command that its error quotes."""
 
@@ -65,6 +64,7 @@ def bring_images(root: Path, path: str, source: Remote | None) -> None:
 
     `dvc repro` would accept older images that lie there, and write their hash into that file.
     """
+    path = os.path.normpath(path)
     file = f"{path}.dvc"
     if not (root / file).is_file():
         return
@@ -76,6 +76,15 @@ def bring_images(root: Path, path: str, source: Remote | None) -> None:
         place = "DVC's cache" if source is None else f"the remote {source.name}"
         remedy = "`dvc push` them from a machine that has them"
         raise UserError(f"{file}: its images do not come from {place} ({reason_of(done)}): {remedy}")
+
+
+def check_repository(root: Path) -> None:
+    """Raises UserError if there is no git repository, which DVC asks for unless it is told to do without."""
+    if in_repository(root):
+        return
+    if dvc(root, "config", "core.no_scm", check=False).stdout.strip().lower() in ("", "false"):
+        problem = f"{root} is in no git repository, as after the download of a .zip"
+        raise UserError(f"{problem}: run `git init` there, or `dvc config --local core.no_scm true` to do without git")
 
 
 def push(root: Path) -> None:
@@ -99,11 +108,6 @@ def dvc_program() -> Path:
 def git(root: Path, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs `git` in a repository, with the further options of `_run`; without `check`, it may fail."""
     return _run(root, "git", arguments, check, **options)
-
-
-def own_environment() -> dict[str, str]:
-    """This process's environment without what would lead dvc and git to another project."""
-    return {key: value for key, value in os.environ.items() if key not in FOREIGN}
 
 
 def reason_of(done: subprocess.CompletedProcess[str]) -> str:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from scm.errors import UserError
 from scm.params import flatten
 from scm.params.project import Project
+from scm.pipeline.dvc_command import check_repository
 from scm.presets.changes import ABSENT, changes
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def plan(project: Project, assume_data: bool = False) -> list[Step]:
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
+    check_repository(project.root)
     try:
         with warnings.catch_warnings(), closing(Repo(str(project.root))) as repo:
             # DVC 3.67 calls pygtrie in a way that pygtrie deprecates; we cannot avoid it.
@@ -81,7 +83,8 @@ class _Planner:
     """Walks through the stages in order, and remembers what each would leave for the stages after it."""
 
     def __init__(self, repo: "Repo", data: str, assume_data: bool) -> None:
-        self._repo, self._data, self._assume_data = repo, data, assume_data
+        self._repo, self._assume_data = repo, assume_data
+        self._data = os.path.realpath(Path(repo.root_dir, data))
         self._makers: dict[str, tuple[Any, Output]] = {
             out.fs_path: (stage, out) for stage in repo.index.stages for out in stage.outs
         }
@@ -159,7 +162,7 @@ class _Planner:
     def _read_reason(self, dep: "Dependency", tracked: "Output | None") -> str | None:
         """Says what is new about code, or about data that a .dvc file (`tracked`) may know: no stage makes either."""
         path = dep.def_path
-        kind = "data" if path == self._data else "code"
+        kind = "data" if os.path.realpath(dep.fs_path) == self._data else "code"
         if kind == "code" and tracked is None:
             if not dep.exists:
                 return f"code: {path} is missing"

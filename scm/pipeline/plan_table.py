@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from scm.base.tables import columns
+from scm.errors import printable
 from scm.pipeline.plan import RESTORED, RUNS, UPSTREAM, Step
 from scm.pipeline.plan_cost import Estimate
 
@@ -40,6 +41,7 @@ def table(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> list[str]:
         expected = _expected(costs[step.name]) if step.status == RUNS else ""
         rows.append((step.name, step.status, expected, reasons[0] if reasons else ""))
         rows += [("", "", "", reason) for reason in reasons[1:]]
+    rows = [(name, status, expected, printable(reason)) for name, status, expected, reason in rows]
     return [*columns(rows), "", _sum(steps, costs)]
 
 

@@ -22,8 +22,10 @@ from scm.base.files import disk_full, write_json
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError, printable
 from scm.params import Params, dump
 from scm.params.project import Project
+from scm.pipeline.clone import link_images
+from scm.pipeline.ranks import among_several, numbering
 from scm.results.fingerprint import Inputs, inputs_of
-from scm.results.provenance import chain, run_entry
+from scm.results.provenance import chain, git_fault, run_entry
 from scm.results.reading import run_path
 from scm.tracking.records import RunRecord
 
@@ -129,6 +131,7 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         # Report a faulty params.yaml before torch is imported and torchrun starts.
         project = Project.open()
         processes = project.params.runtime.processes
+        among_several(os.environ, processes)
         if training or (parallel and processes > 1):
             _start_processes(name, processes)
         stage = _open(project, name, sys.argv[1] if matrix else None)
@@ -164,10 +167,15 @@ def _open(project: Project, name: str, item: str | None) -> Stage:
     root, params = project.root, project.params
     if item is not None and item not in params.evaluate.models:
         raise UserError(f"params.yaml has no model {item}: use one of {', '.join(params.evaluate.models)}")
+    original = Path(os.environ.get("DVC_ROOT") or root)  # another folder in a copy that `dvc exp run --temp` makes
+    if name == "prepare" and not original.resolve() == root.resolve():
+        link_images(original, root, params.data.path)  # DVC hashes them when the stage has run
     inputs = inputs_of(root, name, item, dump(params))
-    work_root = Path(os.environ.get("SCM_WORK") or Path(os.environ.get("DVC_ROOT") or root) / ".work")
+    work_root = Path(os.environ.get("SCM_WORK") or original / ".work")
     folder = work_root / (name if item is None else f"{name}@{item}") / inputs.key[:16]
     stage = Stage(name, item, project, inputs, folder)
+    if _is_first() and (fault := git_fault(root)):
+        print(f"[{stage.full_name}] the commit will not be recorded: {printable(fault)}", file=sys.stderr)
 
     def stop(number: int, frame: Any) -> None:
         stage._stop = True
@@ -216,9 +224,11 @@ def _remove(work: Path) -> None:
 
 def _start_processes(name: str, processes: int) -> None:
     """Replaces this process, once, by one with MALLOC in its environment, or by torchrun with several of these."""
-    if "SCM_STARTED" in os.environ or "WORLD_SIZE" in os.environ:
+    if among_several(os.environ, processes) or "SCM_STARTED" in os.environ:
         return
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(torchrun if processes > 1 else []), "-m", f"stages.{name}", *sys.argv[1:]]
     environment = {**MALLOC, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "SCM_STARTED": "1"}
+    for variable in numbering(environment):
+        del environment[variable]
     os.execve(sys.executable, command, environment)

@@ -24,7 +24,7 @@ from scm.base.project import TEACHER
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
 from scm.params.project import Project
-from scm.pipeline.dvc_command import dvc_program
+from scm.pipeline.dvc_command import check_repository, dvc_program
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.05
@@ -41,6 +41,7 @@ def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
         parallel: in a run of the whole pipeline, train the students side by side, each on its own share of the GPUs.
     """
     params = Project.open(root).params
+    check_repository(root)
     shares = _shares(params, visible_gpus()) if parallel and not arguments else []
     if parallel and len(shares) < 2:
         reason = "is for the whole pipeline" if arguments else "needs two students and a GPU for each"

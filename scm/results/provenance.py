@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import read_json
-from scm.base.processes import run_program
+from scm.base.processes import last_line, own_environment, run_program
 from scm.params import USERS_SECTIONS, Params, dump, flatten
 from scm.params.project import Project
 from scm.results.reading import run_path
@@ -83,13 +83,40 @@ def commit_of(root: Path) -> tuple[str, bool]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = run_program("git", *arguments, cwd=root)
+            done = run_program("git", *arguments, cwd=root, env=own_environment())
         except OSError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results", ":!dvc.lock")
     return git("rev-parse", "HEAD") or "", changes != ""
+
+
+def git_fault(root: Path) -> str | None:
+    """Why git does not tell the commit, and the remedy; None if it does, or if there is no repository."""
+    if not in_repository(root):
+        return None
+    try:
+        done = run_program("git", "rev-parse", "--verify", "--quiet", "HEAD", cwd=root, env=own_environment())
+    except FileNotFoundError:
+        return "git is missing: install it"
+    if done.returncode == 0:
+        return None
+    if "safe.directory" in last_line(done):  # git's own remedy, which names the top folder
+        return f"git does not read {root}, which belongs to another user: run `{last_line(done)}`"
+    if not done.stderr.strip():
+        return f"{root} has no commit yet: run `git add . && git commit`"
+    return f"git does not tell the commit of {root} ({last_line(done)}): see what `git status` says there"
+
+
+def in_repository(root: Path) -> bool:
+    """True if the folder or one above holds a git repository, or a file that leads to one, as in a worktree."""
+    for entry in (folder / ".git" for folder in (root, *root.parents)):
+        if entry.is_file():
+            return (entry.parent / entry.read_text(errors="replace").removeprefix("gitdir:").strip()).is_dir()
+        if entry.is_dir():
+            return True
+    return False
 
 
 def machine_name() -> str:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from scm.base.files import write_text
-from scm.base.processes import last_line, run_program
+from scm.base.processes import last_line, own_environment, run_program
 from scm.errors import UserError
-from scm.pipeline.dvc_command import own_environment
+from scm.results.provenance import git_fault
 from scm.tracking.store import without_password
 
 CONTENT = ("dvc.lock", "params.yaml", "results/metrics", "results/curves")
@@ -40,6 +40,8 @@ def propose(root: Path, to: str, remote: str, branch: str, title: str, body: str
     Raises:
         UserError: git or gh failed, or somebody else has meanwhile pushed to the branch.
     """
+    if fault := git_fault(root):
+        raise UserError(fault)
     git = _Git(root, to)
     # What would be proposed; nothing if HEAD has it already.
     head = git("rev-parse", "HEAD")

@@ -32,6 +32,21 @@ def methods(**starts: str) -> dict[str, Any]:
 
 LATENTS = {"data.source": "folder", "data.channels": 3, "codec.name": "sd_vae"}
 IMPOSSIBLE = [
+    *(
+        (
+            {"data.path": f"{scheme}bucket/images"},
+            f'data.path = "{scheme}bucket/images": images are read from local disks alone; mount that place, or download it (`dvc import-url` does), and write the local path',
+        )
+        for scheme in ("s3://", "S3://", "gs://", "hdfs://", "https://", "azure+x.y-1://", "remote://")
+    ),
+    (
+        {"data.path": "file:///data"},
+        'data.path = "file:///data": a path stands here without a scheme; take file:// away',
+    ),
+    (
+        {"data.path": "~/images"},
+        'data.path = "~/images": ~ is not replaced by a home folder here; write the whole path',
+    ),
     ({"data.channels": 3}, "data.channels = 3: the digits are grey; write 1, or data.source: folder"),
     ({"data.labels": False}, "data.labels = false: the digits have labels; write true, or data.source: folder"),
     (

@@ -55,7 +55,8 @@ def project(tmp_path, monkeypatch):
     """A project whose environment holds a stand-in dvc."""
     shipped.make_project(tmp_path)
     (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
-    (tmp_path / "bin").mkdir()
+    for folder in ("bin", ".git"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -112,6 +113,18 @@ def test_the_exit_code_is_dvcs(project, code):
     fake_dvc(project, f"sys.exit({code})")
     assert supervisor.run(["-s", "evaluate@scd"], root=project) == code
     assert calls(project) == ["repro -s evaluate@scd -"]
+
+
+@pytest.mark.parametrize(("no_scm", "runs"), [("", False), ("false", False), ("true", True)])
+def test_without_a_repository_dvc_has_to_be_told(project, no_scm, runs):
+    """The archive of a release, unpacked, holds no .git; dvc would end with 255 and no remedy."""
+    (project / ".git").rmdir()
+    fake_dvc(project, f"if sys.argv[1] == 'config': print({no_scm!r})")
+    if runs:
+        assert supervisor.run([], root=project) == 0
+        return
+    with pytest.raises(UserError, match=r"in no git repository.*: run `git init` there, or `dvc config --local core"):
+        supervisor.run([], root=project)
 
 
 def test_parameters_are_checked_first(project):

@@ -185,7 +185,8 @@ def test_a_missing_program_is_named(root, tmp_path, monkeypatch, to, missing):
         found = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
         (folder / "git").symlink_to(found)
     monkeypatch.setenv("PATH", str(folder))
-    with pytest.raises(UserError, match=f"^{missing} is missing: install it, or use --propose branch$"):
+    remedy = "install it, or use --propose branch" if missing == "gh" else "install it"
+    with pytest.raises(UserError, match=f"^{missing} is missing: {remedy}$"):
         propose(root, to, "origin", BRANCH, *TEXT)
 
 

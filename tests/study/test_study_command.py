@@ -270,10 +270,18 @@ def test_nothing_to_draw_is_said(project):
 
 def test_without_a_commit_there_is_one_clear_line(project):
     shutil.rmtree(project / ".git")
-    assert "has no commit, but experiments are commits" in scm_study(project, "mine", code=1)
+    assert "in no git repository, but experiments are commits: run `git init" in scm_study(project, "mine", code=1)
     git(project, "init", "-q")
     output = scm_study(project, "mine", code=1)
-    assert "has no commit, but experiments are commits" in output and len(output.strip().splitlines()) == 1
+    assert "has no commit yet: run `git add . && git commit`; experiments are commits" in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_somebody_elses_repository_is_not_called_one_without_a_commit(project, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    output = scm_study(project, "mine", code=1)
+    assert "belongs to another user: run `git config --global --add safe.directory" in output
+    assert len(output.strip().splitlines()) == 1
 
 
 def test_a_folder_of_a_repository_is_refused_in_one_line(project):

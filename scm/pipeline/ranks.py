@@ -1,0 +1,71 @@
+"""This process among several: the variables by which torchrun, or a cluster's operator, numbers processes.
+
+torchrun says so by TORCHELASTIC_RUN_ID. Kubeflow's operator sets RANK and WORLD_SIZE in every pod, and Kubeflow's
+trainer sets PET_NNODES: in a lone pod they mean nothing, and among several pods each starts one process.
+"""
+
+from collections.abc import Mapping, MutableMapping
+
+from scm.errors import UserError
+
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+MEETING_PLACE = ("MASTER_ADDR", "MASTER_PORT")
+OF_TORCHRUN = "PET_"
+"""Beginning of the variables that stand for torchrun's own options."""
+REMEDY = "start it with torchrun, or unset them and set runtime.processes"
+
+
+def among_several(environment: MutableMapping[str, str], processes: int) -> bool:
+    """True if this process is one of several that somebody else has started.
+
+    The variables of a lone process are removed, so that nothing later takes them for torchrun's.
+
+    Args:
+        processes: `runtime.processes`.
+
+    Raises:
+        UserError: the variables contradict each other, or ask for what a stage cannot do.
+    """
+    if "SCM_STARTED" in environment:
+        return "WORLD_SIZE" in environment
+    rank, world = _number(environment, "RANK", 0), _number(environment, "WORLD_SIZE", 1)
+    by_torchrun, said = "TORCHELASTIC_RUN_ID" in environment, f"RANK = {rank} and WORLD_SIZE = {world}"
+    if not 0 <= rank < world:
+        raise UserError(f"{said} contradict each other: {REMEDY}")
+    if world > 1 and "DVC_ROOT" in environment:
+        problem = f"{said} say that this is one of {world} processes, but DVC runs a stage only once"
+        raise UserError(f"{problem}: unset them, or start each stage without DVC (docs/data.md)")
+    if not by_torchrun:
+        _check_pods(environment, said, world, processes)
+    if world > 1 or (by_torchrun and "DVC_ROOT" not in environment):
+        return True
+    for name in numbering(environment):
+        del environment[name]
+    return False
+
+
+def numbering(environment: Mapping[str, str]) -> list[str]:
+    """Names of the variables that number processes; a torchrun of our own must not inherit them."""
+    return [name for name in environment if name in (*NUMBERS, *MEETING_PLACE) or name.startswith(OF_TORCHRUN)]
+
+
+def _check_pods(environment: Mapping[str, str], said: str, world: int, processes: int) -> None:
+    """Refuses what several processes that torchrun has not started cannot do."""
+    nodes = environment.get("PET_NNODES", "1")
+    if nodes not in ("1", "1:1"):
+        raise UserError(f"PET_NNODES = {nodes} is meant for torchrun, which did not start this: {REMEDY}")
+    if world == 1:
+        return
+    missing = [name for name in MEETING_PLACE if name not in environment]
+    if missing:
+        raise UserError(f"{said} are set without {' and '.join(missing)}, and not by torchrun: {REMEDY}")
+    if processes > 1:
+        problem = f"{said} are set, but not by torchrun, and so stand for one process each"
+        raise UserError(f"{problem}, while runtime.processes = {processes}: start it with torchrun, or write 1")
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(f"{name} = {text} in the environment is no whole number: {REMEDY}")
+    return int(text)
