@@ -6,10 +6,24 @@ import sys
 from collections.abc import Sequence
 
 from scm.base.files import disk_full
-from scm.commands import card, import_teacher, params, plan, preset, publish, retrain, run, sample, serve, study, sync
+from scm.commands import (
+    card,
+    import_teacher,
+    params,
+    plan,
+    preset,
+    publish,
+    retrain,
+    run,
+    sample,
+    serve,
+    study,
+    sync,
+    ui,
+)
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
-COMMANDS = (params, preset, plan, run, sample, serve, card, import_teacher, study, sync, publish, retrain)
+COMMANDS = (params, preset, plan, run, sample, serve, card, import_teacher, study, sync, ui, publish, retrain)
 """Modules whose `add` adds the parsers of their commands, in the order in which --help lists them."""
 
 

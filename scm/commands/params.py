@@ -24,9 +24,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from scm.params import dump, flatten, load
+    from scm.params.project import Project
 
     path = _file(options.file)
     params = load(path)
+    Project(path.parent, params).tracking.check_environment()
     print(f"{path}: ok ({len(flatten(dump(params)))} values, preset {params.preset})")
     return 0
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scm.base.project import find_root
+from scm.errors import UserError
 from scm.params import Params, load
+from scm.params.addresses import refusal, sqlite_address, sqlite_file, without_secrets
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,44 @@ class TrackingSettings:
         return Path(os.environ.get("DVC_ROOT") or self.root).resolve()
 
     @property
+    def address(self) -> str | None:
+        """The address that the user gave; None = the file mlflow.db in `home`."""
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+    @property
     def store(self) -> str:
         """The store's address, which does not depend on the current folder."""
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow.db'}"
+        file = self.store_file
+        return self.address or "" if file is None else sqlite_address(file, (self.address or "").partition("?")[2])
+
+    @property
+    def shown(self) -> str:
+        """The store's address without passwords, for messages."""
+        return without_secrets(self.store)
 
     @property
     def store_file(self) -> Path | None:
         """The file of an SQLite store; None for a server."""
-        if not self.store.startswith("sqlite:///"):
+        return self.home / "mlflow.db" if self.address is None else sqlite_file(self.address, self.home)
+
+    @property
+    def artifacts(self) -> Path | None:
+        """The folder of an SQLite store's files: the project's own, or beside a store that lies elsewhere."""
+        file = self.store_file
+        if file is None:
             return None
-        return Path(self.store.removeprefix("sqlite:///").partition("?")[0])
+        return (self.home if file.is_relative_to(self.home) else file.parent) / "mlartifacts"
 
     @property
     def artifact_location(self) -> str | None:
         """Where a new experiment stores its files; None = the server decides."""
-        return (self.home / "mlartifacts").as_uri() if self.store.startswith("sqlite:") else None
+        return None if self.artifacts is None else self.artifacts.as_uri()
+
+    def check_environment(self) -> None:
+        """Raises UserError if MLFLOW_TRACKING_URI counts and cannot be used; params.yaml has been checked."""
+        problem = refusal(self.address) if self.enabled and not self.uri and self.address else None
+        if problem is not None:
+            raise UserError(f"MLFLOW_TRACKING_URI = {self.shown}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -66,10 +91,12 @@ class Project:
         """Opens the project at or above `start` (default: the current folder).
 
         Raises:
-            UserError: no project found, or a fault in params.yaml.
+            UserError: no project found, or a fault in params.yaml or in MLFLOW_TRACKING_URI.
         """
         root = find_root(start)
-        return cls(root, load(root / "params.yaml"))
+        project = cls(root, load(root / "params.yaml"))
+        project.tracking.check_environment()
+        return project
 
     @property
     def tracking(self) -> TrackingSettings:

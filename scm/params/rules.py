@@ -9,8 +9,9 @@ from scm.base import registry
 from scm.base.project import TEACHER
 from scm.base.sections import Section, any_of
 from scm.methods import StudentSettings
+from scm.params import addresses
 from scm.params.faults import ABSENT, Fault
-from scm.params.schema import LATENT_REDUCTION, METHODS, Params, TeacherSettings
+from scm.params.schema import LATENT_REDUCTION, METHODS, Params, TeacherSettings, registrable
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -24,6 +25,7 @@ def impossible(params: Params) -> Iterator[Fault]:
     yield from _methods(params)
     yield from _profiles(params)
     yield from _sampling(params)
+    yield from _tracking(params)
 
 
 def _data(params: Params) -> Iterator[Fault]:
@@ -249,3 +251,13 @@ def _guidance(params: Params) -> Iterator[Fault]:
             low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
             remedy = f"use {low:g} to {high:g}" if low <= high else "make their ranges overlap"
             yield Fault("select.guidance.student", scale, f"outside the guidance of the students; {remedy}")
+
+
+def _tracking(params: Params) -> Iterator[Fault]:
+    uri, name = params.mlflow.uri, params.registered_name
+    problem = None if uri is None else addresses.refusal(uri)
+    if uri is not None and problem is not None:
+        yield Fault("mlflow.uri", addresses.without_secrets(uri), problem)
+    if params.mlflow.enabled and not registrable(name):  # publish.name has been checked by its type
+        problem = "MLflow refuses it as the name of a registered model, and publish.name is null"
+        yield Fault("preset", name, f"{problem}; write publish.name: NAME, without spaces, quotes, /, : and ?")

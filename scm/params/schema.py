@@ -35,6 +35,8 @@ METHODS = methods.names()
 USERS_SECTIONS = ("runtime", "mlflow", "publish")
 """Sections of params.yaml that affect no result: how to run, where to track and what to publish."""
 
+LONGEST_NAME = 250
+"""Characters of a name in MLflow's database."""
 LATENT_REDUCTION = 8
 """An autoencoder turns a square of this many pixels on a side into one latent."""
 
@@ -46,9 +48,16 @@ def _grey_or_colour(channels: int) -> int:
     return channels
 
 
+def registrable(name: str) -> bool:
+    """True if MLflow takes the name for a registered model, finds it by a query, and by models:/NAME@ALIAS."""
+    legible = name.isprintable() and 0 < len(name.strip()) <= len(name) <= LONGEST_NAME
+    return legible and not name.startswith("..") and name != "." and not set(name) & set("/:?'")
+
+
 def _registry_name(name: str) -> str:
-    if not re.fullmatch(r"[^/:'\"`\s]+", name):
-        raise PydanticCustomError("literal_error", "bad name", {"expected": "a name without spaces, quotes, / and :"})
+    if not registrable(name) or re.search(r"[\"`\s]", name):
+        expected = f"a name of at most {LONGEST_NAME} characters, without spaces, quotes, /, : and ?"
+        raise PydanticCustomError("literal_error", "bad name", {"expected": expected})
     return name
 
 

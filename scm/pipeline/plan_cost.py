@@ -108,17 +108,15 @@ def _from_mlflow(project: Project, names: Sequence[str]) -> dict[str, Earlier]:
         return {}
     found: dict[str, Earlier] = {}
 
-    def work() -> None:
-        client = store.connect(settings)
+    def work(client: Any) -> None:
         experiment = client.get_experiment_by_name(experiment_name(settings, project.params.preset))
         if experiment is not None:
             runs = {name: _last_run(client, experiment.experiment_id, name) for name in names}
             found.update({name: run for name, run in runs.items() if run is not None})
 
-    fault = store.fault_of(work, PATIENCE)
+    fault = store.asked(settings, work, PATIENCE)
     if fault is not None:
-        where = store.without_password(settings.store)
-        print(f"mlflow: {fault} ({where}); stages that only it knows have no estimate", file=sys.stderr)
+        print(f"mlflow: {fault} ({settings.shown}); stages that only it knows have no estimate", file=sys.stderr)
     return dict(found)
 
 

@@ -168,7 +168,7 @@ def _open(project: Project, name: str, item: str | None) -> Stage:
     if item is not None and item not in params.evaluate.models:
         raise UserError(f"params.yaml has no model {item}: use one of {', '.join(params.evaluate.models)}")
     original = Path(os.environ.get("DVC_ROOT") or root)  # another folder in a copy that `dvc exp run --temp` makes
-    if name == "prepare" and not original.resolve() == root.resolve():
+    if name == "prepare" and original.resolve() != root.resolve():
         link_images(original, root, params.data.path)  # DVC hashes them when the stage has run
     inputs = inputs_of(root, name, item, dump(params))
     work_root = Path(os.environ.get("SCM_WORK") or original / ".work")

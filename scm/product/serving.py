@@ -115,8 +115,9 @@ def has_champion(project: Project) -> bool:
     except Exception as error:  # mlflow, its database driver and the network each raise their own
         if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
-        address, why = store.without_password(settings.store), store.reason(error)
-        raise UserError(f"mlflow: {why} ({address}); `scm serve models/NAME` needs no store") from None
+        raise UserError(
+            f"mlflow: {store.reason(error)} ({settings.shown}); `scm serve models/NAME` needs no store"
+        ) from None
     return True
 
 

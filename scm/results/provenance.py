@@ -34,7 +34,7 @@ def run_entry(
         chain: flat parameters of the stage and of everything upstream.
         extra: further entries, such as device and protocol.
     """
-    ended, (commit, dirty) = time.time(), commit_of(project.root)
+    ended, (commit, dirty) = max(started, time.time()), commit_of(project.root)  # the clock may have been set back
     return {
         "key": key,
         "stage": stage,

@@ -13,8 +13,8 @@ from pathlib import Path
 from scm.base.files import write_text
 from scm.base.processes import last_line, own_environment, run_program
 from scm.errors import UserError
+from scm.params.addresses import without_secrets
 from scm.results.provenance import git_fault
-from scm.tracking.store import without_password
 
 CONTENT = ("dvc.lock", "params.yaml", "results/metrics", "results/curves")
 """Files that are proposed: those of a retraining that git keeps, and its parameters."""
@@ -131,6 +131,6 @@ class _Git:
             raise UserError(f"{command[0]} is missing: install it, or use --propose branch") from None
         if check and done.returncode:
             what = " ".join(command[:3] if command[0] == "gh" else command[:2])
-            reason = without_password(last_line(done))
+            reason = without_secrets(last_line(done))
             raise UserError(f"`{what}` failed ({reason}): see to the access to the remote, then run the command again")
         return done.stdout.strip()

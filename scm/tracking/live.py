@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from scm.errors import Interrupted
 from scm.params.project import TrackingSettings
-from scm.tracking import store
+from scm.tracking import silence, store
 from scm.tracking.records import RunRecord
 from scm.tracking.sending import bury, find_or_create, points, process_mark, send_metrics, send_texts, undisturbed
 
@@ -61,6 +61,13 @@ class Live:
         pause, faults = 0.0, 0
         while True:
             stopping = self._stop.wait(pause)
+            why = silence.recent(self._settings)
+            if why is not None:  # another stage has waited in vain
+                store.warn(why, self._settings)
+                pause = self._interval
+                if stopping:
+                    return
+                continue
             try:
                 self._ship()
                 pause, faults = self._interval, 0

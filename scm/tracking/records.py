@@ -1,5 +1,6 @@
 """What MLflow shows of a run: plain values, which a stage fills in without importing mlflow."""
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scm.params.project import TrackingSettings
+
+LONGEST_KEY = 250
+"""Characters that MLflow accepts in the key of a tag, parameter or metric."""
 
 
 @dataclass
@@ -39,4 +43,20 @@ def metric_name(name: str) -> str:
     >>> metric_name("fd@2")
     'fd_at_2'
     """
-    return re.sub(r"[^A-Za-z0-9_\-./: ]", "_", name.replace("@", "_at_"))
+    return safe_key(re.sub(r"[^A-Za-z0-9_\-./: ]", "_", name.replace("@", "_at_")))
+
+
+def safe_key(key: str) -> str:
+    """The key itself or, where MLflow refuses it, a legible one that no other key has.
+
+    MLflow accepts letters, digits and "_-./: ", at most 250 of them, that are no path to be simplified.
+
+    >>> safe_key("scm.deps.in/Fotos (2024)")
+    'scm.deps.in/Fotos _2024_-f07be1e5'
+    """
+    parts = re.sub(r"[^\w\-./: ]", "_", key).split("/")
+    safe = "/".join(part for part in parts if part not in ("", ".", ".."))
+    if safe == key and len(key) <= LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{safe[: LONGEST_KEY - 9]}-{digest}"

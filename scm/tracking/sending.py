@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scm.errors import UserError
 from scm.params.project import TrackingSettings
 from scm.tracking.attachments import send_files, send_pictures
-from scm.tracking.records import RunRecord, experiment_name, metric_name
-from scm.tracking.store import PATIENCE, connect, fault_of, sole_opener, warn
+from scm.tracking.records import LONGEST_KEY, RunRecord, experiment_name, metric_name, safe_key
+from scm.tracking.store import PATIENCE, asked, sole_opener, warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,7 +49,7 @@ def publish(record: RunRecord, settings: TrackingSettings, patience: float = PAT
     """
     if not settings.enabled:
         return True
-    fault = fault_of(lambda: send(connect(settings), record, settings), patience)
+    fault = asked(settings, lambda client: send(client, record, settings), patience)
     if fault is not None:
         warn(fault, settings)
     return fault is None
@@ -121,7 +121,7 @@ def find_or_create(client: "MlflowClient", record: RunRecord, settings: Tracking
         found, created = _runs_of(client, [experiment], record.key), False
         if not found:
             started = None if record.started is None else _milliseconds(record.started)
-            client.create_run(experiment, started, {"scm.key": record.key}, record.name)
+            client.create_run(experiment, started, {"scm.key": record.key}, _run_name(record))
             found, created = _runs_of(client, [experiment], record.key), True
         for surplus in found[1:]:
             client.delete_run(surplus.info.run_id)
@@ -155,20 +155,26 @@ def send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
     """Sends parameters, which MLflow never changes afterwards, and tags."""
     from mlflow.entities import Param, RunTag
 
-    shown = {metric_name(key): _yaml(value) for key, value in record.params.items()}
+    shown = {safe_key(key): _text(value) for key, value in record.params.items()}
     params = [Param(key, value) for key, value in shown.items() if key not in run.data.params]
     for start in range(0, len(params), PARAMS_A_BATCH):
         client.log_batch(run.info.run_id, params=params[start : start + PARAMS_A_BATCH])
-    tags = {**record.tags, "scm.key": record.key, "scm.stage": record.stage, "mlflow.runName": record.name}
+    tags = {safe_key(key): _text(value) for key, value in record.tags.items()}
+    tags |= {"scm.key": record.key, "scm.stage": record.stage, "mlflow.runName": _run_name(record)}
     tags |= {} if record.item is None else {"scm.item": record.item}
     changed = [RunTag(key, text) for key, text in tags.items() if run.data.tags.get(key) != text]
     for start in range(0, len(changed), PARAMS_A_BATCH):
         client.log_batch(run.info.run_id, tags=changed[start : start + PARAMS_A_BATCH])
 
 
-def _yaml(value: Any) -> str:
-    """The parameter's value as params.yaml writes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _text(value: Any) -> str:
+    """A value as params.yaml writes it; what no encoding can write, as part of a path that is no UTF-8, is escaped."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _run_name(record: RunRecord) -> str:
+    return _text(record.name)[:LONGEST_KEY]
 
 
 def points(rows: Iterable[Mapping[str, Any]]) -> "list[Metric]":

@@ -1,25 +1,44 @@
 """MLflow's store: opened by one process at a time, with short waits, and with its faults reported in one line."""
 
+import logging
 import os
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from scm.base import locks
-from scm.errors import Interrupted, UserError
+from scm.errors import Interrupted, UserError, printable
+from scm.params.addresses import without_secrets
 from scm.params.project import TrackingSettings
+from scm.tracking import silence, sqlite_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PATIENCE = 30.0
 """Seconds that a stage waits for MLflow at its end."""
-BROKEN_OFF = ("too many 500 error responses", "Connection aborted", "Connection reset", "Broken pipe")
-"""Parts of the errors that a client sees when a server refuses a file, possibly before reading all of it."""
+REASONS = (
+    (r"Failed to establish a new connection|NameResolutionError|timed out", "the tracking server does not answer"),
+    (r"SSLError|SSL: ",
+     "no secure connection: does the server speak http:// instead of https://, or is its certificate unknown here?"),
+    (r"error code 40[13]\b",
+     "the tracking server refuses access: are MLFLOW_TRACKING_USERNAME and _PASSWORD or MLFLOW_TRACKING_TOKEN right?"),
+    (r"not in a valid JSON format|Failed to parse|error code 404|Exceeded \d+ redirects",
+     "the address answers, but not as MLflow's server does: is it right, or is there a page to log in before it?"),
+    (r"too many \d+ error responses|Connection aborted|Connection reset|Connection broken|Broken pipe",
+     "the tracking server fails or breaks off, its log says why: is its disk full or read-only?"),
+    (r"database is locked", "the store is locked or busy: another process holds it"),
+    (r"file is not a database|disk image is malformed|sqlite3\.OperationalError\) (table|index|duplicate column)",
+     "the store is damaged: move its file away, and `scm sync` makes it anew"),
+    (r"readonly database|unable to open database file",
+     "the store cannot be written: may you write its file and its folder?"),
+)  # fmt: skip
+"""Parts of errors, and what to say instead of each. A server that refuses a file may break off before reading it."""
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -40,13 +59,18 @@ def connect(settings: TrackingSettings) -> "MlflowClient":
     from mlflow import MlflowClient
 
     with sole_opener(settings):
+        if settings.store_file is not None:
+            sqlite_store.prepare(settings, settings.store_file)
         client = MlflowClient(tracking_uri=settings.store)
         client.search_experiments(max_results=1)
+    silence.forget(settings)
     return client
 
 
 def quieten() -> None:
     """Sets short waits and silences chatter before mlflow is imported; the user's own variables keep their values."""
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:  # it prints a stack for each fault of the database, which we report
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     # MLflow 3.17 maps its tables with a loader that SQLAlchemy 2.1 deprecates; nothing that we could do differently.
@@ -89,6 +113,26 @@ def fault_of(work: Callable[[], object], patience: float) -> str | None:
     return faults[-1] if faults else None
 
 
+def asked(settings: TrackingSettings, work: "Callable[[MlflowClient], object]", patience: float) -> str | None:
+    """Opens the store and runs `work` as `fault_of` does, unless the store has lately kept somebody waiting."""
+    why = silence.recent(settings)
+    if why is not None:
+        return why
+    reached, start = threading.Event(), time.monotonic()
+
+    def opened() -> None:
+        client = connect(settings)
+        reached.set()
+        work(client)
+
+    why, late = fault_of(opened, patience), time.monotonic() - start >= patience
+    if why is not None and late and settings.store_file is not None:
+        why = f"locked or busy, {why}"
+    if why is not None and (late or not reached.is_set()):
+        silence.note(settings, why)
+    return why
+
+
 def answered(settings: TrackingSettings, command: str, work: Callable[[], Result]) -> Result:
     """Runs `work`; a fault of the store becomes a UserError in one line, whose remedy is to run `command` again."""
     try:
@@ -96,28 +140,22 @@ def answered(settings: TrackingSettings, command: str, work: Callable[[], Result
     except (UserError, Interrupted):
         raise
     except Exception as error:  # MLflow, its database driver and the network each raise their own
-        address = without_password(settings.store)
-        raise UserError(f"mlflow: {reason(error)} ({address}): run `{command}` again later") from None
+        raise UserError(f"mlflow: {reason(error)} ({settings.shown}): run `{command}` again later") from None
 
 
 def warn(why: str, settings: TrackingSettings) -> None:
     """Prints one line in a process's life: later faults have the same cause and the same remedy."""
     if not warned.is_set():
         warned.set()
-        message = f"mlflow: {why} ({without_password(settings.store)}); figures are kept in files"
+        message = f"mlflow: {printable(why)} ({printable(settings.shown)}); figures are kept in files"
         print(f"{message}, `scm sync` sends them later", file=sys.stderr, flush=True)
 
 
 def reason(error: Exception) -> str:
-    """The error in one line for the user, without any password in a server's address."""
-    text = str(error) or type(error).__name__
-    if "Failed to establish a new connection" in text or "NameResolutionError" in text:
-        text = "the tracking server does not answer"
-    elif any(fault in text for fault in BROKEN_OFF):
-        text = "the tracking server fails or breaks off, its log says why: is its disk full or read-only?"
-    first = without_password(text.strip().splitlines()[0])
+    """The error in one line for the user, without the secrets of a server's address."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, LookupError | TypeError | AttributeError):  # MLflow's own, about an answer that it cannot read
+        text = f"MLflow failed ({type(error).__name__}: {text})"
+    known = (words for pattern, words in REASONS if re.search(pattern, text))
+    first = without_secrets(next(known, text.splitlines()[0]))
     return first if len(first) <= LONGEST_REASON else first[:LONGEST_REASON] + "…"
-
-
-def without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)

@@ -4,15 +4,16 @@ Each stage publishes the record of its own run file when it ends. `scm sync` pub
 it sends what a dead server missed and shows runs that DVC restored from its cache instead of computing them.
 """
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scm.errors import UserError
+from scm.errors import Interrupted, UserError, printable
 from scm.params.project import Project
 from scm.results import reading
 from scm.tracking import sending, store
-from scm.tracking.records import RunRecord
+from scm.tracking.records import RunRecord, safe_key
 
 TEXT_FIELDS = {field: f"scm.{field}" for field in ("preset", "commit", "params_hash", "machine", "device")}
 TEXT_FIELDS["protocol"] = "eval.protocol"
@@ -27,7 +28,7 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
     started, ended = (_seconds(run_file, run[moment]) for moment in ("started", "ended"))
     record = RunRecord(
         run["key"], run["name"], stage, item, params, _tags(run), artifacts=[run_file], status="FINISHED",
-        started=started, ended=ended,
+        started=started, ended=max(started, ended),  # the clock may have been set back
     )  # fmt: skip
     if stage in reading.METRICS:
         metrics_file = reading.metrics_path(root, stage, item)
@@ -45,31 +46,62 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
 
 
 def sync(project: Project) -> list[str]:
-    """Publishes every run file; doing it again changes nothing. Returns lines that count the runs for the user."""
+    """Publishes every run file; doing it again changes nothing. Returns lines that count the runs for the user.
+
+    Raises:
+        UserError: nothing can be sent, or some runs were not: a line on stderr has named each of them.
+    """
     settings = project.tracking
     if not settings.enabled:
         raise UserError("mlflow.enabled is false in params.yaml: nothing was sent")
     folder = project.root / "results" / "runs"
-    records = [record_of(project.root, run_file) for run_file in sorted(folder.glob("*.json"))]
-    if not records:
+    run_files = sorted(folder.glob("*.json"))
+    if not run_files:
         raise UserError(f"{folder} holds no runs: run `dvc repro` first")
-
-    def send_all() -> tuple[int, int]:
-        client = store.connect(settings)
-        new = sum(sending.send(client, record, settings) for record in records)
-        return new, sending.bury(client)
-
-    new, killed = store.answered(settings, "scm sync", send_all)
+    client = store.answered(settings, "scm sync", lambda: store.connect(settings))
+    outcomes = [_sent(client, project, run_file) for run_file in run_files]
+    new, known, failed = (outcomes.count(kind) for kind in (True, False, None))
+    killed = store.answered(settings, "scm sync", lambda: sending.bury(client))
     dead = f"; {killed} dead ones marked KILLED" if killed else ""
-    where = store.without_password(settings.store)
-    return [f"{len(records)} runs in {where}: {new} new, {len(records) - new} known{dead}"]
+    counted = f"{len(run_files)} runs in {settings.shown}: {new} new, {known} known"
+    if failed:
+        raise UserError(
+            f"{counted}, {failed} not sent, for the reasons above{dead}: run `scm sync` again after mending"
+        )
+    return [f"{counted}{dead}"]
+
+
+def _sent(client: Any, project: Project, run_file: Path) -> bool | None:
+    """Sends one run; returns True if it is new, False if it was known, and None, after a line, if it cannot be sent.
+
+    Raises:
+        UserError: the store no longer answers.
+    """
+    settings = project.tracking
+    try:
+        record = record_of(project.root, run_file)
+    except UserError as error:
+        why = str(error)
+    else:
+        try:
+            return sending.send(client, record, settings)
+        except Interrupted:
+            raise
+        except Exception as error:  # MLflow, its database driver and the network each raise their own
+            why = store.reason(error)
+    print(printable(f"{run_file.name} was not sent: {why}"), file=sys.stderr, flush=True)
+    store.answered(settings, "scm sync", lambda: client.search_experiments(max_results=1))
+    return None
 
 
 def _tags(run: dict[str, Any]) -> dict[str, str]:
     tags = {tag: str(run[name]) for name, tag in TEXT_FIELDS.items() if run.get(name) not in (None, "")}
     tags["scm.dirty"] = "true" if run["dirty"] else "false"
     for kind in ("deps", "outs"):
-        tags |= {f"scm.{kind}.{path}": str(md5) for path, md5 in (run.get(kind) or {}).items()}
+        for path, md5 in (run.get(kind) or {}).items():
+            tag = f"scm.{kind}.{path}"
+            key = safe_key(tag)
+            tags[key] = str(md5) if key == tag else f"{md5} {path}"
     source = {"mlflow.source.name": f"stages.{run['stage']}", "mlflow.source.type": "LOCAL"}
     return {**tags, **source, "mlflow.source.git.commit": str(run["commit"])}
 
@@ -86,5 +118,5 @@ def _add_grids(record: RunRecord, root: Path) -> None:
 def _seconds(run_file: Path, moment: str) -> float:
     try:
         return datetime.fromisoformat(moment).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{run_file}: {moment!r} is not a time (ISO 8601): delete it and run `dvc repro`") from None

@@ -16,13 +16,6 @@ from tests.support.projects import params_with
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*store.DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_fake_results(tmp_path, rows=5)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -22,29 +21,6 @@ from scm.tracking.records import RunRecord, metric_name
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No MLFLOW_* variables of the user, none left behind, and no warning given yet."""
-    for name in [*store.DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"]:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    store.warned.clear()
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with all its tables, since making them takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    store.connect(TrackingSettings(True, None, None, folder))
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def settings(tmp_path: Path, empty_store: Path) -> TrackingSettings:
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    return TrackingSettings(True, None, None, tmp_path)
 
 
 def record(folder: Path, **changes: object) -> RunRecord:
