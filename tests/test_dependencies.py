@@ -15,6 +15,7 @@ FRAME = (
     "scm.base.count", "scm.base.files", "scm.base.locks", "scm.base.processes", "scm.base.progress",
     "scm.base.project", "scm.base.registry", "scm.base.sections", "scm.base.weights", "scm.base.yaml_files",
     "scm.generation.trained", "scm.training.ahead", "scm.training.checkpoint", "scm.training.diagnosis",
+    "scm.training.record", "scm.training.room",
 )  # fmt: skip
 """Modules that connect, read, write or watch; results follow from the modules that they connect."""
 NO_RESULT = {

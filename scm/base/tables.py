@@ -52,8 +52,7 @@ def columns(rows: Rows, head: Sequence[str] | None = None, align: str = "") -> l
         align: "l" or "r" for each column; missing letters mean "l".
     """
     sides = ["right" if letter == "r" else "left" for letter in align]
-    lines = [
-        [printable(cell) for cell in row] for row in (*([head] if head else []), *rows)
-    ]  # tabulate's own heads have wider columns
+    # tabulate's own heads have wider columns.
+    lines = [[printable(cell) for cell in row] for row in (*([head] if head else []), *rows)]
     text = tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
     return [line.rstrip() for line in text.splitlines()]

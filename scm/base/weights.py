@@ -68,7 +68,7 @@ def _seal(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
 
     def hashed(name: str) -> str:
         value = tensors[name]
-        content = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy())
+        content = hashlib.sha256(value.reshape(-1).view(torch.uint8).numpy().data)
         return f"{name} {value.dtype} {list(value.shape)} {content.hexdigest()}"
 
     with ThreadPoolExecutor() as pool:  # hashing leaves other threads their turn

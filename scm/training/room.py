@@ -8,7 +8,7 @@ FLOAT = 4
 
 
 def bytes_written(parameters: int, beside: int, profiles: int, snapshots: int, halflife: bool) -> int:
-    """Bytes that a training writes: its snapshots, and two checkpoints, since a new one replaces the old one whole.
+    """Bytes that a training writes: its snapshots and two checkpoints, since a new one replaces a whole old one.
 
     Args:
         parameters: of the model.

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from scm.errors import UserError
 from scm.evaluation.augmentation import augment
+from scm.evaluation.extractors import classifier
 from scm.evaluation.extractors.classifier import (
     Classifier,
     ClassifierSettings,
@@ -14,6 +15,8 @@ from scm.evaluation.extractors.classifier import (
     load_classifier,
     train_classifier,
 )
+from tests.support.loops import ALONE
+from tests.support.shards import write_shards
 
 SMALL = ClassifierSettings(width=8, features=16, epochs=4, batch=32, lr=5e-3, held_out=0.25)
 
@@ -46,6 +49,38 @@ def test_the_order_in_memory_does_not_matter(channels):
     model = Classifier(channels, 8, width=8, features=12, outputs=5).double()
     images = torch.randint(256, (64, 8, 8, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
     assert torch.equal(model(images), model(images.clone(memory_format=torch.contiguous_format)))
+
+
+def test_a_finished_classifier_is_kept_and_a_damaged_one_is_trained_again(tmp_path, monkeypatch):
+    trained = list[int]()
+
+    def train(*arguments: object, **named: object) -> tuple[Classifier, float]:
+        trained.append(1)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Classifier(1, 8, width=8, features=12, outputs=2), 0.5
+
+    monkeypatch.setattr(classifier, "train_classifier", train)
+    shards, work = tmp_path / "shards", tmp_path / "work"
+    pictures = [(str(i), numpy.full((8, 8, 1), i, numpy.uint8), i % 2) for i in range(4)]
+    write_shards(pictures, shards, 4, classes=["a", "b"], channels=1, resolution=8, skipped=[])
+    block = {"width": 8, "features": 12, "epochs": 1, "batch": 2, "lr": 0.1, "held_out": 0.5}
+
+    def state() -> dict[str, Tensor]:
+        work.mkdir(exist_ok=True)
+        found, told = classifier.train_extractor(block, shards, work, 0, ALONE, print)
+        assert told == {"task": "class", "held_out_accuracy": 0.5}
+        return found.state_dict()
+
+    first = state()
+    state()
+    assert len(trained) == 1
+    for number, name in enumerate((classifier.FILE, classifier.TAUGHT), 2):
+        content = bytearray((work / name).read_bytes())
+        content[-20] ^= 1
+        (work / name).write_bytes(content)
+        again = state()
+        assert len(trained) == number and all(torch.equal(first[key], again[key]) for key in first)
 
 
 def test_width_must_be_made_of_groups():

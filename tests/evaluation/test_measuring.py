@@ -132,6 +132,18 @@ def test_an_interrupted_pass_goes_on_with_the_next_block(many, alone, tmp_path, 
     assert equal(collect(many, tmp_path, 3), alone)
 
 
+@pytest.mark.parametrize("place", [0, 30, -1])
+def test_a_damaged_block_is_measured_again(many, alone, tmp_path, place):
+    measured(Squashed(), many, tmp_path, 3)
+    file = sorted(tmp_path.glob("features-*"))[2]
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    again = Squashed()
+    measured(again, many, tmp_path, 3)
+    assert again.seen == 15 and equal(collect(many, tmp_path, 3), alone)
+
+
 def test_of_many_images_some_are_kept_at_random(many, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "MOST_IMAGES", 60)
     measured(Squashed(), many, tmp_path, 3)

@@ -9,6 +9,7 @@ import torch
 from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.networks.model import LogWeight
+from scm.objectives.diffusion import Diffusion
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from scm.training import loop
@@ -42,6 +43,16 @@ def settings(**changes: object) -> loop.LoopSettings:
         "snapshots": 4, "half_precision": False, "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
     }  # fmt: skip
     return loop.LoopSettings(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def trainer(
+    work: Path, *, stopping=lambda: False, objective=None, ranks=ALONE, dropout=0.2, say=lambda text: None, **changes
+) -> loop.Trainer:
+    """A tiny diffusion model's training in a folder; `changes` to its settings."""
+    objective = objective or Diffusion(0.5, -0.8, 1.6)
+    data = Digits(16, ranks)
+    model = tiny_model(dropout=dropout)
+    return loop.Trainer(model, objective, data, settings(**changes), work, ranks, stopping, say)
 
 
 def result(work: Path) -> dict[str, torch.Tensor]:

@@ -16,24 +16,16 @@ from scm.ema.reconstruct import HALFLIFE_FILE
 from scm.errors import Interrupted, UserError
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Losses
-from scm.training import loop, loss_scale
+from scm.training import loss_scale
 from scm.training.diagnosis import Context
 from scm.training.health import BINS, HealthFigures
 from scm.training.loss_scale import LossScale
 from scm.training.record import METRICS, SNAPSHOTS
 from scm.training.schedule import Schedule
-from tests.support.loops import ALONE, Digits, equal, result, settings
-from tests.support.models import tiny_model
+from tests.support.loops import equal, result, trainer
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
 ROOT = Path(__file__).parents[2]
-
-
-def trainer(work: Path, *, stopping=lambda: False, objective=None, ranks=ALONE, dropout=0.2, **changes) -> loop.Trainer:
-    objective = objective or Diffusion(0.5, -0.8, 1.6)
-    data = Digits(16, ranks)
-    model = tiny_model(dropout=dropout)
-    return loop.Trainer(model, objective, data, settings(**changes), work, ranks, stopping, lambda text: None)
 
 
 def test_the_schedule_is_edm2s():

@@ -81,7 +81,7 @@ class LatentLoader:
 
     def _gather(self, samples: np.ndarray) -> np.ndarray:
         result = np.empty((len(samples), *self._shape), dtype=self._dtype)
-        content, size = memoryview(result.reshape(-1).view(np.uint8)), result[0].nbytes
+        content, size = result.reshape(-1).view(np.uint8).data, result[0].nbytes
         owners = np.searchsorted(self._starts, samples, side="right") - 1
         for place, (owner, offset) in enumerate(zip(owners.tolist(), self._offsets[samples].tolist(), strict=True)):
             self._shards[owner].read(content[place * size : (place + 1) * size], offset)

@@ -248,6 +248,14 @@ def test_encoding_gives_the_same_bytes_interrupted_or_divided(tmp_path, vae):
         statistics, psnr = encoding.measured(work, shards)
         assert statistics.count == 5 * 4 and len(psnr) == 5
     assert results[0] == results[1] == results[2]
+    # Each file of a finished shard is verified before the shard is taken as finished.
+    for name in ("000001/000000.tar", "000002/labels.npy", "000000/offsets.npy", "000001/index.json"):
+        content = bytearray((work / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (work / name).write_bytes(content)
+        encoding.encode_shards(shards, work, codec, "fp16", 0, 1, print)
+        encoding.join(work, shards, folder, plain)
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == results[0]
     index = read_index(tmp_path / "latents0")
     assert (index["shape"], index["dtype"], index["class_counts"]) == ([8, 2, 2], "float16", [3, 2])
 

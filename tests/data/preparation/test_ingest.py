@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,18 @@ def test_a_record_that_lost_an_image_is_refused(tmp_path):
     write_sealed(record, content | {"skipped": content["skipped"][1:]})
     with pytest.raises(UserError, match=r"000002\.json does not say what became of each image: delete it, and run"):
         made(tmp_path)
+
+
+def test_a_record_with_another_label_is_not_believed(tmp_path, expected):
+    """It would be JSON as before, and the labels of all images are made of these records."""
+    run(tmp_path / "work")
+    record = tmp_path / "work/shards/000003.json"
+    text = record.read_text()
+    assert re.search(r'"labels": \[\s+\d', text)
+    record.write_text(re.sub(r'("labels": \[\s+)\d', r"\g<1>7", text))
+    again = set()
+    run(tmp_path / "work", images=source(again.add))
+    assert again == {*range(12, 16)} and made(tmp_path) == expected
 
 
 def test_the_first_bad_image_of_the_listing_is_named_whatever_thread_reads_it(tmp_path):
