@@ -105,8 +105,9 @@ def _directory(descriptor: int) -> tuple[int, int, int]:
     file_size = os.fstat(descriptor).st_size
     tail_size = min(file_size, END.size + COMMENT_BYTES)
     tail = read_at(descriptor, file_size - tail_size, tail_size)
-    at = len(tail) - END.size
-    while (at := tail.rfind(b"PK\5\6", 0, at + 4)) >= 0:
+    stop = len(tail) - END.size + 4
+    while (at := tail.rfind(b"PK\5\6", 0, stop)) >= 0:
+        stop = at + 3  # the next one that is found begins before this one
         _, disk, _, _, count, size, start, comment = END.unpack_from(tail, at)
         if at + END.size + comment == len(tail):
             break

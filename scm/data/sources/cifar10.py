@@ -29,6 +29,8 @@ MD5 = {
 """MD5 of the archives, as https://www.cs.toronto.edu/~kriz/cifar.html prints them."""
 PYTHON = tuple(f"data_batch_{number}" for number in range(1, 6))
 BINARY = tuple(f"{name}.bin" for name in PYTHON)
+METAS = ("batches.meta", "batches.meta.txt")
+NO_BATCH = "no batch of training images"
 
 
 def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
@@ -41,13 +43,18 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     _check_md5(path)
     # Which of the two forms is it, and is all of it there?
     listing = list_files(path, stack)
-    place = {posixpath.basename(listing.files.name(number)): number for number in range(len(listing.files))}
+    place: dict[str, int] = {}
+    for number in range(len(listing.files)):
+        base = posixpath.basename(listing.files.name(number))
+        if base in (*PYTHON, *BINARY, *METAS) and base in place:
+            raise UserError(f"{path} has {base} twice: set data.path to the folder that holds one of them")
+        place[base] = number
     names = next((names for names in (PYTHON, BINARY) if names[0] in place), None)
     if names is None:
         raise UserError(
             f"{path} has no {PYTHON[0]} or {BINARY[0]}: set data.path to {' or '.join(MD5)}, or to the folder in it"
         )
-    meta = "batches.meta" if names is PYTHON else "batches.meta.txt"
+    meta = METAS[0] if names is PYTHON else METAS[1]
     for name in (*names, meta):
         if name not in place:
             raise UserError(f"{path} has no {name}: download the archive again, or unpack all of it")
@@ -68,7 +75,10 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
     if not wanted.labels:
         classes, label_of = [], np.full(len(rows), -1)
-    return ImageSource(str(path), classes, label_of, file_name, load)
+    taken = {place[name] for name in (*names, meta)}
+    others = (listing.files.name(number) for number in range(len(listing.files)) if number not in taken)
+    listing.skipped.extend({"file": name, "reason": NO_BATCH} for name in others)
+    return ImageSource(str(path), classes, label_of, file_name, load, listing.skipped)
 
 
 def _check_md5(path: Path) -> None:

@@ -7,7 +7,7 @@ from scm.data.reading.skipped import Skipped
 ENTRIES = [
     {"file": "b/notes.txt", "reason": "not an image file"},
     {"file": "a/1.png", "reason": "the file is empty"},
-    {"file": "a/\udcff\n.txt", "reason": "not an image file"},
+    {"file": "a/é.txt", "reason": "not an image file"},
 ]
 PRINTED = [*ENTRIES[:2], {"file": r"a/\udcff\n.txt", "reason": "not an image file"}]
 
@@ -18,6 +18,11 @@ def test_files_come_back_in_order_with_their_reasons():
     skipped.extend(iter(ENTRIES[1:]))
     assert list(skipped) == PRINTED and list(Skipped(skipped)) == PRINTED
     assert skipped.reasons() == {"not an image file": 2, "the file is empty": 1}
+
+
+def test_what_cannot_be_printed_is_escaped_at_once():
+    (entry,) = Skipped([{"file": "a/\udcff\n.txt", "reason": "\x1b[31m"}])
+    assert entry == {"file": r"a/\udcff\n.txt", "reason": r"\x1b[31m"}
 
 
 def test_a_file_takes_few_bytes_besides_its_name():

@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -268,10 +269,156 @@ def test_links_of_a_folder_must_stay_in_it(tmp_path):
         assert expected in refused(path)
 
 
-def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+def test_a_pipe_in_a_folder_is_not_waited_for_but_listed(tmp_path):
     path = make(tmp_path / "x", GOOD)
     os.mkfifo(path / "cat/pipe.png")
-    assert len(read(path)[0]) == 3
+    samples, _, skipped = read(path)
+    assert len(samples) == 3 and skipped == [{"file": "cat/pipe.png", "reason": "a pipe, a device or the like"}]
+
+
+def test_a_device_in_a_tar_is_listed(tmp_path):
+    _, _, skipped = read(make_tar(tmp_path / "x.tar", GOOD, {"cat/null": (tarfile.CHRTYPE, "")}))
+    assert skipped == [{"file": "cat/null", "reason": "a pipe, a device or the like"}]
+
+
+def test_a_picture_is_one_whatever_its_name(tmp_path):
+    named = {f"cat/{name}": picture(5) for name in ("a", "b.dat", "c.jfif", "d.avif", "e.JPG", "f.txt")}
+    for path in containers(tmp_path, GOOD | named | {"cat/notes.txt": b"free", "cat/clip.mp4": b"\0\0\0\x18ftypmp42"}):
+        samples, _, skipped = read(path)
+        assert len(samples) == 9
+        assert skipped == [{"file": f"cat/{name}", "reason": "not an image file"} for name in ("clip.mp4", "notes.txt")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "a.heic",
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            "a HEIC picture, which pip install 'scm[heic]' makes readable",
+        ),
+        ("a.txt", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        ("a.psd", b"8BPS\0\1", "not a readable image"),
+        ("a.jxl", b"\xff\x0a", "not a readable image"),
+        ("a.dat", b"\0\0\0\x0cJXL \r\n\x87\n", "not a readable image"),
+        ("a.nef", b"no photograph", "not a readable image"),
+    ],
+)
+def test_a_picture_that_is_not_read_is_an_unusable_image(tmp_path, monkeypatch, name, content, reason):
+    monkeypatch.setattr("scm.data.reading.images._heic_formats", lambda: ())
+    path = make(tmp_path / "x", GOOD | {f"cat/{name}": content})
+    assert f"cat/{name}: {reason}" in refused(path)
+    (entry,) = read(path, on_bad_image="skip")[2]
+    assert entry["file"] == f"cat/{name}" and entry["reason"].startswith(reason)
+
+
+def test_a_file_that_an_archive_cannot_give_back_is_an_unusable_image(tmp_path):
+    path = make_zip(tmp_path / "x.zip", GOOD | {"cat/4": picture(4)})
+    path.write_bytes(path.read_bytes().replace(b"cat/4", b"cat/5", 1))  # in the member itself, not in the directory
+    assert "cat/4: broken image (the archive's directory and the member do not agree)" in refused(path)
+
+
+@contextmanager
+def deep_folder(folder, levels):
+    """A folder in a folder in a folder, which is gone at the end, since few programs can remove it."""
+    here = Path.cwd()
+    folder.mkdir(parents=True)
+    os.chdir(folder)
+    try:
+        for _ in range(levels):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("1.png").write_bytes(picture())
+        os.chdir(here)
+        yield
+    finally:
+        os.chdir(folder)
+        for _ in range(levels):
+            os.chdir("d")
+        Path("1.png").unlink()
+        for _ in range(levels):
+            os.chdir("..")
+            Path("d").rmdir()
+        os.chdir(here)
+
+
+def test_deep_folders(tmp_path):
+    path = make_tar(tmp_path / "x.tar", {f"cat/{'/'.join(['d'] * 1100)}/1.png": picture()})
+    assert len(read(path)[0]) == 1
+    make(tmp_path / "x", {"dog/1.png": picture()})
+    with deep_folder(tmp_path / "x/cat", 1100):
+        assert len(read(tmp_path / "x")[0]) == 2
+    with deep_folder(tmp_path / "x/owl", 2100):
+        assert "cannot be read (File name too long): change its permissions or remove it" in refused(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", "\x1b[31mred", "a\u2028b"])
+def test_a_class_folder_that_is_no_printable_text_is_refused(tmp_path, name):
+    files = {"cat/1.png": picture(1), f"{name}/2.png": picture(2)}
+    for path in (make(tmp_path / "x", files), make_tar(tmp_path / "x.tar", files)):
+        message = refused(path)
+        assert message.endswith(
+            f"{name!a} has a name that is no valid text without control characters: give it another one"
+        )
+    assert len(read(tmp_path / "x", labels=False)[0]) == 2
+
+
+def test_names_that_are_no_utf_8_are_listed_escaped(tmp_path):
+    files = GOOD | {"cat/t\udceate.png": picture(1), "cat/l\udceas.txt": b"-", "cat/b\udceat.png": b"-"}
+    for path in (make(tmp_path / "x", files), make_tar(tmp_path / "x.tar", files)):
+        samples, _, skipped = read(path, on_bad_image="skip")
+        assert len(samples) == 4
+        assert sorted(entry["file"] for entry in skipped) == [r"cat/b\udceat.png", r"cat/l\udceas.txt"]
+
+
+def test_a_zero_byte_in_a_name_is_refused(tmp_path):
+    path = make_zip(tmp_path / "x.zip", GOOD | {"cat/a#.png": picture(1)})
+    path.write_bytes(path.read_bytes().replace(b"a#.png", b"a\0.png"))
+    assert "has a zero byte in its name" in refused(path)
+
+
+def test_a_folder_of_a_zip_that_holds_bytes_of_its_own_is_refused(tmp_path):
+    path = make_zip(tmp_path / "x.zip", GOOD | {"cat/a#": picture(1)})
+    path.write_bytes(path.read_bytes().replace(b"cat/a#", b"cat/a/"))
+    assert "the folder cat/a is said to hold" in refused(path)
+
+
+def test_zip_names_without_the_flag_give_the_same_shards_as_the_folder(tmp_path):
+    files = {"chien/1.png": picture(1), "été/1.png": picture(2), "zèbre/1.png": picture(3)}
+    path = make_zip(tmp_path / "x.zip", files)
+    content = path.read_bytes()
+    for encoding in ("utf-8", "cp437"):
+        other = content
+        for name in ("été", "zèbre"):
+            raw = name.encode(encoding).ljust(len(name.encode()), b"_")  # the same number of bytes
+            other = other.replace(name.encode(), raw)
+        for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            pieces = other.split(signature)
+            other = signature.join([pieces[0], *(piece[: at - 4] + b"\0\0" + piece[at - 2 :] for piece in pieces[1:])])
+        path.write_bytes(other)
+        classes = [
+            name if encoding == "utf-8" else name + "_" * (len(name.encode()) - len(name)) for name in ("zèbre", "été")
+        ]
+        assert read(path)[1] == ["chien", *classes]
+
+
+def test_links_of_an_archive_need_not_be_images_to_be_counted(tmp_path):
+    path = make_tar(tmp_path / "x.tar", GOOD | {"cat/notes.txt": b"-"}, {"cat/soft": (tarfile.SYMTYPE, "notes.txt")})
+    samples, _, skipped = read(path)
+    assert len(samples) == 3 and [entry["file"] for entry in skipped] == ["cat/notes.txt", "cat/soft"]
+
+
+def test_unreadable_litter_is_listed_by_its_folder(tmp_path, monkeypatch):
+    path = make(tmp_path / "x", GOOD | {"lost+found/1.png": picture()})
+    listdir = os.listdir
+
+    def refusing(folder):
+        if str(folder).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    assert [entry["file"] for entry in read(path)[2]] == ["lost+found"]
 
 
 def test_an_encrypted_or_damaged_zip_member_is_an_unusable_image(tmp_path):

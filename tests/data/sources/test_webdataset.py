@@ -155,7 +155,125 @@ def test_nothing_to_read_is_named(tmp_path):
     assert "does not exist: set data.path to a folder of shards" in web_refused(tmp_path / "nowhere")
     assert "no .tar in it" in web_refused(make(tmp_path / "x", GOOD))
     assert "is no folder and no .tar" in web_refused(make(tmp_path / "y", {"x.zip": b"-"}) / "x.zip")
-    assert "no images in its shards" in web_refused(make_tar(tmp_path / "x.tar", {"1.txt": b"-"}))
+    assert "no images in its shards: each needs a file ending in .jpg" in web_refused(
+        make_tar(tmp_path / "x.tar", {"1.txt": b"-"})
+    )
+
+
+def pairs(files):
+    """Named files with the numbers of PICTURES and labels as their contents."""
+    return {
+        name: PICTURES[content] if name.lower().endswith((".png", ".jpg")) else str(content).encode()
+        for name, content in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "taken", "noted"),
+    [
+        ({"a.v2.1.png": 0, "a.v2.1.cls": 1, "a.v2.2.png": 3, "a.v2.2.cls": 0}, [(0, 1), (3, 0)], {}),
+        ({"a.1.cls": 1, "a.2.cls": 0, "a.1.png": 0, "a.2.png": 3}, [(0, 1), (3, 0)], {}),
+        ({"x.input.png": 0, "x.output.cls": 1, "y.input.png": 3, "y.output.cls": 0}, [(0, 1), (3, 0)], {}),
+        ({"a.1.in.png": 0, "a.1.out.cls": 1, "a.2.in.png": 3, "a.2.out.cls": 0}, [(0, 1), (3, 0)], {}),
+        ({"x.PNG": 0, "x.CLS": 1, "y.Png": 3, "y.cls": 0}, [(0, 1), (3, 0)], {}),
+        ({"x.png": 0, "x.output.cls": 1, "y.input.png": 3, "y.cls": 0}, [(0, 1), (3, 0)], {}),
+        (
+            {"x.png": 0, "x.cls": 1, "x.mask.png": 3, "x.meta.json": 7, "x.txt": 7, "y.png": 3, "y.cls": 0},
+            [(0, 1), (3, 0)],
+            {"x.mask.png": "a further image", "x.meta.json": "neither", "x.txt": "neither"},
+        ),
+        ({"x.jpg": 1, "x.png": 0, "x.cls": 0}, [(1, 0)], {"x.png": "a further image"}),
+        ({"x.png": 0, "x.json": 7, "x.cls": 0}, [(0, 0)], {"x.json": "neither an image nor the label"}),
+        ({"x.png": 0, "x.cls": 0, "._x.png": 1, "z.npy": 7}, [(0, 0)], {"._x.png": "hidden", "z.npy": "neither"}),
+    ],
+)
+def test_every_file_is_part_of_a_sample_or_noted(tmp_path, files, taken, noted):
+    samples, _, skipped = web(make_tar(tmp_path / "x.tar", pairs(files)))
+    assert [label for _, _, label in samples] == [label for _, label in taken]
+    for (number, _), (_, pixels, _) in zip(taken, samples, strict=True):
+        assert np.array_equal(pixels, exact(PICTURES[number]))
+    assert {entry["file"] for entry in skipped} == {f"x.tar/{name}" for name in noted}
+    for entry in skipped:
+        assert entry["reason"].startswith(noted[entry["file"].removeprefix("x.tar/")])
+
+
+@pytest.mark.parametrize(
+    ("files", "lost"),
+    [
+        ({"a.v2.1.png": 0, "a.v2.1.cls": 1, "a.v2.2.png": 3}, ["a.v2.2.png"]),
+        ({"a.v2.1.png": 0, "a.v2.1.cls": 1, "a.v2.2.cls": 0}, ["a.v2.2.cls"]),
+        ({"a.1.png": 0, "a.1.cls": 1, "a.2.png": 3, "a.3.cls": 0}, ["a.2.png", "a.3.cls"]),
+        ({"x.left.png": 0, "x.right.png": 3, "x.cls": 1}, ["x.left.png", "x.right.png", "x.cls"]),
+        ({"x.png": 0, "x.a.cls": 1, "x.b.cls": 0}, ["x.png", "x.a.cls", "x.b.cls"]),
+    ],
+)
+def test_half_a_sample_is_named_or_left_out(tmp_path, files, lost):
+    good = {"0.png": PICTURES[0], "0.cls": b"0", "1.png": PICTURES[3], "1.cls": b"1"}
+    path = make_tar(tmp_path / "x.tar", good | pairs(files))
+    message = web_refused(path)
+    assert f"{path}: {lost[0]}: an image without a label" in message or "a label without an image" in message
+    samples, _, skipped = web(path, on_bad_image="skip")
+    assert [entry["file"] for entry in skipped] == [f"x.tar/{name}" for name in lost]
+    assert 2 + len(files) == len(samples) + len(lost) + sum(name.endswith("cls") for name in files) - sum(
+        name.endswith("cls") for name in lost
+    )
+
+
+def test_without_labels_all_images_of_a_key_are_taken_unless_one_has_the_keys_name(tmp_path):
+    files = pairs({"a.v2.1.png": 0, "a.v2.2.png": 3, "x.png": 0, "x.mask.png": 3, "x.cls": 0})
+    samples, _, skipped = web(make_tar(tmp_path / "x.tar", files), labels=False)
+    assert len(samples) == 3
+    assert skipped == [{"file": "x.tar/x.mask.png", "reason": "a further image of its sample"}]
+
+
+def test_an_image_without_a_pictures_suffix_is_known_by_its_first_bytes(tmp_path):
+    files = {"x.img": PICTURES[0], "x.cls": b"0", "y": PICTURES[3], "y.cls": b"1", "z.jfif": PICTURES[1], "z.cls": b"0"}
+    assert [label for _, _, label in web(make_tar(tmp_path / "x.tar", files))[0]] == [0, 1, 0]
+
+
+def test_shards_in_sub_folders_and_packed_ones(tmp_path):
+    folder = tmp_path / "x"
+    names = ["0.tar", "1.tar.gz", "2.TGZ", "more/3.tar", "more/deep/4.tar.gz"]
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        made = make_tar(folder / name.lower(), sample(number, LABELS[number]))
+        made.rename(folder / name)
+    make_tar(folder / "5.tar", {})
+    make(folder, {"README.md": b"-", "more/.cache": b"-", "classes.txt": b"cat\ndog\nowl\n"})
+    samples, classes, skipped = web(folder)
+    assert [label for _, _, label in samples] == LABELS and classes == ["cat", "dog", "owl"]
+    for content, (_, pixels, _) in zip(PICTURES, samples, strict=True):
+        assert np.array_equal(pixels, exact(content))
+    assert {entry["file"]: entry["reason"] for entry in skipped} == {
+        "README.md": "not a shard", "more/.cache": "hidden, or left there by a system", "5.tar": "an empty shard",
+    }  # fmt: skip
+
+
+def test_train_beside_val_is_refused(tmp_path):
+    for name in ("train/0.tar", "val/0.tar"):
+        (tmp_path / name).parent.mkdir()
+        make_tar(tmp_path / name, sample(0, 0))
+    message = web_refused(tmp_path)
+    assert "shards lie in 'train' and 'val'" in message and message.endswith(f"set data.path to {tmp_path / 'train'}")
+    assert len(web(tmp_path / "train")[0]) == 1
+
+
+def test_a_shard_of_no_bytes_is_refused(tmp_path):
+    folder = shards(tmp_path / "x")
+    (folder / "c.tar").write_bytes(b"")
+    assert f"{folder / 'c.tar'} cannot be read as an archive (the archive is cut off" in web_refused(folder)
+
+
+def test_a_class_file_in_another_encoding_is_refused(tmp_path):
+    folder = shards(tmp_path / "x")
+    (folder / "classes.txt").write_bytes("cat\ndog\nPer\xfccke\n".encode("latin-1"))
+    assert "classes.txt is not in UTF-8" in web_refused(folder)
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "a\\u001b[31m", "a\\nb", " ", ""])
+def test_a_class_name_that_is_no_printable_text_is_refused(tmp_path, name):
+    files = {"1.png": PICTURES[0], "1.json": f'{{"label": 0, "class_name": "{name}"}}'.encode()}
+    assert "no valid text without control characters" in web_refused(make_tar(tmp_path / "x.tar", files))
 
 
 def test_own_shards_come_back_with_their_names_and_are_compared_with_their_index(tmp_path):
