@@ -1,6 +1,6 @@
 """How fast images become shards, and how much memory that takes: `python benchmarks/data.py [--images 1000]`; Linux.
 
-Random JPEG images (256 x 256, smoothed noise) lie in class folders, in a tar and in WebDataset shards.
+Random JPEG images (256 x 256, smoothed noise) lie in class folders, a tar, WebDataset shards and Parquet files.
 Each set is prepared at 64 x 64 in its own process, first with --images images, then with ten times as many.
 Memory is the peak resident size of that process, less its size after the imports.
 (The peak is Linux's VmHWM; ru_maxrss would count the parent process.)
@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from PIL import Image
+from pyarrow import parquet
 
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
 from scm.data.reading.source import Wanted, open_source
@@ -27,7 +29,13 @@ from scm.results.provenance import machine_name
 
 SIDE, RESOLUTION, CLASSES, DIFFERENT, SHARD_IMAGES = 256, 64, 10, 64, 1024
 GROWTH = 10
-KINDS = {"folder": ("folder", "folder"), "tar": ("folder", "images.tar"), "webdataset": ("webdataset", "shards")}
+ROW_GROUP = 100
+KINDS = {
+    "folder": ("folder", "folder"),
+    "tar": ("folder", "images.tar"),
+    "webdataset": ("webdataset", "shards"),
+    "parquet": ("parquet", "rows"),
+}
 """Name to data.source and the name of what is read."""
 
 
@@ -53,6 +61,13 @@ def make(kind: str, folder: Path, count: int) -> None:
             (folder / "folder" / f"{name}.jpg").write_bytes(content)
     elif kind == "tar":
         _pack(folder / "images.tar", ((f"{name}.jpg", content) for name, content, _ in images))
+    elif kind == "parquet":
+        (folder / "rows").mkdir()
+        for start in range(0, count, 10 * SHARD_IMAGES):
+            numbers = range(start, min(count, start + 10 * SHARD_IMAGES))
+            images = [{"bytes": files[number % DIFFERENT], "path": f"{number}.jpg"} for number in numbers]
+            table = pyarrow.table({"image": images, "label": [number % CLASSES for number in numbers]})
+            parquet.write_table(table, folder / "rows" / f"{start:07d}.parquet", row_group_size=ROW_GROUP)
     else:
         (folder / "shards").mkdir()
         for start in range(0, count, SHARD_IMAGES):

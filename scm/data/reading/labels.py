@@ -1,16 +1,23 @@
-"""Labels that are numbers: which numbers may be labels, and which classes they make."""
+"""Labels that are numbers: which numbers may be labels, and which classes they make; names that are no classes."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from scm.errors import UserError
 
 MAX_LABEL = 2**31 - 1
+SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([ ._-]?(set|data|images?|split|\d+))?")
 
 
 def is_label(value: Any) -> bool:
     """True for whole numbers from 0 to MAX_LABEL; `true` and 3.0 are none."""
     return type(value) is int and 0 <= value <= MAX_LABEL
+
+
+def is_split(name: str) -> bool:
+    """True for the name of a part of a data set, such as train or val, of which there is another one beside it."""
+    return bool(SPLIT.fullmatch(name.casefold()))
 
 
 def class_count(labels: Sequence[int], where: str) -> int:

@@ -1,7 +1,6 @@
 """Images in a folder, a .zip or a .tar, at any depth; their labels come from dataset.json or from class folders."""
 
 import posixpath
-import re
 import unicodedata
 from array import array
 from collections.abc import Sequence
@@ -13,13 +12,10 @@ from scm.data.reading import dataset_json
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
 from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
-from scm.data.reading.labels import class_count
+from scm.data.reading.labels import class_count, is_split
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
-
-SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([ ._-]?(set|data|images?|split|\d+))?")
-"""Names of folders that are the splits of a data set, in lower case, if there are two of them."""
 
 
 def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
@@ -48,7 +44,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     for number in others:
         name = listing.files.name(number)
         holds_labels = labels_file is not None and name == labels_file[0]
-        skipped.append({"file": name, "reason": "holds the labels" if holds_labels else NO_IMAGE})
+        skipped.append({"file": name, "reason": "read for the labels" if holds_labels else NO_IMAGE})
     if not wanted.labels:
         classes, label_of = list[str](), array("i", [-1]) * len(images)
     elif labels_file is not None:
@@ -154,7 +150,7 @@ def _class_folders(images: Catalogue, folders: set[str]) -> tuple[list[str], str
 
 def _refuse_splits(classes: list[str], prefix: str, images: Catalogue, path: Path) -> None:
     """Refuses the splits of a data set, such as train/ and val/, in place of its classes."""
-    splits = [name for name in classes if SPLIT.fullmatch(name.casefold())]
+    splits = [name for name in classes if is_split(name)]
     if len(splits) < 2:
         return
     insides = (images.name(number).removeprefix(prefix) for number in range(len(images)))

@@ -30,7 +30,7 @@ def wanted(source: str, path: Path = Path("unused")) -> Wanted:
 
 
 def test_every_file_of_sources_is_a_source():
-    assert names(SOURCES) == ("cifar10", "digits", "folder", "imagenet", "webdataset")
+    assert names(SOURCES) == ("cifar10", "digits", "folder", "imagenet", "parquet", "webdataset")
 
 
 def test_adding_a_file_adds_a_source(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def test_the_labels_of_dataset_json_are_taken_from_every_form(tmp_path):
         assert classes == ["0", "1", "2"] and [label for _, _, label in samples] == LABELS
         for (_, pixels, _), content in zip(samples, IMAGES.values(), strict=True):
             assert np.array_equal(pixels, np.array(Image.open(io.BytesIO(content))))
-        assert skipped == [{"file": "dataset.json", "reason": "holds the labels"}]
+        assert skipped == [{"file": "dataset.json", "reason": "read for the labels"}]
 
 
 def test_a_data_set_in_a_folder_of_its_own(tmp_path):
