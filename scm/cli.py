@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from scm.base.files import disk_full
+from scm.base.files import disk_fault
 from scm.commands import (
     card,
     import_teacher,
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if (line := disk_full(error)) is None:
+        if (line := disk_fault(error)) is None:
             raise
         print(f"scm: error: {line}", file=sys.stderr)
         return 1

@@ -25,6 +25,12 @@ from scm.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write that finds no room on the disk, in the user's quota, or in the file."""
+_RIGHTS, _MOUNT = "give this user the right to read and write there", "check the disk or the mount"
+_UNUSABLE = {
+    errno.EACCES: _RIGHTS, errno.EPERM: _RIGHTS, errno.EROFS: "mount it writable",
+    errno.EIO: _MOUNT, errno.ESTALE: _MOUNT, errno.ENOTCONN: _MOUNT,
+}  # fmt: skip
+"""Error numbers of a disk that refuses or fails, with the remedies."""
 DAY = 86_400.0
 """Seconds without a change after which another machine's temporary counts as left; its lock may not be seen here."""
 SEAL = "seal"
@@ -143,13 +149,14 @@ def room_for(path: Path, size: int | None = None) -> Iterator[None]:
         raise UserError(f"{_final(path)} cannot be written ({os.strerror(number)}): {remedy}") from None
 
 
-def disk_full(error: OSError) -> str | None:
-    """The line for an error of a full disk that no `room_for` has replaced; None for other errors."""
-    number = _number(error)
-    if number not in DISK_FULL:
-        return None
-    what = error.filename or "a file"
-    return f"{what} cannot be written ({os.strerror(number)}): free some space and run the same command again"
+def disk_fault(error: OSError) -> str | None:
+    """The line for an error of the disk or of its permissions; None for other errors, which may be bugs."""
+    number, what = _number(error), error.filename or "a file"
+    if number in DISK_FULL:
+        return f"{what} cannot be written ({os.strerror(number)}): free some space and run the same command again"
+    if number in _UNUSABLE and error.filename:
+        return f"{what} cannot be used ({os.strerror(number)}): {_UNUSABLE[number]} and run the same command again"
+    return None
 
 
 def _number(error: OSError) -> int:

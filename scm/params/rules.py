@@ -156,6 +156,9 @@ def _methods(params: Params) -> Iterator[Fault]:
     expected = [TEACHER, *student.methods]
     if list(models) != expected:
         remedy = f"write [{', '.join(expected)}]"
+        left = [name for name in student.methods if name not in models]
+        if left:  # as after -S student.methods=..., which adds to a mapping
+            remedy += f", or take {left[0]} out of student.methods (in `dvc exp run`: -S '~student.methods.{left[0]}')"
         yield Fault("evaluate.models", list(models), f"must be teacher, then student.methods; {remedy}")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.base import locks
-from scm.base.files import disk_full, write_json
+from scm.base.files import disk_fault, write_json
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError, printable
 from scm.params import Params, dump
 from scm.params.project import Project
@@ -152,7 +152,7 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         print("interrupted: run the same command to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        if (line := disk_full(error)) is None:
+        if (line := disk_fault(error)) is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ import torch
 from scm.base import files, weights
 from scm.base.files import (
     append_line,
-    disk_full,
+    disk_fault,
     read_sealed,
     remove_leftovers,
     replacing_folder,
@@ -179,10 +179,25 @@ def test_a_line_that_does_not_fit_is_not_half_written():
         assert path.read_text() == "first\nsecond\n"
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "give this user the right to read and write there"),
+        (errno.EPERM, "give this user the right to read and write there"),
+        (errno.EROFS, "mount it writable"),
+        (errno.EIO, "check the disk or the mount"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line(number, remedy):
+    line = f"a/b cannot be used ({os.strerror(number)}): {remedy} and run the same command again"
+    assert disk_fault(OSError(number, os.strerror(number), "a/b")) == line
+
+
 def test_other_errors_of_a_disk_stay_what_they_are():
     with pytest.raises(OSError, match="Input/output"), room_for(Path("a")):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    assert disk_full(OSError(errno.EIO, "broken", "a")) is None
-    assert disk_full(OSError(errno.EDQUOT, "quota", "a")) == (
+    assert disk_fault(OSError(errno.EMFILE, "too many", "a")) is None
+    assert disk_fault(PermissionError(errno.EACCES, "a socket's, without a file")) is None
+    assert disk_fault(OSError(errno.EDQUOT, "quota", "a")) == (
         f"a cannot be written ({os.strerror(errno.EDQUOT)}): free some space and run the same command again"
     )

@@ -142,6 +142,10 @@ IMPOSSIBLE = [
         "student.sct: student.methods names sct, but its block is missing; add it with images and dropout, or take it out of student.methods",
     ),
     (
+        {"evaluate.models": ["teacher", "sct"]},
+        'evaluate.models = ["teacher", "sct"]: must be teacher, then student.methods; write [teacher, scd, sct], or take scd out of student.methods (in `dvc exp run`: -S \'~student.methods.scd\')',
+    ),
+    (
         {"evaluate.models": ["teacher", "sct", "scd"]},
         'evaluate.models = ["teacher", "sct", "scd"]: must be teacher, then student.methods; write [teacher, scd, sct]',
     ),
