@@ -38,7 +38,7 @@ lint: .venv/.dev
 	$(BIN)/zizmor --offline --quiet .github
 
 ui: .venv/.run
-	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+	$(BIN)/scm ui
 
 # Only what git ignores, and of that only what can be made again: metrics, dvc.lock, mlflow.db and data/raw stay.
 clean:

@@ -19,7 +19,7 @@ def _ui(options: argparse.Namespace) -> int:
 
     project = Project.open()
     settings = project.tracking
-    if settings.store.startswith("http"):
+    if settings.store.lower().startswith("http"):
         print(f"MLflow's pages are at {settings.shown}")
         return 0
     store.answered(settings, "scm ui", lambda: store.connect(settings))

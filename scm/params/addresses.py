@@ -45,7 +45,7 @@ def _sqlite_refusal(rest: str) -> str | None:
     if not rest.startswith("/"):
         return f"needs three slashes before the file's name; write sqlite:///{path}"
     if path.startswith("~"):
-        return "would make a folder that is called ~; write the whole path, such as sqlite:////home/me/mlflow.db"
+        return "would make a folder that is called ~; write the whole path, such as sqlite:////data/mlflow.db"
     if path.endswith("/"):
         return f"names a folder; write sqlite:///{path}mlflow.db"
     return None
@@ -78,7 +78,7 @@ def sqlite_file(address: str, folder: Path) -> Path | None:
 
 
 def sqlite_address(file: Path, query: str = "") -> str:
-    """The address of an SQLite file, as SQLAlchemy reads it."""
+    """The address of an SQLite file, as SQLAlchemy 2.1 reads it, which undoes the quotes."""
     quoted = str(file).replace("%", "%25").replace("?", "%3F")
     # MLflow takes what follows "sqlite:///" for a path and makes its folder, quoted or not; so the driver is named.
     scheme = "sqlite" if quoted == str(file) else "sqlite+pysqlite"
@@ -88,4 +88,4 @@ def sqlite_address(file: Path, query: str = "") -> str:
 def without_secrets(text: str) -> str:
     """A text without the passwords and tokens of the addresses in it."""
     text = re.sub(r"(?<=://)[^/\s]\S*@|(?<![^\s\"'(])[^\s/:]+:[^\s/]*@", "", text)
-    return re.sub(r"([?&][^=&\s]+=)[^&\s)'\"]*", r"\1…", text)
+    return re.sub(r"([?&#][^=&\s]+=)[^&\s)'\"]*", r"\1…", text)

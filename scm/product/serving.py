@@ -80,7 +80,8 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
                 yield own, asked
         elif ":/" in asked:
             if asked.startswith(("models:", "runs:")):
-                _use_store(Project.open())
+                project = Project.open()
+                store.answered(project.tracking, "scm serve", lambda: _use_store(project))
             yield asked, asked
         else:
             raise UserError(

@@ -57,3 +57,11 @@ def test_what_the_gate_promotes_is_what_is_served(tmp_path, monkeypatch, capsys)
     assert cli.main(["publish"]) == 0  # the same candidate: no second version
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
     assert [version.version for version in client.search_model_versions("name = 'digits'")] == [1]
+    moved = root.rename(tmp_path / "moved 1%")
+    monkeypatch.chdir(moved)
+    try:
+        with located(None) as (uri, _):
+            assert mlflow.pyfunc.load_model(uri).unwrap_python_model().product.content.name == "scd"
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert not root.exists()

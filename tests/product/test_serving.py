@@ -14,6 +14,7 @@ from scm import cli
 from scm.errors import UserError
 from scm.product.serving import MAX_BODY, has_champion, located
 from tests.product.conftest import Server, start
+from tests.support.projects import make_project
 
 JSON = "application/json"
 
@@ -172,3 +173,13 @@ def test_a_signal_ends_it_cleanly(packed, tmp_path):
     assert served.process.stdout is not None
     served.process.stdout.close()
     assert (tmp_path / "serve.log").read_text().splitlines()[-1] == "scm serve: ended"
+
+
+def test_a_damaged_store_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(b"no database " * 300)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for asked in ("models:/digits@champion", None):
+        with pytest.raises(UserError, match=r"^mlflow: the store is damaged: move its file away"), located(asked):
+            pass

@@ -1,11 +1,14 @@
-"""scm.results.provenance: the commit that a result was made from, or the reason why git does not tell it."""
+"""scm.results.provenance: the commit that a result was made from, or the reason why git does not tell it; and its times."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from scm.results.provenance import commit_of, git_fault, in_repository
+from scm.params.project import Project
+from scm.results.provenance import commit_of, git_fault, in_repository, run_entry
+from tests.support.projects import ROOT
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -72,3 +75,10 @@ def test_a_worktree_is_a_repository_while_it_leads_to_one(repository: Path, tmp_
     assert in_repository(tmp_path / "tree") and git_fault(tmp_path / "tree") is None
     repository.parent.rename(tmp_path / "elsewhere")  # as in a container that sees the work tree alone
     assert not in_repository(tmp_path / "tree")
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_duration() -> None:
+    started = time.time() + 3600
+    facts = {"key": "k", "stage": "prepare", "item": None, "name": "n", "params": {}, "deps": {}, "chain": {}}
+    entry = run_entry(Project.open(ROOT), started=started, **facts)
+    assert entry["seconds"] == 0 and entry["ended"] == entry["started"]

@@ -200,3 +200,13 @@ def test_a_store_is_made_complete_or_not_at_all(
 def test_a_store_that_cannot_be_written_is_named() -> None:
     for text in ("attempt to write a readonly database", "unable to open database file"):
         assert store.reason(sqlite3.OperationalError(text)).startswith("the store cannot be written")
+
+
+def test_a_folder_of_files_that_cannot_be_written_costs_one_line_and_no_figures(
+    settings: TrackingSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (settings.root / "results/metrics").mkdir(parents=True)
+    (settings.root / "results/metrics/a.json").write_text("{}")
+    (settings.root / "mlartifacts").write_text("no folder")
+    assert "mlartifacts" in fault(settings, capsys)
+    assert sending.run_of(store.connect(settings), "k").info.status == "FINISHED"

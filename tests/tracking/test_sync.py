@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from scm.errors import UserError
-from scm.params.project import Project
+from scm.params.project import Project, TrackingSettings
 from scm.tracking import sending, store, sync
+from scm.tracking.records import RunRecord
 from tests.support.fake_results import MODELS, write_fake_results
 from tests.support.projects import params_with
 
@@ -72,6 +73,72 @@ def test_sync_twice_changes_nothing_and_sends_what_is_missing(root: Path) -> Non
     mark = f"{socket.gethostname()}:{2**22 + 1}:0"  # more than the largest process id
     client.create_run(experiment.experiment_id, tags={"scm.process": mark})
     assert sync.sync(project) == [f"{where}: 0 new, 12 known; 1 dead ones marked KILLED"]
+
+
+def test_sync_goes_on_past_runs_that_cannot_be_sent(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project, send = opened(root), sending.send
+    store.connect(project.tracking)
+    (root / "results/samples/scd/nfe-1.png").unlink()
+
+    def refusing(client: object, record: RunRecord, settings: TrackingSettings) -> bool:
+        if record.stage == "encode":
+            raise ValueError("Invalid value\nfor this record")
+        return send(client, record, settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sending, "send", refusing)
+    where = f"12 runs in sqlite:///{root}/mlflow.db"
+    remedy = "not sent, for the reasons above: run `scm sync` again after mending"
+    with pytest.raises(UserError, match=f"^{where}: 10 new, 0 known, 2 {remedy}$"):
+        sync.sync(project)
+    encode, evaluate = capsys.readouterr().err.splitlines()
+    assert encode == "encode.json was not sent: Invalid value"
+    assert evaluate.startswith("evaluate@scd.json was not sent: ") and "nfe-1.png is missing: run" in evaluate
+    monkeypatch.setattr(sending, "send", send)
+    with pytest.raises(UserError, match=f"^{where}: 1 new, 10 known, 1 {remedy}$"):
+        sync.sync(project)
+
+
+def test_sync_ends_when_the_store_no_longer_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Gone:
+        def __getattr__(self, name: str) -> object:
+            asked.append(name)
+            raise ConnectionError("Connection reset by peer")
+
+    monkeypatch.setattr(store, "connect", lambda settings: Gone())
+    with pytest.raises(UserError, match=r"^mlflow: the tracking server fails or breaks off.*again later$"):
+        sync.sync(opened(root))
+    assert len(asked) <= 2, "the other runs are not tried"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["in/Fotos (2024)", "in/cats+dogs", "a,b", "team@home", "R&D", "фото", "50%", "~/x", "a//b/../c/", "e\u0301",
+     "\udcff", "x" * 240, "/".join(["long"] * 100)],
+)  # fmt: skip
+def test_any_path_of_a_dependency_is_a_tag(root: Path, path: str) -> None:
+    from mlflow.utils.validation import _validate_tag
+
+    run_file = root / "results/runs/prepare.json"
+    deps = {path: "md5 1", f"{path} ": "md5 2", "models/scd": "md5 3"}
+    run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "deps": deps, "outs": {path: "md5 4"}}))
+    tags = sync.record_of(root, run_file).tags
+    shown = {tag: value for tag, value in tags.items() if tag.startswith(("scm.deps.", "scm.outs."))}
+    assert len(shown) == 4, "each has its own tag"
+    for tag, value in shown.items():
+        assert _validate_tag(tag, value).key == tag
+    whole = [tag[9:] if value.count(" ") == 1 else value.split(" ", 2)[2] for tag, value in shown.items()]
+    assert sorted(whole) == sorted([*deps, path]), "the tag or its value has the whole path"
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_duration(root: Path) -> None:
+    run_file = root / "results/runs/prepare.json"
+    run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "ended": "2026-11-24T09:00:00+00:00"}))
+    record = sync.record_of(root, run_file)
+    assert record.started == record.ended
 
 
 def test_faults_are_one_line_each(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
