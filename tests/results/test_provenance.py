@@ -1,4 +1,4 @@
-"""scm.results.provenance: the commit that a result was made from, or the reason why git does not tell it; and its times."""
+"""scm.results.provenance: the commit that a result was made from, or why git does not tell it, and its times."""
 
 import subprocess
 import time
