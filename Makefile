@@ -6,12 +6,13 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test long lint ui clean always
+.PHONY: help repro test long campaign lint ui clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
 	@echo "make test    install, then run all tests but the long ones"
 	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
+	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make ui      MLflow on http://127.0.0.1:5000"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
@@ -22,10 +23,13 @@ repro: .venv/.run
 	$(BIN)/scm run
 
 test: .venv/.dev
-	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not long"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not long and not campaign"
 
 long: .venv/.dev
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m long
+
+campaign: .venv/.dev
+	SCM_CAMPAIGN_DOC=docs/reliability.md $(BIN)/pytest -m campaign tests/campaigns
 
 lint: .venv/.dev
 	$(BIN)/ruff check

@@ -95,12 +95,18 @@ def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guid
         raise UserError(f"{option} {scale:g}: {name} was not trained for guidance; leave the option out")
 
 
+LONGEST_NUMBER, LONGEST_SHOWN = 20, 100
+"""Most digits of a class's number, above which Python may refuse to read it; most characters of a name in a message."""
+
+
 def class_number(text: str, names: Sequence[str], option: str = "--classes") -> int:
     """The number of a class, given by name or number."""
     if text in names:
         return names.index(text)
-    if text.isdecimal() and int(text) < len(names):
+    if text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) < len(names):
         return int(text)
+    if len(text) > LONGEST_SHOWN:
+        text = f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     raise UserError(f"{option} {text}: no such class; this model has {shown} (or numbers 0 to {len(names) - 1})")
 

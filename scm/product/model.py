@@ -11,7 +11,8 @@ import math
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scm.data.latents.autoencoders import load_codec
 from scm.errors import UserError
 from scm.generation import trained
 from scm.generation.generate import generate
+from scm.generation.sampler import Sampler
 from scm.networks import Model
 from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content
 
@@ -42,6 +44,14 @@ class Wish:
     steps: int
     role: str  # STUDENT or TEACHER, the model that draws it
     guidance: float
+
+
+class Dropped(Exception):
+    """Nobody waits for the images any more."""
+
+
+def always() -> bool:
+    return True
 
 
 class Product:
@@ -84,23 +94,41 @@ class Product:
         role = self._role(steps)
         return Wish(self._label(given.get("class")), seed, steps, role, self._guidance(role, given.get("guidance")))
 
-    def draw(self, wishes: list[Wish]) -> list[dict[str, Any]]:
-        """Draws images, similar ones in one batch, and returns rows of the signature's outputs; one batch at a time."""
+    def wishes(self, rows: list[dict[str, Any]]) -> list[Wish]:
+        """Checks a request's rows."""
+        if not 1 <= len(rows) <= self.max_rows:
+            raise UserError(f"{len(rows)} rows: a request takes 1 to {self.max_rows}")
+        wishes = []
+        for place, row in enumerate(rows):
+            try:
+                wishes.append(self.wish(row))
+            except UserError as error:
+                raise UserError(f"row {place}: {error}") from None
+        return wishes
+
+    def draw(self, wishes: list[Wish], wanted: Callable[[], bool] = always) -> list[dict[str, Any]]:
+        """Draws images, similar ones in one batch, and returns rows of the signature's outputs; one batch at a time.
+
+        Raises:
+            Dropped: `wanted`, which is asked before each evaluation of a network, has become false.
+        """
         alike: dict[tuple[str, int, float], list[int]] = defaultdict(list)
         for place, wish in enumerate(wishes):
             alike[wish.role, wish.steps, wish.guidance].append(place)
         answers: dict[int, dict[str, Any]] = {}
         for (role, steps, guidance), places in alike.items():
             with self._turn:
-                drawn = self._batch(role, steps, guidance, [wishes[place] for place in places])
+                drawn = self._batch(role, steps, guidance, [wishes[place] for place in places], wanted)
             answers |= dict(zip(places, drawn, strict=True))
         return [answers[place] for place in range(len(wishes))]
 
-    def _batch(self, role: str, steps: int, guidance: float, wishes: list[Wish]) -> list[dict[str, Any]]:
+    def _batch(
+        self, role: str, steps: int, guidance: float, wishes: list[Wish], wanted: Callable[[], bool]
+    ) -> list[dict[str, Any]]:
         model, header = self._models[role]
         content, started = self.content, time.perf_counter()
         levels = trained.NoiseLevels(content.sigma_min, content.sigma_max, content.rho)
-        sampler = trained.sampler_of(header, steps, levels, "steps")
+        sampler = _stoppable(trained.sampler_of(header, steps, levels, "steps"), wanted)
         labels, seeds = torch.tensor([wish.label for wish in wishes]), [wish.seed for wish in wishes]
         shape = self.codec.header["shape"]
         samples, _ = generate(model, sampler, seeds, labels, shape, len(seeds), self.device, guidance)
@@ -156,21 +184,27 @@ class ImageModel(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         product = self.product
         try:
-            count = len(model_input)
-            if not 1 <= count <= product.max_rows:
-                raise UserError(f"{count} rows: a request takes 1 to {product.max_rows}")
-            wishes = []
-            for place, row in enumerate(model_input.to_dict("records")):
-                try:
-                    wishes.append(product.wish(row))
-                except UserError as error:
-                    raise UserError(f"row {place}: {error}") from None
+            wishes = product.wishes(model_input.to_dict("records"))
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
         try:
             return pd.DataFrame(product.draw(wishes))
         except UserError as error:  # the model's own fault: its samples are not finite
             raise MlflowException(str(error), error_code=INTERNAL_ERROR) from None
+
+
+def _stoppable(sampler: Sampler, wanted: Callable[[], bool]) -> Sampler:
+    """The same sampler, which stops before an evaluation that is no longer wanted."""
+
+    def run(function: Callable[..., torch.Tensor], noise: Any) -> torch.Tensor:
+        def evaluated(*arguments: Any, **named: Any) -> torch.Tensor:
+            if not wanted():
+                raise Dropped
+            return function(*arguments, **named)
+
+        return sampler.run(evaluated, noise)
+
+    return replace(sampler, run=run)
 
 
 def png_of(image: torch.Tensor) -> str:

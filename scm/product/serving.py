@@ -1,8 +1,4 @@
-"""MLflow's scoring server around a packaged model, with a page for people at /.
-
-/health, /ping, /version and /invocations are MLflow's own. This module adds /, /about and /card, and guards against
-harmful requests: a limit of their size, and code 400 for a body on which MLflow would fail with 500.
-"""
+"""What `scm serve` serves: a packaged model, found and loaded, its pages, and the socket."""
 
 import signal
 import socket
@@ -22,24 +18,41 @@ from scm.tracking import store
 from scm.tracking.registry import CHAMPION
 
 PAGE = Path(__file__).with_name("page.html")
-MAX_BODY = 2**20
-"""Most bytes of a request."""
+SWITCH = 0.0005
+"""Seconds after which the thread that draws gives way to the one that answers; Python's own 0.005 slow it down."""
+LAST_EVALUATION = 3.0
+"""Seconds that the evaluation of a network may still take when the server has ended."""
 
 
-def serve(model: Any, listener: socket.socket, shown: str) -> None:
-    """Serves a model of `load_model`, which people call `shown`, on a socket of `listening` until Ctrl-C or SIGTERM."""
-    import uvicorn
+def serve(model: Any, listener: socket.socket, shown: str, hosts: frozenset[str]) -> bool:
+    """Serves a model of `load_model`, which people call `shown`, on a socket of `listening` until Ctrl-C or SIGTERM.
 
-    warm_up(model.unwrap_python_model().product)
-    app = application(model)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    Returns:
+        False if the evaluation of a network, which nothing can interrupt, still goes on in its thread.
+    """
+    from scm.product import web
+
+    product = model.unwrap_python_model().product
+    warm_up(product)
+    page, card = PAGE.read_text(encoding="utf-8"), product.folder.joinpath(CARD).read_text(encoding="utf-8")
+    invocations = web.Invocations(product, request_seconds())
+    app = web.application(invocations, page, described(product), card, hosts)
     host, port = listener.getsockname()[:2]
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     print(f"serving {shown} on http://{place}/ (Ctrl-C ends it)", flush=True)
+    sys.setswitchinterval(SWITCH)
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has closed everything
+        web.server(app, web.security_headers(page)).run(sockets=[listener])
+    return invocations.ended(LAST_EVALUATION)
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM does what Ctrl-C does, and both end the block."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has closed everything
-            server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):
+            yield
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -144,28 +157,15 @@ def warm_up(product: Any) -> None:
         product.draw([product.wish({**product.content.example(), "steps": steps})])
 
 
-def application(model: Any) -> Any:
-    """MLflow's FastAPI application for a model of `load_model`, with the page and the guard."""
-    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-    from mlflow.pyfunc import scoring_server
+def request_seconds() -> float:
+    """Seconds in which a request has to be drawn, as for MLflow's servers."""
+    from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT as VARIABLE
 
-    app, product = scoring_server.init(model), model.unwrap_python_model().product
-    text = product.folder.joinpath(CARD).read_text(encoding="utf-8")
-
-    @app.get("/", response_class=HTMLResponse)
-    def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"))
-
-    @app.get("/about")
-    def about() -> JSONResponse:
-        return JSONResponse(described(product))
-
-    @app.get("/card")
-    def card() -> PlainTextResponse:
-        return PlainTextResponse(text, media_type="text/markdown; charset=utf-8")
-
-    app.add_middleware(Guard)
-    return app
+    given = VARIABLE.get_raw() or str(VARIABLE.default)
+    seconds = int(given[:10]) if given.isdecimal() else 0
+    if seconds < 1:
+        raise UserError(f"{VARIABLE.name}={given}: must be a whole number of seconds, such as {VARIABLE.default}")
+    return seconds
 
 
 def described(product: Any) -> dict[str, Any]:
@@ -180,52 +180,6 @@ def described(product: Any) -> dict[str, Any]:
     limits = {"max_rows": product.max_rows, "max_steps": product.max_steps}
     example = {"dataframe_records": [content.example()]}
     return {**named, "title": display_name(content.name), "guidance": guidance, **limits, "example": example}
-
-
-def refusal(code: int, message: str) -> Any:
-    """An error response in the form of MLflow's own."""
-    from fastapi.responses import JSONResponse
-
-    return JSONResponse({"error_code": "BAD_REQUEST", "message": message}, status_code=code)
-
-
-class Guard:
-    """ASGI middleware that refuses POST requests which would do harm.
-
-    It refuses bodies of more than MAX_BODY bytes (413), without a content type (415), and those that break MLflow's
-    parsing (400). MLflow itself catches errors of the model, so an exception that arrives here is the request's fault.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        if b"content-type" not in headers:
-            await refusal(415, "content-type: missing; send application/json")(scope, receive, send)
-            return
-        body, more = b"", True
-        while more and len(body) <= MAX_BODY:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            await refusal(413, f"body: more than {MAX_BODY:,} bytes; ask for fewer images")(scope, receive, send)
-            return
-        parts = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-        async def replay() -> Any:
-            return next(parts, None) or await receive()
-
-        try:
-            await self._app(scope, replay, send)
-        except Exception as error:  # KeyError, TypeError, AttributeError, ...: depends on what the body is
-            problem = f"body: cannot be read as rows ({type(error).__name__}); GET /about shows an example"
-            await refusal(400, problem)(scope, receive, send)
 
 
 def _use_store(project: Project) -> Any:

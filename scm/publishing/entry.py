@@ -6,7 +6,7 @@ No other module knows what these tags hold.
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,26 +103,42 @@ def entry_of(name: str, version: Version) -> Entry:
     """
     tags = version.tags
     try:
-        distances: dict[str, Any] = json.loads(tags["scm.distances"])
+        distances: dict[str, list[float]] = _mapping(tags, "scm.distances", _are_numbers)
         return Entry(
             key=tags[KEY],
             model=tags["scm.model"],
             evaluations=int(tags["scm.evaluations"]),
             distances={int(number): tuple(values) for number, values in distances.items()},
-            figures=json.loads(tags["scm.figures"]),
+            figures=_mapping(tags, "scm.figures", _is_number),
             weights=tags[WEIGHTS],
             protocol=tags["eval.protocol"],
-            parts=json.loads(tags[PARTS]),
+            parts=_mapping(tags, PARTS, lambda value: isinstance(value, str)),
             origin={each: tags[f"scm.{each}"] for each in ORIGIN if f"scm.{each}" in tags},
             files=tags.get(FILES) or None,
             version=version.number,
             previous=tags.get(PREVIOUS) or None,
         )
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(
             f"version {version.number} of {name} lacks the tags that `scm publish` writes ({error}): give the alias "
             "champion to a version that has them, or delete the alias in MLflow"
         ) from None
+
+
+def _mapping(tags: Mapping[str, str], name: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
+    """A tag's JSON, an object whose values are what `holds` accepts."""
+    content = json.loads(tags[name])
+    if not isinstance(content, dict) or not all(map(holds, content.values())):
+        raise ValueError(f"{name} holds something else")
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
 
 
 def champion_in(registry: Registry) -> Entry | None:

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from tests.product.conftest import start
 from tests.support import chromium
+from tests.support.serving import start
 
 pytestmark = pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium on this machine")
 WIDTHS = (1200, 375)
@@ -116,10 +116,7 @@ def test_nothing_is_asked_of_others_and_nothing_complained_of(tab, server):
 def test_a_server_that_is_gone_is_told_of(tab, packed, tmp_path):
     served = start(str(packed), folder=tmp_path)
     opened(tab, served)
-    served.process.terminate()
-    served.process.wait()
-    assert served.process.stdout is not None
-    served.process.stdout.close()
+    served.end()
     click(tab, "#draw")
     assert drawn(tab) == "error"
     time.sleep(0.1)

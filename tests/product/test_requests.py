@@ -16,7 +16,7 @@ from scm.base import weights
 from scm.generation.grids import GAP, scale_for
 from scm.params.project import Project
 from scm.product.content import MAX_SEED
-from scm.product.model import ImageModel, Product
+from scm.product.model import Dropped, ImageModel, Product
 from scm.product.packaging import package
 from tests.support import projects as shipped
 from tests.support.models import save_model
@@ -68,6 +68,26 @@ def test_rows_of_all_kinds_are_drawn_together_and_come_back_in_order(product):
     together = [answer["png"] for answer in product.draw([product.wish(row) for row in rows])]
     alone = [product.draw([product.wish(row)])[0]["png"] for row in rows]
     assert together == alone and together[0] == together[3] and len(set(together)) == 3
+
+
+def test_a_drawing_that_is_no_longer_wanted_stops_before_the_next_evaluation(product):
+    wishes = [product.wish({"class": 0, "seed": 7, "steps": 10})]
+    asked = iter([True] * 4 + [False])
+    with pytest.raises(Dropped):
+        product.draw(wishes, lambda: next(asked))
+    assert next(asked, "all asked") == "all asked"
+    wanted = iter([True] * 19)
+    first, again = product.draw(wishes, lambda: next(wanted)), product.draw(wishes)
+    assert next(wanted, None) is None and first[0]["png"] == again[0]["png"]
+
+
+def test_a_class_of_five_thousand_digits_is_no_class(monkeypatch, project, capsys):
+    monkeypatch.chdir(project.root)
+    assert cli.main(["sample", "--model", "scd", "--classes", "9" * 5000, "-o", "grid.png"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"scm: error: --classes {'9' * 100}… (5,000 characters): no such class; this model has zero"
+    )
 
 
 def test_what_a_row_leaves_out_is_what_the_package_says(product):
