@@ -233,15 +233,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro` first") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro`") from None
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -256,7 +247,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     """Reads what `write_sealed` wrote; None if it is missing or not what was written."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return unsealed(value)
 

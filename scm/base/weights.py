@@ -4,22 +4,27 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from scm.base.documents import DAMAGED_RESULT, parse_json
 from scm.base.files import replacing
+from scm.base.forms import require
 from scm.errors import UserError
 
 FORMAT = 2
 SEAL = "sha256"
 """Key in the header of a sealed file: a hash of its tensors and of the rest of the header."""
+MISSING = "run `dvc repro` to make it"
+ANYTHING: Any = Any
+T = TypeVar("T")
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -76,35 +81,66 @@ def _seal(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(
+    path: Path, form: Any = dict[str, Any], missing: str = MISSING, damaged: str = DAMAGED_RESULT
+) -> dict[str, Any]:
     """Reads the JSON header alone.
 
+    Args:
+        form: what the header must be, see `scm.base.forms`.
+        missing, damaged: remedies, which end the messages.
+
     Raises:
-        UserError: the file is missing or damaged, or not written by this version of scm.
+        UserError: the file is missing or damaged, its header has another form, or this version of scm did not write it.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            header = json.loads((handle.metadata() or {}).get("scm", "null"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro` to make it") from None
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run `dvc repro`") from None
-    if not header or header.get("format") != FORMAT:
+    text = _opened(path, missing, damaged, lambda file: (file.metadata() or {}).get("scm", "null"))
+    header: Any = parse_json(text, ANYTHING, f"{path}: its header", damaged)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} has no scm header of format {FORMAT}: it was not written by this version of scm")
-    return header
+    return require(header, form, f"{path}: its header", damaged)
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads tensors and header; raises as `read_header` does."""
-    header = read_header(path)
+def load(
+    path: Path,
+    device: torch.device | str = "cpu",
+    form: Any = dict[str, Any],
+    *,
+    missing: str = MISSING,
+    damaged: str = DAMAGED_RESULT,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads tensors and header; the other arguments and errors are those of `read_header`."""
+    header = read_header(path, form, missing, damaged)
     return safetensors.torch.load_file(path, device=str(device)), header
 
 
-def load_any(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the tensors and metadata of any safetensors file."""
+def load_any(path: Path, missing: str, damaged: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads the tensors and metadata of any safetensors file; `missing` and `damaged` are remedies."""
+
+    def read(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
+
+    return _opened(path, missing, damaged, read)
+
+
+def misfit(state: Mapping[str, Tensor], build: Callable[[], nn.Module]) -> str | None:
+    """Why the state is not that of the module that `build` makes from settings of any kind; takes no memory."""
     try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-        return safetensors.torch.load_file(path), metadata
+        with torch.device("meta"):
+            expected = build().state_dict()
+    except (ValueError, RuntimeError, ZeroDivisionError, LookupError) as error:
+        return " ".join(str(error).split())
+    for name in sorted(expected.keys() | state.keys()):
+        found, wanted = (tuple(each[name].shape) if name in each else "absent" for each in (state, expected))
+        if found != wanted:
+            return f"{name} is {found}, but should be {wanted}"
+    return None
+
+
+def _opened(path: Path, missing: str, damaged: str, read: Callable[[Any], T], device: torch.device | str = "cpu") -> T:
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            return read(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {missing}") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}): download it again") from None
+        raise UserError(f"{path} is damaged ({error}): {damaged}") from None

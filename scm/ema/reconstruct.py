@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from scm.base import weights
 from scm.base.files import read_sealed, sha256
+from scm.base.forms import Natural, Positive
 from scm.ema.profiles import coefficients
 from scm.errors import UserError
 
@@ -20,6 +21,19 @@ def snapshot_file(images: int, sigma_rel: float) -> str:
 
 INDEX = "index.json"
 """SHA-256 of each snapshot of a training, by the file's name; an imported model has one snapshot and no index."""
+
+
+class Dated(TypedDict):
+    images: Natural
+
+
+class Snapshot(Dated):
+    """What the header of a snapshot says of it; the rest describes the model."""
+
+    sigma_rel: Positive
+    buffers: list[str]
+
+
 HALFLIFE_FILE = "halflife.safetensors"
 """The plain exponential average at the end of a run, if one was kept; other lengths cannot be reconstructed from it."""
 
@@ -60,7 +74,7 @@ def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[s
 
 def snapshot_times(folder: Path) -> list[int]:
     """Images seen at each snapshot, ascending."""
-    return sorted({weights.read_header(file)["images"] for file in _power_snapshots(folder)})
+    return sorted({weights.read_header(file, Dated)["images"] for file in _power_snapshots(folder)})
 
 
 def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,7 +90,7 @@ def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tup
     Returns:
         State of the model in float32, and the last snapshot's header with the new sigma_rel.
     """
-    read = [(file, weights.read_header(file)) for file in _power_snapshots(folder)]
+    read = [(file, weights.read_header(file, Snapshot)) for file in _power_snapshots(folder)]
     read = [(file, header) for file, header in read if until is None or header["images"] <= until]
     files, headers = [file for file, _ in read], [header for _, header in read]
     last = max(range(len(files)), key=lambda index: headers[index]["images"])

@@ -7,14 +7,22 @@ Only the features grow with the number of samples: 50,000 of 2,048 numbers take 
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import torch
 from torch import Tensor
 
 from scm.base import weights
 from scm.base.distributed import Ranks
+from scm.base.forms import at_least
 from scm.evaluation.reference import Reference
 from scm.generation.generate import count_bad, require_finite
+
+
+class Seconds(TypedDict):
+    """The header of kept features."""
+
+    seconds: Annotated[float, at_least(0)]
 
 
 def sampled_features(

@@ -27,6 +27,7 @@ from scm.evaluation.statistics import Statistics, statistics_of, together
 
 BLOCKS = 16
 """Number of blocks, of nearly equal size; with 2,048 features, the sums of a block take 100 MB."""
+AGAIN = "run the same command again"
 PARTS = ("first half", "second half", "rest")
 """Parts of the images: two random halves, whose distance is the floor, and the last image of an odd number."""
 Batches = Iterator[tuple[slice, Tensor]]

@@ -10,15 +10,16 @@ Built once by the stage `reference` and stored as files, then read by selection,
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from scm.base import weights
-from scm.base.files import read_json, replacing_folder, sha256, write_json
+from scm.base.documents import read_json
+from scm.base.files import replacing_folder, sha256, write_json
+from scm.base.forms import FileName, Sha256, Whole, require, shown
+from scm.base.weights import load_any
 from scm.errors import UserError
 from scm.evaluation.extractor import LARGEST_BATCH, Extractor, load_extractor, require_finite
 from scm.evaluation.frechet import distance_between
@@ -31,6 +32,25 @@ FORMAT = 3
 STATISTICS, HEADER = "statistics.safetensors", "header.json"
 KEPT = ("task", "held_out_accuracy", "floor", "identity", "statistics_sha256")
 """Attributes of a reference that its header holds as they are."""
+
+
+TENSORS = {"sum", "outer_sum", "count", "labels", "features"}
+"""Names in statistics.safetensors."""
+
+
+class Header(TypedDict):
+    """header.json, as far as it is read back."""
+
+    extractor: str
+    weights_sha256: Sha256 | None
+    shape: tuple[Whole, Whole, Whole]
+    classes: list[str]
+    files: dict[FileName, Sha256]
+    task: str | None
+    held_out_accuracy: float | None
+    floor: float
+    identity: str
+    statistics_sha256: Sha256 | None
 
 
 @dataclass(frozen=True)
@@ -180,10 +200,11 @@ def load_reference(folder: Path, device: torch.device | str = "cpu") -> Referenc
     Raises:
         UserError: a file is missing, has another format, or was changed after it was written.
     """
-    header: dict[str, Any] = read_json(folder / HEADER)
-    remedy = "run `dvc repro --force reference`"
+    remedy, path = "run `dvc repro --force reference`", folder / HEADER
+    header = read_json(path, dict[str, Any], damaged=remedy)
     if header.get("format") != FORMAT:
-        raise UserError(f"{folder / HEADER} has format {header.get('format')}, not {FORMAT}: {remedy}")
+        raise UserError(f"{path} has format {shown(header.get('format'))}, not {FORMAT}: {remedy}")
+    require(header, Header, str(path), remedy)
     for name, digest in header["files"].items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: {remedy}")
@@ -191,11 +212,10 @@ def load_reference(folder: Path, device: torch.device | str = "cpu") -> Referenc
             raise UserError(f"{folder / name} was changed after it was written: {remedy}")
     extractor = load_extractor(header["extractor"], folder, header["shape"][-1], device)
     extractor.weights_sha256 = header["weights_sha256"]
-    try:
-        tensors = load_file(folder / STATISTICS)
-        labels, features = tensors.pop("labels"), tensors.pop("features")
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"{folder / STATISTICS} holds no statistics ({error}): {remedy}") from None
+    tensors, _ = load_any(folder / STATISTICS, remedy, remedy)
+    if tensors.keys() != TENSORS:
+        raise UserError(f"{folder / STATISTICS} holds no statistics: {remedy}")
+    labels, features = tensors.pop("labels"), tensors.pop("features")
     shape, kept = tuple(header["shape"]), {key: header[key] for key in KEPT}
     about = {"labels": labels, "features": features, "statistics": tensors, "extractor": extractor}
     return Reference(tuple(header["classes"]), shape, **about, **kept)

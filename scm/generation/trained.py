@@ -7,18 +7,40 @@ has no params.yaml and no project, so this module needs only torch, numpy and sa
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from scm.base import weights
-from scm.base.files import read_json
+from scm.base.documents import DAMAGED_RESULT, read_json
+from scm.base.forms import Positive, Rule, Whole, at_least, require
 from scm.base.precision import DTYPES
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.generation.sampler import Sampler, consistency_sampler, heun_sampler, multistep_sampler
 from scm.networks import Model, NetworkSettings
+
+Time = Annotated[float, Rule(lambda t: 0 < t < math.pi / 2, "must lie between 0 and pi / 2")]
+
+
+class _Header(TypedDict):
+    model: str
+    network: NetworkSettings
+    classes: list[str]
+    codec: dict[str, Any]  # `scm.data.latents.codec` checks it
+    sigma_d: Positive
+    precision: Literal["fp32", "bf16", "fp16"]
+    label_dropout: NotRequired[Annotated[float, at_least(0)]]
+    t_max: NotRequired[Time]
+    segments: NotRequired[Whole]
+    guidance: NotRequired[tuple[float, float]]
+
+
+ModelHeader: Any = Annotated[
+    _Header, Rule(lambda header: header["model"] == TEACHER or "t_max" in header, "lacks t_max, which students have")
+]
+"""The header of a model's weights: all that sampling depends on."""
 
 
 class NoiseLevels(NamedTuple):
@@ -36,14 +58,19 @@ def repeatable() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 would round fp32
 
 
-def model_of(state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str) -> Model:
-    """Builds the model of a state and its header, in eval mode."""
-    model = Model(NetworkSettings.from_dict(header["network"]), precision=DTYPES[header["precision"]])
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        problem = str(error).splitlines()[-1].strip()
-        raise UserError(f"weights do not fit their header ({problem}): delete them and run `dvc repro`") from None
+def model_of(
+    state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str, source: str = "weights"
+) -> Model:
+    """Builds the model of a state and its header, in eval mode; errors call the file of both `source`."""
+    require(header, ModelHeader, f"{source}: the header", DAMAGED_RESULT)
+    settings = NetworkSettings.from_dict(header["network"])
+    problem = "it has more blocks than tensors"
+    if settings.blocks * len(settings.multipliers) <= len(state):
+        problem = weights.misfit(state, lambda: Model(settings))
+    if problem is not None:
+        raise UserError(f"{source}: the weights do not fit their header ({problem}): {DAMAGED_RESULT}")
+    model = Model(settings, precision=DTYPES[header["precision"]])
+    model.load_state_dict(state)
     return model.to(device).eval()
 
 
@@ -115,10 +142,17 @@ SAMPLING = "sampling.json"
 """The selected way to sample a model. As it is not in the weights' file, another choice retrains no student."""
 
 
+class Selected(TypedDict):
+    """The content of sampling.json."""
+
+    guidance_scale: Annotated[float, at_least(0)]
+    t_mid: NotRequired[Time]
+
+
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """Loads a model in eval mode and the header of its file."""
     state, header = weights.load(path)
-    return model_of(state, header, device), header
+    return model_of(state, header, device, str(path)), header
 
 
 def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
@@ -145,4 +179,5 @@ def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
 
 def selected_header(folder: Path) -> dict[str, Any]:
     """The header of the model in models/NAME, with the `guidance_scale` and t_mid that selection chose."""
-    return {**weights.read_header(folder / "model.safetensors"), **read_json(folder / SAMPLING)}
+    header = weights.read_header(folder / "model.safetensors", ModelHeader)
+    return {**header, **read_json(folder / SAMPLING, Selected)}

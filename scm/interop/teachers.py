@@ -78,7 +78,7 @@ def read_teacher(path: Path) -> Teacher:
 
 
 def _from_safetensors(path: Path) -> Teacher:
-    tensors, metadata = weights.load_any(path)
+    tensors, metadata = weights.load_any(path, "check the path", "download it again")
     if "scm" in metadata:
         return _own(tensors, metadata["scm"])
     teacher = _converted(path, program_of(_shapes(tensors)), tensors, modules.CHANNELS_PER_HEAD, SIGMA_D, None)

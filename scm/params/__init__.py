@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scm.base.yaml_files import parse_mapping, read_text
+from scm.base.yaml_files import read_mapping
 from scm.errors import UserError
 from scm.params.faults import explain
 from scm.params.rules import impossible
@@ -22,8 +22,8 @@ __all__ = ["METHODS", "USERS_SECTIONS", "Params", "dump", "flatten", "load", "va
 
 def load(path: Path) -> Params:
     """Reads and checks a parameter file; a fault raises a one-line UserError."""
-    text = read_text(path, "run the command in the project's folder, or restore the file with git")
-    return validate(parse_mapping(text, str(path)), str(path))
+    remedy = "run the command in the project's folder, or restore the file with git"
+    return validate(read_mapping(path, remedy), str(path))
 
 
 def validate(mapping: Mapping[str, Any], source: str) -> Params:

@@ -1,7 +1,6 @@
 """Faults in params.yaml, each described in one line with its key, value and remedy."""
 
 import difflib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from scm.base.forms import shown
 from scm.params.schema import METHODS, Params, Student
 
 _STARTS = ("student", "methods")
@@ -35,12 +35,6 @@ class Fault(NamedTuple):
 
 ABSENT = object()
 """The value of a missing key."""
-
-
-def shown(value: Any) -> str:
-    """A value as one line of at most 60 characters."""
-    text = json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def decimal(number: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from scm.base.processes import last_line, own_environment, run_program
 from scm.errors import UserError
-from scm.results.fingerprint import outputs_of_stages
+from scm.results.fingerprint import check_files, outputs_of_stages
 from scm.results.provenance import in_repository
 
 WORDS_SHOWN = 4
@@ -94,6 +94,7 @@ def push(root: Path) -> None:
 
 def dvc(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs `dvc` in the project, out of reach of the terminal's Ctrl-C; without `check`, it may fail."""
+    check_files(root)
     return _run(root, str(dvc_program()), arguments, check)
 
 

@@ -29,6 +29,7 @@ from scm.interop.teachers import OWN, Teacher, read_teacher
 from scm.params import Params, dump, flatten
 from scm.params.project import Project
 from scm.pipeline.dvc_command import dvc, reason_of
+from scm.results.fingerprint import defined_stages
 from scm.results.provenance import run_entry
 from scm.results.reading import run_path
 from scm.tracking.sending import publish
@@ -159,10 +160,10 @@ def write_curve(path: Path, images: int) -> None:
 
 def freeze(dvc_yaml: Path) -> None:
     """Sets frozen: true for the stage. `dvc freeze` would reformat the whole file."""
-    tree = parse_for_editing(read_text(dvc_yaml, "run from the project's folder"), "dvc.yaml")
-    stage = tree.get("stages", {}).get(STAGE)
-    if stage is None:
+    if STAGE not in defined_stages(dvc_yaml.parent):
         raise UserError(f"{dvc_yaml} has no stage {STAGE}: restore the file with git")
+    tree = parse_for_editing(read_text(dvc_yaml, "run from the project's folder"), "dvc.yaml")
+    stage = tree["stages"][STAGE]
     stage.pop("frozen", None)
     stage.insert(0, "frozen", True)
     write_text(dvc_yaml, render(tree))

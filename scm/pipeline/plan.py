@@ -28,6 +28,7 @@ from scm.params import flatten
 from scm.params.project import Project
 from scm.pipeline.dvc_command import check_repository
 from scm.presets.changes import ABSENT, changes
+from scm.results.fingerprint import check_files
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
@@ -69,6 +70,7 @@ def plan(project: Project, assume_data: bool = False) -> list[Step]:
     from dvc.scm import SCMError
 
     check_repository(project.root)
+    check_files(project.root)
     try:
         with warnings.catch_warnings(), closing(Repo(str(project.root))) as repo:
             # DVC 3.67 calls pygtrie in a way that pygtrie deprecates; we cannot avoid it.

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from scm.base.count import Count
-from scm.base.files import read_json
+from scm.base.documents import read_json
 from scm.errors import UserError
 from scm.params.project import Project
 from scm.pipeline.plan import RUNS, Step
-from scm.results.reading import run_path
+from scm.results.reading import Seconds, run_path
 from scm.tracking import store
 from scm.tracking.records import experiment_name
 
@@ -27,6 +27,13 @@ UNRECORDED = {"report": 5.0}
 """Assumed seconds of a stage that leaves no run file."""
 PATIENCE = 20.0
 """Seconds that a plan waits for MLflow."""
+
+
+class Timed(TypedDict):
+    """What an estimate takes from a run file."""
+
+    seconds: Seconds
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,10 @@ def _from_file(path: Path) -> Earlier | None:
     if not path.exists():
         return None
     try:
-        run = read_json(path)
-        return _trained(Earlier(float(run["seconds"]), dict(run["params"])))
-    except (UserError, KeyError, TypeError, ValueError):
+        run = read_json(path, Timed)
+    except UserError:
         return None
+    return _trained(Earlier(run["seconds"], run["params"]))
 
 
 def _trained(run: Earlier) -> Earlier | None:

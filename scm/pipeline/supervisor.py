@@ -25,6 +25,7 @@ from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
 from scm.params.project import Project
 from scm.pipeline.dvc_command import check_repository, dvc_program
+from scm.results.fingerprint import check_files
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.05
@@ -127,6 +128,7 @@ class Sessions:
         """Starts `dvc repro` in a session of its own."""
         if self._received:
             raise Interrupted
+        check_files(self._root)
         dvc, supervisor = dvc_program(), os.getpid()
         path = os.pathsep.join([str(dvc.parent), os.environ.get("PATH", os.defpath)])
         process = subprocess.Popen(

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 
-from scm.base.yaml_files import parse_for_editing, parse_mapping, read_text
+from scm.base.yaml_files import parse_for_editing, parse_mapping, read_mapping, read_text
 from scm.errors import UserError
 from scm.params import USERS_SECTIONS, Params, validate
 from scm.params.faults import Fault, explain
@@ -57,7 +57,7 @@ def diff(params_file: Path, root: Path, name: str) -> list[str]:
     """What `apply` would change, one line "key: old -> new" for each value."""
     after = plain(_target(read_tree(params_file), root, name))
     validate(after, f"preset {name} applied to {params_file}")
-    return changes(parse_mapping(read_text(params_file, RESTORE), str(params_file)), after)
+    return changes(read_mapping(params_file, RESTORE), after)
 
 
 def apply(params_file: Path, root: Path, name: str) -> list[str]:

@@ -15,7 +15,9 @@ from scm.presets.overlays import RESTORE, WHOLE
 
 def read_tree(params_file: Path) -> CommentedMap:
     """The file as a tree that remembers comments and layout."""
-    return parse_for_editing(read_text(params_file, RESTORE), str(params_file))
+    text = read_text(params_file, RESTORE)
+    parse_mapping(text, str(params_file))  # whose errors name the line
+    return parse_for_editing(text, str(params_file))
 
 
 def write_tree(params_file: Path, tree: CommentedMap, target: Mapping[str, Any], what: str) -> list[str]:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from scm.base.yaml_files import parse_mapping, read_text
+from scm.base.forms import Positive, Rule, Whole, require
+from scm.base.yaml_files import read_mapping
 from scm.errors import UserError
 from scm.presets.overlays import RESTORE
 
@@ -16,6 +17,49 @@ METHOD = "scd"
 Figures = dict[str, float]
 STEPS = ("_1step", "_2step", "")
 """Endings of the keys of a figure: in one step, in two, and in `nfe` evaluations."""
+
+
+Sized = Positive | dict[str, Positive]
+"""A figure, or one for each size of network."""
+
+
+class _Size(TypedDict):
+    mparams: Positive
+
+
+class _Teacher(TypedDict):
+    nfe: Whole
+    fid: Sized
+
+
+class _Method(TypedDict):
+    fid_1step: Sized
+    fid_2step: Sized
+
+
+class _Results(TypedDict):
+    teacher: _Teacher
+    scd: _Method
+
+
+class Comparison(TypedDict):
+    """A comparison with a table of its own: figures by thousands of iterations."""
+
+    fid_1step_at_k: dict[str, Annotated[dict[int, float], Rule(bool, "is empty")]]
+
+
+def _has_blocks(results: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(isinstance(block, dict) for blocks in results.values() for block in blocks.values())
+
+
+class Tables(TypedDict):
+    """pipelines/paper_tables.yaml, as far as it is read."""
+
+    sizes: dict[str, _Size]
+    results: Annotated[
+        dict[str, _Results],
+        Rule(_has_blocks, "has a method without a mapping of figures"),
+    ]
 
 
 @dataclass(frozen=True)
@@ -30,7 +74,7 @@ class Published:
 
 def read_tables(root: Path) -> dict[str, Any]:
     """All of pipelines/paper_tables.yaml."""
-    return parse_mapping(read_text(root / TABLES, RESTORE), str(TABLES))
+    return dict(require(read_mapping(root / TABLES, RESTORE), Tables, str(TABLES), RESTORE))
 
 
 def published(root: Path) -> list[Published]:
@@ -42,8 +86,8 @@ def published(root: Path) -> list[Published]:
     tables = read_tables(root)
     try:
         return [row for data in DATA for row in _rows(data, tables["results"][data], tables["sizes"])]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{TABLES}: {error} is missing or no table: {RESTORE}") from None
+    except KeyError as error:
+        raise UserError(f"{TABLES}: {error} is missing: {RESTORE}") from None
 
 
 def figures_of(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int) -> dict[str, Figures]:
@@ -62,7 +106,10 @@ def figures_of(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int)
     """
     dataset = row["dataset"]
     if "comparison" in row:
-        by_iterations = tables[dataset][row["comparison"]]["fid_1step_at_k"]["sCT"]
+        compared = require(tables[dataset], dict[str, Any], f"{TABLES}: {dataset}", RESTORE)[row["comparison"]]
+        by_iterations = require(compared, Comparison, f"{TABLES}: {dataset}.{row['comparison']}", RESTORE)[
+            "fid_1step_at_k"
+        ]["sCT"]
         return {"sct": {"fid_1step": by_iterations[max(by_iterations)]}}
     blocks = dict(tables["results"][dataset])
     ablation, multistep = blocks.pop("vsd_ablation_M", {}), blocks.pop("multistep_scd", {})
@@ -74,7 +121,10 @@ def figures_of(tables: Mapping[str, Any], row: Mapping[str, Any], segments: int)
     wanted = {"nfe", *(f"{figure}{ending}" for figure in ("fid", "fdd") for ending in STEPS)}
 
     def at_size(value: Any) -> float:
-        return value[row["size"]] if isinstance(value, Mapping) else value
+        figure = value[row["size"]] if isinstance(value, Mapping) else value
+        if not isinstance(figure, int | float):
+            raise KeyError(f"a figure of {dataset}")
+        return figure
 
     return {
         method: {key: at_size(value) for key, value in block.items() if key in wanted}

@@ -6,11 +6,10 @@ It is written from the files of a run (results/) and params.yaml. It says so whe
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from scm.base.files import read_json
 from scm.base.project import TEACHER
 from scm.base.tables import escape, markdown_table
+from scm.data.latents.autoencoders import HEADER, read_header
 from scm.params import flatten
 from scm.params.project import Project
 from scm.product.content import MAX_SEED, Content
@@ -61,8 +60,8 @@ def card(project: Project, content: Content, address: str) -> str:
 def licence(project: Project, model: str) -> str:
     """One paragraph: the licence of the code, and the terms of the weights and of the decoder."""
     terms = escape(licence_of(chain(project, model)))
-    codec = project.root / "data/codec/header.json"
-    decoded = codec.exists() and read_json(codec).get("autoencoder")
+    codec = project.root / "data/codec"
+    decoded = (codec / HEADER).exists() and read_header(codec)["autoencoder"]
     decoder = " The decoder's weights are other people's, and keep their own licence." if decoded else ""
     return f"{terms[0].upper()}{terms[1:]}.{decoder}"
 
@@ -91,10 +90,10 @@ def _training(project: Project, models: list[str]) -> Iterator[str]:
     rows = []
     for model in models:
         path = run_path(project.root, "train_teacher" if model == TEACHER else f"train_student@{model}")
-        run = read_run(path) if path.exists() else {}
+        run = read_run(path) if path.exists() else None
         training = project.params.teacher if model == TEACHER else project.params.student.method(model)
         own = [f"{training.images:,}", str(training.batch), training.precision]
-        if "imported.file" in run.get("params", {}):
+        if run and "imported.file" in run["params"]:
             own = [f"imported: {run['params']['imported.file']}", "–", "–"]
         took = [duration(run["seconds"]), str(run.get("device") or "–")] if run else ["–", "–"]
         rows.append([escape(text) for text in (display_name(model), *own, *took)])
@@ -118,8 +117,8 @@ def _figures(project: Project, models: list[str]) -> Iterator[str]:
     yield markdown_table(("Model", "Evaluations", distance, *list(MEASURED.values())[1:]), rows, "l" + "r" * 7)
     # What defines the figures, so that nobody compares them with figures of another protocol.
     evaluate, run_file = params.evaluate, run_path(root, f"evaluate@{models[-1]}")
-    run = read_run(run_file) if run_file.exists() else {}
-    protocol = f"; eval.protocol {run['protocol'][:12]}" if run.get("protocol") else ""
+    measured = read_run(run_file).get("protocol") if run_file.exists() else None
+    protocol = f"; eval.protocol {measured[:12]}" if measured else ""
     repeats = f", the smallest of {evaluate.repeats} sets of seeds" if evaluate.repeats > 1 else ""
     yield (
         f"\n{distance} is the Fréchet distance to the real images in the features of the extractor "
@@ -148,11 +147,11 @@ def _limits(content: Content) -> Iterator[str]:
 
 def _origin(project: Project, model: str) -> Iterator[str]:
     path = run_path(project.root, f"evaluate@{model}")
-    run: dict[str, Any] = read_run(path) if path.exists() else {}
+    run = read_run(path) if path.exists() else None
     yield f"- commit: {escape(commit_of(run)) if run else 'unknown'}"
-    yield f"- params hash: {run.get('params_hash', params_hash(project.params))}"
+    yield f"- params hash: {escape(run['params_hash']) if run else params_hash(project.params)}"
     if run:
-        yield f"- made on: {escape(str(run['machine']))}, {run['ended'][:10]}"
+        yield f"- made on: {escape(run['machine'])}, {run['ended'][:10]}"
     values = flatten(run["chain"]) if run else chain(project, model)
     yield "\n<details><summary>All parameters</summary>\n\n```yaml"
     yield from (f"{key}: {value}" for key, value in sorted(values.items()))

@@ -9,9 +9,11 @@ card.md                for people
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from scm.base.files import read_json, write_json
+from scm.base.documents import read_json
+from scm.base.files import write_json
+from scm.base.forms import Positive, Whole, at_least, require
 from scm.base.project import TEACHER
 from scm.errors import UserError
 
@@ -20,6 +22,8 @@ SETTINGS, CARD, CODEC = "settings.json", "card.md", "codec"
 STUDENT = "student"
 """Role of the packaged model, whose teacher has the role TEACHER."""
 MAX_SEED = 2**63 - 1
+REPACK = "fetch the package again, or make it again with `scm publish`"
+"""Remedy for a package with a file that is missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Sampling:
     """How one of the two models is sampled."""
 
     header: dict[str, Any]  # what selection chose, in addition to the file's own header, e.g. {"t_mid": 0.8}
-    guidance: float  # scale for requests that name none
+    guidance: Annotated[float, at_least(0)]  # scale for requests that name none
     guidance_range: tuple[float, float] | None  # scales that a request may ask for; None = only `guidance`
 
 
@@ -40,12 +44,12 @@ class Content:
     classes: list[str]  # names of the classes; empty = trained without classes
     student: Sampling | None  # None if a teacher is the product
     teacher: Sampling
-    student_steps: list[int]  # numbers of steps that the student draws in; the teacher draws in larger numbers
-    teacher_steps: int  # Heun steps that the teacher was measured with
-    steps: int  # number of steps for requests that name none
-    sigma_min: float  # smallest noise level that the teacher is sampled on
-    sigma_max: float  # largest noise level
-    rho: float  # exponent of EDM's spacing between the two
+    student_steps: list[Whole]  # numbers of steps that the student draws in; the teacher draws in larger numbers
+    teacher_steps: Whole  # Heun steps that the teacher was measured with
+    steps: Whole  # number of steps for requests that name none
+    sigma_min: Positive  # smallest noise level that the teacher is sampled on
+    sigma_max: Positive  # largest noise level
+    rho: Positive  # exponent of EDM's spacing between the two
 
     def write(self, folder: Path) -> None:
         write_json(folder / SETTINGS, {"format": FORMAT, **asdict(self)})
@@ -57,9 +61,11 @@ class Content:
     @classmethod
     def read(cls, folder: Path) -> "Content":
         """Reads settings.json, if this version of scm wrote it."""
-        values = read_json(folder / SETTINGS)
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise UserError(f"{folder / SETTINGS}: not of format {FORMAT}; load it with the scm that packaged it")
+        path = folder / SETTINGS
+        values = read_json(path, dict[str, Any], REPACK, REPACK)
+        if values.pop("format", None) != FORMAT:
+            raise UserError(f"{path}: not of format {FORMAT}; load it with the scm that packaged it")
+        require(values, cls, str(path), REPACK)
         for role in (STUDENT, TEACHER):
             if values[role] is not None:
                 limits = values[role]["guidance_range"]

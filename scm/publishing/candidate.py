@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,8 @@ def candidate_of(project: Project) -> Entry:
         raise UserError(f"publish.model = {model}: no such model; use one of {', '.join(params.evaluate.models)}")
     run_file, metrics_file = run_path(root, f"evaluate@{model}"), metrics_path(root, "evaluate", model)
     run = read_run(run_file)
-    if not run.get("protocol"):
+    protocol = run.get("protocol")
+    if not protocol:
         raise UserError(f"{run_file} lacks the protocol of its figures: run `scm run --force evaluate@{model}`")
     lock = root / "dvc.lock"
     if not lock.exists():
@@ -54,7 +54,7 @@ def candidate_of(project: Project) -> Entry:
     if unknown:
         raise UserError(f"{lock} does not know {unknown[0]}: run `scm run`")
     # The figures, and the one that decides.
-    figures = {key: _number(value) for key, value in read_numbers(metrics_file).items()}
+    figures = read_numbers(metrics_file, finite=False)
     distances = distances_of(figures)
     evaluations = settings.evaluations or max(distances, default=0)
     if evaluations not in distances:
@@ -67,7 +67,7 @@ def candidate_of(project: Project) -> Entry:
         distances=distances,
         figures=figures,
         weights=_together(made[path] for path in model_files(model)),
-        protocol=run["protocol"],
+        protocol=protocol,
         parts=protocol_parts(run),
         health=tuple(_health(root, params, model)),
         origin={
@@ -139,8 +139,3 @@ def _health(root: Path, params: Params, model: str) -> Iterator[str]:
     for name in trainings_of(params, model):
         for line in read_run(run_path(root, name)).get("health", ()):
             yield f"{name}: {line}"
-
-
-def _number(value: Any) -> float:
-    """The figure, or nan for what is no number; a figure that is not finite refuses the candidate."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

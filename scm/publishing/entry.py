@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from scm.base.documents import parse_json
 from scm.errors import UserError
 from scm.tracking.registry import CHAMPION, Registry, Version
 
@@ -102,23 +103,27 @@ def entry_of(name: str, version: Version) -> Entry:
         UserError: `scm publish` did not create the version.
     """
     tags = version.tags
+
+    def content(tag: str, form: Any) -> Any:
+        return parse_json(tags[tag], form, tag, "write it again", finite=False)
+
     try:
-        distances: dict[str, list[float]] = _mapping(tags, "scm.distances", _are_numbers)
+        distances = content("scm.distances", dict[str, list[float]])
         return Entry(
             key=tags[KEY],
             model=tags["scm.model"],
             evaluations=int(tags["scm.evaluations"]),
             distances={int(number): tuple(values) for number, values in distances.items()},
-            figures=_mapping(tags, "scm.figures", _is_number),
+            figures=content("scm.figures", dict[str, float]),
             weights=tags[WEIGHTS],
             protocol=tags["eval.protocol"],
-            parts=_mapping(tags, PARTS, lambda value: isinstance(value, str)),
+            parts=content(PARTS, dict[str, str]),
             origin={each: tags[f"scm.{each}"] for each in ORIGIN if f"scm.{each}" in tags},
             files=tags.get(FILES) or None,
             version=version.number,
             previous=tags.get(PREVIOUS) or None,
         )
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError, UserError) as error:
         raise UserError(
             f"version {version.number} of {name} lacks the tags that `scm publish` writes ({error}): give the alias "
             "champion to a version that has them, or delete the alias in MLflow"

@@ -2,9 +2,10 @@
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from scm.base.files import read_json
+from scm.base.documents import read_json
+from scm.base.forms import Natural
 from scm.errors import UserError
 
 FOLDER = Path("results/samples/prepare")
@@ -23,15 +24,40 @@ SPELT_OUT = 20
 """Up to this many classes get a bar each; for more, the sentence names the smallest and the largest count."""
 
 
-def read(root: Path) -> dict[str, Any]:
+class ClassCount(TypedDict):
+    name: str
+    images: Natural
+
+
+class Reason(TypedDict):
+    reason: str
+    files: Natural
+
+
+Sides = TypedDict("Sides", {"from": Natural, "to": Natural, "images": Natural})
+"""How many images have a short side of `from` to `to` pixels."""
+
+
+class Summary(TypedDict):
+    """data.json, which `scm.data.preparation.summary` makes."""
+
+    images: Natural
+    resolution: Natural
+    channels: Natural
+    classes: list[ClassCount]
+    short_sides: list[Sides]
+    enlarged: Natural
+    in_colour: Natural
+    skipped: Natural
+    skipped_reasons: list[Reason]
+
+
+def read(root: Path) -> Summary:
     """Reads data.json, which prepare wrote; UserError if it is missing or holds something else."""
-    content = read_json(root / FOLDER / "data.json")
-    if not isinstance(content, dict) or KEYS - content.keys():
-        raise UserError(f"{root / FOLDER / 'data.json'} is not what prepare writes: run `dvc repro prepare`")
-    return content
+    return read_json(root / FOLDER / "data.json", Summary, damaged="delete it and run `dvc repro prepare`")
 
 
-def sentence(data: dict[str, Any]) -> str:
+def sentence(data: Summary) -> str:
     """Counts, sizes and colours of the data, and what was left out, as text."""
     classes, side = data["classes"], data["resolution"]
     counts = [entry["images"] for entry in classes]
@@ -52,7 +78,7 @@ def sentence(data: dict[str, Any]) -> str:
     )
 
 
-def shown(root: Path, data: dict[str, Any]) -> dict[str, Any]:
+def shown(root: Path, data: Summary) -> dict[str, Any]:
     """The data section of the page: the sentence, the contact sheet, and the bars of each title."""
     sides = [(f"{entry['from']:,} to {entry['to']:,} px", entry["images"]) for entry in data["short_sides"]]
     bars = [("Short sides of the originals", sides)]

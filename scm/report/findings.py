@@ -6,8 +6,8 @@ a method that was switched off leaves its old files behind.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from scm.base.documents import DAMAGED_RESULT
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.params.project import Project
@@ -76,14 +76,14 @@ class Findings:
     preset: str
     models: list[str]
     rows: list[Row]
-    data: dict[str, Any]
+    data: report_data.Summary
     floor: float
     extractor: str
     held_out_accuracy: float | None
     training: dict[str, list[dict[str, float]]]
     selection: dict[str, list[dict[str, float]]]
     choices: dict[str, dict[str, float]]
-    runs: list[dict[str, Any]]
+    runs: list[reading.Run]
 
     @property
     def distance(self) -> str:
@@ -118,7 +118,10 @@ def collect(project: Project) -> Findings:
     root, models = project.root, list(project.params.evaluate.models)
     reference_file = metrics_path(root, "reference", None)
     reference = read_numbers(reference_file)
-    extractor = str(read_run(run_path(root, "reference"))["params"]["reference.extractor"])
+    reference_run = run_path(root, "reference")
+    extractor = read_run(reference_run)["params"].get("reference.extractor")
+    if not isinstance(extractor, str):
+        raise UserError(f"{reference_run}: params lacks reference.extractor: {DAMAGED_RESULT}")
     training_of = {model: "train_teacher" if model == TEACHER else "train_student" for model in models}
     accuracy = _figure(reference, "held_out_accuracy", reference_file) if extractor == "classifier" else None
     return Findings(
@@ -130,9 +133,9 @@ def collect(project: Project) -> Findings:
         floor=_figure(reference, "fd_floor", reference_file),
         extractor=extractor,
         held_out_accuracy=accuracy,
-        training={model: read_curve(reading.curve_path(root, training_of[model], model)) for model in models},
+        training={model: read_curve(reading.curve_path(root, training_of[model], model), "images") for model in models},
         selection={model: read_curve(reading.curve_path(root, "select_ema", model)) for model in models},
-        choices={model: read_numbers(metrics_path(root, "select_ema", model)) for model in models},
+        choices={model: read_numbers(metrics_path(root, "select_ema", model), "fd") for model in models},
         runs=[read_run(run_path(root, name)) for name in reading.run_names(models)],
     )
 
@@ -166,9 +169,9 @@ def health_lines(findings: Findings) -> list[str]:
 
     Empty if no training was diagnosed, as with imported models.
     """
-    runs = [run for run in findings.runs if "health" in run]
-    lines = [f"{display_name(run['item'] or 'teacher')}: {text}." for run in runs for text in run["health"]]
-    return lines or (["Nothing unusual was found in any training."] if runs else [])
+    found = [(run.get("item") or TEACHER, run["health"]) for run in findings.runs if "health" in run]
+    lines = [f"{display_name(model)}: {text}." for model, health in found for text in health]
+    return lines or (["Nothing unusual was found in any training."] if found else [])
 
 
 def _rows(root: Path, models: list[str]) -> list[Row]:
@@ -217,7 +220,7 @@ def _sampler(model: str, full: bool, guidance: float | None) -> str:
     return name if guidance is None else f"{name}, guidance {guidance:g}"
 
 
-def _figure(metrics: dict[str, Any], key: str, path: Path) -> float:
-    if not isinstance(metrics.get(key), int | float):
+def _figure(metrics: dict[str, float], key: str, path: Path) -> float:
+    if key not in metrics:
         raise UserError(f"{path} has no figure {key!r}: run `dvc repro`")
     return float(metrics[key])

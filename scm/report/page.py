@@ -83,7 +83,7 @@ def _facts(findings: Findings, seconds: float) -> list[tuple[str, str]]:
         ("Commit", _together(commit_of(run) for run in runs)),
         ("Params hash", _together(str(run["params_hash"])[:12] for run in runs)),
         ("Machine", _together(str(run["machine"]) for run in runs)),
-        ("Device", _together(str(run["device"]) for run in runs if run.get("device"))),
+        ("Device", _together(device for run in runs if (device := run.get("device")))),
         ("Time, all stages", duration(seconds)),
     ]
 
@@ -97,7 +97,7 @@ def _params(findings: Findings) -> list[tuple[str, str]]:
     for run in findings.runs:
         if run["stage"] == "evaluate":
             for key, value in (run["chain"] | run["params"]).items():
-                values.setdefault(key, {})[display_name(run["item"])] = str(value)
+                values.setdefault(key, {})[display_name(run.get("item") or "")] = str(value)
 
     def shown(of_model: dict[str, str]) -> str:
         if len(of_model) == len(findings.models) and len(set(of_model.values())) == 1:

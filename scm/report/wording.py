@@ -1,9 +1,8 @@
 """Names, numbers and durations as people read them."""
 
-from typing import Any
-
 from scm import methods
 from scm.base.project import TEACHER
+from scm.results.reading import Run
 
 DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
 """Name of the Fréchet distance in an extractor's features; other extractors give it the name FD."""
@@ -37,12 +36,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def commit_of(run: dict[str, Any]) -> str:
+def commit_of(run: Run) -> str:
     """Short commit of a run, with "+ changes" if the tree held uncommitted changes."""
     return str(run.get("commit") or "none")[:10] + (" + changes" if run.get("dirty") else "")
 
 
-def stage_cells(run: dict[str, Any]) -> tuple[str, ...]:
+def stage_cells(run: Run) -> tuple[str, ...]:
     """Stage, time, device, commit and parameters' hash of a run file, as both reports list them."""
-    name = run["stage"] + (f" · {display_name(run['item'])}" if run.get("item") else "")
+    item = run.get("item")
+    name = run["stage"] + (f" · {display_name(item)}" if item else "")
     return name, duration(run["seconds"]), run.get("device") or "–", commit_of(run), str(run["params_hash"])[:12]

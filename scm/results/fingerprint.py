@@ -12,11 +12,72 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from scm.base.yaml_files import parse_mapping, read_text
+from scm.base.forms import Natural, require
+from scm.base.yaml_files import parse_mapping, read_mapping, read_text
 from scm.errors import UserError
 from scm.params import flatten
+
+RESTORE = "restore it with git"
+RENEW = "restore it with git, or delete it and run `scm run`, which takes from DVC's cache what is there"
+"""Remedies for a damaged dvc.yaml and a damaged dvc.lock."""
+
+
+class Stage(TypedDict):
+    """A stage in dvc.yaml."""
+
+    cmd: str | list[str]
+    params: NotRequired[list[str | dict[str, Any]]]
+    deps: NotRequired[list[str]]
+    outs: NotRequired[list[str | dict[str, Any]]]
+    metrics: NotRequired[list[str | dict[str, Any]]]
+    plots: NotRequired[list[str | dict[str, Any]]]
+    frozen: NotRequired[bool]
+    matrix: NotRequired[dict[str, Any]]
+
+
+class Traced(TypedDict):
+    """A stage whose fingerprint can be taken."""
+
+    params: NotRequired[list[str]]
+    deps: NotRequired[list[str]]
+    matrix: NotRequired[dict[str, Any]]
+
+
+class Repeated(TypedDict):
+    """A stage for each item of a list or a mapping."""
+
+    foreach: str | list[Any] | dict[str, Any]
+    do: Stage
+
+
+class Definition(TypedDict):
+    """dvc.yaml."""
+
+    stages: dict[str, Stage | Repeated]
+
+
+class Locked(TypedDict):
+    """A file or folder in dvc.lock; DVC writes more."""
+
+    path: str
+    md5: NotRequired[str]
+    size: NotRequired[Natural]
+    nfiles: NotRequired[Natural]
+
+
+class LockedStage(TypedDict):
+    cmd: NotRequired[str | list[str]]
+    deps: NotRequired[list[Locked]]
+    params: NotRequired[dict[str, dict[str, Any]]]
+    outs: NotRequired[list[Locked]]
+
+
+class Lock(TypedDict):
+    """dvc.lock."""
+
+    stages: dict[str, LockedStage]
 
 
 @dataclass(frozen=True)
@@ -48,13 +109,16 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
     if stage not in stages:
         raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
 
-    definition = stages[stage].get("do", stages[stage])
+    definition = require(stages[stage].get("do", stages[stage]), Traced, f"dvc.yaml: stages.{stage}", RESTORE)
     start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
     known = {f"item.{name}": item or "" for name in stages[stage].get("matrix", ())}
     known |= {"key": item or "", "item": start}
 
     def value_of(key: str) -> Any:
-        return functools.reduce(lambda section, part: section[part], key.split("."), params)
+        try:
+            return functools.reduce(lambda section, part: section[part], key.split("."), params)
+        except (KeyError, TypeError):
+            raise UserError(f"dvc.yaml: stages.{stage} names {key}, which params.yaml lacks: {RESTORE}") from None
 
     def resolve(text: str) -> str:
         """Fills in what DVC would: the item, and parameters such as ${data.path}."""
@@ -74,20 +138,37 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
 
 def defined_stages(root: Path) -> dict[str, Any]:
     """The stages as dvc.yaml defines them, by name."""
-    return parse_mapping(read_text(root / "dvc.yaml", "run from the project's folder"), "dvc.yaml").get("stages", {})
+    content = read_mapping(root / "dvc.yaml", "run from the project's folder")
+    return dict(require(content, Definition, "dvc.yaml", RESTORE)["stages"])
 
 
 def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
-    """The entry of each output in dvc.lock, by path: md5, size in bytes and, for a folder, nfiles."""
-    return {path: out for outputs in outputs_of_stages(root).values() for path, out in outputs.items()}
+    """The entry of each output whose hash dvc.lock knows, by path: md5, size in bytes and, for a folder, nfiles."""
+    known = (entry for outputs in outputs_of_stages(root).values() for entry in outputs.items())
+    return {path: out for path, out in known if "md5" in out}
 
 
 def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The entries of all outputs in dvc.lock, by stage and path; some stages may no longer be in dvc.yaml."""
     if not (root / "dvc.lock").exists():
         return {}
-    lock = parse_mapping(read_text(root / "dvc.lock", "run `dvc repro`"), "dvc.lock")
-    return {name: {out["path"]: out for out in stage.get("outs", ())} for name, stage in lock.get("stages", {}).items()}
+    lock = read_lock(root / "dvc.lock")
+    return {name: {out["path"]: dict(out) for out in stage.get("outs", ())} for name, stage in lock["stages"].items()}
+
+
+def read_lock(path: Path) -> Lock:
+    """The content of a dvc.lock."""
+    return parse_lock(read_text(path, "run `dvc repro`"), str(path), RENEW)
+
+
+def parse_lock(text: str, source: str, remedy: str) -> Lock:
+    return require(parse_mapping(text, source, remedy), Lock, source, remedy)
+
+
+def check_files(root: Path) -> None:
+    """Refuses a dvc.yaml or a dvc.lock on which DVC itself would stumble."""
+    defined_stages(root)
+    outputs_of_stages(root)
 
 
 def content_hash(path: Path) -> str:

@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scm.base.files import read_json
 from scm.base.processes import last_line, own_environment, run_program
 from scm.params import USERS_SECTIONS, Params, dump, flatten
 from scm.params.project import Project
-from scm.results.reading import run_path
+from scm.results.reading import read_run, run_path
 
 OWN_LICENCE = "code: Apache-2.0; weights: trained here from scratch on your own data, whose terms apply"
 
@@ -65,7 +64,7 @@ def chain(project: Project, item: str | None) -> dict[str, Any]:
     if item in params.student.methods:
         plain["student"] = params.student.lineage(str(item))
     teacher = run_path(project.root, "train_teacher")
-    made_by = read_json(teacher)["params"] if teacher.exists() else {}
+    made_by = read_run(teacher)["params"] if teacher.exists() else {}
     if "imported.file" not in made_by:
         return flatten(plain)
     del plain["teacher"], plain["network"]  # the teacher was not trained here

@@ -6,11 +6,14 @@ The report and MLflow show the same files, so both read them here.
 import csv
 import itertools
 import math
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from scm.base.files import read_json
+from scm.base.documents import DAMAGED_RESULT, MISSING_RESULT, parse_json, read_json, read_text
+from scm.base.forms import Rule, at_least
 from scm.base.project import TEACHER
 from scm.errors import UserError
 
@@ -22,10 +25,52 @@ METRICS = {
 }
 CURVES = {"train_teacher": "train-teacher", "train_student": "train-{}", "select_ema": "select-{}"}
 """Names of the stages' metrics and curves; {} stands for the model. Other stages leave none."""
-RUN_FIELDS = (
-    *("key", "stage", "name", "preset", "seed", "started", "ended", "seconds", "machine"),
-    *("commit", "dirty", "params_hash", "params", "chain"),
-)
+Parameter = str | int | float | bool | None
+Seconds = Annotated[float, at_least(0)]
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).timestamp() >= 0
+    except (ValueError, OverflowError):
+        return False
+
+
+Moment = Annotated[str, Rule(_is_moment, "is not a time (ISO 8601)")]
+
+
+class Run(TypedDict):
+    """A run file, which `run_entry` in provenance.py makes."""
+
+    key: str
+    stage: str
+    item: NotRequired[str | None]
+    name: str
+    preset: str
+    seed: int
+    started: Moment
+    ended: Moment
+    seconds: Seconds
+    machine: str
+    commit: str
+    dirty: bool
+    params_hash: str
+    params: dict[str, Parameter]
+    chain: dict[str, Parameter]
+    deps: NotRequired[dict[str, str] | None]
+    outs: NotRequired[dict[str, str] | None]
+    device: NotRequired[str | None]
+    protocol: NotRequired[str | None]
+    health: NotRequired[list[str]]
+
+
+_FIGURE = re.compile(r"[^@]+(?:@[1-9]\d{0,8})?", re.ASCII)
+Figures: Any = Annotated[
+    dict[str, float | None],
+    Rule(bool, "holds no figures"),
+    Rule(lambda figures: all(map(_FIGURE.fullmatch, figures)), "has a name that is not of the form fd or fd@2"),
+]
+"""A metrics file; a name ends in "@" and the number of network evaluations if the figure depends on it."""
 
 
 def run_names(models: list[str]) -> list[str]:
@@ -59,20 +104,27 @@ def sample_path(root: Path, model: str, evaluations: int) -> Path:
     return root / "results" / "samples" / model / f"nfe-{evaluations}.png"
 
 
-def read_numbers(path: Path) -> dict[str, Any]:
-    """Reads a metrics or run file, which must be a JSON object that is not empty."""
-    value = read_json(path)
-    if not isinstance(value, dict) or not value:
-        raise UserError(f"{path} holds no figures: delete it and run `dvc repro`")
-    return value
+def read_numbers(path: Path, *needed: str, finite: bool = True) -> dict[str, float]:
+    """Reads a metrics file, which must have the figures `needed`; a figure that is null is left out.
+
+    Args:
+        finite: False takes NaN and infinity, so that the gate can refuse them.
+    """
+    text = read_text(path, MISSING_RESULT, DAMAGED_RESULT)
+    content = parse_json(text, Figures, str(path), DAMAGED_RESULT, finite=finite)
+    figures = {name: value for name, value in content.items() if value is not None}
+    if lacking := [name for name in needed if name not in figures]:
+        raise UserError(f"{path} lacks {', '.join(lacking)}: {DAMAGED_RESULT}")
+    return figures
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """Reads a run file and checks that it is complete."""
-    run = read_numbers(path)
-    missing = [name for name in RUN_FIELDS if name not in run]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: delete it and run `dvc repro`")
+def read_run(path: Path) -> Run:
+    """Reads a run file, which must be complete and that of the stage after which it is named."""
+    run = read_json(path, Run)
+    item = run.get("item")
+    name = run["stage"] + (f"@{item}" if item else "")
+    if name != path.stem:
+        raise UserError(f"{path} is the run file of {name}: {DAMAGED_RESULT}")
     return run
 
 
@@ -91,30 +143,42 @@ def distance_ranges(metrics: Mapping[str, Any], evaluations: int) -> tuple[float
     return tuple(float(metrics[key]) for key in itertools.takewhile(metrics.__contains__, keys))
 
 
-def read_curve(path: Path) -> list[dict[str, float]]:
+_NUMBER = re.compile(r"[+-]?(?:\d{1,300}(?:\.\d{1,300})?(?:e[+-]?\d{1,3})?|nan|inf)", re.ASCII)
+"""A number as Python writes it."""
+
+
+def read_curve(path: Path, *needed: str) -> list[dict[str, float]]:
     """Reads the rows of a curve, without empty cells and figures that are not finite.
 
+    Args:
+        needed: columns in which every row must have a number.
+
     Raises:
-        UserError: if the file is missing, has no rows, or holds text.
+        UserError: the file is missing, damaged or empty, or a cell holds something else than a number.
     """
+    text = read_text(path, MISSING_RESULT, DAMAGED_RESULT)
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            lines = list(csv.DictReader(handle))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro` first") from None
+        reader = csv.DictReader(text.splitlines())
+        lines, columns = list(reader), reader.fieldnames or ()
+    except csv.Error as error:
+        raise UserError(f"{path} is not valid CSV ({error}): {DAMAGED_RESULT}") from None
     if not lines:
-        raise UserError(f"{path} has no rows: delete it and run `dvc repro`")
+        raise UserError(f"{path} has no rows: {DAMAGED_RESULT}")
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path} has a column twice: {DAMAGED_RESULT}")
     rows = []
     for number, line in enumerate(lines, start=2):
         row = {}
         for column, text in line.items():
             if column is None or text is None:
-                raise UserError(f"{path} line {number} is cut short or too long: delete it and run `dvc repro`")
-            try:
-                value = float(text) if text else math.nan
-            except ValueError:
-                raise UserError(f"{path} line {number}: {column} is {text!r}, not a number") from None
+                raise UserError(f"{path} line {number} is cut short or too long: {DAMAGED_RESULT}")
+            if text and not _NUMBER.fullmatch(text):
+                told = f"{column} is {text[:40]!r}, not a number"
+                raise UserError(f"{path} line {number}: {told}: {DAMAGED_RESULT}")
+            value = float(text or math.nan)
             if math.isfinite(value):
                 row[column] = value
+        if lacking := [column for column in needed if column not in row]:
+            raise UserError(f"{path} line {number} lacks {', '.join(lacking)}: {DAMAGED_RESULT}")
         rows.append(row)
     return rows

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import write_text
-from scm.base.yaml_files import parse_mapping, read_text, render
+from scm.base.yaml_files import read_text, render
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.params import Params
 from scm.params.project import Project
@@ -23,7 +23,7 @@ from scm.publishing.candidate import RULER, model_files, protocol_parts, trainin
 from scm.publishing.entry import Entry
 from scm.publishing.publish import publish
 from scm.publishing.verdict import Outcome
-from scm.results.fingerprint import made_by_stages
+from scm.results.fingerprint import made_by_stages, parse_lock, read_lock
 from scm.results.provenance import chain
 from scm.tracking import store
 
@@ -84,10 +84,12 @@ def measure_anew(project: Project, champion: Entry) -> Outcome:
 def _lock(project: Project, champion: Entry) -> dict[str, Any]:
     """The champion's dvc.lock with this project's ruler."""
     text = store.answered(project.tracking, "scm retrain", lambda: _kept_lock(project, champion))
-    lock = parse_mapping(text, f"dvc.lock of version {champion.version}")
-    own = parse_mapping(read_text(project.root / "dvc.lock", "run `scm run reference`"), "dvc.lock")
+    lock = parse_lock(text, f"dvc.lock of version {champion.version}", "publish it again")
+    own = read_lock(project.root / "dvc.lock")
+    if lacking := [name for name in OF_RULER if name not in own["stages"]]:
+        raise UserError(f"dvc.lock lacks stages.{lacking[0]}: run `scm run {lacking[0]}`")
     lock["stages"] |= {name: own["stages"][name] for name in OF_RULER}
-    return lock
+    return dict(lock)
 
 
 def _kept_lock(project: Project, champion: Entry) -> str:

@@ -56,9 +56,9 @@ def _read(root: Path, variant: Variant, experiment: Experiment, current: bool) -
         metrics, progress, training = {}, {}, {}
         for model in variant.models:
             metrics[model] = read_numbers(metrics_path(folder, "evaluate", model))
-            progress[model] = read_curve(progress_path(folder, model))
+            progress[model] = read_curve(progress_path(folder, model), "images")
             if model != TEACHER:
-                training[model] = read_curve(curve_path(folder, "train_student", model))
+                training[model] = read_curve(curve_path(folder, "train_student", model), "images")
         return VariantResult(variant, experiment, metrics, progress, training, current)
 
 

@@ -25,13 +25,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from scm.base.count import SUFFIXES, Count
+from scm.base.forms import shown
 from scm.base.project import TEACHER
 from scm.base.sections import Section, Text
-from scm.base.yaml_files import parse_mapping, read_text, render
+from scm.base.yaml_files import parse_mapping, read_mapping, read_text, render
 from scm.errors import UserError
 from scm.methods import MethodName
 from scm.params import USERS_SECTIONS, flatten, validate
-from scm.params.faults import shown
 from scm.presets.overlays import RESTORE, laid_over, named_file, names_in
 from scm.study.experiments import sources
 
@@ -154,13 +154,13 @@ def read(root: Path, name: str) -> Study:
     # The file itself.
     path, params_file = named_file(_folder(root), name, "study"), root / "params.yaml"
     try:
-        study = StudyFile.model_validate(parse_mapping(read_text(path, RESTORE), str(path)))
+        study = StudyFile.model_validate(read_mapping(path, RESTORE))
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
         key = ".".join(map(str, details["loc"]))
         raise UserError(f"{path}: {key} = {shown(details['input'])}: {details['msg']}; correct it") from None
     # Its variants, over the values as params.yaml writes them: relative counts keep their suffix.
-    current = parse_mapping(read_text(params_file, RESTORE), str(params_file))
+    current = read_mapping(params_file, RESTORE)
     validate(current, str(params_file))
     try:
         base = _base(current, study)

@@ -25,7 +25,7 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
     run = reading.read_run(run_file)
     stage, item = run["stage"], run.get("item")
     params = {**run["params"], "stage": stage} | ({} if item is None else {"model": item})
-    started, ended = (_seconds(run_file, run[moment]) for moment in ("started", "ended"))
+    started, ended = (datetime.fromisoformat(run[moment]).timestamp() for moment in ("started", "ended"))
     record = RunRecord(
         run["key"], run["name"], stage, item, params, _tags(run), artifacts=[run_file], status="FINISHED",
         started=started, ended=max(started, ended),  # the clock may have been set back
@@ -36,7 +36,7 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
         record.artifacts.append(metrics_file)
     if stage in reading.CURVES:
         curve_file = reading.curve_path(root, stage, item)
-        rows = reading.read_curve(curve_file)
+        rows = reading.read_curve(curve_file, *(("images", "time") if stage.startswith("train") else ()))
         record.series = rows if stage.startswith("train") else []
         record.artifacts.append(curve_file)
     if stage == "evaluate":
@@ -94,7 +94,7 @@ def _sent(client: Any, project: Project, run_file: Path) -> bool | None:
     return None
 
 
-def _tags(run: dict[str, Any]) -> dict[str, str]:
+def _tags(run: reading.Run) -> dict[str, str]:
     tags = {tag: str(run[name]) for name, tag in TEXT_FIELDS.items() if run.get(name) not in (None, "")}
     tags["scm.dirty"] = "true" if run["dirty"] else "false"
     for kind in ("deps", "outs"):
@@ -113,10 +113,3 @@ def _add_grids(record: RunRecord, root: Path) -> None:
         if not path.exists():
             raise UserError(f"{path} is missing: run `dvc checkout` or `dvc repro`")
         record.images[f"samples-nfe-{evaluations}"] = (path, evaluations)
-
-
-def _seconds(run_file: Path, moment: str) -> float:
-    try:
-        return datetime.fromisoformat(moment).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{run_file}: {moment!r} is not a time (ISO 8601): delete it and run `dvc repro`") from None

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from scm.base import weights
-from scm.base.files import read_json, replacing, replacing_folder, write_json
+from scm.base.documents import read_json
+from scm.base.files import replacing, replacing_folder, write_json
 from scm.base.randomness import generator, global_draws, seed_of
 from scm.errors import UserError
 
@@ -21,7 +22,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
-    assert read_json(path) == {"a": 1}
+    assert read_json(path, dict[str, int]) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -39,10 +40,10 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
 
 def test_unreadable_json_is_named(tmp_path):
     with pytest.raises(UserError, match=r"a\.json is missing: run `dvc repro` first"):
-        read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json", dict)
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(UserError, match=r"a\.json is not valid JSON .*: delete it and run `dvc repro`"):
-        read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json", dict)
 
 
 def test_weights_come_back_with_their_header(tmp_path):

@@ -91,7 +91,7 @@ def loaded(path: Path) -> Any:
 
 READERS = {
     "safetensors, header and tensors": Reader(own_model, weights.load),
-    "safetensors of a stranger": Reader(own_model, weights.load_any),
+    "safetensors of a stranger": Reader(own_model, lambda path: weights.load_any(path, "make it", "make it again")),
     "selected model": Reader(own_model, lambda path: load_selected(path.parent)),
     "sampling.json": Reader(sampling, lambda path: load_selected(path.parent)),
     "teacher of scm": Reader(own_teacher, read_teacher),

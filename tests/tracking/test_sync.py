@@ -151,7 +151,7 @@ def test_faults_are_one_line_each(root: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"samples/scd/nfe-1.png is missing: run `dvc checkout`"):
         sync.record_of(root, run_file)
     run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "ended": "noon"}))
-    with pytest.raises(UserError, match="'noon' is not a time"):
+    with pytest.raises(UserError, match=r'evaluate@scd\.json: ended = "noon": is not a time \(ISO 8601\): delete it'):
         sync.record_of(root, run_file)
     with pytest.raises(UserError, match="holds no runs: run `dvc repro` first"):
         sync.sync(opened(tmp_path / "empty"))

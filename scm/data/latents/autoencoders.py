@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from scm.base import weights
-from scm.base.files import read_json, replacing_folder, sha256, write_json
+from scm.base.documents import read_json
+from scm.base.files import replacing_folder, sha256, write_json
 from scm.base.precision import DTYPES
 from scm.data.latents import autoencoder_kl, autoencoder_tiny
-from scm.data.latents.codec import LATENT_REDUCTION, RANDOM, Codec
+from scm.data.latents.codec import LATENT_REDUCTION, RANDOM, Codec, CodecHeader
 from scm.errors import UserError
 
 HEADER, WEIGHTS, CONFIG = "header.json", "autoencoder.safetensors", "config.json"
@@ -115,16 +116,15 @@ def read_autoencoder(name: str, path: Path, expected: tuple[str, ...] | None) ->
     parts = {file.name: _tensors(file) for file in files}
     if name not in RANDOM:
         return Weights(autoencoder_tiny.canonical(parts), {}, hashes, str(path))
-    config = read_json(path / CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG} is no mapping: get the one that belongs to the weights")
+    fetch = "get the one that belongs to the weights"
+    config = read_json(path / CONFIG, dict[str, Any], fetch, fetch)
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     return Weights(autoencoder_kl.canonical(parts[files[0].name]), plain, hashes, str(path))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return weights.load_any(path)[0]
+        return weights.load_any(path, "get it again", "get it again")[0]
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError):
@@ -157,16 +157,19 @@ def save_codec(folder: Path, header: dict[str, Any], content: Weights | None) ->
             weights.save(temporary / WEIGHTS, content.tensors, {"sha256": content.hashes})
 
 
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of data/codec."""
+    return read_json(folder / HEADER, CodecHeader)
+
+
 def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     """The codec of data/codec, ready to decode.
 
     Raises:
         UserError: the folder is missing or damaged, or its files belong to two codecs.
     """
-    header = read_json(folder / HEADER)
-    if not isinstance(header, dict):
-        raise UserError(f"{folder / HEADER} is no codec's header: run `dvc repro encode`")
-    about = header.get("autoencoder")
+    header = read_header(folder)
+    about = header["autoencoder"]
     if about is None:
         return Codec(header)
     tensors, own = weights.load(folder / WEIGHTS)

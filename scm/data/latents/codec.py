@@ -8,13 +8,13 @@ header alone; the autoencoder's weights (scm.data.latents.autoencoders) are need
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypedDict
 
 import torch
 
+from scm.base.forms import Positive, Rule, Whole, require
 from scm.errors import UserError
 
-HEADER_KEYS = frozenset({"name", "autoencoder", "normalize", "mean", "std", "sigma_d", "shape"})
 NAMES = ("identity", "sd_vae", "edm2_sd_vae", "tae")
 RANDOM = ("sd_vae", "edm2_sd_vae")
 """Codecs that encode an image as a distribution: a mean and a standard deviation for each latent number."""
@@ -27,6 +27,33 @@ PUBLISHED = {
 (arXiv 2410.11081, app. G) and for pixels in [0, 1] (EDM2)."""
 DECODED = 2**22
 """Pixels decoded at a time, at least one image; bounds the memory."""
+
+
+class Pretrained(TypedDict):
+    """The autoencoder of a header."""
+
+    sha256: list[str]
+    config: dict[str, Any]
+    precision: Literal["fp32", "bf16", "fp16"]
+
+
+class _Header(TypedDict):
+    name: Literal["identity", "sd_vae", "edm2_sd_vae", "tae"]
+    autoencoder: Pretrained | None
+    normalize: Literal["none", "paper", "measured"]
+    mean: list[float]
+    std: list[Positive]
+    sigma_d: Positive
+    shape: tuple[Whole, Whole, Whole]
+
+
+HEADER_KEYS = frozenset(_Header.__annotations__)
+CodecHeader: Any = Annotated[
+    _Header,
+    Rule(lambda header: header.keys() == HEADER_KEYS, f"has other keys than {', '.join(sorted(HEADER_KEYS))}"),
+    Rule(lambda header: len(header["mean"]) == len(header["std"]) == header["shape"][0], "has not one mean a channel"),
+    Rule(lambda header: (header["name"] == "identity") == (header["autoencoder"] is None), "has the wrong autoencoder"),
+]
 
 
 class Autoencoder(Protocol):
@@ -52,12 +79,7 @@ class Codec:
     """
 
     def __init__(self, header: dict[str, Any], autoencoder: Autoencoder | None = None) -> None:
-        if set(header) != HEADER_KEYS:
-            different = ", ".join(sorted(set(header) ^ HEADER_KEYS))
-            raise UserError(f"codec header: {different} missing or unknown: run `dvc repro encode` again")
-        if header["name"] not in NAMES:
-            raise UserError(f"codec.name: {header['name']} is unknown: use one of {', '.join(NAMES)}")
-        self.header = header
+        self.header = require(header, CodecHeader, "codec header", "run `dvc repro encode` again")
         self._autoencoder = autoencoder
         self._mean = torch.tensor(header["mean"], dtype=torch.float32).view(-1, 1, 1)
         self._scale = (header["sigma_d"] / torch.tensor(header["std"], dtype=torch.float64)).float().view(-1, 1, 1)

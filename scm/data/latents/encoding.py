@@ -7,16 +7,18 @@ them. A shard depends on its images alone, so neither interruptions nor the numb
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from torch import Tensor
 
 from scm.base.files import link_or_copy, replacing_folder
+from scm.base.forms import Whole, require
 from scm.base.precision import DTYPES
 from scm.base.progress import Progress
 from scm.data.latents.codec import ChannelStatistics, Codec
 from scm.data.shards.shards import (
+    INDEX,
     LABELS,
     OFFSETS,
     Batch,
@@ -37,6 +39,17 @@ MAX_IMAGES = 256
 ROUND_TRIPS = 256
 """Images that are decoded again to measure what the autoencoder loses, spread evenly over the shards."""
 DRAFT = "statistics"
+
+
+class Draft(TypedDict):
+    """What the index of an encoded shard says of its latents."""
+
+    count: Whole
+    mean: list[float]
+    squares: list[float]
+    psnr: list[float]
+
+
 """Key of a shard's statistics in the index of its folder in the work folder."""
 
 
@@ -133,8 +146,10 @@ def measured(work: Path, shards: Path) -> tuple[ChannelStatistics, list[float]]:
     """Statistics of all latents, and the signal-to-noise ratio of each round trip, dB."""
     statistics, psnr = ChannelStatistics(), []
     for shard in read_index(shards)["shards"]:
-        figures = read_index(folder_of(work, shard))[DRAFT]
-        statistics.merge(ChannelStatistics.from_dict(figures))
+        part = folder_of(work, shard)
+        remedy = f"delete {part} and run the same command again"
+        figures = require(read_index(part).get(DRAFT), Draft, f"{part / INDEX}: {DRAFT}", remedy)
+        statistics.merge(ChannelStatistics.from_dict(dict(figures)))
         psnr += figures["psnr"]
     return statistics, psnr
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.writer import TarWriter
 
-from scm.base.files import read_json, replacing_folder, sha256, unsealed, write_sealed
+from scm.base.documents import read_json
+from scm.base.files import replacing_folder, sha256, unsealed, write_sealed
+from scm.base.forms import FileName, Natural, Sha256, Whole, require
 from scm.errors import UserError
 
 FORMAT = 2
@@ -32,8 +34,38 @@ HASHING = 8
 """Most shards that are hashed at the same time."""
 REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
 
-COMMON_KEYS = {"format", "kind", "count", "shape", "classes", "class_counts", "shards", "arrays"}
-KEYS_OF_KIND = {"images": {"channels", "resolution"}, "latents": {"dtype", "codec"}}
+
+class Shard(TypedDict):
+    file: FileName
+    count: Natural
+    bytes: Natural
+    sha256: Sha256
+
+
+class _Index(TypedDict):
+    format: Literal[2]
+    count: Whole
+    shape: list[Whole]
+    classes: list[str]
+    class_counts: list[Natural]
+    shards: list[Shard]
+    arrays: dict[str, Sha256]
+
+
+class _Images(_Index):
+    kind: Literal["images"]
+    channels: Whole
+    resolution: Whole
+
+
+class _Latents(_Index):
+    kind: Literal["latents"]
+    dtype: Literal["uint8", "float16", "float32"]
+    codec: dict[str, Any]  # `scm.data.latents.codec` checks it
+
+
+INDICES = {"images": _Images, "latents": _Latents}
+"""The form of index.json for each kind of shards."""
 
 Sample = tuple[str, np.ndarray, int]
 """(key, numbers, label)"""
@@ -90,13 +122,13 @@ def read_index(folder: Path) -> dict[str, Any]:
         UserError: the index is missing, damaged, or of another format.
     """
     path = folder / INDEX
-    index = read_json(path)
-    kind = index.get("kind") if isinstance(index, dict) else None
-    if kind not in KEYS_OF_KIND or index.get("format") != FORMAT:
+    index = read_json(path, dict[str, Any], damaged=REMEDY)
+    form = INDICES.get(str(index.get("kind")))
+    if form is None or index.get("format") != FORMAT:
         raise UserError(f"{path} is no index of format {FORMAT}: {REMEDY}")
-    missing = sorted((COMMON_KEYS | KEYS_OF_KIND[kind]) - index.keys())
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: {REMEDY}")
+    require(index, form, str(path), REMEDY)
+    if len(index["class_counts"]) != len(index["classes"]):
+        raise UserError(f"{path} has not one count a class: {REMEDY}")
     if index["count"] != sum(shard["count"] for shard in index["shards"]):
         raise UserError(f"{path}: the shards' counts do not add up to {index['count']}: {REMEDY}")
     content = unsealed(index)

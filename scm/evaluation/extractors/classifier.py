@@ -14,17 +14,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.base.distributed import Ranks
+from scm.base.documents import parse_json
 from scm.base.files import read_sealed, sha256, write_sealed
+from scm.base.forms import Rule, Whole, at_least
 from scm.base.randomness import generator, global_draws, seed_of
-from scm.base.weights import write
+from scm.base.weights import load_any, misfit, write
 from scm.data.shards.shards import read_images, read_index
 from scm.errors import UserError
 from scm.evaluation.augmentation import augment
@@ -166,6 +167,23 @@ class ClassifierSettings:
     held_out: float
 
 
+class Taught(TypedDict):
+    """What a finished training leaves beside its classifier."""
+
+    task: Task
+    held_out_accuracy: Annotated[float, at_least(0), Rule(lambda share: share <= 1, "must be at most 1")]
+
+
+class Built(TypedDict):
+    """How a saved classifier was built: the arguments of `Classifier`."""
+
+    channels: Whole
+    resolution: Whole
+    width: Whole
+    features: Whole
+    outputs: Whole
+
+
 def train_classifier(
     images: Tensor,
     labels: Tensor,
@@ -267,15 +285,14 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         UserError: The file is missing or is not such a file.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            model = Classifier(**json.loads(file.metadata()["settings"]))
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `dvc repro reference`") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is no feature extractor ({reason}): delete it and run `dvc repro reference`") from None
+    remedy = "run `dvc repro reference`"
+    tensors, metadata = load_any(path, remedy, f"delete it and {remedy}")
+    settings = parse_json(metadata.get("settings", "null"), Built, f"{path}: its settings", f"delete it and {remedy}")
+    problem = misfit(tensors, lambda: Classifier(**settings))
+    if problem is not None:
+        raise UserError(f"{path} is no feature extractor ({problem}): delete it and {remedy}")
+    model = Classifier(**settings)
+    model.load_state_dict(tensors)
     return model.eval().double()
 
 
