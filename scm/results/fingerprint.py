@@ -176,20 +176,28 @@ def content_hash(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro`, or correct the path in params.yaml")
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else _files(path):
-        digest.update("/".join(file.relative_to(path).parts).encode() + b"\0")
-        with file.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    try:
+        for file in [path] if path.is_file() else _files(path):
+            digest.update("/".join(file.relative_to(path).parts).encode(errors="surrogateescape") + b"\0")
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    except OSError as error:
+        problem = f"{error.filename or path} cannot be read ({error.strerror})"
+        raise UserError(f"{problem}: change its permissions or remove it") from None
     return digest.hexdigest()
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yields the files at any depth in the order of their names; a data set may have millions."""
-    for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names take a tenth of a Path's memory)
-        path = folder / name
-        if name.startswith(".") or name == "__pycache__":
-            continue
-        if path.is_file():
-            yield path
-        elif path.is_dir() and not path.is_symlink():
-            yield from _files(path)
+    waiting = [(folder, iter(sorted(os.listdir(folder))))]  # noqa: PTH208 (names take a tenth of a Path's memory)
+    while waiting:
+        parent, names = waiting[-1]
+        name = next(names, None)
+        if name is None:
+            waiting.pop()
+        elif not name.startswith(".") and name != "__pycache__":
+            path = parent / name
+            if path.is_file():
+                yield path
+            elif path.is_dir() and not path.is_symlink():
+                waiting.append((path, iter(sorted(os.listdir(path)))))  # noqa: PTH208

@@ -7,6 +7,7 @@ import pytest
 
 from scm.errors import UserError
 from scm.results.fingerprint import content_hash, inputs_of
+from tests.support.pictures import deep_folder
 
 DVC = """
 stages:
@@ -130,3 +131,16 @@ def test_files_count_in_the_order_of_their_paths(tmp_path):
     (tmp_path / "x/linked").symlink_to(tmp_path / "x/a")
     parts = (name.encode() + b"\0" + hashlib.sha256(f"content of {name}".encode()).digest() for name in counted)
     assert content_hash(tmp_path / "x") == hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_names_that_are_no_utf_8_and_deep_folders_count_too(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/t\udceate").write_bytes(b"-")
+    assert content_hash(tmp_path / "x") == hashlib.sha256(b"t\xeate\0" + hashlib.sha256(b"-").digest()).hexdigest()
+    with deep_folder(tmp_path / "x/deep", 1100):
+        assert len(content_hash(tmp_path / "x")) == 64
+    with (
+        deep_folder(tmp_path / "x/deeper", 25, "d" * 200),
+        pytest.raises(UserError, match=r"cannot be read \(File name too long\): change"),
+    ):
+        content_hash(tmp_path / "x")

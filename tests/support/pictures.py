@@ -1,8 +1,10 @@
 """Image files made for a test, in folders and archives, and what the stage `prepare` makes of them."""
 
 import io
+import os
 import tarfile
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -61,6 +63,30 @@ def in_every_form(folder: Path, files: dict[str, bytes]):
     yield make(folder / "folder", files)
     yield make_zip(folder / "a.zip", files)
     yield make_tar(folder / "a.tar", files)
+
+
+@contextmanager
+def deep_folder(folder, levels, name="d"):
+    """A folder in a folder in a folder, which is gone at the end, since few programs can remove it."""
+    here = Path.cwd()
+    folder.mkdir(parents=True)
+    os.chdir(folder)
+    try:
+        for _ in range(levels):
+            Path(name).mkdir()
+            os.chdir(name)
+        Path("1.png").write_bytes(picture())
+        os.chdir(here)
+        yield
+    finally:
+        os.chdir(folder)
+        for _ in range(levels):
+            os.chdir(name)
+        Path("1.png").unlink()
+        for _ in range(levels):
+            os.chdir("..")
+            Path(name).rmdir()
+        os.chdir(here)
 
 
 def prepare(

@@ -101,7 +101,7 @@ def _header(descriptor: int, place: int, end: int) -> _Header | None:
     block = os.pread(descriptor, min(BLOCK, end - place), place)
     if len(block) < BLOCK or block.count(0) == BLOCK:
         return None
-    if _number(block[148:156]) not in _checksums(block):
+    if not _is_sum(_number(block[148:156]), block):
         raise tarfile.ReadError("a damaged header, or no tar at all")
     name, prefix = block[:100].split(b"\0")[0], b""
     if block[257:263] == b"ustar\0":  # GNU's own format keeps other things there
@@ -113,11 +113,11 @@ def _header(descriptor: int, place: int, end: int) -> _Header | None:
     return _Header(b"/".join(filter(None, (prefix, name))), kind, size, block[157:257].split(b"\0")[0])
 
 
-def _checksums(block: bytes) -> tuple[int, int]:
-    """The sum of a header's bytes with spaces for the sum itself, and the sum that programs with signed bytes write."""
+def _is_sum(given: int, block: bytes) -> bool:
+    """True for the sum of a header's bytes, with spaces in the place of the sum; some programs add signed bytes."""
     counted = block[:148] + b" " * 8 + block[156:]
     total = sum(counted)
-    return total, total - 256 * sum(byte > 127 for byte in counted)
+    return given == total or given == total - 256 * sum(byte > 127 for byte in counted)
 
 
 def _number(field: bytes) -> int:

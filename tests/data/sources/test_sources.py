@@ -6,7 +6,6 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from scm.data.shards.shards import iterate, read_index
-from tests.support.pictures import GOOD, make, make_tar, make_zip, picture, prepare, read, refused
+from tests.support.pictures import GOOD, deep_folder, make, make_tar, make_zip, picture, prepare, read, refused
 
 
 def test_digits_are_scikit_learns_1797_in_ten_classes():
@@ -318,37 +317,13 @@ def test_a_file_that_an_archive_cannot_give_back_is_an_unusable_image(tmp_path):
     assert "cat/4: broken image (the archive's directory and the member do not agree)" in refused(path)
 
 
-@contextmanager
-def deep_folder(folder, levels):
-    """A folder in a folder in a folder, which is gone at the end, since few programs can remove it."""
-    here = Path.cwd()
-    folder.mkdir(parents=True)
-    os.chdir(folder)
-    try:
-        for _ in range(levels):
-            Path("d").mkdir()
-            os.chdir("d")
-        Path("1.png").write_bytes(picture())
-        os.chdir(here)
-        yield
-    finally:
-        os.chdir(folder)
-        for _ in range(levels):
-            os.chdir("d")
-        Path("1.png").unlink()
-        for _ in range(levels):
-            os.chdir("..")
-            Path("d").rmdir()
-        os.chdir(here)
-
-
 def test_deep_folders(tmp_path):
     path = make_tar(tmp_path / "x.tar", {f"cat/{'/'.join(['d'] * 1100)}/1.png": picture()})
     assert len(read(path)[0]) == 1
     make(tmp_path / "x", {"dog/1.png": picture()})
     with deep_folder(tmp_path / "x/cat", 1100):
         assert len(read(tmp_path / "x")[0]) == 2
-    with deep_folder(tmp_path / "x/owl", 2100):
+    with deep_folder(tmp_path / "x/owl", 25, "d" * 200):
         assert "cannot be read (File name too long): change its permissions or remove it" in refused(tmp_path / "x")
 
 
