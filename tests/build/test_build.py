@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from scm.base.distributed import Ranks
 from scm.base.files import sha256, write_json
 from scm.build import models as build
 from scm.build import sampling, training
+from scm.build.room import shortage_of
 from scm.data.latents.codec import plain_header
 from scm.data.shards.shards import write_latents
 from scm.errors import UserError
@@ -28,6 +30,7 @@ from scm.objectives.sct import ConsistencyTraining
 from scm.objectives.vsd import VariationalScoreDistillation
 from scm.params.schema import Runtime
 from scm.samplers import SampleNoise
+from scm.training import room
 from scm.training.loop import make_optimizer
 from scm.trigflow import time_of_sigma
 from tests.support.models import FAMILIES, tiny_model
@@ -420,3 +423,14 @@ class Images:
     def batch_at(self, images_seen: int) -> tuple[torch.Tensor, torch.Tensor]:
         draws = torch.Generator().manual_seed(images_seen)
         return torch.randn(64, 1, 8, 8, generator=draws), torch.arange(64) % 3
+
+
+def test_trainings_that_do_not_fit_on_the_disk_are_told_beforehand(tmp_path, monkeypatch):
+    params, usage = params_with({}), namedtuple("usage", "free")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(10**6))
+    warning = shortage_of(params, tmp_path, ["prepare", "train_teacher", "train_student@scd", "evaluate@scd"])
+    assert warning is not None and warning.startswith("warning: 2 trainings write about ")
+    assert f"bytes into {tmp_path}/.work, and its disk has 1,000,000 free: free some space" in warning
+    assert shortage_of(params, tmp_path, ["prepare", "evaluate@scd"]) is None
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(10**12))
+    assert shortage_of(params, tmp_path, ["train_teacher"]) is None

@@ -1,48 +1,60 @@
-"""The frame of a stage: in a copy that `dvc exp run --temp` makes, and without a commit."""
+"""The frame of a stage: a full disk that nothing else has met, the names that it prints, and what a kill has left."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from scm import cli
 from scm.params.project import Project
 from scm.pipeline import stage
-from tests.support.projects import params_with
+from scm.results.fingerprint import Inputs
+from tests.support.projects import make_project
 
-DVC_YAML = "stages: {prepare: {cmd: c, params: [data], deps: ['${data.path}']}}\n"
-CHANGES = {"data.source": "folder", "data.path": "data/raw", "mlflow.enabled": False}
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x")
+
+
+LINE = "error: data/x cannot be written (No space left on device): free some space and run the same command again\n"
+
+
+def test_a_full_disk_anywhere_is_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(Project, "open", full)
+    monkeypatch.setattr("sys.argv", ["stages.prepare"])
+    with pytest.raises(SystemExit) as ended:
+        stage.main(lambda stage: None, "prepare")
+    assert ended.value.code == 1 and capsys.readouterr().err == LINE
+    assert cli.main(["plan"]) == 1 and capsys.readouterr().err == f"scm: {LINE}"
+
+
+def test_another_error_of_the_disk_keeps_its_traceback(monkeypatch):
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Project, "open", broken)
+    monkeypatch.setattr("sys.argv", ["stages.prepare"])
+    with pytest.raises(OSError, match="Input/output"):
+        stage.main(lambda stage: None, "prepare")
+    with pytest.raises(OSError, match="Input/output"):
+        cli.main(["plan"])
 
 
 @pytest.fixture
-def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A project with an image that git ignores, and the copy of it that DVC makes from git."""
-    original, copy = tmp_path / "p", tmp_path / "p/.dvc/tmp/exps/standalone/tmp1"
-    for root in (original, copy):
-        (root / "data/raw").mkdir(parents=True)
-        (root / "dvc.yaml").write_text(DVC_YAML)
-        (root / "data/raw/.gitignore").write_text("*\n")
-    (original / "data/raw/cat").mkdir()
-    (original / "data/raw/cat/1.png").write_bytes(b"one")
-    monkeypatch.setenv("DVC_ROOT", str(original))
-    monkeypatch.setattr(stage.signal, "signal", lambda *_: None)  # pytest keeps its own
-    return original, copy
+def running(tmp_path: Path) -> stage.Stage:
+    make_project(tmp_path)
+    return stage.Stage("prepare", None, Project.open(tmp_path), Inputs({}, {}, "0" * 64), tmp_path / ".work/prepare/00")
 
 
-def test_a_copy_of_the_project_gets_the_images_that_git_ignores(copies: tuple[Path, Path]) -> None:
-    original, copy = copies
-    made = stage._open(Project(copy, params_with(CHANGES)), "prepare", None)
-    assert (copy / "data/raw/cat/1.png").samefile(original / "data/raw/cat/1.png")
-    assert made.work.is_relative_to(original / ".work/prepare")
-    # The work folder, which copies share, follows from the images.
-    assert made.inputs.key == stage._open(Project(original, params_with(CHANGES)), "prepare", None).inputs.key
-    (original / "data/raw/cat/2.png").write_bytes(b"two")
-    assert stage._open(Project(copy, params_with(CHANGES)), "prepare", None).inputs.key != made.inputs.key
+def test_names_are_printed_without_control_characters(running, capsys):
+    running.progress("the class \x1b[31mred\n\u202e")
+    assert capsys.readouterr().out == "[prepare] the class \\x1b[31mred\\n\\u202e\n"
 
 
-def test_a_commit_that_will_be_missing_is_said_at_the_start(
-    copies: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    original, _ = copies
-    (original / ".git").mkdir()
-    monkeypatch.setenv("PATH", "")
-    stage._open(Project(original, params_with(CHANGES)), "prepare", None)
-    assert capsys.readouterr().err == "[prepare] the commit will not be recorded: git is missing: install it\n"
+def test_a_run_removes_work_folders_that_a_killed_one_was_removing(running):
+    left, other = (running.work.with_name(name) for name in (f"11{stage.FINISHED}", "22"))
+    for folder in (left, other):
+        (folder / "part").mkdir(parents=True)
+    with stage._locked(running):
+        assert not left.exists() and other.exists() and running.work.exists()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,12 @@ def test_what_was_not_measured_is_said_to_be_so(project, tmp_path):
     text = card(bare, content_of(bare, "scd")[0], "model")
     assert section(text, "Figures").strip() == "Not measured; `scm run` measures it."
     assert "| sCD | 131,072 | 128 | fp32 | – | – |" in text and "commit: unknown" in text
+
+
+def test_names_of_classes_are_printed_without_control_characters(project):
+    content = replace(content_of(project, "scd")[0], classes=("\x1b[31mred\nline", "ca\u202et"))
+    data = section(card(project, content, "model"), "Data")
+    assert r"2 classes: \\x1b\[31mred line, ca\\u202et." in data
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,9 @@ def test_an_evaluation_goes_on_after_kill_9_with_the_same_figures(tmp_path):
     assert again == [warm_up, *((*each, start) for each in SETS[1:] for start in starts)]
 
     assert evaluated(folder, lambda *batch: pytest.fail(f"drawn again: {batch}")) == expected
-    tensors, header = weights.load(kept)
-    weights.save(kept, tensors, {"seconds": header["seconds"] + 3.0})
+    sealed = weights.load_sealed(kept)
+    assert sealed is not None
+    weights.save_sealed(kept, sealed[0], {"seconds": sealed[1]["seconds"] + 3.0})
     slower = evaluated(folder, lambda *batch: pytest.fail(f"drawn again: {batch}"))
     assert slower.pop("images_per_second@1") == pytest.approx(3 * COUNT / (9 * 0.25 + 3))
     assert slower.items() < expected.items()
