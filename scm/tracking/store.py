@@ -69,7 +69,9 @@ def connect(settings: TrackingSettings) -> "MlflowClient":
 
 def quieten() -> None:
     """Sets short waits and silences chatter before mlflow is imported; the user's own variables keep their values."""
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:  # it prints a stack for each fault of the database, which we report
+    ours = DEFAULTS["MLFLOW_LOGGING_LEVEL"]  # perhaps inherited
+    if os.environ.get("MLFLOW_LOGGING_LEVEL", ours) == ours:
+        # It prints a stack for each fault of the database, which we report.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -197,6 +197,22 @@ def test_a_store_is_made_complete_or_not_at_all(
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
+def test_a_store_that_is_taken_while_a_run_is_sent_costs_one_line(
+    settings: TrackingSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sqlalchemy
+
+    (settings.root / "results/metrics").mkdir(parents=True)
+    (settings.root / "results/metrics/a.json").write_text("{}")
+    client = store.connect(settings)
+    monkeypatch.setattr(store, "connect", lambda settings: client)
+    text = sqlalchemy.text  # MLflow asks SQLite to wait for 20 s
+    monkeypatch.setattr(sqlalchemy.sql, "text", lambda words: text(words.replace("20000", "100")))
+    with closing(sqlite3.connect(settings.root / "mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        assert "mlflow: the store is locked or busy: another process holds it (sqlite:///" in fault(settings, capsys)
+
+
 def test_a_store_that_cannot_be_written_is_named() -> None:
     for text in ("attempt to write a readonly database", "unable to open database file"):
         assert store.reason(sqlite3.OperationalError(text)).startswith("the store cannot be written")
