@@ -3,12 +3,15 @@
 `campaign` is what the tests of the sources and the long campaigns call.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+from pyarrow.parquet import write_table
 
 from scm.data.reading.images import read_cropped
 from scm.data.reading.source import Wanted, open_source
@@ -42,6 +45,10 @@ PHOTOS = {f"{number}.JPEG": picture(number, suffix="JPEG") for number in range(2
 CLASSES = {f"n0000000{number}.tar": tar(PHOTOS) for number in (1, 2)}
 
 
+CHUNKS = {f"{number // 2:05d}/img{number:08d}.png": picture(number) for number in range(5)}
+PACKED = CHUNKS | {"dataset.json": json.dumps({"labels": [[name, 0] for name in CHUNKS]}).encode()}
+
+
 def _folder(folder: Path) -> Made:
     path = make(folder / "images", IMAGES)
     return Made("folder", path, sorted(file for file in path.rglob("*") if file.is_file()), len(IMAGES))
@@ -60,11 +67,22 @@ def _packed_samples(folder: Path) -> Made:
     return Made("webdataset", path.parent, [path], 5)
 
 
+def _parquet(folder: Path) -> Made:
+    names, images = {"label": {"_type": "ClassLabel", "names": ["cat"]}}, [picture(number) for number in range(7)]
+    table = pyarrow.table({"image": [{"bytes": image, "path": "x"} for image in images], "label": [0] * len(images)})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    write_table(table, folder / "x.parquet", row_group_size=3)
+    return Made("parquet", folder / "x.parquet", [folder / "x.parquet"], len(images))
+
+
 SETS: dict[str, Callable[[Path], Made]] = {
     "folder": _folder,
     "zip": _archive(make_zip, "x.zip", "folder", IMAGES, len(IMAGES)),
     "tar": _archive(make_tar, "x.tar", "folder", IMAGES, len(IMAGES)),
     "tar.gz": _archive(make_tar, "x.tar.gz", "folder", IMAGES, len(IMAGES)),
+    "zip, dataset.json": _archive(make_zip, "edm.zip", "folder", PACKED, len(PACKED)),
+    "tar, dataset.json": _archive(make_tar, "edm.tar", "folder", PACKED, len(PACKED)),
+    "parquet": _parquet,
     "webdataset": _archive(make_tar, "0.tar", "webdataset", SAMPLES, 5),
     "webdataset, packed": _packed_samples,
     "imagenet": _archive(make_tar, "train.tar", "imagenet", CLASSES, 4),

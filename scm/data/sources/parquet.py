@@ -114,12 +114,12 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
 def _files(path: Path, stack: ExitStack) -> tuple[list[Path], Skipped]:
     """The Parquet files in the order of their names, and the other files; refuses a mixture of splits."""
-    skipped, names = Skipped(), []
     if path.is_file() and path.suffix.lower() == SUFFIX:
-        return [path], skipped
+        return [path], Skipped()
     if path.is_file():
         raise UserError(f"{path} is no {SUFFIX} file: set data.path to one, or to a folder of them")
     listing = list_files(path, stack)
+    skipped, names = listing.skipped, []
     for number in listing.files.by_name():
         name = listing.files.name(number)
         if name.lower().endswith(SUFFIX):
