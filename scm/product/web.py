@@ -33,7 +33,9 @@ from scm.product.rows import rows_of
 MAX_BODY = 2**20
 """Most bytes of a request."""
 MAX_REQUESTS = 32
-"""Most requests for images at a time: one is drawn, the others are read, wait, or are sent."""
+"""Most requests for images at a time: one is drawn, the others wait or are sent."""
+MAX_HELD = 2**26
+"""Most bytes of bodies that are being received, all together: slow clients hold few, and keep nobody out."""
 MAX_CONNECTIONS = 900
 """Most connections; a process may usually open 1,024 files."""
 PATIENCE = 10.0
@@ -130,11 +132,13 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _look(self, before: tuple[Any, bool], unsent: int) -> None:
-        """Closes the connection if it is as idle as at the last look, or has had something unsent at all of the last.
+        """Closes a connection that has been idle since the last look, or whose client has not read for a long time.
+
+        uvicorn itself waits for ever once the first byte of a header has come.
 
         Args:
-            before: the last look's request (None = none so far), and whether it was done.
-            unsent: number of looks at which the client had not read everything.
+            before: at the last look, the latest request (None = none yet), and True if it was done.
+            unsent: number of looks in a row at which something was unsent.
         """
         now = self.cycle, self.cycle is None or self.cycle.response_complete
         unsent = unsent + 1 if self.transport.get_write_buffer_size() else 0
@@ -170,55 +174,83 @@ class Hosts:
         await app(scope, receive, send)
 
 
+class Refused(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, code: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.answer = refusal(code, message, headers)
+
+
 class Invocations:
     """ASGI application for POST /invocations: rows in JSON in, images out."""
 
     def __init__(self, product: Product, seconds: float) -> None:
         """Draws with `product`; a request waits and is drawn for `seconds` at most."""
-        self._product, self._seconds, self._inside = product, seconds, 0
+        self._product, self._seconds, self._inside, self._held = product, seconds, 0, 0
         self._turn = asyncio.Lock()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "drawing")
-        self._drawing: concurrent.futures.Future[Response | None] | None = None
+        self._drawing: concurrent.futures.Future[Response] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._inside >= MAX_REQUESTS:
-            await refusal(503, f"{MAX_REQUESTS} requests wait already; try again soon", AGAIN)(scope, receive, send)
-            return
-        self._inside += 1
+        answer = None
         try:
+            wishes = await self._wishes(Headers(scope=scope), receive)
+            if self._inside >= MAX_REQUESTS:
+                raise Refused(503, f"{MAX_REQUESTS} requests wait already; try again soon", AGAIN)
+            self._inside += 1
             try:
-                answer = await self._answer(Headers(scope=scope), receive)
-            except asyncio.CancelledError:  # uvicorn cancels what GRACE did not suffice for
-                answer = refusal(503, "the server is ending; try again later", AGAIN)
-            if answer is not None:
+                answer = await self._drawn(wishes, receive)
                 await answer(scope, receive, _until_read(send))
-        finally:
-            self._inside -= 1
+            finally:
+                self._inside -= 1
+        except Dropped:
+            pass
+        except Refused as refused:
+            await refused.answer(scope, receive, send)
+        except asyncio.CancelledError:  # uvicorn cancels what GRACE did not suffice for
+            if answer is None:
+                await refusal(503, "the server is ending; try again later", AGAIN)(scope, receive, send)
 
     def ended(self, seconds: float) -> bool:
         """Waits until nothing is drawn any more; False if the evaluation of a network takes longer than `seconds`."""
         self._thread.shutdown(wait=False)
         return self._drawing is None or not concurrent.futures.wait([self._drawing], seconds).not_done
 
-    async def _answer(self, headers: Headers, receive: Receive) -> Response | None:
-        """The answer to a request, None if its client has gone."""
+    async def _wishes(self, headers: Headers, receive: Receive) -> list[Wish]:
+        """Reads a request's rows."""
         if (fault := _unreadable(headers)) is not None:
-            return refusal(415, fault)
+            raise Refused(415, fault)
+        body = bytearray()
         try:
             async with asyncio.timeout(PATIENCE):
-                body = await _body(receive, headers)
-            if body is None:
-                return None
-            wishes = self._product.wishes(rows_of(body, self._product.max_rows))
+                await self._read(body, int(headers.get("content-length", 0)), receive)
+            return self._product.wishes(rows_of(bytes(body), self._product.max_rows))
         except TimeoutError:
-            return refusal(408, f"body: not sent within {PATIENCE:g} s", {"connection": "close"})
-        except TooLongError:
-            return refusal(413, f"body: more than {MAX_BODY:,} bytes; ask for fewer images")
+            raise Refused(408, f"body: not sent within {PATIENCE:g} s", {"connection": "close"}) from None
         except UserError as error:
-            return refusal(400, str(error))
-        return await self._drawn(wishes, receive)
+            raise Refused(400, str(error)) from None
+        finally:
+            self._held -= len(body)
 
-    async def _drawn(self, wishes: list[Wish], receive: Receive) -> Response | None:
+    async def _read(self, body: bytearray, said: int, receive: Receive) -> None:
+        """Reads a body that is `said` to have so many bytes, 0 = unknown, and counts it as held."""
+        more, size = True, said
+        while size <= MAX_BODY and self._held <= MAX_HELD:
+            if not more:
+                return
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Dropped
+            part, more = message.get("body", b""), message.get("more_body", False)
+            body += part
+            self._held += len(part)
+            size = max(said, len(body))
+        if size > MAX_BODY:
+            raise Refused(413, f"body: more than {MAX_BODY:,} bytes; ask for fewer images")
+        raise Refused(503, "many bodies are being received already; try again soon", AGAIN)
+
+    async def _drawn(self, wishes: list[Wish], receive: Receive) -> Response:
         """Waits for its turn and draws, both as long as the client is there and there is time."""
         loop, stop = asyncio.get_running_loop(), threading.Event()
         ends, gone = loop.time() + self._seconds, asyncio.ensure_future(_gone(receive))
@@ -231,28 +263,22 @@ class Invocations:
                 if await _first(drawing, gone, ends):
                     return drawing.result()
             if gone.done():
-                return None
-            return refusal(504, f"not drawn within {self._seconds:g} s; ask for fewer images or steps")
+                raise Dropped
+            raise Refused(504, f"not drawn within {self._seconds:g} s; ask for fewer images or steps")
         finally:
             stop.set()
             turn.cancel()
             gone.cancel()
 
-    def _draw(self, wishes: list[Wish], stop: threading.Event) -> Response | None:
+    def _draw(self, wishes: list[Wish], stop: threading.Event) -> Response:
         try:
             return JSONResponse({"predictions": self._product.draw(wishes, lambda: not stop.is_set())})
-        except Dropped:
-            return None
         except UserError as error:  # the model's own fault: its samples are not finite
             return refusal(500, str(error))
 
     def _next(self, drawing: "asyncio.Future[Any]") -> None:
         drawing.exception()  # has been read, whether or not somebody still waits for it
         self._turn.release()
-
-
-class TooLongError(Exception):
-    """A body of more than MAX_BODY bytes."""
 
 
 def _unreadable(headers: Headers) -> str | None:
@@ -265,22 +291,6 @@ def _unreadable(headers: Headers) -> str | None:
             return f"content-type: {parameter}: send application/json in UTF-8"
     encoding = ", ".join(headers.getlist("content-encoding")).lower()
     return None if encoding in ("", "identity") else f"content-encoding {encoding}: send the body as it is"
-
-
-async def _body(receive: Receive, headers: Headers) -> bytes | None:
-    """Reads a body of at most MAX_BODY bytes; None if the client has gone."""
-    if int(headers.get("content-length", 0)) > MAX_BODY:
-        raise TooLongError
-    body, more = bytearray(), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            raise TooLongError
-    return bytes(body)
 
 
 async def _gone(receive: Receive) -> None:

@@ -158,7 +158,8 @@ def foreign_hosts(rng: random.Random) -> Made:
 def other_paths_and_methods(rng: random.Random) -> Made:
     path = rng.choice(["/docs", "/redoc", "/openapi.json", "/%2e%2e/etc/passwd", "//", "/%00", "/invocations/x", "*"])
     method = rng.choice(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"])
-    return request(method, *rng.choice([(path,), ("/invocations",)])), {404, 405}
+    # An answer to HEAD has a length and no body: the end of the connection is what ends it.
+    return request(method, *rng.choice([(path,), ("/invocations",)]), connection="close"), {404, 405}
 
 
 @kind

@@ -263,7 +263,7 @@ def test_a_client_that_does_not_read_its_answer_loses_it(patient, hasty, monkeyp
         connection.sendall(row(1))
         until(lambda: patient.drawn == [1])
         assert exchange(port, row(2)).code == 503  # the answer is still being sent
-        until(lambda: exchange(port, request(body=b"{}")).code == 400)
+        until(lambda: exchange(port, row(3)).code == 200)
         received = 0
         with suppress(ConnectionError):
             while part := connection.recv(2**20):
@@ -336,12 +336,28 @@ def test_work_is_dropped_when_its_client_goes(patient):
     assert patient.drawn == [2] and patient.begun == [0, 2]
 
 
-def test_a_client_that_goes_within_its_body_leaves_nothing(patient, monkeypatch):
-    monkeypatch.setattr(web, "MAX_REQUESTS", 1)
+def test_clients_with_slow_bodies_keep_nobody_out(patient):
+    patient.going.set()
+    with served(patient) as port:
+        slow = [connected(port) for _ in range(2 * web.MAX_REQUESTS)]
+        for each in slow:
+            each.sendall(request(body=b"{", content_length="100"))
+        assert exchange(port, row(1)).code == 200
+        for each in slow:
+            each.close()
+
+
+def test_bodies_that_are_received_are_bounded_all_together(patient, monkeypatch):
+    monkeypatch.setattr(web, "MAX_HELD", 1000)
+    patient.going.set()
     with served(patient) as port:
         with connected(port) as connection:
-            connection.sendall(request(body=b"{", content_length="100"))
-        until(lambda: exchange(port, request(body=b"{}")).code == 400)
+            connection.sendall(request(body=b" " * 2000, content_length="3000"))
+            assert read_answer(connection).code == 503
+            with connected(port) as other:
+                other.sendall(request(body=b" " * 900, content_length="3000"))
+                until(lambda: exchange(port, request(body=b" " * 900)).code == 503)
+        until(lambda: exchange(port, row(1)).code == 200)
 
 
 def test_work_that_takes_too_long_is_dropped(patient):
