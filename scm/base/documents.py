@@ -39,7 +39,7 @@ def read_text(path: Path, missing: str, damaged: str) -> str:
         raise UserError(f"{path} begins with a byte order mark: save it as UTF-8 without one")
     if conflict := _CONFLICT.search(text):
         line = text.count("\n", 0, conflict.start()) + 1
-        choice = f"`git checkout --ours {path.name}` or `--theirs {path.name}` keeps one side"
+        choice = f"`git checkout --ours {path}`, or `--theirs`, keeps one side"
         raise UserError(
             f"{path}:{line} has the marks of a merge conflict: {choice}; take the same side for params.yaml, dvc.lock "
             "and results, then run `scm run`"

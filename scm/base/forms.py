@@ -96,6 +96,9 @@ def _fault_of_union(value: Any, forms: tuple[Any, ...], key: str) -> Fault | Non
     faults = [fault_of(value, form, key) for form in forms]
     if None in faults:
         return None
+    some = [form for form in forms if form is not NoneType]
+    if len(some) == 1:
+        return fault_of(value, some[0], key)
     deepest = max(filter(None, faults), key=lambda fault: fault.key.count("."))
     names = dict.fromkeys(PLAIN.get(get_origin(form) or form, (None, "a mapping"))[1] for form in forms)
     return deepest if deepest.key != key else _told(key, value, f"must be {' or '.join(names)}")

@@ -24,7 +24,9 @@ from scm.networks import Model, NetworkSettings
 Time = Annotated[float, Rule(lambda t: 0 < t < math.pi / 2, "must lie between 0 and pi / 2")]
 
 
-class _Header(TypedDict):
+class ModelHeader(TypedDict):
+    """The header of a model's weights: all that sampling depends on."""
+
     model: str
     network: NetworkSettings
     classes: list[str]
@@ -35,12 +37,6 @@ class _Header(TypedDict):
     t_max: NotRequired[Time]
     segments: NotRequired[Whole]
     guidance: NotRequired[tuple[float, float]]
-
-
-ModelHeader: Any = Annotated[
-    _Header, Rule(lambda header: header["model"] == TEACHER or "t_max" in header, "lacks t_max, which students have")
-]
-"""The header of a model's weights: all that sampling depends on."""
 
 
 class NoiseLevels(NamedTuple):
@@ -62,7 +58,7 @@ def model_of(
     state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str, source: str = "weights"
 ) -> Model:
     """Builds the model of a state and its header, in eval mode; errors call the file of both `source`."""
-    require(header, ModelHeader, f"{source}: the header", DAMAGED_RESULT)
+    _require_header(header, source)
     settings = NetworkSettings.from_dict(header["network"])
     problem = "it has more blocks than tensors"
     if settings.blocks * len(settings.multipliers) <= len(state):
@@ -72,6 +68,12 @@ def model_of(
     model = Model(settings, precision=DTYPES[header["precision"]])
     model.load_state_dict(state)
     return model.to(device).eval()
+
+
+def _require_header(header: dict[str, Any], source: str) -> None:
+    require(header, ModelHeader, f"{source}: its header", DAMAGED_RESULT)
+    if header["model"] != TEACHER and "t_max" not in header:
+        raise UserError(f"{source}: its header lacks t_max, which students have: {DAMAGED_RESULT}")
 
 
 def evaluations_per_call(header: Mapping[str, Any], scale: float) -> int:
@@ -179,5 +181,7 @@ def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
 
 def selected_header(folder: Path) -> dict[str, Any]:
     """The header of the model in models/NAME, with the `guidance_scale` and t_mid that selection chose."""
-    header = weights.read_header(folder / "model.safetensors", ModelHeader)
+    file = folder / "model.safetensors"
+    header = weights.read_header(file)
+    _require_header(header, str(file))
     return {**header, **read_json(folder / SAMPLING, Selected)}

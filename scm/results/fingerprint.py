@@ -150,9 +150,10 @@ def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
 
 def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The entries of all outputs in dvc.lock, by stage and path; some stages may no longer be in dvc.yaml."""
-    if not (root / "dvc.lock").exists():
+    path = root / "dvc.lock"
+    if not (path.exists() or path.is_symlink()):
         return {}
-    lock = read_lock(root / "dvc.lock")
+    lock = read_lock(path)
     return {name: {out["path"]: dict(out) for out in stage.get("outs", ())} for name, stage in lock["stages"].items()}
 
 

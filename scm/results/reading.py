@@ -108,10 +108,12 @@ def read_numbers(path: Path, *needed: str, finite: bool = True) -> dict[str, flo
     """Reads a metrics file, which must have the figures `needed`; a figure that is null is left out.
 
     Args:
-        finite: False takes NaN and infinity, so that the gate can refuse them.
+        finite: False takes NaN, infinity, and null as NaN, so that the gate can refuse them by name.
     """
     text = read_text(path, MISSING_RESULT, DAMAGED_RESULT)
     content = parse_json(text, Figures, str(path), DAMAGED_RESULT, finite=finite)
+    if not finite:
+        content = {name: math.nan if value is None else value for name, value in content.items()}
     figures = {name: value for name, value in content.items() if value is not None}
     if lacking := [name for name in needed if name not in figures]:
         raise UserError(f"{path} lacks {', '.join(lacking)}: {DAMAGED_RESULT}")

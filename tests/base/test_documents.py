@@ -1,0 +1,113 @@
+"""What is read back has bounds and a form; each fault is one line with file, key, value and remedy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import pytest
+
+from scm.base.documents import read_json
+from scm.base.forms import FileName, Rule, at_least, fault_of
+from scm.base.yaml_files import parse_for_editing, parse_mapping
+from scm.errors import UserError
+from tests.support import damage
+
+
+class Inner(TypedDict):
+    count: Annotated[int, at_least(0)]
+
+
+class Whole(TypedDict):
+    name: str
+    kind: Literal["a", 1]
+    size: float
+    inner: NotRequired[list[Inner]]
+    limits: NotRequired[tuple[float, float] | None]
+    more: NotRequired[dict[str, str | bool]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    width: int
+    depth: int = 1
+
+
+GOOD = {"name": "x", "kind": 1, "size": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"further": object()}, None),
+        ({"size": "2"}, ': size = "2": must be a number'),
+        ({"size": True}, ": size = true: must be a number"),
+        ({"name": None}, ": name = null: must be text"),
+        ({"kind": True}, ': kind = true: must be "a" or 1'),
+        ({"inner": [{"count": 1}, {"count": 1.5}]}, ": inner.1.count = 1.5: must be a whole number"),
+        ({"inner": [{"count": -1}]}, ": inner.0.count = -1: must be at least 0"),
+        ({"inner": [{}]}, ": inner.0 lacks count"),
+        ({"inner": {}}, ": inner = {}: must be a list"),
+        ({"limits": None}, None),
+        ({"limits": [1, 2.5]}, None),
+        ({"limits": [1]}, ": limits = [1]: must have 2 entries"),
+        ({"limits": [1, "2"]}, ': limits.1 = "2": must be a number'),
+        ({"more": {"a": True, "b": "c"}}, None),
+        ({"more": {"a": 1}}, ": more.a = 1: must be text or true or false"),
+    ],
+)
+def test_a_form_names_the_place_of_the_first_fault(changes: dict[str, Any], fault: str | None) -> None:
+    found = fault_of({**GOOD, **changes}, Whole)
+    assert (found and found.text) == fault
+
+
+def test_forms_of_other_kinds() -> None:
+    assert fault_of({"width": 1}, Settings) is None
+    assert str(fault_of({"depth": 1}, Settings)).endswith("' lacks width')")
+    assert "is unknown" in str(fault_of({"width": 1, "x": 1}, Settings))
+    assert "must be a mapping" in str(fault_of([], Whole)) and "lacks name, kind, size" in str(fault_of({}, Whole))
+    assert fault_of({"a": 1}, Annotated[dict[str, int], Rule(bool, "is empty")]) is None
+    assert "is empty" in str(fault_of({}, Annotated[dict[str, int], Rule(bool, "is empty")]))
+    assert all(fault_of(name, FileName) for name in ("", ".", "..", "a/b", "../a", "a\\b"))
+    assert fault_of("a.tar", FileName) is None
+
+
+@pytest.mark.parametrize(("name", "content"), [*damage.of_json('{"format": 1, "name": "x"}')], ids=lambda value: "")
+def test_damaged_json_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes | str) -> None:
+    class Form(TypedDict):
+        format: Literal[1]
+        name: Literal["x"]
+
+    path = tmp_path / "a.json"
+    path.write_text('{"format": 1, "name": "x"}')
+    assert read_json(path, Form) == {"format": 1, "name": "x"}
+    with damage.put(path, content), pytest.raises(UserError, match=r"a\.json.*: .+"):
+        read_json(path, Form)
+
+
+@pytest.mark.parametrize(("name", "content"), [*damage.of_yaml("a: 1\n")], ids=lambda value: "")
+def test_damaged_yaml_is_refused_in_one_line(name: str, content: bytes | str) -> None:
+    try:
+        text = content.decode() if isinstance(content, bytes) else None
+    except UnicodeDecodeError:
+        text = None
+    if text is None or "\ufeff" in text or "=====" in text:
+        return  # refused before YAML is parsed
+    for parse in (parse_mapping, parse_for_editing):
+        if parse is parse_for_editing and name == "an unknown tag":
+            continue  # a tree keeps tags as they are
+        with pytest.raises(UserError, match=r"^a\.yaml.*: .+"):
+            parse(text, "a.yaml")
+
+
+def test_aliases_and_merged_keys_still_work() -> None:
+    assert parse_mapping("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n", "a.yaml") == {
+        "a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}],
+    }  # fmt: skip
+
+
+def test_a_conflict_names_the_line_and_both_ways_out(tmp_path: Path) -> None:
+    path = tmp_path / "dvc.lock"
+    path.write_text("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n")
+    with pytest.raises(UserError, match=r"dvc\.lock:2 has the marks of a merge conflict: `git checkout --ours "):
+        read_json(path, dict[str, Any])
