@@ -10,7 +10,7 @@ from scm.base.documents import read_json
 from scm.base.forms import FileName, Rule, at_least, fault_of
 from scm.base.yaml_files import parse_for_editing, parse_mapping
 from scm.errors import UserError
-from tests.support import damage
+from tests.support import broken_documents
 
 
 class Inner(TypedDict):
@@ -72,7 +72,9 @@ def test_forms_of_other_kinds() -> None:
     assert fault_of("a.tar", FileName) is None
 
 
-@pytest.mark.parametrize(("name", "content"), [*damage.of_json('{"format": 1, "name": "x"}')], ids=lambda value: "")
+@pytest.mark.parametrize(
+    ("name", "content"), [*broken_documents.of_json('{"format": 1, "name": "x"}')], ids=lambda value: ""
+)
 def test_damaged_json_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes | str) -> None:
     class Form(TypedDict):
         format: Literal[1]
@@ -81,11 +83,11 @@ def test_damaged_json_is_refused_in_one_line(tmp_path: Path, name: str, content:
     path = tmp_path / "a.json"
     path.write_text('{"format": 1, "name": "x"}')
     assert read_json(path, Form) == {"format": 1, "name": "x"}
-    with damage.put(path, content), pytest.raises(UserError, match=r"a\.json.*: .+"):
+    with broken_documents.put(path, content), pytest.raises(UserError, match=r"a\.json.*: .+"):
         read_json(path, Form)
 
 
-@pytest.mark.parametrize(("name", "content"), [*damage.of_yaml("a: 1\n")], ids=lambda value: "")
+@pytest.mark.parametrize(("name", "content"), [*broken_documents.of_yaml("a: 1\n")], ids=lambda value: "")
 def test_damaged_yaml_is_refused_in_one_line(name: str, content: bytes | str) -> None:
     try:
         text = content.decode() if isinstance(content, bytes) else None

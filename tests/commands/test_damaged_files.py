@@ -19,14 +19,19 @@ from scm.product.content import Content
 from scm.product.packaging import content_of
 from scm.tracking import sync
 from stages.report import build
-from tests.support import broken_documents as damage
+from tests.support import broken_documents
 from tests.support.fake_candidate import make_candidates, write_candidate
 from tests.support.fake_results import write_fake_results
 from tests.support.models import save_model
 from tests.support.projects import make_project
 
 ROOT = Path(__file__).parents[2]
-DAMAGES = {".json": damage.of_json, ".yaml": damage.of_yaml, ".lock": damage.of_yaml, ".csv": damage.of_csv}
+DAMAGES = {
+    ".json": broken_documents.of_json,
+    ".yaml": broken_documents.of_yaml,
+    ".lock": broken_documents.of_yaml,
+    ".csv": broken_documents.of_csv,
+}
 COMMANDS: dict[str, Callable[[], object]] = {
     "params check": lambda: cli.main(["params", "check"]),
     "params show": lambda: cli.main(["params", "show", "seed"]),
@@ -114,14 +119,14 @@ def answer(command: str) -> tuple[int, str, str]:
 
 def damages(path: Path) -> Iterator[tuple[str, bytes | str]]:
     if path.suffix == ".safetensors":
-        return damage.of_weights(path.read_bytes())
+        return broken_documents.of_weights(path.read_bytes())
     return DAMAGES[path.suffix](path.read_text(encoding="utf-8"))
 
 
 def wrong_answers(path: Path, command: str) -> Iterator[str]:
     """Each damage that the command does not refuse in one line with the file's name."""
     for name, content in damages(path):
-        with damage.put(path, content):
+        with broken_documents.put(path, content):
             try:
                 code, _, said = answer(command)
             except Exception as error:
