@@ -29,7 +29,7 @@ long: .venv/.dev
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m long
 
 campaign: .venv/.dev
-	SCM_CAMPAIGN_DOC=docs/reliability.md $(BIN)/pytest -m campaign tests/campaigns
+	SCM_CAMPAIGN_DOC=docs/reliability.md $(BIN)/pytest -m campaign
 
 lint: .venv/.dev
 	$(BIN)/ruff check
