@@ -31,8 +31,9 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 LITTER = frozenset(
     {
-        "__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "#snapshot", "$recycle.bin",
-        "system volume information", "lost+found",
+        "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "@recycle", "@recently-snapshot", "#recycle",
+        "#snapshot", "~snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir",
+        "found.000", "network trash folder", "temporary items",
     }
 )  # fmt: skip
 """Files and folders that operating systems and storage boxes leave behind, in small letters."""
@@ -189,7 +190,7 @@ def _list_zip(descriptor: int, path: Path) -> Listing:
         elif stat.S_ISLNK(entry.mode):
             content = read_member(descriptor, place) if entry.size <= LINK_BYTES else b""
             target = content.decode(errors="surrogateescape")
-            listing.links[name] = _link_target(posixpath.dirname(name), target, name, path)
+            _add_link(listing, name, _link_target(posixpath.dirname(name), target, name, path), path)
         else:
             listing.files.add(name, place, entry.size)
     return listing
@@ -208,7 +209,7 @@ def _list_tar(descriptor: int, path: Path) -> Listing:
             listing.files.add(name, member.place, member.size)
         elif member.kind in (LINK, HARD_LINK):
             start = posixpath.dirname(name) if member.kind == LINK else ""
-            listing.links[name] = _link_target(start, member.target, name, path)
+            _add_link(listing, name, _link_target(start, member.target, name, path), path)
         else:
             listing.skip(name, SPECIAL)
     return listing
@@ -265,6 +266,12 @@ def _link_target(start: str, target: str, name: str, path: Path) -> str:
     if inner.startswith(("/", "../")) or inner == "..":
         raise UserError(f"{path}: the member {shown(name)} is a link out of the archive: pack the file itself")
     return inner
+
+
+def _add_link(listing: Listing, name: str, target: str, path: Path) -> None:
+    if name in listing.links:
+        raise UserError(f"{path}: the member {shown(name)} is there twice: pack the archive again with one of them")
+    listing.links[name] = target
 
 
 def _follow_links(listing: Listing, path: Path) -> None:

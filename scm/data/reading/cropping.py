@@ -66,10 +66,13 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise BadImageError("its 32-bit pixels exceed 16 bits")
+        transparent = image.info.get("transparency")
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        if transparent is not None:
+            image.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     elif image.mode == "F":
         raise BadImageError("its pixels are floating-point numbers of unknown range")
-    elif image.has_transparency_data:
+    if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("L" if channels == 1 else "RGB")

@@ -21,7 +21,7 @@ from scm.errors import UserError
 NAME = "dataset.json"
 BYTES, BYTES_PER_FILE = 2**20, 4096
 """A dataset.json may have so many bytes, and so many more for each file beside it."""
-CHUNKED = re.compile(r"(?:.*/)?(\d{5})/img(\d{8})\.\w+")
+CHUNKED = re.compile(r"(?:.*/)?(\d{5,6})/(?:img)?(\d{5,8})\.\w+")
 
 
 def read_entries(listing: Listing, numbers: Sequence[int], path: Path) -> tuple[str, list[Any]] | None:
@@ -87,10 +87,10 @@ def labels_of(
 
 
 def is_chunked(images: Catalogue) -> bool:
-    """True if the images lie in folders of 1,000 as those tools number them, 00012/img00012345.png."""
+    """True if the images lie in folders of 1,000: 00012/img00012345.png of those tools, 12000/12345.png of FFHQ."""
     for number in range(len(images)):
         found = CHUNKED.fullmatch(images.name(number))
-        if not found or int(found[1]) != int(found[2]) // 1000:
+        if not found or int(found[1]) not in (int(found[2]) // 1000, int(found[2]) // 1000 * 1000):
             return False
     return True
 

@@ -31,6 +31,7 @@ READ_SUFFIXES = (
 )  # fmt: skip
 OTHER_SUFFIXES = (
     ".jxl", ".psd", ".svg", ".tga", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+    ".jxr", ".wdp", ".qoi", ".bpg", ".dds", ".pcx", ".xcf", ".pam", ".pfm",
 )  # fmt: skip
 """Suffixes of pictures that are not read: such a file is an unusable image, not a file of another kind."""
 SUFFIXES = READ_SUFFIXES + OTHER_SUFFIXES
@@ -40,8 +41,10 @@ NO_IMAGE = "not an image file"
 STARTS = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51\0", b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a",
+    b"8BPS\0\1", b"II\xbc\1", b"qoif", b"BPG\xfb", b"DDS \x7c\0\0\0", b"\x76\x2f\x31\1", b"gimp xcf ",
+    b"FUJIFILMCCD-RAW",
 )  # fmt: skip
-"""First bytes of PNG, JPEG, GIF, TIFF, JPEG 2000 and JPEG XL."""
+"""First bytes of PNG, JPEG, GIF, TIFF, JPEG 2000, JPEG XL, and of pictures that are not read."""
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"mif2", b"heif"})
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
@@ -108,6 +111,10 @@ def decode(read: Callable[[], bytes], size: int, max_pixels: int) -> Image.Image
     if image.width * image.height > max_pixels:
         raise BadImageError(f"claims {image.width} x {image.height} pixels, more than data.max_pixels = {max_pixels:,}")
     image.load()
+    if image.format == "PNG":
+        _check_png(image, content)
+    if image.format in ("JPEG", "MPO"):
+        _check_jpeg(content)
     return _as_meant(image)
 
 
@@ -157,6 +164,32 @@ def _heic_formats() -> tuple[str, ...]:
         return ()
     pillow_heif.register_heif_opener()
     return ("HEIF",)
+
+
+def _check_png(image: Image.Image, content: bytes) -> None:
+    """Compares the checksums of a PNG's pixels, which Pillow passes by, and corrects the colour that is transparent."""
+    view, place, kind = memoryview(content), 8, b""
+    while kind != b"IEND" and place + 12 <= len(content):
+        kind, end = content[place + 4 : place + 8], place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(view[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise BadImageError(f"a damaged PNG: the checksum of its pixels at byte {place:,} is wrong")
+        place = end + 4
+    # Pillow leaves that colour in the file's own bits, while the pixels have 8.
+    bits = content[24]
+    if image.mode == "L" and bits < 8 and "transparency" in image.info:
+        image.info["transparency"] *= 255 // (2**bits - 1)
+    if image.mode == "RGB" and bits > 8 and "transparency" in image.info:
+        raise BadImageError("a PNG of 16-bit colours of which one is transparent: save it with an alpha channel")
+
+
+def _check_jpeg(content: bytes) -> None:
+    """Refuses a JPEG whose pixels have no end: Pillow takes the zeros of a file that was filled in part for pixels."""
+    place = 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+        is_filling = content[place + 1 : place + 2] == b"\xff"
+        place += 1 if is_filling else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    if content.find(b"\xff\xd9", place) < 0:
+        raise BadImageError("a JPEG without its end, as after a download that broke off")
 
 
 def _as_meant(image: Image.Image) -> Image.Image:

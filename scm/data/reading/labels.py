@@ -1,12 +1,14 @@
 """Labels that are numbers: which numbers may be labels, and which classes they make; names that are no classes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from scm.errors import UserError
 
 MAX_LABEL = 2**31 - 1
+WORDS = re.compile(r"[-_./ ]+")
 SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([ ._-]?(set|data|images?|split|\d+))?")
 
 
@@ -18,6 +20,34 @@ def is_label(value: Any) -> bool:
 def is_split(name: str) -> bool:
     """True for the name of a part of a data set, such as train or val, of which there is another one beside it."""
     return bool(SPLIT.fullmatch(name.casefold()))
+
+
+def refuse_mixed_splits(names: Sequence[str], path: Path) -> None:
+    """Refuses files in whose paths different splits are named, such as pets-train-000.tar beside pets-val-000.tar."""
+    found = {splits for name in names if (splits := _splits(name))}
+    if len(found) < 2:
+        return
+    splits = sorted(set().union(*found))
+    inside = {name.split("/")[0].lower() for name in names if "/" in name}
+    away, there = "move the files of all but one away", "set data.path to one of their folders"
+    remedy = there if inside.issuperset(splits) else away
+    raise UserError(f"{path} holds the splits {', '.join(splits)} of a data set: {remedy}")
+
+
+def same_splits(names: Iterable[str]) -> list[str]:
+    """The names of folders that are splits of one data set, such as train and val, or pets_train and pets_val."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if is_split(name):
+            groups.setdefault("", []).append(name)
+        elif _splits(name):
+            rest = (word for word in WORDS.split(name.casefold()) if not is_split(word))
+            groups.setdefault(" ".join(rest), []).append(name)
+    return next((group for group in groups.values() if len(group) > 1), [])
+
+
+def _splits(name: str) -> frozenset[str]:
+    return frozenset(word for word in WORDS.split(name.casefold()) if is_split(word))
 
 
 def class_count(labels: Sequence[int], where: str) -> int:

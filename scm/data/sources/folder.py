@@ -12,7 +12,7 @@ from scm.data.reading import dataset_json
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
 from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
-from scm.data.reading.labels import class_count, is_split
+from scm.data.reading.labels import class_count, same_splits
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
@@ -150,14 +150,14 @@ def _class_folders(images: Catalogue, folders: set[str]) -> tuple[list[str], str
 
 def _refuse_splits(classes: list[str], prefix: str, images: Catalogue, path: Path) -> None:
     """Refuses the splits of a data set, such as train/ and val/, in place of its classes."""
-    splits = [name for name in classes if is_split(name)]
-    if len(splits) < 2:
+    splits = same_splits(classes)
+    if not splits:
         return
     insides = (images.name(number).removeprefix(prefix) for number in range(len(images)))
     around = {inside.split("/")[0] for inside in insides if inside.count("/") > 1}
     if len(splits) == len(classes) or around.issuperset(splits):
         found = f"{', '.join(shown(prefix + name) for name in splits)} are splits of a data set, not classes"
-        train = next((name for name in splits if name.casefold().startswith("train")), splits[0])
+        train = next((name for name in splits if "train" in name.casefold()), splits[0])
         remedy = f"set data.path to {path / prefix / train}" if path.is_dir() else f"pack {prefix}{train} alone"
         raise UserError(f"{path}: {found}: {remedy}, or rename folders that are classes")
 

@@ -20,7 +20,7 @@ from scm.data.reading.containers import (
 from scm.data.reading.images import NO_IMAGE, is_image, loading
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
-from scm.data.reading.tars import FILE, FOLDER, Member, tar_members
+from scm.data.reading.tars import FILE, FOLDER, HARD_LINK, LINK, Member, tar_members
 from scm.errors import UserError
 
 ELSE = "set data.source to folder for images in class folders, to webdataset for shards"
@@ -93,7 +93,8 @@ def _members(path: Path, descriptor: int, tar: Member, skipped: Skipped) -> Cata
             if member.kind == FILE and not is_litter(inner):
                 members.add(f"{outer}/{inner}", member.place, member.size)
             else:
-                skipped.append({"file": f"{outer}/{inner}", "reason": HIDDEN if is_litter(inner) else SPECIAL})
+                reason = "a link" if member.kind in (LINK, HARD_LINK) else SPECIAL
+                skipped.append({"file": f"{outer}/{inner}", "reason": HIDDEN if is_litter(inner) else reason})
     except ARCHIVE_FAULTS as error:
         raise UserError(
             f"{path}: {outer} cannot be read as an archive ({error}): download the archive again"

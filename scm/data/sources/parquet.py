@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 from scm.data.reading.containers import list_files
 from scm.data.reading.cropping import BadImageError
 from scm.data.reading.images import decode
-from scm.data.reading.labels import MAX_LABEL, class_count, is_split
+from scm.data.reading.labels import MAX_LABEL, class_count, refuse_mixed_splits
 from scm.data.reading.row_groups import AGAIN, Group, Reader, check_pages, chunk_of, first_line, opened
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
@@ -130,18 +129,8 @@ def _files(path: Path, stack: ExitStack) -> tuple[list[Path], Skipped]:
         arrow = any(entry["file"].endswith(".arrow") for entry in skipped)
         remedy = "write the .arrow files again with to_parquet" if arrow else "set data.path to a folder with some"
         raise UserError(f"{path}: no {SUFFIX} files in it: {remedy}")
-    splits = {split for name in names for split in _splits(name)}
-    if len(splits) > 1:
-        inside = {name.split("/")[0].lower() for name in names if "/" in name}
-        remedy = "set data.path to one of their folders" if splits <= inside else "move the files of all but one away"
-        raise UserError(f"{path} holds the splits {', '.join(sorted(splits))} of a data set: {remedy}")
+    refuse_mixed_splits(names, path)
     return [path / name for name in names], skipped
-
-
-def _splits(name: str) -> list[str]:
-    """The splits after which a file or a folder around it is called, as train-00000-of-00002.parquet is."""
-    *folders, base = name.lower().removesuffix(SUFFIX).split("/")
-    return [part for part in (*folders, re.split(r"[-_.]\d", base)[0]) if is_split(part)]
 
 
 def _row_name(path: Path, file: Path, row: int) -> str:
@@ -172,7 +161,11 @@ def _columns(file: Path, parquet: Any, labels: bool) -> Columns:
         return Columns(image, leaf, None, None)
     whole = [name for name in kinds if types.is_integer(kinds[name])]
     noted = [name for name in whole if features.get(name, {}).get("_type") == "ClassLabel"]
-    label = _chosen(file, "labels", noted or [name for name in whole if name.lower() in LABELS], LABELS)
+    found = noted or [name for name in whole if name.lower() in LABELS]
+    if not found and (other := next((name for name in kinds if name.lower() in LABELS), None)):
+        problem = f"its column {other} holds {kinds[other]}, and labels are whole numbers"
+        raise UserError(f"{file}: {problem}: write the classes' numbers there, or set data.labels: false")
+    label = _chosen(file, "labels", found, LABELS)
     return Columns(image, leaf, label, _names(file, features.get(label, {}).get("names")))
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +33,10 @@ from scm.data.reading.containers import (
     unreadable,
 )  # fmt: skip
 from scm.data.reading.images import SUFFIXES, loading, looks_like_image
+from scm.data.reading.labels import refuse_mixed_splits
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
-from scm.data.reading.tars import FILE, FOLDER, read_at, tar_members
+from scm.data.reading.tars import FILE, FOLDER, HARD_LINK, LINK, read_at, tar_members
 from scm.data.shards.shards import INDEX, check_sizes, read_index, verify
 from scm.errors import UserError
 
@@ -48,6 +49,7 @@ LABEL_BYTES = 2**20
 MAX_LABEL = 2**31 - 1
 NAMES = "classes.txt"
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
+WITHOUT_LABEL, NO_NUMBER = "an image without a label", "no whole number from 0 on"
 UNUSED, FURTHER = "neither an image nor the label of one", "a further image of its sample"
 NO_SHARD, EMPTY = "not a shard", "an empty shard"
 
@@ -121,7 +123,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
             raise unreadable(shard.path, error) from error
     images = listed.images
     if not len(images):
-        raise UserError(f"{path}: no images in its shards: each needs a file ending in {', '.join(FIRST)}")
+        raise UserError(f"{path}: {_why_empty(listed)}")
     classes = _classes(listed, names, path) if wanted.labels else []
 
     def shard_of(number: int) -> _Shard:
@@ -139,6 +141,12 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 
     load = loading(read, images, wanted.max_pixels)
     return ImageSource(str(path), classes, listed.labels, file_name, load, listed.skipped)
+
+
+def _why_empty(listed: _Samples) -> str:
+    if any(reason.startswith((WITHOUT_LABEL, NO_NUMBER)) for reason in listed.skipped.reasons()):
+        return "no image in its shards has a label: add the .cls files, or set data.labels: false"
+    return f"no images in its shards: each needs a file ending in {', '.join(FIRST)}"
 
 
 def _is_packed(shard: _Shard) -> bool:
@@ -162,6 +170,7 @@ def _shards(path: Path, listed: _Samples) -> tuple[list[_Shard], list[str] | Non
     if not shards:
         raise UserError(f"{path}: no .tar in it: set data.path to a folder of shards or to one .tar")
     _refuse_splits(shards, path)
+    refuse_mixed_splits(shards, path)
     others = [name for name in names if not name.lower().endswith(SHARDS) and name != NAMES]
     listed.skipped.extend({"file": name, "reason": NO_SHARD} for name in others)
     listed.skipped.extend(listing.skipped)
@@ -194,7 +203,10 @@ def _names(path: Path) -> list[str] | None:
 
 def _own_shards(folder: Path) -> tuple[list[_Shard], list[str] | None]:
     """Shards that this program wrote; refuses missing and changed ones."""
-    index = read_index(folder)
+    try:
+        index = read_index(folder)
+    except UserError as error:
+        raise UserError(f"{error}; or move {INDEX} away if another program wrote it") from None
     check_sizes(folder, index)
     for shard in index["shards"]:
         verify(folder, shard)
@@ -203,12 +215,23 @@ def _own_shards(folder: Path) -> tuple[list[_Shard], list[str] | None]:
 
 def _list_shard(listed: _Samples, shard: _Shard, descriptor: int, start: int, size: int | None) -> None:
     """Lists the samples of one tar, which an open file holds from `start` on."""
-    before = len(listed.images) + len(listed.skipped)
+    first, before = len(listed.images), len(listed.images) + len(listed.skipped)
     files = _files(listed, shard, descriptor, start, size)
     for key, group in groupby(files, key=lambda file: _key(file.name)):
         _list_group(listed, shard, descriptor, key, list(group))
+    _refuse_twice(listed.images, first, shard)
     if len(listed.images) + len(listed.skipped) == before:
         listed.note(shard, "", EMPTY)
+
+
+def _refuse_twice(images: Catalogue, first: int, shard: _Shard) -> None:
+    """Refuses a shard that has an image twice, as appending to a tar makes it; its images are those from `first` on."""
+    numbers = range(first, len(images))
+    if all(one < other for one, other in pairwise(map(images.name, numbers))):
+        return
+    for one, other in pairwise(sorted(map(images.name, numbers))):
+        if one == other:
+            raise UserError(f"{shard.path}: {shown(one)} is there twice: write the shard again")
 
 
 def _key(name: str) -> str:
@@ -226,6 +249,8 @@ def _files(listed: _Samples, shard: _Shard, descriptor: int, start: int, size: i
         elif member.kind == FILE:
             stem, suffix = posixpath.splitext(name)
             yield _File(name, stem, suffix.lower(), member.place, member.size)
+        elif member.kind in (LINK, HARD_LINK):
+            listed.leave_out(shard, name, "a link", "pack the file itself")
         else:
             listed.note(shard, name, SPECIAL)
 
@@ -315,11 +340,11 @@ def _add(listed: _Samples, shard: _Shard, descriptor: int, image: _File, label_f
     if listed.labelled:
         if label_file is None:
             remedy = f"add {shown(f'{image.stem}.cls')}, or set data.labels: false"
-            return listed.leave_out(shard, image.name, "an image without a label", remedy)
+            return listed.leave_out(shard, image.name, WITHOUT_LABEL, remedy)
         small = label_file.size <= LABEL_BYTES
         found = _label(label_file.suffix, read_at(descriptor, label_file.place, label_file.size) if small else b"")
         if found is None:
-            reason = "no whole number from 0 on" + (' under "label" or "cls"' if label_file.suffix == ".json" else "")
+            reason = NO_NUMBER + (' under "label" or "cls"' if label_file.suffix == ".json" else "")
             return listed.leave_out(shard, label_file.name, reason, "repair it")
         label, class_name = found
         if class_name is not None and listed.names.setdefault(label, class_name) != class_name:
@@ -332,7 +357,7 @@ def _add(listed: _Samples, shard: _Shard, descriptor: int, image: _File, label_f
 def _label(kind: str, content: bytes) -> tuple[int, str | None] | None:
     """The label and the class's name, if given; None if the file holds no valid label."""
     try:
-        value: Any = json.loads(content) if kind == ".json" else int(content.decode("ascii"))
+        value: Any = json.loads(content) if kind == ".json" else int(content.replace(b"_", b" ").decode("ascii"))
     except (ValueError, RecursionError):
         return None
     name: Any = None

@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_a_picture_is_known_by_its_first_bytes(form):
         HEIC,
         b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif",
         b"\xff\x4f\xff\x51\0\x2f",
+        b"8BPS\0\1\0\0",
+        b"II\xbc\1\x08\0\0\0",
+        b"qoif\0\0\0\x08",
+        b"DDS \x7c\0\0\0",
+        b"\x76\x2f\x31\1\2",
+        b"gimp xcf v011",
     ],
 )
 def test_other_pictures_are_known_too(head):
@@ -168,3 +175,64 @@ def test_a_picture_that_is_cut_off_is_unusable(form):
     for size in (20, len(content) // 3, len(content) // 2):
         with pytest.raises(images.IMAGE_FAULTS):
             read(content[:size])
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def plain_png(bits, colour, row, transparent):
+    """An 8x8 PNG of equal rows, by the format's own rules; kind of colour 0 = grey, 2 = RGB."""
+    header = chunk(b"IHDR", struct.pack(">2I5B", 8, 8, bits, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + row) * 8))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", transparent) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "transparent", "grey"),
+    [
+        (1, b"\x0f", 0, [255] * 8),
+        (2, b"\x1b\x1b", 2, [0, 85, 255, 255] * 2),
+        (4, b"\x13\x13\x13\x13", 3, [17, 255] * 4),
+        (8, bytes(range(8)), 5, [0, 1, 2, 3, 4, 255, 6, 7]),
+        (16, struct.pack(">8H", *(number * 257 for number in range(8))), 5 * 257, [0, 1, 2, 3, 4, 255, 6, 7]),
+        (16, struct.pack(">8H", *(number * 257 for number in range(8))), 5 * 257 + 1, list(range(8))),
+    ],
+)
+def test_the_transparent_grey_of_a_png_becomes_white(bits, row, transparent, grey):
+    content = plain_png(bits, 0, row, struct.pack(">H", transparent))
+    for channels in (1, 3):
+        assert read(content, channels)[3, :, 0].tolist() == grey
+
+
+def test_a_transparent_colour_of_16_bits_is_refused_as_pillow_confuses_it_with_others():
+    row = struct.pack(">24H", *([1000, 2000, 3000] * 8))
+    with pytest.raises(BadImageError, match="16-bit colours of which one is transparent"):
+        read(plain_png(16, 2, row, struct.pack(">3H", 0x303, 0x707, 0xB0B)))
+
+
+@pytest.mark.parametrize("picture", [RGB, Image.fromarray(GREY)])
+@pytest.mark.parametrize("level", [0, 6])
+def test_no_damaged_byte_of_a_png_changes_its_pixels_in_silence(picture, level):
+    content, expected = encoded(picture, "PNG", compress_level=level), read(encoded(picture, "PNG"))
+    for place in range(8, len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        try:
+            pixels = read(bytes(damaged))
+        except (BadImageError, *images.IMAGE_FAULTS):
+            continue
+        assert np.array_equal(pixels, expected), place
+
+
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+def test_a_jpeg_that_was_filled_in_part_is_refused(form):
+    thumbnail = Image.Exif()
+    thumbnail[0x927C] = encoded(RGB, "JPEG")  # a whole JPEG before the pixels, with an end of its own
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    content = encoded(noise, form, exif=thumbnail)
+    read(content + b"\0" * 99)
+    read(content[:2] + b"\xff\xff" + content[2:])
+    for kept in range(len(content) - 500, len(content) - 1, 50):
+        with pytest.raises(BadImageError, match="a JPEG without its end"):
+            read(content[:kept] + b"\0" * (len(content) - kept))

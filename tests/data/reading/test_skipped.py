@@ -9,14 +9,13 @@ ENTRIES = [
     {"file": "a/1.png", "reason": "the file is empty"},
     {"file": "a/é.txt", "reason": "not an image file"},
 ]
-PRINTED = [*ENTRIES[:2], {"file": r"a/\udcff\n.txt", "reason": "not an image file"}]
 
 
 def test_files_come_back_in_order_with_their_reasons():
     skipped = Skipped(ENTRIES[:1])
     assert not Skipped() and len(skipped) == 1
     skipped.extend(iter(ENTRIES[1:]))
-    assert list(skipped) == PRINTED and list(Skipped(skipped)) == PRINTED
+    assert list(skipped) == ENTRIES and list(Skipped(skipped)) == ENTRIES
     assert skipped.reasons() == {"not an image file": 2, "the file is empty": 1}
 
 

@@ -142,6 +142,7 @@ def test_the_chunks_of_a_lost_dataset_json_are_not_taken_for_classes(tmp_path):
         thousands,
         {"00000/img00000000.png": picture()},
         {f"x/{name}": data for name, data in thousands.items()},
+        {f"{number // 1000 * 1000:05d}/{number:05d}.png": picture(number) for number in (0, 999, 1000, 69999)},
     ):
         path = make_zip(tmp_path / "a.zip", files)
         assert "numbered as EDM's tool does it, but no dataset.json has their labels: put it there" in refused(path)

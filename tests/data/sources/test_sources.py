@@ -76,6 +76,8 @@ def test_a_wrapping_folder_of_the_same_name_as_its_class(tmp_path):
 LITTER = (
     ".git/a.png", "cat/.a.png", "cat/.DS_Store", "__MACOSX/cat/1.png", "Thumbs.db", "cat/@eaDir/1.png/SYNO_S.jpg",
     "#recycle/1.png", "$RECYCLE.BIN/1.png", "System Volume Information/1.png", "lost+found/1.png", "dog/DESKTOP.INI",
+    "@Recycle/1.png", "@Recently-Snapshot/a/1.png", "~snapshot/1.png", "RECYCLER/S-1/1.png", "LOST.DIR/1.png",
+    "FOUND.000/FILE0000.CHK", "Network Trash Folder/1.png", "Temporary Items/1.png", "cat/ehthumbs.db",
 )  # fmt: skip
 
 
@@ -236,6 +238,16 @@ def test_links_inside_an_archive_are_followed(tmp_path):
 def test_a_link_to_no_file_of_the_archive_is_refused(tmp_path, target):
     path = make_tar(tmp_path / "a.tar", GOOD, {"dog/loop.png": (tarfile.SYMTYPE, target)})
     assert "the member dog/loop.png is a link to no file of the archive" in refused(path)
+
+
+@pytest.mark.parametrize("second", ["cat/1.png", "dog/1.PNG"])
+def test_a_link_that_is_there_twice_is_refused(tmp_path, second):
+    with tarfile.open(make_tar(tmp_path / "a.tar", GOOD), "a") as archive:
+        for target in ("cat/1.png", second):
+            info = tarfile.TarInfo("dog/link.png")
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            archive.addfile(info)
+    assert "the member dog/link.png is there twice" in refused(tmp_path / "a.tar")
 
 
 def test_a_zip_link_that_leaves_the_archive_is_refused(tmp_path):

@@ -7,10 +7,14 @@ from tests.support.pictures import in_every_form, make, picture, read, refused
 SPLIT = {
     f"{part}/{kind}/{number}.png": picture(int(number)) for part in ("train", "val") for kind in "ab" for number in "12"
 }
+ALONE = [("train", "val"), ("Training", "testing"), ("train_set", "test-set")]
+WITH_A_NAME = [("seg_train", "seg_test"), ("pets-train-v1", "pets-val-v1"), ("images_train2017", "images_val2017")]
 
 
 @pytest.mark.parametrize("around", ["", "pets/", "pets/v1/", "a/b/c/"])
-@pytest.mark.parametrize(("train", "other"), [("train", "val"), ("Training", "testing"), ("train_set", "test-set")])
+@pytest.mark.parametrize(
+    ("train", "other"), [("train", "val"), ("Training", "testing"), ("train_set", "test-set"), *WITH_A_NAME]
+)
 def test_splits_are_not_taken_for_classes(tmp_path, around, train, other):
     names = {"train": train, "val": other}
     files = {around + names[name.split("/")[0]] + name[name.index("/") :]: data for name, data in SPLIT.items()}
@@ -35,6 +39,7 @@ def test_splits_beside_other_folders_and_without_classes_are_named(tmp_path):
         {"train/steam/1.png": 1, "train/diesel/1.png": 2, "test/1.png": 3, "plane/1.png": 4},
         {"cat/train/1.png": 1, "cat/val/1.png": 2, "dog/train/1.png": 3},
         {"trainer/1.png": 1, "value/1.png": 2},
+        {"test tube/1.png": 1, "train station/2.png": 2, "dev_board/3.png": 3},
     ],
 )
 def test_classes_that_are_called_like_splits_stay_classes(tmp_path, files):

@@ -105,6 +105,7 @@ def test_without_labels_none_is_needed(tmp_path):
         ({"1.cls": b"0"}, "1.cls", "a label without an image"),
         ({"1.png": PICTURES[0], "1.cls": b"-1"}, "1.cls", "no whole number from 0 on"),
         ({"1.png": PICTURES[0], "1.cls": b"cat"}, "1.cls", "no whole number from 0 on"),
+        ({"1.png": PICTURES[0], "1.cls": b"1_0"}, "1.cls", "no whole number from 0 on"),
         ({"1.png": PICTURES[0], "1.cls": b"1.5"}, "1.cls", "no whole number from 0 on"),
         ({"1.png": PICTURES[0], "1.cls": b"99999999999"}, "1.cls", "no whole number from 0 on"),
         ({"1.png": PICTURES[0], "1.cls": "٣".encode()}, "1.cls", "no whole number from 0 on"),
@@ -142,6 +143,32 @@ def test_a_key_twice_in_a_row_is_refused(tmp_path):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     assert "1.png is there twice: write the shard again" in web_refused(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_sample_that_was_appended_again_is_refused(tmp_path, labels):
+    path = make_tar(tmp_path / "x.tar", sample(0, 0) | sample(2, 1))
+    with tarfile.open(path, "a") as archive:
+        for name, content in sample(0, 1).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert "000.png is there twice: write the shard again" in web_refused(path, labels=labels)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_in_a_shard_is_named_or_left_out(tmp_path, kind):
+    path = make_tar(tmp_path / "x.tar", {"1.png": PICTURES[0]}, {"2.png": (kind, "1.png")})
+    assert "2.png: a link: pack the file itself, or set data.on_bad_image: skip" in web_refused(path, labels=False)
+    samples, _, skipped = web(path, labels=False, on_bad_image="skip")
+    assert len(samples) == 1 and skipped == [{"file": "x.tar/2.png", "reason": "a link"}]
+
+
+def test_images_of_which_none_has_a_label_are_said_to_have_none(tmp_path):
+    for name, label in (("1.json", b'{"caption": "a cat"}'), ("1.txt", b"a cat")):
+        path = make_tar(tmp_path / "x.tar", {"1.jpg": PICTURES[1], name: label})
+        message = web_refused(path, on_bad_image="skip")
+        assert message.endswith("no image in its shards has a label: add the .cls files, or set data.labels: false")
 
 
 def test_a_damaged_shard_is_named(tmp_path):
@@ -258,6 +285,24 @@ def test_train_beside_val_is_refused(tmp_path):
     assert len(web(tmp_path / "train")[0]) == 1
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-000.tar", "val-000.tar"),
+        ("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"),
+        ("pets/v1/train/0.tar", "pets/v1/val/0.tar"),
+    ],
+)
+def test_splits_in_the_names_of_shards_are_not_mixed(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_tar(tmp_path / name, sample(0, 0))
+    message = web_refused(tmp_path)
+    assert "holds the splits train, val" in message and message.endswith("move the files of all but one away")
+    (tmp_path / names[1]).rename(tmp_path / names[0].replace("0.tar", "1.tar"))
+    assert len(web(tmp_path)[0]) == 2
+
+
 def test_a_shard_of_no_bytes_is_refused(tmp_path):
     folder = shards(tmp_path / "x")
     (folder / "c.tar").write_bytes(b"")
@@ -274,6 +319,13 @@ def test_a_class_file_in_another_encoding_is_refused(tmp_path):
 def test_a_class_name_that_is_no_printable_text_is_refused(tmp_path, name):
     files = {"1.png": PICTURES[0], "1.json": f'{{"label": 0, "class_name": "{name}"}}'.encode()}
     assert "no valid text without control characters" in web_refused(make_tar(tmp_path / "x.tar", files))
+
+
+def test_an_index_of_another_program_is_named(tmp_path):
+    path = make(shards(tmp_path / "x"), {"index.json": b'{"__kind__": "wids-shard-index-v1", "shardlist": []}'})
+    message = web_refused(path)
+    assert message.startswith(str(path / "index.json"))
+    assert message.endswith("or move index.json away if another program wrote it")
 
 
 def test_own_shards_come_back_with_their_names_and_are_compared_with_their_index(tmp_path):
