@@ -3,10 +3,15 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+PATIENCE = timedelta(hours=1)
+"""How long a process waits for the others: rank 0 alone writes snapshots and verifies them, of which there may be
+hundreds of GB; NCCL's own ten minutes would end each attempt to resume. torchrun sees at once if a process ends."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Ranks:
         """Reads torchrun's environment as `apart` does, and joins the group of all processes."""
         ranks = cls.apart(device)
         if ranks.world > 1:
-            dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=PATIENCE)
         return ranks
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:

@@ -6,6 +6,7 @@ read_json(path, Run)    # UserError: encode.json: seconds = "6": must be a numbe
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,11 @@ MISSING_RESULT, DAMAGED_RESULT = "run `dvc repro` first", "delete it and run `dv
 """Remedies for outputs of stages, which DVC restores from its cache or makes again."""
 _CONFLICT = re.compile(r"^(?:<{7}|>{7}|={7})(?: |$)", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_there(path: Path) -> bool:
+    """True if there is something to read or to complain about; a link to itself is something."""
+    return path.exists() or path.is_symlink()
 
 
 def read_text(path: Path, missing: str, damaged: str) -> str:
@@ -105,8 +111,8 @@ def _unusable(value: Any, finite: bool) -> str | None:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key!r} is there twice")
     return values
 
 

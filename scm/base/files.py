@@ -6,7 +6,6 @@ writes them. The kernel releases the lock of a killed process, and the next writ
 
 import csv
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -17,7 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,8 @@ _UNUSABLE = {
     errno.EIO: _MOUNT, errno.ESTALE: _MOUNT, errno.ENOTCONN: _MOUNT,
 }  # fmt: skip
 """Error numbers of a disk that refuses or fails, with the remedies."""
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""Error numbers of a path that is missing, a folder, or a link to itself."""
 DAY = 86_400.0
 """Seconds without a change after which another machine's temporary counts as left; its lock may not be seen here."""
 SEAL = "seal"
@@ -67,12 +68,27 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     with room_for(path), _temporary(path, folder=True) as temporary:
         yield temporary
-        # The old folder loses its name before its files: a killed process must not leave half of it there.
-        old = _temporary_name(path)
-        with suppress(FileNotFoundError):
-            path.rename(old)
+        while not _took_the_place(temporary, path):
+            pass
+
+
+def _took_the_place(temporary: Path, path: Path) -> bool:
+    """Renames a folder to `path`, over an older one; False if another process has put one there meanwhile."""
+    # The old folder loses its name before its files: a killed process must not leave half of it there.
+    old = _temporary_name(path)
+    with suppress(FileNotFoundError):
+        path.rename(old)
+    try:
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        with suppress(OSError):
+            old.rename(path)
+        raise
+    finally:
         shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
 @contextmanager
@@ -80,26 +96,38 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
     """Yields a new and locked file or folder beside `path`; removes it at the end if it still has its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    while True:
-        temporary = _temporary_name(path)
-        if folder:
-            temporary.mkdir()
-        else:
-            temporary.touch(exist_ok=False)
-        with suppress(FileNotFoundError), _opened(temporary) as lock:
-            with suppress(OSError):  # a file system without locks: nobody removes its leftovers either
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if not temporary.exists():  # another process has taken it for a leftover before it was locked
-                continue
-            try:
-                yield temporary
-            finally:
-                _remove(temporary)
-            return
+    with ExitStack() as stack:
+        temporary = None
+        while temporary is None:
+            temporary = _locked(_temporary_name(path), stack, folder=folder)
+        stack.callback(_remove, temporary)
+        yield temporary
+
+
+def _locked(temporary: Path, stack: ExitStack, *, folder: bool) -> Path | None:
+    """Makes a file or folder that is locked until the stack ends; None if another process has removed it before that.
+
+    Another process may take it for a leftover in the moment before it is locked.
+    """
+    import fcntl  # Windows has none, and reads packaged models
+
+    if folder:
+        temporary.mkdir()
+    else:
+        temporary.touch(exist_ok=False)
+    try:
+        lock = stack.enter_context(_opened(temporary))
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a file system without locks: nobody removes its leftovers either
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return temporary if temporary.exists() else None
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporaries that killed processes have left in a folder; those of living processes are locked."""
+    import fcntl
+
     for name in os.listdir(folder):  # noqa: PTH208 (names of a large folder take a tenth of a Path's memory)
         found, path = _TEMPORARY.fullmatch(name), folder / name
         if found is None:
@@ -143,15 +171,23 @@ def room_for(path: Path, size: int | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         if (number := _number(error)) not in DISK_FULL:
+            _name(error, path)
             raise
         needed = _needed(path.parent, size) if number == errno.ENOSPC else ""
         remedy = f"free some space{needed} and run the same command again"
         raise UserError(f"{_final(path)} cannot be written ({os.strerror(number)}): {remedy}") from None
 
 
+def _name(error: OSError, path: Path) -> None:
+    """Says for `disk_fault` which file a failing disk concerns: an error while reading or writing names none."""
+    if error.errno in _UNUSABLE and error.filename is None:
+        error.filename = str(path)
+
+
 def disk_fault(error: OSError) -> str | None:
     """The line for an error of the disk or of its permissions; None for other errors, which may be bugs."""
-    number, what = _number(error), error.filename or "a file"
+    number = _number(error)
+    what = _final(Path(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else "a file"
     if number in DISK_FULL:
         return f"{what} cannot be written ({os.strerror(number)}): free some space and run the same command again"
     if number in _UNUSABLE and error.filename:
@@ -234,8 +270,12 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        _name(error, path)
+        raise
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
@@ -247,7 +287,12 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     """Reads what `write_sealed` wrote; None if it is missing or not what was written."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
+        return None
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            _name(error, path)
+            raise
         return None
     return unsealed(value)
 

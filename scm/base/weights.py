@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from scm.base.documents import DAMAGED_RESULT, parse_json
-from scm.base.files import replacing
+from scm.base.files import disk_fault, replacing
 from scm.base.forms import require
 from scm.errors import UserError
 
@@ -92,8 +92,13 @@ def read_header(
 
     Raises:
         UserError: the file is missing or damaged, its header has another form, or this version of scm did not write it.
+        OSError: the disk fails, or this user may not read the file.
     """
-    text = _opened(path, missing, damaged, lambda file: (file.metadata() or {}).get("scm", "null"))
+    return _opened(path, missing, damaged, lambda file: _header(file, path, form, damaged))
+
+
+def _header(file: Any, path: Path, form: Any, damaged: str) -> dict[str, Any]:
+    text = (file.metadata() or {}).get("scm", "null")
     header: Any = parse_json(text, ANYTHING, f"{path}: its header", damaged)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} has no scm header of format {FORMAT}: it was not written by this version of scm")
@@ -108,18 +113,22 @@ def load(
     missing: str = MISSING,
     damaged: str = DAMAGED_RESULT,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads tensors and header; the other arguments and errors are those of `read_header`."""
-    header = read_header(path, form, missing, damaged)
-    return safetensors.torch.load_file(path, device=str(device)), header
+    """Reads tensors and header of one file, even if another takes its place meanwhile; see `read_header`."""
+
+    def read(file: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        header = _header(file, path, form, damaged)
+        return _tensors(file), header
+
+    return _opened(path, missing, damaged, read, device)
 
 
 def load_any(path: Path, missing: str, damaged: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the tensors and metadata of any safetensors file; `missing` and `damaged` are remedies."""
+    return _opened(path, missing, damaged, lambda file: (_tensors(file), file.metadata() or {}))
 
-    def read(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no mapping)
 
-    return _opened(path, missing, damaged, read)
+def _tensors(file: Any) -> dict[str, Tensor]:
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def misfit(state: Mapping[str, Tensor], build: Callable[[], nn.Module]) -> str | None:
@@ -138,9 +147,12 @@ def misfit(state: Mapping[str, Tensor], build: Callable[[], nn.Module]) -> str |
 
 def _opened(path: Path, missing: str, damaged: str, read: Callable[[Any], T], device: torch.device | str = "cpu") -> T:
     try:
+        path.open("rb").close()  # the library has one error for what is missing and for what may not be read
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return read(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {missing}") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and disk_fault(error) is not None:
+            raise
         raise UserError(f"{path} is damaged ({error}): {damaged}") from None

@@ -50,8 +50,8 @@ class TrainingData:
         if ranks.any(own != ranks.of_first(own)):
             problem = f"{index} is not the same on all machines"
             raise UserError(f"{problem}: run `dvc pull data/latents` where it is out of date")
-        place, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        shards = read_index(folder)["shards"][place::here]
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # some launchers set LOCAL_RANK alone
+        shards = read_index(folder)["shards"][int(os.environ.get("LOCAL_RANK", "0")) % here :: here]
         verify_all(folder, shards, Progress(sum(shard["count"] for shard in shards), say, "verified").add)
         self.codec = Codec(self.loader.codec_header)
         self._seed, self._ranks = seed, ranks

@@ -22,7 +22,8 @@ def _publish(options: argparse.Namespace) -> int:
     from scm.publishing.publish import publish
 
     outcome = publish(Project.open(), dry_run=options.dry_run)
-    print("\n".join([outcome.title, *(f"  {reason}" for reason in outcome.reasons), "results/verdict.md has the rest"]))
+    lines = [outcome.title, *(f"  {reason}" for reason in outcome.reasons), "results/verdict.md has the rest"]
+    print("\n".join(map(printable, lines)))  # a reason may quote the store's tags
     return 1 if outcome.verdict is not None and outcome.verdict.kind == "refused" else 0
 
 

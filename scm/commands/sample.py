@@ -83,11 +83,12 @@ def _sample(options: argparse.Namespace) -> int:
 
 def differences(project: "Project", model: str) -> list[str]:
     """One line if params.yaml asks for another model than the one in models/; no line if nothing records how."""
+    from scm.base.documents import is_there
     from scm.results.provenance import chain
     from scm.results.reading import read_run, run_path
 
     path = run_path(project.root, f"select_ema@{model}")
-    if not path.exists():
+    if not is_there(path):
         return []
     then, now = read_run(path)["chain"], chain(project, model)
     shared = sorted(key for key in then.keys() & now.keys() if not key.startswith(MEASURING))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scm.base import weights
 from scm.base.files import read_sealed, sha256
-from scm.base.forms import Natural, Positive
+from scm.base.forms import Natural, Positive, require
 from scm.ema.profiles import coefficients
 from scm.errors import UserError
 
@@ -21,6 +21,10 @@ def snapshot_file(images: int, sigma_rel: float) -> str:
 
 INDEX = "index.json"
 """SHA-256 of each snapshot of a training, by the file's name; an imported model has one snapshot and no index."""
+
+
+class Index(TypedDict):
+    snapshots: dict[str, str]
 
 
 class Dated(TypedDict):
@@ -42,7 +46,7 @@ def verify(folder: Path) -> None:
     """Compares a training's snapshots with their index, since an average of the others would be another one.
 
     Raises:
-        UserError: a snapshot or the index is missing or damaged.
+        UserError: a snapshot or the index is missing or damaged, or there is a snapshot of something else.
     """
     index, remedy = folder / INDEX, "run `dvc checkout`, or delete the folder and run `dvc repro`"
     if not index.exists() and len(_power_snapshots(folder)) == 1:
@@ -50,7 +54,10 @@ def verify(folder: Path) -> None:
     written = read_sealed(index)
     if written is None:
         raise UserError(f"{index} is {'damaged' if index.exists() else 'missing'}: {remedy}")
-    for name, digest in written["snapshots"].items():
+    known = require(written, Index, str(index), remedy)["snapshots"]
+    if foreign := [file.name for file in sorted(folder.glob("*.safetensors")) if file.name not in known]:
+        raise UserError(f"{folder / foreign[0]} is none of this training's snapshots: {remedy}")
+    for name, digest in known.items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: {remedy}")
         if sha256(folder / name) != digest:

@@ -55,25 +55,29 @@ def repeatable() -> None:
 
 
 def model_of(
-    state: dict[str, Tensor], header: dict[str, Any], device: torch.device | str, source: str = "weights"
+    state: dict[str, Tensor],
+    header: dict[str, Any],
+    device: torch.device | str,
+    source: str = "weights",
+    damaged: str = DAMAGED_RESULT,
 ) -> Model:
     """Builds the model of a state and its header, in eval mode; errors call the file of both `source`."""
-    _require_header(header, source)
+    _require_header(header, source, damaged)
     settings = NetworkSettings.from_dict(header["network"])
     problem = "it has more blocks than tensors"
     if settings.blocks * len(settings.multipliers) <= len(state):
         problem = weights.misfit(state, lambda: Model(settings))
     if problem is not None:
-        raise UserError(f"{source}: the weights do not fit their header ({problem}): {DAMAGED_RESULT}")
+        raise UserError(f"{source}: the weights do not fit their header ({problem}): {damaged}")
     model = Model(settings, precision=DTYPES[header["precision"]])
     model.load_state_dict(state)
     return model.to(device).eval()
 
 
-def _require_header(header: dict[str, Any], source: str) -> None:
-    require(header, ModelHeader, f"{source}: its header", DAMAGED_RESULT)
+def _require_header(header: dict[str, Any], source: str, damaged: str = DAMAGED_RESULT) -> None:
+    require(header, ModelHeader, f"{source}: its header", damaged)
     if header["model"] != TEACHER and "t_max" not in header:
-        raise UserError(f"{source}: its header lacks t_max, which students have: {DAMAGED_RESULT}")
+        raise UserError(f"{source}: its header lacks t_max, which students have: {damaged}")
 
 
 def evaluations_per_call(header: Mapping[str, Any], scale: float) -> int:

@@ -32,6 +32,10 @@ def among_several(environment: MutableMapping[str, str], processes: int) -> bool
     by_torchrun, said = "TORCHELASTIC_RUN_ID" in environment, f"RANK = {rank} and WORLD_SIZE = {world}"
     if not 0 <= rank < world:
         raise UserError(f"{said} contradict each other: {REMEDY}")
+    local, here = _number(environment, "LOCAL_RANK", 0), _number(environment, "LOCAL_WORLD_SIZE", 1)
+    if world > 1 and "LOCAL_WORLD_SIZE" in environment and not local < here <= world:
+        told = f"LOCAL_RANK = {local}, LOCAL_WORLD_SIZE = {here}"
+        raise UserError(f"{told}, {said} contradict each other: {REMEDY}")
     if world > 1 and "DVC_ROOT" in environment:
         problem = f"{said} say that this is one of {world} processes, but DVC runs a stage only once"
         raise UserError(f"{problem}: unset them, or start each stage without DVC (docs/data.md)")
@@ -66,6 +70,6 @@ def _check_pods(environment: Mapping[str, str], said: str, world: int, processes
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(name, str(default))
-    if not (text.isascii() and text.isdecimal()):
-        raise UserError(f"{name} = {text} in the environment is no whole number: {REMEDY}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UserError(f"{name} = {text[:40]} in the environment is no whole number: {REMEDY}")
     return int(text)

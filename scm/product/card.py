@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from scm.base.documents import is_there
 from scm.base.project import TEACHER
 from scm.base.tables import escape, markdown_table
 from scm.data.latents.autoencoders import HEADER, read_header
+from scm.errors import printable
 from scm.params import flatten
 from scm.params.project import Project
 from scm.product.content import MAX_SEED, Content
@@ -61,7 +63,7 @@ def licence(project: Project, model: str) -> str:
     """One paragraph: the licence of the code, and the terms of the weights and of the decoder."""
     terms = escape(licence_of(chain(project, model)))
     codec = project.root / "data/codec"
-    decoded = (codec / HEADER).exists() and read_header(codec)["autoencoder"]
+    decoded = is_there(codec / HEADER) and read_header(codec)["autoencoder"]
     decoder = " The decoder's weights are other people's, and keep their own licence." if decoded else ""
     return f"{terms[0].upper()}{terms[1:]}.{decoder}"
 
@@ -79,7 +81,7 @@ def _what(content: Content, models: list[str]) -> Iterator[str]:
 
 
 def _data(root: Path, content: Content) -> Iterator[str]:
-    described = (root / data.FOLDER / "data.json").exists()
+    described = is_there(root / data.FOLDER / "data.json")
     yield escape(data.sentence(data.read(root))) if described else "The summary of the training images is not here."
     names = content.classes
     shown = ", ".join(map(escape, names[:CLASSES_SHOWN])) + (", …" if len(names) > CLASSES_SHOWN else "")
@@ -90,7 +92,7 @@ def _training(project: Project, models: list[str]) -> Iterator[str]:
     rows = []
     for model in models:
         path = run_path(project.root, "train_teacher" if model == TEACHER else f"train_student@{model}")
-        run = read_run(path) if path.exists() else None
+        run = read_run(path) if is_there(path) else None
         training = project.params.teacher if model == TEACHER else project.params.student.method(model)
         own = [f"{training.images:,}", str(training.batch), training.precision]
         if run and "imported.file" in run["params"]:
@@ -102,7 +104,7 @@ def _training(project: Project, models: list[str]) -> Iterator[str]:
 
 def _figures(project: Project, models: list[str]) -> Iterator[str]:
     root, params = project.root, project.params
-    found = {model: path for model in models if (path := metrics_path(root, "evaluate", model)).exists()}
+    found = {model: path for model in models if is_there(path := metrics_path(root, "evaluate", model))}
     if not found:
         yield "Not measured; `scm run` measures it."
         return
@@ -117,7 +119,7 @@ def _figures(project: Project, models: list[str]) -> Iterator[str]:
     yield markdown_table(("Model", "Evaluations", distance, *list(MEASURED.values())[1:]), rows, "l" + "r" * 7)
     # What defines the figures, so that nobody compares them with figures of another protocol.
     evaluate, run_file = params.evaluate, run_path(root, f"evaluate@{models[-1]}")
-    measured = read_run(run_file).get("protocol") if run_file.exists() else None
+    measured = read_run(run_file).get("protocol") if is_there(run_file) else None
     protocol = f"; eval.protocol {measured[:12]}" if measured else ""
     repeats = f", the smallest of {evaluate.repeats} sets of seeds" if evaluate.repeats > 1 else ""
     yield (
@@ -147,12 +149,12 @@ def _limits(content: Content) -> Iterator[str]:
 
 def _origin(project: Project, model: str) -> Iterator[str]:
     path = run_path(project.root, f"evaluate@{model}")
-    run = read_run(path) if path.exists() else None
+    run = read_run(path) if is_there(path) else None
     yield f"- commit: {escape(commit_of(run)) if run else 'unknown'}"
     yield f"- params hash: {escape(run['params_hash']) if run else params_hash(project.params)}"
     if run:
         yield f"- made on: {escape(run['machine'])}, {run['ended'][:10]}"
     values = flatten(run["chain"]) if run else chain(project, model)
     yield "\n<details><summary>All parameters</summary>\n\n```yaml"
-    yield from (f"{key}: {value}" for key, value in sorted(values.items()))
+    yield from (printable(f"{key}: {value}") for key, value in sorted(values.items()))
     yield "```\n\n</details>"

@@ -30,7 +30,7 @@ from scm.generation import trained
 from scm.generation.generate import generate
 from scm.generation.sampler import Sampler
 from scm.networks import Model
-from scm.product.content import CODEC, MAX_SEED, STUDENT, TEACHER, Content
+from scm.product.content import CODEC, MAX_SEED, REPACK, STUDENT, TEACHER, Content
 
 COLUMNS = ("class", "seed", "steps", "guidance")
 
@@ -70,13 +70,15 @@ class Product:
         if device == "cuda":  # the CPU is deterministic anyway, and the call imports torch's compiler
             trained.repeatable()
         self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
-        self.folder, self.codec = folder, load_codec(folder / CODEC, device)
+        self.folder, self.codec = folder, load_codec(folder / CODEC, device, REPACK, REPACK)
         self._models: dict[str, tuple[Model, dict[str, Any]]] = {}
         for role, sampling in ((STUDENT, self.content.student), (TEACHER, self.content.teacher)):
             if sampling is not None:
-                state, header = weights.load(folder / f"{role}.safetensors", device)
-                self.codec.check(header["codec"], f"{role}.safetensors")
-                self._models[role] = trained.model_of(state, header, device), {**header, **sampling.header}
+                file = folder / f"{role}.safetensors"
+                state, header = weights.load(file, device, missing=REPACK, damaged=REPACK)
+                model = trained.model_of(state, header, device, str(file), REPACK)
+                self.codec.check(header["codec"], str(file), str(folder / CODEC), REPACK)
+                self._models[role] = model, {**header, **sampling.header}
         self._turn = threading.Lock()
 
     def wish(self, row: dict[str, Any]) -> Wish:

@@ -6,7 +6,7 @@ No other module knows what these tags hold.
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,22 +128,6 @@ def entry_of(name: str, version: Version) -> Entry:
             f"version {version.number} of {name} lacks the tags that `scm publish` writes ({error}): give the alias "
             "champion to a version that has them, or delete the alias in MLflow"
         ) from None
-
-
-def _mapping(tags: Mapping[str, str], name: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
-    """A tag's JSON, an object whose values are what `holds` accepts."""
-    content = json.loads(tags[name])
-    if not isinstance(content, dict) or not all(map(holds, content.values())):
-        raise ValueError(f"{name} holds something else")
-    return content
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
 
 
 def champion_in(registry: Registry) -> Entry | None:

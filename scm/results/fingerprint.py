@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from scm.base.documents import is_there
 from scm.base.forms import Natural, require
 from scm.base.yaml_files import parse_mapping, read_mapping, read_text
 from scm.errors import UserError
@@ -151,7 +152,7 @@ def made_by_stages(root: Path) -> dict[str, dict[str, Any]]:
 def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The entries of all outputs in dvc.lock, by stage and path; some stages may no longer be in dvc.yaml."""
     path = root / "dvc.lock"
-    if not (path.exists() or path.is_symlink()):
+    if not is_there(path):
         return {}
     lock = read_lock(path)
     return {name: {out["path"]: dict(out) for out in stage.get("outs", ())} for name, stage in lock["stages"].items()}

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from scm.base.documents import is_there
 from scm.base.processes import last_line, own_environment, run_program
 from scm.params import USERS_SECTIONS, Params, dump, flatten
 from scm.params.project import Project
@@ -64,7 +65,7 @@ def chain(project: Project, item: str | None) -> dict[str, Any]:
     if item in params.student.methods:
         plain["student"] = params.student.lineage(str(item))
     teacher = run_path(project.root, "train_teacher")
-    made_by = read_run(teacher)["params"] if teacher.exists() else {}
+    made_by = read_run(teacher)["params"] if is_there(teacher) else {}
     if "imported.file" not in made_by:
         return flatten(plain)
     del plain["teacher"], plain["network"]  # the teacher was not trained here

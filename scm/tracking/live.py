@@ -107,7 +107,9 @@ def _new_rows(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
     if not path.exists():
         return [], offset
     with path.open("rb") as handle:
-        handle.seek(offset)
+        handle.seek(max(0, offset - 1))
+        if offset and handle.read(1) != b"\n":  # a resumed training has cut the file back: all is sent again
+            handle.seek(offset := 0)
         text = handle.read()
     complete = text[: text.rfind(b"\n") + 1]
     return [json.loads(line) for line in complete.splitlines() if line.strip()], offset + len(complete)

@@ -91,6 +91,8 @@ def _is_foreign(settings: TrackingSettings, file: Path, place: str) -> bool:
     """True for another project's folder, if the store is this one's, and for one that has gone while ours is there."""
     folder, own = _path(place), settings.artifacts
     elsewhere = file.is_relative_to(settings.home) and not folder.is_relative_to(settings.home)
+    if elsewhere and folder.is_dir():  # somebody may have chosen it for an experiment, unless it is a project's
+        elsewhere = any((folder.parent / name).exists() for name in ("dvc.yaml", file.relative_to(settings.home)))
     return elsewhere or (own is not None and own.is_dir() and not folder.is_dir())
 
 

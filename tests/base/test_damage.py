@@ -1,6 +1,7 @@
 """What a killed process, a full disk and damaged bytes leave: nothing, one line, and never another content."""
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from scm.base.files import (
     remove_leftovers,
     replacing_folder,
     room_for,
+    sha256,
     write_csv,
     write_json,
     write_sealed,
@@ -70,7 +72,7 @@ def test_another_machines_leftover_counts_as_one_after_a_day(tmp_path):
 
 
 def test_a_temporary_that_is_taken_for_a_leftover_before_its_lock_is_made_again(tmp_path, monkeypatch):
-    lock, taken = files.fcntl.flock, list[Path]()
+    lock, taken = fcntl.flock, list[Path]()
 
     def late(handle: int, how: int) -> None:
         if not taken:
@@ -78,7 +80,7 @@ def test_a_temporary_that_is_taken_for_a_leftover_before_its_lock_is_made_again(
             taken[0].unlink()
         lock(handle, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     write_text(tmp_path / "a", "whole")
     assert len(taken) == 1 and [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -191,6 +193,22 @@ def test_a_line_that_does_not_fit_is_not_half_written():
 def test_a_disk_that_refuses_is_one_line(number, remedy):
     line = f"a/b cannot be used ({os.strerror(number)}): {remedy} and run the same command again"
     assert disk_fault(OSError(number, os.strerror(number), "a/b")) == line
+    assert disk_fault(OSError(number, os.strerror(number), "a/.b.scm-here-0123abcd.tmp")) == line
+
+
+def test_a_disk_that_fails_while_it_reads_or_writes_is_told_with_the_file(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "file"
+    path.touch()
+    for target in ("os.fsync", "hashlib.file_digest", "json.loads"):
+        monkeypatch.setattr(target, failing)
+    for work in (lambda: append_line(path, "x"), lambda: sha256(path), lambda: read_sealed(path)):
+        with pytest.raises(OSError, match="Input/output") as caught:
+            work()
+        line = disk_fault(caught.value)
+        assert line is not None and line.startswith(f"{path} cannot be used (Input/output error): check the disk")
 
 
 def test_other_errors_of_a_disk_stay_what_they_are():

@@ -1,5 +1,6 @@
 """What is read back has bounds and a form; each fault is one line with file, key, value and remedy."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
@@ -113,3 +114,12 @@ def test_a_conflict_names_the_line_and_both_ways_out(tmp_path: Path) -> None:
     path.write_text("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n")
     with pytest.raises(UserError, match=r"dvc\.lock:2 has the marks of a merge conflict: `git checkout --ours "):
         read_json(path, dict[str, Any])
+
+
+def test_a_key_that_is_there_twice_among_many_is_found_at_once(tmp_path):
+    keys = [*range(30_000), 29_999]
+    (tmp_path / "a.json").write_text("{" + ", ".join(f'"{key}": 1' for key in keys) + "}")
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=r"the key '29999' is there twice"):
+        read_json(tmp_path / "a.json", dict)
+    assert time.perf_counter() - start < 2  # each key compared with each other: 16 s

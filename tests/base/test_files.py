@@ -1,7 +1,10 @@
 """Files, weights and random numbers: whole or absent, named errors, and draws that follow from their names."""
 
+import errno
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 from scm.base import weights
 from scm.base.documents import read_json
-from scm.base.files import replacing, replacing_folder, write_json
+from scm.base.files import read_sealed, replacing, replacing_folder, write_json
 from scm.base.randomness import generator, global_draws, seed_of
 from scm.errors import UserError
 
@@ -36,6 +39,52 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
     with replacing_folder(tmp_path / "f") as folder:
         (folder / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["f", "new"]
+
+
+@pytest.mark.parametrize("write", [replacing, replacing_folder])
+def test_a_file_that_the_block_misses_is_told_as_it_is(tmp_path, write):
+    with pytest.raises(FileNotFoundError, match="other"), write(tmp_path / "made"):
+        (tmp_path / "other").read_bytes()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_last_of_two_folders_that_are_written_at_once_stays(tmp_path, monkeypatch):
+    path, replace, meanwhile = tmp_path / "made", Path.replace, [1]
+
+    def late(self, target):
+        if meanwhile and meanwhile.pop():
+            target.mkdir()
+            (target / "other").touch()
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    with replacing_folder(path) as temporary:
+        (temporary / "own").touch()
+    assert [file.name for file in path.iterdir()] == ["own"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    path = tmp_path / "made"
+    path.mkdir()
+    (path / "old").touch()
+
+    def refused(self, target):
+        raise PermissionError(errno.EACCES, "Permission denied", str(target))
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(PermissionError), replacing_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert [file.name for file in path.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_sealed_json_that_is_no_file_counts_as_missing(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert read_sealed(tmp_path / "loop") is None and read_sealed(tmp_path) is None
+
+
+def test_packaged_models_load_where_there_are_no_unix_locks():
+    code = "import sys; sys.modules |= {'fcntl': None, 'resource': None}; import scm.base.files"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unreadable_json_is_named(tmp_path):
@@ -68,6 +117,32 @@ def test_weights_that_cannot_be_used_are_named(tmp_path):
         weights.load(path)
 
 
+def test_tensors_and_header_are_those_of_one_file(tmp_path, monkeypatch):
+    path, parse = tmp_path / "model.safetensors", weights.parse_json
+    weights.save(path, {"a": torch.ones(2)}, {"of": "one"})
+
+    def replaced_meanwhile(*arguments):
+        weights.save(path, {"a": torch.zeros(2)}, {"of": "the other"})
+        return parse(*arguments)
+
+    monkeypatch.setattr(weights, "parse_json", replaced_meanwhile)
+    tensors, header = weights.load(path)
+    assert header["of"] == "one" and torch.equal(tensors["a"], torch.ones(2))
+
+
+def test_weights_that_may_not_be_read_count_neither_as_missing_nor_as_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    weights.save_sealed(path, {"a": torch.ones(2)}, {})
+
+    def refused(path, *arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    for read in (weights.load, weights.load_sealed, weights.read_header):
+        with pytest.raises(PermissionError):
+            read(path)
+
+
 def test_draws_follow_from_seed_purpose_and_counters():
     draw = torch.randn(4, generator=generator(0, "noise", 128))
     assert torch.equal(draw, torch.randn(4, generator=generator(0, "noise", 128)))
@@ -88,9 +163,6 @@ def test_named_global_draws_leave_the_global_state_alone():
 
 
 def test_the_numerics_need_torch_and_numpy_alone(tmp_path: Path):
-    import subprocess
-    import sys
-
     names = "scm.trigflow, scm.networks, scm.jvp, scm.objectives, scm.samplers"
     others = ["pydantic", "safetensors", "ruamel", "mlflow", "dvc", "webdataset", "kornia", "torchmetrics", "sklearn"]
     code = f"""

@@ -184,6 +184,8 @@ def test_a_training_verifies_its_shards_before_it_starts(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"000000.tar is not what was written \(its SHA-256 differs\): run `dvc pull`"):
         training.TrainingData(tmp_path / "latents", *place)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match=r"000000.tar is not what was written"):  # nobody says who has the others
+        training.TrainingData(tmp_path / "latents", *place)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     training.TrainingData(tmp_path / "latents", *place)
 

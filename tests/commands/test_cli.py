@@ -6,6 +6,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ruamel.yaml import YAML
@@ -230,3 +231,11 @@ def test_a_closed_pipe_is_no_error():
     for _ in range(3):
         result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
         assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_what_the_gate_quotes_is_printed_without_control_characters(monkeypatch, capsys):
+    outcome = SimpleNamespace(title="refused", reasons=["the champion's \x1b[31mtag"], verdict=None)
+    monkeypatch.setattr("scm.publishing.publish.publish", lambda *_, **__: outcome)
+    monkeypatch.setattr("scm.params.project.Project.open", lambda: None)
+    assert cli.main(["publish"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == r"  the champion's \x1b[31mtag"

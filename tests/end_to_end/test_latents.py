@@ -103,7 +103,7 @@ def test_samples_are_drawn_without_the_original_files_and_another_codec_is_refus
     refused = scm(*options, "no.png", code=1)
     file.write_text(text)
     shutil.move(tmp_path / "elsewhere", project / "data/autoencoder")
-    assert "another codec than data/codec holds (normalize differ)" in refused
+    assert "another codec than data/codec/header.json holds (normalize differ)" in refused
     assert (project / "four.png").exists() and not (project / "no.png").exists()
 
 

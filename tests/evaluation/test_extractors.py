@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +107,16 @@ def test_refuses_what_is_no_program(tmp_path):
     path.write_bytes(b"no program")
     text = r"other.pt2 is no file of torch.export \(.*\): write it with torch.export.save$"
     with pytest.raises(UserError, match=text):
+        read_extractor("exported", GivenWeights(path.name, sha256(path), tmp_path, 8))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"null"])
+def test_refuses_a_program_whose_description_is_damaged(tmp_path, content):
+    whole, path = exported(tmp_path / "whole.pt2", Means()), tmp_path / "other.pt2"
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name.endswith("models/model.json") else old.read(name))
+    with pytest.raises(UserError, match=r"other.pt2 is no file of torch.export \("):
         read_extractor("exported", GivenWeights(path.name, sha256(path), tmp_path, 8))
 
 

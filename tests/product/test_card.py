@@ -54,6 +54,15 @@ def test_names_of_classes_are_printed_without_control_characters(project):
     assert r"2 classes: \\x1b\[31mred line, ca\\u202et." in data
 
 
+def test_parameters_of_a_run_file_are_printed_without_control_characters(project, tmp_path):
+    copy = copied(project, tmp_path)
+    path = copy.root / "results/runs/evaluate@scd.json"
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps({**run, "chain": {**run["chain"], "data.path": "a\n```\n# b\x1b[31m"}}))
+    origin = section(card(copy, content_of(copy, "scd")[0], "model"), "Origin")
+    assert "data.path: a\\n```\\n# b\\x1b[31m\n" in origin
+
+
 @pytest.mark.parametrize(
     ("made_by", "said"),
     [
@@ -78,7 +87,8 @@ def test_a_decoder_of_other_people_is_named(project, tmp_path):
     copy = copied(project, tmp_path)
     assert "decoder" not in licence(copy, "scd")
     path = copy.root / "data/codec/header.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "autoencoder": {"sha256": ["0" * 64]}}))
+    autoencoder = {"sha256": ["0" * 64], "config": {}, "precision": "fp32"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "sd_vae", "autoencoder": autoencoder}))
     assert licence(copy, "scd").endswith("The decoder's weights are other people's, and keep their own licence.")
 
 

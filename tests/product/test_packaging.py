@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from scm.base import weights
 from scm.errors import UserError
@@ -117,7 +118,9 @@ def test_models_that_are_not_there_or_do_not_belong_together_are_refused(project
     copy = copied(project, tmp_path)
     _, header = weights.load(copy.root / "models/scd/model.safetensors")
     save_model(copy.root, "scd", codec={**header["codec"], "mean": [0.5]})
-    with pytest.raises(UserError, match=r"^models/scd was made with another codec than data/codec holds \(mean differ"):
+    with pytest.raises(
+        UserError, match=r"^models/scd was made with another codec than data/codec/header.json holds \(mean differ"
+    ):
         content_of(copy, "scd")
 
 
@@ -163,3 +166,23 @@ def test_versions_in_the_registry(project, tmp_path, monkeypatch):
         mlflow.set_tracking_uri(before)
     (png,) = model.predict(pd.DataFrame([{"class": "one", "seed": 1, "steps": 1}]))["png"]
     assert base64.b64decode(png)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("file", ["scd.safetensors", "teacher.safetensors", "codec/header.json", "settings.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "of another model"])
+def test_a_damaged_package_is_to_be_fetched_or_made_again(packed, tmp_path, file, damage):
+    from scm.product.model import Product
+
+    folder = Path(shutil.copytree(packed / "artifacts/product", tmp_path / "product"))
+    path = folder / file.replace("scd", "student")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:40])
+    elif damage == "of another model" and path.suffix == ".safetensors":
+        _, header = weights.load(
+            folder / "student.safetensors" if "teacher" in file else folder / "teacher.safetensors"
+        )
+        weights.save(path, {"a": torch.zeros(1)}, header)
+    with pytest.raises(UserError, match=f"{path.name}.*: fetch the package again, or make it again"):
+        Product(folder, 16, 100, "cpu")

@@ -103,7 +103,7 @@ def _fill(folder: Path) -> None:
     digits.write_text(render(values), encoding="utf-8")
     for name in ("shipped", "fixed"):
         (presets_folder / f"{name}.yaml").unlink()
-    (folder / "dvc.yaml").touch()
+    (folder / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
 
 
 @functools.cache

@@ -226,3 +226,20 @@ def test_a_folder_of_files_that_cannot_be_written_costs_one_line_and_no_figures(
     (settings.root / "mlartifacts").write_text("no folder")
     assert "mlartifacts" in fault(settings, capsys)
     assert sending.run_of(store.connect(settings), "k").info.status == "FINISHED"
+
+
+def test_a_folder_that_somebody_has_chosen_for_an_experiment_is_kept(tmp_path):
+    settings, chosen = TrackingSettings(True, None, None, tmp_path / "project"), tmp_path / "shared/mlartifacts"
+    for folder in (settings.root, chosen):
+        folder.mkdir(parents=True)
+    assert settings.store_file is not None
+    with closing(sqlite3.connect(settings.store_file)) as database, database:
+        database.execute("CREATE TABLE experiments (artifact_location TEXT)")
+        database.execute("INSERT INTO experiments VALUES (?)", (chosen.as_uri(),))
+    sqlite_store.prepare(settings, settings.store_file)
+    with closing(sqlite3.connect(settings.store_file)) as database:
+        assert database.execute("SELECT * FROM experiments").fetchall() == [(chosen.as_uri(),)]
+    (chosen.parent / "dvc.yaml").touch()  # now it is another project's
+    sqlite_store.prepare(settings, settings.store_file)
+    with closing(sqlite3.connect(settings.store_file)) as database:
+        assert database.execute("SELECT * FROM experiments").fetchall() == [(settings.artifact_location,)]

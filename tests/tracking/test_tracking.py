@@ -271,3 +271,13 @@ def test_a_deleted_experiment_is_named(
         "experiment 'digits' was deleted in MLflow: restore it there or set mlflow.experiment"
         in capsys.readouterr().err
     )
+
+
+def test_lines_that_a_resumed_training_writes_anew_are_sent(tmp_path):
+    path, line = tmp_path / "metrics.jsonl", '{{"images": {}, "time": {}}}\n'.format
+    path.write_text(line(64, 1.5) + line(128, 2.5))
+    _, end = live_module._new_rows(path, 0)
+    path.write_text(line(64, 1.5))
+    assert live_module._new_rows(path, end)[0] == [{"images": 64, "time": 1.5}]
+    path.write_text(line(64, 1.5) + line(128, 33.25) + line(192, 4.5))
+    assert [row["images"] for row in live_module._new_rows(path, end)[0]] == [64, 128, 192]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scm.base import weights
-from scm.base.files import sha256
+from scm.base.files import sha256, write_sealed
 from scm.ema.reconstruct import INDEX, verify
 from scm.errors import Interrupted, UserError
 from scm.training import room
@@ -123,6 +123,11 @@ def test_exported_snapshots_are_verified_and_carry_their_hashes(whole, tmp_path)
         (lambda folder: min(folder.iterdir()).unlink(), "safetensors is missing"),
         (lambda folder: (folder / INDEX).unlink(), "index.json is missing"),
         (lambda folder: flip(folder / INDEX, 30), "index.json is damaged"),
+        (lambda folder: write_sealed(folder / INDEX, {}), "index.json lacks snapshots"),
+        (
+            lambda folder: shutil.copy(min(folder.glob("0*")), folder / "of-another.safetensors"),
+            "is none of this training's",
+        ),
     ],
 )
 def test_averages_are_not_made_of_damaged_snapshots(whole, tmp_path, damage, message):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scm.base import weights
-from scm.base.documents import read_json
+from scm.base.documents import DAMAGED_RESULT, MISSING_RESULT, read_json
 from scm.base.files import replacing_folder, sha256, write_json
 from scm.base.precision import DTYPES
 from scm.data.latents import autoencoder_kl, autoencoder_tiny
@@ -157,23 +157,25 @@ def save_codec(folder: Path, header: dict[str, Any], content: Weights | None) ->
             weights.save(temporary / WEIGHTS, content.tensors, {"sha256": content.hashes})
 
 
-def read_header(folder: Path) -> dict[str, Any]:
-    """The header of data/codec."""
-    return read_json(folder / HEADER, CodecHeader)
+def read_header(folder: Path, missing: str = MISSING_RESULT, damaged: str = DAMAGED_RESULT) -> dict[str, Any]:
+    """The header of data/codec; `missing` and `damaged` are remedies."""
+    return read_json(folder / HEADER, CodecHeader, missing, damaged)
 
 
-def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
-    """The codec of data/codec, ready to decode.
+def load_codec(
+    folder: Path, device: torch.device | str = "cpu", missing: str = MISSING_RESULT, damaged: str = DAMAGED_RESULT
+) -> Codec:
+    """The codec of data/codec, ready to decode; `missing` and `damaged` are remedies.
 
     Raises:
         UserError: the folder is missing or damaged, or its files belong to two codecs.
     """
-    header = read_header(folder)
+    header = read_header(folder, missing, damaged)
     about = header["autoencoder"]
     if about is None:
         return Codec(header)
-    tensors, own = weights.load(folder / WEIGHTS)
+    tensors, own = weights.load(folder / WEIGHTS, missing=missing, damaged=damaged)
     if own.get("sha256") != about["sha256"]:
-        raise UserError(f"{folder / WEIGHTS} is not the autoencoder of {HEADER}: delete the folder and run `dvc repro`")
+        raise UserError(f"{folder / WEIGHTS} is not the autoencoder of {HEADER}: {damaged}")
     content = Weights(tensors, about["config"], about["sha256"], str(folder))
     return Codec(header, Pretrained(header["name"], content, about["precision"], device))

@@ -25,6 +25,9 @@ PUBLISHED = {
 }
 """Mean and standard deviation of each channel of sd-vae-ft-mse's latents of ImageNet 512, for pixels in [-1, 1]
 (arXiv 2410.11081, app. G) and for pixels in [0, 1] (EDM2)."""
+PLACE = "data/codec/header.json"
+FITTING = "run `dvc repro`, or use the data and codec that it was trained with"
+"""Remedy for a model of another codec."""
 DECODED = 2**22
 """Pixels decoded at a time, at least one image; bounds the memory."""
 
@@ -127,14 +130,16 @@ class Codec:
         parts = latents.split(max(1, DECODED // pixels))
         return torch.cat([_levels(loaded.pixels(part)).to(x.device) for part in parts])
 
-    def check(self, header: dict[str, Any], owner: str) -> None:
-        """Refuses the model `owner` if it was trained with another codec, whose header is given."""
+    def check(self, header: dict[str, Any], owner: str, place: str = PLACE, remedy: str = FITTING) -> None:
+        """Refuses the model `owner` if it was trained with another codec, whose header is given.
+
+        Args:
+            place: of this codec's header.
+        """
         different = [key for key in sorted(HEADER_KEYS) if header.get(key) != self.header[key]]
         if different:
-            raise UserError(
-                f"{owner} was made with another codec than data/codec holds ({', '.join(different)} differ): "
-                "run `dvc repro`, or use the data and codec that it was trained with"
-            )
+            told = ", ".join(different)
+            raise UserError(f"{owner} was made with another codec than {place} holds ({told} differ): {remedy}")
 
 
 LATENT_REDUCTION = 8

@@ -5,7 +5,6 @@ depends on the seed and its position alone: resumed and distributed runs see the
 """
 
 import os
-import resource
 import weakref
 from pathlib import Path
 from typing import Any
@@ -115,6 +114,8 @@ def allow_open_files(number: int) -> None:
     Raises:
         UserError: the system allows fewer.
     """
+    import resource  # Unix only
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = number + OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= wanted:
