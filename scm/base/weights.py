@@ -25,6 +25,7 @@ SEAL = "sha256"
 MISSING = "run `dvc repro` to make it"
 ANYTHING: Any = Any
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -131,18 +132,30 @@ def _tensors(file: Any) -> dict[str, Tensor]:
     return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
-def misfit(state: Mapping[str, Tensor], build: Callable[[], nn.Module]) -> str | None:
-    """Why the state is not that of the module that `build` makes from settings of any kind; takes no memory."""
+def filled(state: Mapping[str, Tensor], build: Callable[[], M], least: int) -> M:
+    """The module that `build` makes from a file's settings, with the file's state.
+
+    Args:
+        least: numbers that such a module has at least; with fewer in the state nothing is built, so that absurd
+            settings take no memory.
+
+    Raises:
+        ValueError: the state is not that of such a module; the message says why.
+    """
+    count = sum(value.numel() for value in state.values())
+    if count < least:
+        raise ValueError(f"it has {count:,} numbers, and its settings ask for {least:,} or more")
     try:
-        with torch.device("meta"):
-            expected = build().state_dict()
-    except (ValueError, RuntimeError, ZeroDivisionError, LookupError) as error:
-        return " ".join(str(error).split())
+        module = build()
+    except (RuntimeError, ZeroDivisionError, LookupError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    expected = module.state_dict()
     for name in sorted(expected.keys() | state.keys()):
         found, wanted = (tuple(each[name].shape) if name in each else "absent" for each in (state, expected))
         if found != wanted:
-            return f"{name} is {found}, but should be {wanted}"
-    return None
+            raise ValueError(f"{name} is {found}, but should be {wanted}")
+    module.load_state_dict(state)
+    return module
 
 
 def _opened(path: Path, missing: str, damaged: str, read: Callable[[Any], T], device: torch.device | str = "cpu") -> T:

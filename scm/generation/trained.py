@@ -64,13 +64,14 @@ def model_of(
     """Builds the model of a state and its header, in eval mode; errors call the file of both `source`."""
     _require_header(header, source, damaged)
     settings = NetworkSettings.from_dict(header["network"])
-    problem = "it has more blocks than tensors"
-    if settings.blocks * len(settings.multipliers) <= len(state):
-        problem = weights.misfit(state, lambda: Model(settings))
-    if problem is not None:
-        raise UserError(f"{source}: the weights do not fit their header ({problem}): {damaged}")
-    model = Model(settings, precision=DTYPES[header["precision"]])
-    model.load_state_dict(state)
+    widest = settings.width * max(settings.multipliers, default=0)
+    least = max(9 * widest**2, settings.width * max(settings.classes, settings.channels))
+    try:
+        if settings.blocks * len(settings.multipliers) > len(state):
+            raise ValueError("it has more blocks than tensors")
+        model = weights.filled(state, lambda: Model(settings, precision=DTYPES[header["precision"]]), least)
+    except (ValueError, UserError) as problem:
+        raise UserError(f"{source}: the weights do not fit their header ({problem}): {damaged}") from None
     return model.to(device).eval()
 
 

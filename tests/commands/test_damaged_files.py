@@ -75,8 +75,13 @@ READ = {
     "package/settings.json": ("a package",),
 }
 CANDIDATE = ("dvc.yaml", "dvc.lock", "results/runs/evaluate@scd.json", "results/metrics/evaluate-scd.json")
-GATE = tuple(("publish", f"fd@1: {name}") for name in ("digits", "NaN", "infinity", "1e999"))
-"""The gate refuses figures that are not finite, by their names; tests/publishing/test_gate.py."""
+LATER = {
+    *(("publish", f"fd@1: {name}") for name in ("digits", "NaN", "infinity", "1e999")),
+    *((command, f"header: {key} {value}") for command in ("card", "serve") for key, value in broken_documents.NETWORK),
+    ("sample", "t_mid missing"),
+}
+"""What others refuse: the gate figures that are not finite (tests/publishing/test_gate.py), whoever loads the weights
+settings that are not theirs, and a model without t_mid two steps."""
 PARTIAL = ("missing", " null", " text", " a list", " of another type", " -1")
 """Ends of the names of damages that concern one key."""
 
@@ -142,7 +147,9 @@ def wrong_answers(path: Path, command: str, most: int | None) -> Iterator[str]:
                 yield f"{name}: {type(error).__name__}: {error}"
                 continue
         lines = [line for line in said.splitlines() if "error" in line]
-        if code == 0 and not name.endswith(PARTIAL) and (command, name) not in GATE:
+        if (command, name) in LATER:
+            continue
+        if code == 0 and not name.endswith(PARTIAL):
             yield f"{name}: accepted"
         elif code and (len(lines) != 1 or (path.name not in said and path.stem not in said)):
             yield f"{name}: {said}"

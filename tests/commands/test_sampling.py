@@ -16,8 +16,7 @@ from scm.generation.sampler import Sampler
 from scm.generation.trained import NoiseLevels, class_numbers, sampler_of, scale_of
 from scm.params import Params
 from scm.params.project import Project
-from scm.results.provenance import chain
-from scm.results.reading import RUN_FIELDS
+from scm.results.provenance import chain, run_entry
 from tests.support import projects as shipped
 from tests.support.models import T_MAX, save_model
 
@@ -174,7 +173,9 @@ def test_classes_by_name_or_number():
 def test_a_model_that_params_no_longer_ask_for_is_drawn_with_a_word(project, capsys):
     save_model(project, "scd", t_mid=0.8)
     made_with = chain(Project.open(project), "scd")
-    write_json(project / "results/runs/select_ema@scd.json", {**dict.fromkeys(RUN_FIELDS, ""), "chain": made_with})
+    facts = {"key": "k", "stage": "select_ema", "item": "scd", "name": "n", "params": {}, "deps": {}, "started": 0.0}
+    run = run_entry(Project.open(project), **facts, chain=made_with)
+    write_json(project / "results/runs/select_ema@scd.json", run)
 
     def said(changes: dict[str, Any]) -> str:
         (project / "params.yaml").write_text(render(shipped.values_with(changes)))

@@ -375,17 +375,17 @@ def test_bad_input_is_one_line(project, capsys, monkeypatch):
 
 
 def test_neither_torch_nor_mlflow_is_imported(project):
-    """Where no stage runs, or no MLflow is there to be asked: a plan is for machines without a GPU, and quick."""
+    """Where nothing trains, and no MLflow is there to be asked: a plan is for machines without a GPU, and quick."""
     code = (
         "import sys; from scm.cli import main; code = main(['plan'])\n"
         "print('CODE', code, sorted({'torch', 'mlflow'} & set(sys.modules)))"
     )
-    write("code/networks/a.py", "2")(project)
+    projects.edit(project, "params.yaml", "evaluate.seed", 2_000_000)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True,
         env={**projects.environment(), "PYTHONPATH": str(projects.ROOT)},
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "CODE 0 []" and done.stderr == ""
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("CODE 0 []", "")
 
 
 def test_check_and_json(project, capsys, monkeypatch):

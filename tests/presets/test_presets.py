@@ -222,7 +222,10 @@ ILL_FORMED = [
         "student.multistep.segments = [2]: must be a whole number; write one such as 128",
     ),
     ("data: 5", f"data = 5: {MAPPING}"),
-    ("data: {source: null}", "data.source = null: must be 'cifar10', 'digits', 'folder', 'imagenet' or 'webdataset'"),
+    (
+        "data: {source: null}",
+        "data.source = null: must be 'cifar10', 'digits', 'folder', 'imagenet', 'parquet' or 'webdataset'",
+    ),
     ("teacher: {imges: 1Mi}", 'teacher.imges = "1Mi": unknown key; did you mean teacher.images?'),
     (
         "teacher: {optimizer: {betas: [0.9]}}",

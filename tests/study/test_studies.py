@@ -154,7 +154,7 @@ def test_an_experiment_follows_from_a_teacher_that_was_imported(project):
 
     assert experiment("frozen: true, ", "a") != experiment("frozen: true, ", "b")
     assert experiment("", "a") == experiment("", "b") != experiment("frozen: true, ", "a")
-    (project / "dvc.yaml").write_text("stages: {train_teacher: {frozen: true}}\n")
+    (project / "dvc.yaml").write_text("stages: {train_teacher: {frozen: true, cmd: train}}\n")
     (project / "dvc.lock").unlink()
     with pytest.raises(UserError, match=r"dvc.lock is missing: import the teacher again"):
         study(project, "variants: {one: {}}\n")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 DEEP, DIGITS = 100_000, "9" * 5_000
+NETWORK = (("width", 10**9), ("width", 0), ("blocks", 10**9), ("architecture", "x"), ("multipliers", []))
+"""Settings of a network that no weights have."""
 OTHER: dict[str, Any] = {"x": [None]}
 """A value that no key takes."""
 
@@ -146,6 +148,6 @@ def of_weights(content: bytes) -> Iterator[tuple[str, bytes | str]]:
     text = about["__metadata__"]["scm"]
     yield "header: NaN", packed(text.replace('"sigma_d": 0.5', '"sigma_d": NaN'))
     yield "header: a surrogate", packed(json.dumps({**header, "classes": ["\udcff", "b", "c"]}))
-    for key, other in (("width", 10**9), ("width", 0), ("blocks", 10**9), ("architecture", "x"), ("multipliers", [])):
+    for key, other in NETWORK:
         yield f"header: {key} {other}", packed(json.dumps({**header, "network": {**header["network"], key: other}}))
     yield "header: no mapping of text", content[:8] + content[8:].replace(b'"__metadata__":{', b'"__metadata__":[', 1)

@@ -117,7 +117,7 @@ def test_sync_ends_when_the_store_no_longer_answers(root: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     "path",
     ["in/Fotos (2024)", "in/cats+dogs", "a,b", "team@home", "R&D", "фото", "50%", "~/x", "a//b/../c/", "e\u0301",
-     "\udcff", "x" * 240, "/".join(["long"] * 100)],
+     "x" * 240, "/".join(["long"] * 100)],
 )  # fmt: skip
 def test_any_path_of_a_dependency_is_a_tag(root: Path, path: str) -> None:
     from mlflow.utils.validation import _validate_tag

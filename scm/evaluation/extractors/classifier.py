@@ -25,7 +25,7 @@ from scm.base.documents import parse_json
 from scm.base.files import read_sealed, sha256, write_sealed
 from scm.base.forms import Rule, Whole, at_least
 from scm.base.randomness import generator, global_draws, seed_of
-from scm.base.weights import load_any, misfit, write
+from scm.base.weights import filled, load_any, write
 from scm.data.shards.shards import read_images, read_index
 from scm.errors import UserError
 from scm.evaluation.augmentation import augment
@@ -288,12 +288,11 @@ def load_classifier(path: Path) -> Classifier:
     remedy = "run `dvc repro reference`"
     tensors, metadata = load_any(path, remedy, f"delete it and {remedy}")
     settings = parse_json(metadata.get("settings", "null"), Built, f"{path}: its settings", f"delete it and {remedy}")
-    problem = misfit(tensors, lambda: Classifier(**settings))
-    if problem is not None:
-        raise UserError(f"{path} is no feature extractor ({problem}): delete it and {remedy}")
-    model = Classifier(**settings)
-    model.load_state_dict(tensors)
-    return model.eval().double()
+    least = settings["features"] * settings["outputs"] + 9 * settings["width"] ** 2
+    try:
+        return filled(tensors, lambda: Classifier(**settings), least).eval().double()
+    except ValueError as problem:
+        raise UserError(f"{path} is no feature extractor ({problem}): delete it and {remedy}") from None
 
 
 def train_extractor(
