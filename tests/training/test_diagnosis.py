@@ -374,4 +374,5 @@ if __name__ == "__main__":
     try:
         diverging(Path(sys.argv[1]), Ranks.join("cpu")).run()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)  # as a stage does; sys.exit would write the end of the line apart
+        sys.exit(1)
