@@ -21,6 +21,9 @@ import pytest
 
 from tests.end_to_end.conftest import copy_project, edit, finished, locked, remove_outputs, run_stage  # noqa: F401
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Files that were open in this process when a stage was forked are closed by nobody in the child."""
+
 STAGES = (
     *("prepare", "encode", "reference", "train_teacher", "train_student@scd", "train_student@sct"),
     *("select_ema@teacher", "select_ema@scd", "evaluate@teacher", "evaluate@scd", "report"),

@@ -41,7 +41,8 @@ Live.__init__.__defaults__ = (0.2,)  # seconds between two shipments
 from stages.train_teacher import main, run
 main(run, "train_teacher", training=True)
 """
-FAILED = "mlflow: the tracking server fails or breaks off, its log says why: is its disk full or read-only\\?"
+WHY = "the tracking server fails or breaks off, its log says why: is its disk full or read-only\\?"
+FAILED = f"mlflow: {WHY}"
 LATER = r"figures are kept in files, `scm sync` sends them later\n"
 
 
@@ -156,7 +157,7 @@ def test_a_stage_ends_well_where_its_files_cannot_be_kept_and_they_are_sent_late
         assert run.data.metrics == figures and run.info.status == "FINISHED"
         code, said = scm_sync(project, server_on_disk, **own)
         *named, last = said.splitlines()
-        assert code == 1 and named and all(re.fullmatch(rf"\w+\.json was not sent: {FAILED}", line) for line in named)
+        assert code == 1 and named and all(re.fullmatch(rf"\w+\.json was not sent: {WHY}", line) for line in named)
         assert re.fullmatch(r"scm: error: .+ not sent, for the reasons above: run `scm sync` again after mending", last)
     assert scm_sync(project, server_on_disk, **own) == (0, "")
     assert len(client.search_runs([experiment.experiment_id], "tags.`scm.stage` = 'encode'")) == 1
