@@ -196,7 +196,7 @@ class ImageModel(PythonModel):
 
 
 def _stoppable(sampler: Sampler, wanted: Callable[[], bool]) -> Sampler:
-    """The same sampler, which stops before an evaluation that is no longer wanted."""
+    """A sampler like the given one that stops before an evaluation that is no longer wanted."""
 
     def run(function: Callable[..., torch.Tensor], noise: Any) -> torch.Tensor:
         def evaluated(*arguments: Any, **named: Any) -> torch.Tensor:

@@ -59,7 +59,7 @@ def make_tar(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, 
 
 
 def in_every_form(folder: Path, files: dict[str, bytes]):
-    """The same files as a folder, a zip and a tar."""
+    """Yields the files as a folder, a zip and a tar."""
     yield make(folder / "folder", files)
     yield make_zip(folder / "a.zip", files)
     yield make_tar(folder / "a.tar", files)
