@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
     loop = training_settings(params, settings, f"student {method}", header)
     place = stage.work, ranks, stage.stopping, stage.progress
     probe = student_probe(params, settings, student, data)
-    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe)
+    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, params.runtime.images_at_once)
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]

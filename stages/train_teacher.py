@@ -25,7 +25,17 @@ def run(stage: Stage) -> None:
     stage.extra["device"] = str(ranks.device)
     stage.progress(f"{sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}")
     loop = training_settings(params, settings, TEACHER, header)
-    trainer = Trainer(model, objective, data, loop, stage.work, ranks, stage.stopping, stage.progress)
+    trainer = Trainer(
+        model,
+        objective,
+        data,
+        loop,
+        stage.work,
+        ranks,
+        stage.stopping,
+        stage.progress,
+        micro_batch=params.runtime.images_at_once,
+    )
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]

@@ -1,7 +1,6 @@
 """This process among those that torchrun started; a single process has world size 1."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -50,17 +49,6 @@ class Ranks:
             dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=PATIENCE)
         return ranks
 
-    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Averages the gradients over the processes in one message; all must have gradients of the same parameters."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if self.world == 1 or not gradients:
-            return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= self.world
-        for gradient, values in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
-            gradient.copy_(values.reshape(gradient.shape))
-
     def total(self, values: Tensor) -> Tensor:
         """Sums `values` over the processes, in place."""
         if self.world > 1:
@@ -77,6 +65,14 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """True on every process if `flag` is true on at least one."""
         return flag if self.world == 1 else bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
+
+    def least(self, value: int) -> int:
+        """The smallest of all processes' values."""
+        if self.world == 1:
+            return value
+        values = torch.tensor([value], device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MIN)
+        return int(values.item())
 
     def wait(self) -> None:
         """Waits until every process has called this."""

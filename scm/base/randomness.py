@@ -5,7 +5,7 @@ purpose and position (images seen, epoch, sample number).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -23,9 +23,8 @@ def generator(seed: int, purpose: str, *counters: int, device: torch.device | st
 
 
 @contextmanager
-def global_draws(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seeds torch's global generator, which dropout and initialisation use, and restores it after the block."""
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+def global_draws(seed: int) -> Generator[None]:
+    """Seeds torch's global generator, which initialisation and dropout use, and restores it after the block."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield

@@ -21,9 +21,6 @@ from scm.methods import StudentSettings
 from scm.networks import Model, NetworkSettings
 from scm.params.schema import NetworkSection, Runtime, SamplerSettings, TeacherSettings
 
-COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
-"""Options of torch.compile: compiled dropout draws from the same generators as eager dropout."""
-
 
 def device_of(runtime: Runtime) -> str:
     """Chooses cpu or cuda, and sets the number of CPU threads and repeatable algorithms."""
@@ -68,7 +65,7 @@ def compile_networks(module: nn.Module, runtime: Runtime, device: torch.device) 
         raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
     for part in module.modules():
         if isinstance(part, Model):
-            part.network.compile(options=COMPILE_OPTIONS)
+            part.network.compile()
 
 
 def new_student(start: Model, method: StudentSettings, seed: int, *, keep_weight: bool = False) -> Model:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from scm.networks.dropout import for_layer
 from scm.networks.magnitude import EPSILON
 from scm.networks.settings import NetworkSettings
 
@@ -17,12 +18,6 @@ def pnorm(a: Tensor) -> Tensor:
 def over_pixels(a: Tensor, like: Tensor) -> Tensor:
     """Reshapes one vector for each sample, [B, C], to [B, C, 1, 1] in the type of `like`, [B, C, H, W]."""
     return a[:, :, None, None].to(like.dtype)
-
-
-def dropout(x: Tensor, probability: float) -> Tensor:
-    """Zeroes elements with `probability` and rescales the rest; x and its tangent share the mask."""
-    keep = torch.rand(x.shape, device=x.device) >= probability
-    return x * (keep.to(x.dtype) / (1 - probability))
 
 
 def split_heads(qkv: Tensor, heads: int) -> Tensor:
@@ -103,12 +98,14 @@ class UNet(nn.Module):
         probability = self._dropout if size <= self._dropout_max_resolution else 0.0
         return block(into, out, resample=resample, heads=heads, dropout_probability=probability)
 
-    def _down_and_up(self, x: Tensor, embedding: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _down_and_up(
+        self, x: Tensor, embedding: Tensor, seeds: Tensor | None, join: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """Runs the encoder and the decoder; `join` puts an encoder's output beside the decoder's."""
         skips: list[Tensor] = []
-        for name, layer in self.encoder.items():
-            x = layer(x) if name.endswith("_conv") else layer(x, embedding)
+        for index, (name, layer) in enumerate(self.encoder.items()):
+            x = layer(x) if name.endswith("_conv") else layer(x, embedding, for_layer(seeds, index))
             skips.append(x)
-        for name, layer in self.decoder.items():
-            x = layer(join(x, skips.pop()) if "block" in name else x, embedding)
+        for index, (name, layer) in enumerate(self.decoder.items(), len(skips)):
+            x = layer(join(x, skips.pop()) if "block" in name else x, embedding, for_layer(seeds, index))
         return x

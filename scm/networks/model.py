@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scm.networks.architectures import architecture
+from scm.networks.dropout import seeds_of_samples
 from scm.networks.embedding import FourierEmbedding
 from scm.networks.magnitude import MPConv
 from scm.networks.settings import NetworkSettings
@@ -63,7 +64,7 @@ class Model(nn.Module):
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.settings, self.precision = settings, precision
+        self.settings, self.precision, self.dropout = settings, precision, dropout
         self.network = architecture(settings.architecture).NETWORK(settings, dropout, dropout_max_resolution)
         self.log_weight_head = LogWeight() if settings.log_weight == "linear" else LogVariance()
 
@@ -101,7 +102,8 @@ class Model(nn.Module):
         t, rows = t.to(stored), self._one_hot(labels, t) if self.settings.classes else None
         further = [value if value is None else value.to(stored) for value in (guidance, segment)]
         compute = stored if stored == torch.float64 else self.precision
-        return self.network(x.to(compute), self._c_noise(t), rows, *further).to(x.dtype)
+        seeds = seeds_of_samples(t.shape[0], t.device) if self.training and self.dropout else None
+        return self.network(x.to(compute), self._c_noise(t), rows, *further, seeds).to(x.dtype)
 
     def log_weight(self, t: Tensor) -> Tensor:
         """w_phi(t), [B] -> [B]: the learned log weight of the loss at t (sec. 4.2, adaptive weighting)."""

@@ -33,8 +33,7 @@ def discrete_tangent(
     step = trigflow.per_sample(t, x_t) - before
     x_earlier = torch.cos(step) * x_t - torch.sin(step) * dx_dt
     asked = torch.where(earlier > 0, earlier, t)  # sin t' = 0 cancels the output; ln tan 0 is infinite
-    devices = [x_t.device] if x_t.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():  # pyright: ignore[reportUnknownMemberType]
         output_earlier = function(x_earlier / sigma_d, asked)
     output = function(x_t / sigma_d, t)
     now = output.detach()

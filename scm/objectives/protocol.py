@@ -1,7 +1,7 @@
 """The interface between the training loop and an objective."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import torch
@@ -29,7 +29,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's samples of one step.
+    """One rank's samples of one step, or a part of them: each part of a divided batch is a rank of its own.
 
     Attributes:
         x_0: clean data, [B, C, H, W], standard deviation sigma_d.
@@ -82,6 +82,11 @@ class Losses:
     figures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     parts: Mapping[str, "Losses"] = field(default_factory=dict[str, "Losses"])
     recorded: bool = True
+
+    def detached(self) -> "Losses":
+        """The same numbers without a graph, which would keep a step's activations."""
+        parts = {name: part.detached() for name, part in self.parts.items()}
+        return replace(self, value=self.value.detach(), parts=parts)
 
 
 class Objective(Protocol):

@@ -213,9 +213,15 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Whole | None
     processes: Whole
+    micro_batch: Literal["auto"] | Whole
     compile: bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount
+
+    @property
+    def images_at_once(self) -> int | None:
+        """Images that a process trains on at a time, at most; None = as many as its GPU's memory holds."""
+        return None if self.micro_batch == "auto" else self.micro_batch
 
 
 class Mlflow(Section):

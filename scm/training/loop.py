@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,20 @@ from scm.ema.reconstruct import HALFLIFE_FILE, snapshot_file
 from scm.ema.tracker import Averages
 from scm.errors import Interrupted, UserError
 from scm.networks import Model
+from scm.networks.dropout import samples_from
 from scm.networks.magnitude import normalize_weights
-from scm.objectives.protocol import Batch, Objective
+from scm.objectives.protocol import Batch, Losses, Objective
 from scm.training import checkpoint
 from scm.training.ahead import Ahead, Data
 from scm.training.diagnosis import Context, Diagnosis
+from scm.training.gradients import GradientMean, parts_of
 from scm.training.health import HealthFigures
 from scm.training.loss_scale import LossScale
 from scm.training.record import SNAPSHOTS, Record
 from scm.training.room import bytes_written, shortage
 from scm.training.schedule import Schedule
 
-COUNTERS = ("images", "step", "skipped", "skipped_in_a_row")
+COUNTERS = ("images", "step", "skipped", "skipped_in_a_row", "micro_batch")
 """Attributes of the trainer that a checkpoint keeps in its header."""
 MAX_SKIPPED = 20
 """A run ends after this many steps in a row with a non-finite gradient."""
@@ -109,6 +112,7 @@ class Trainer:
         say: prints a line of progress.
         auxiliary: the module that the objective trains beside the model.
         probe: measures the samples that the model draws with an average's weights; called at each snapshot.
+        micro_batch: images that a process computes at a time, at most; None = as many as its GPU's memory holds.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class Trainer:
         say: Callable[[str], None],
         auxiliary: Auxiliary | None = None,
         probe: Callable[[Model, Mapping[str, Tensor]], float] | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.data = Ahead(data, settings.batch)
@@ -131,6 +136,8 @@ class Trainer:
         self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
         self.parameters = list(self.trained.parameters())
         self.optimizer = make_optimizer(model, auxiliary, settings)
+        self.gradient_mean = GradientMean(self.parameters, ranks)
+        self.micro_batch, self.given_micro_batch = micro_batch or settings.batch, micro_batch
         self.averages = Averages(model, settings.profiles, settings.halflife)
         self.health = HealthFigures(ranks.device)
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
@@ -167,20 +174,11 @@ class Trainer:
                 raise Interrupted(f"stopped at {self.images:,} of {total:,} images; run the same command to go on")
 
     def _step(self) -> None:
-        settings, seen, device = self.settings, self.images, self.ranks.device
-        # Data and random draws are functions of the images seen, so that a resumed run repeats them.
-        x_0, labels = self.data.batch_at(seen)
-        draws = generator(settings.seed, f"{settings.purpose} noise", seen, device=device)
-        batch = Batch(x_0.to(device), labels.to(device), draws, self.ranks.rank, self.ranks.world)
+        settings, seen = self.settings, self.images
         for group in self.optimizer.param_groups:
             group["lr"] = settings.schedule.at(seen) * group["lr_scale"]
-        self.optimizer.zero_grad(set_to_none=True)
-        with global_draws(seed_of(settings.seed, f"{settings.purpose} dropout", seen, self.ranks.rank), device):
-            losses = self.objective(self.model, batch, seen)
-            loss = losses.value.mean()
-            (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
+        found = self._backward(seen)
         # All ranks see the same gradient from here on, so they all step or all skip.
-        self.ranks.average_gradients(self.parameters)
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -190,16 +188,58 @@ class Trainer:
         if finite:
             self.optimizer.step()
             normalize_weights(self.trained)
-            self.health.add(losses)
             self.gradient_norm_max = max(self.gradient_norm_max, self.gradient_norm)
             self.skipped_in_a_row = 0
-        else:
-            # The images of a skipped step still count.
-            self.health.add_skipped(losses)
+        for losses in found:
+            self.health.add(losses) if finite else self.health.add_skipped(losses)
+        if not finite:  # the images of a skipped step still count
             self._skip(diverging=not too_large)
         self.step += 1
         self.images += settings.batch
         self.averages.update(self.images, settings.batch)
+
+    def _backward(self, seen: int) -> list[Losses]:
+        """Computes the gradients of the batch after `seen` images; returns the losses of its parts.
+
+        A GPU whose memory does not hold the activations of a part gets smaller parts, from now on.
+        """
+        # Data and random draws are functions of the images seen, so that a resumed run repeats them.
+        x_0, labels = (values.to(self.ranks.device) for values in self.data.batch_at(seen))
+        while True:
+            parts = parts_of(len(x_0), self.micro_batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return [self._backward_of(part, parts, x_0, labels, seen) for part in range(parts)]
+            except torch.OutOfMemoryError:
+                self._halve(len(x_0) // parts)
+
+    def _halve(self, count: int) -> None:
+        """Makes parts of at most half of `count` images, for which the memory was too small.
+
+        Raises:
+            UserError: the images cannot be divided, or other processes have a part of this step's gradient.
+        """
+        problem = f"the memory of {self.ranks.device} does not hold {count} images at a time"
+        if count == 1:
+            raise UserError(f"{problem}: take precision bf16, a smaller network or a GPU with more memory") from None
+        if self.gradient_mean.begun:
+            raise UserError(f"{problem}: set runtime.micro_batch to {count // 2}") from None
+        self.micro_batch = count // 2
+        self.say(f"{problem}: at most {self.micro_batch} from now on")
+
+    def _backward_of(self, part: int, parts: int, x_0: Tensor, labels: Tensor, seen: int) -> Losses:
+        """Adds the gradients of one part of this rank's samples; the last part's pass averages them over the ranks."""
+        settings, rank, count = self.settings, self.ranks.rank * parts + part, len(x_0) // parts
+        own = slice(part * count, (part + 1) * count)
+        draws = generator(settings.seed, f"{settings.purpose} noise", seen, device=x_0.device)
+        batch = Batch(x_0[own], labels[own], draws, rank, self.ranks.world * parts)
+        dropped = global_draws(seed_of(settings.seed, f"{settings.purpose} dropout", seen))
+        with dropped, samples_from(rank * count):
+            losses = self.objective(self.model, batch, seen)
+            loss = losses.value.mean() / parts
+            with self.gradient_mean.last_part() if part == parts - 1 else nullcontext():
+                (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
+        return losses.detached()
 
     def _skip(self, *, diverging: bool) -> None:
         self.skipped += 1
@@ -275,6 +315,8 @@ class Trainer:
             self.say(f"health: {finding}")
 
     def _save(self) -> None:
+        # A resumed run adds up the same parts, and all ranks have the same from here on.
+        self.micro_batch = self.ranks.least(self.micro_batch)
         if self.ranks.rank == 0:
             counters = {name: getattr(self, name) for name in COUNTERS}
             counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
@@ -288,6 +330,7 @@ class Trainer:
         if header:
             for name in COUNTERS:
                 setattr(self, name, header[name])
+            self.micro_batch = self.given_micro_batch or self.micro_batch
             if self.loss_scale is not None:
                 self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")

@@ -16,6 +16,7 @@ from scm.networks.model import LogWeight
 from scm.objectives.protocol import Batch
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.score_distillation import FakeScore, ScoreDistillation
+from scm.training.gradients import GradientMean
 from tests.support.models import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -48,9 +49,10 @@ def gradients(ranks: Ranks, *, wrap: bool) -> dict[str, Tensor]:
     model, teacher = tiny_model(1), tiny_model(2).requires_grad_(False)
     objective = ConsistencyDistillation(sigma_d=0.5, p_mean=-1.0, p_std=1.4, teacher=teacher)
     network = Wrapped(model) if wrap else model  # kept until after backward, whose hooks belong to it
-    objective(network, part(ranks), 1).value.mean().backward()
-    if not wrap:
-        ranks.average_gradients(list(model.parameters()))
+    mean = GradientMean(() if wrap else model.parameters(), ranks)
+    loss = objective(network, part(ranks), 1).value.mean()
+    with mean.last_part():
+        loss.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -66,9 +68,9 @@ def score_distillation(ranks: Ranks, updates: int) -> dict[str, Tensor]:
         updates=updates, consistency=ConsistencyDistillation(**common, p_mean=-1.0, p_std=1.4),
     )  # fmt: skip
     losses = objective(model, part(ranks), 1)
-    losses.value.mean().backward()
     both = nn.ModuleDict({"model": model, "fake": fake})
-    ranks.average_gradients(list(both.parameters()))
+    with GradientMean(both.parameters(), ranks).last_part():
+        losses.value.mean().backward()
     found = {name: p.grad for name, p in both.named_parameters() if p.grad is not None}
     for name, each in {"whole": losses, **losses.parts}.items():
         for kind, values in (("loss", each.value.detach()), ("time", each.t)):

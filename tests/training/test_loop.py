@@ -240,11 +240,11 @@ def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path):
-    """Gloo, two processes: averages equal to one process's; without dropout, whose masks are drawn per process.
+    """Gloo, two processes, with dropout: averages equal to one process's.
 
     The loss is scaled, and overflows on one rank of the two: both must skip those steps.
     """
-    trainer(tmp_path / "one", dropout=0.0, half_precision=True, objective=overflowing()).run()
+    trainer(tmp_path / "one", half_precision=True, objective=overflowing()).run()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*command, __file__, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
@@ -265,5 +265,5 @@ def test_two_processes_train_like_one(tmp_path):
 
 if __name__ == "__main__":
     group = Ranks.join("cpu")
-    trainer(Path(sys.argv[1]), ranks=group, dropout=0.0, half_precision=True, objective=overflowing(rank=1)).run()
+    trainer(Path(sys.argv[1]), ranks=group, half_precision=True, objective=overflowing(rank=1)).run()
     group.leave()

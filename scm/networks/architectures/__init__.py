@@ -17,7 +17,8 @@ from scm.networks.settings import NetworkSettings
 class Network(Protocol):
     """The constructor of F's network; the result is a module.
 
-    Its forward takes (x, c_noise, one-hot labels or None, guidance or None, segment or None) and returns F.
+    Its forward takes (x, c_noise, one-hot labels or None, guidance or None, segment or None, dropout's seeds or
+    None) and returns F.
     """
 
     def __call__(self, settings: NetworkSettings, dropout: float, dropout_max_resolution: int) -> nn.Module: ...

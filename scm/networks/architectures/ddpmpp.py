@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scm.networks.dropout import dropout
 from scm.networks.embedding import ScalarInput, time_embedding
-from scm.networks.layers import UNet, attention, dropout, over_pixels, pnorm, split_heads
+from scm.networks.layers import UNet, attention, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import downsample, upsample
 from scm.networks.settings import NetworkSettings
 
@@ -91,12 +92,12 @@ class Block(nn.Module):
             self.qkv = Conv(out_channels, out_channels * 3, 1, ATTENTION)
             self.proj = Conv(out_channels, out_channels, 1, SMALL)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, seeds: Tensor | None = None) -> Tensor:
         """[B, in, H, W] and [B, embedding] (float32) -> [B, out, H', W']."""
         y = self.conv0(self._resampled(functional.silu(self.norm0(x))))
         y = functional.silu(self.modulate(y, embedding))
-        if self.training and self.dropout_probability > 0:
-            y = dropout(y, self.dropout_probability)
+        if seeds is not None and self.dropout_probability > 0:
+            y = dropout(y, self.dropout_probability, seeds)
         x = x if self.skip is None else self.skip(self._resampled(x))
         x = (self.conv1(y) + x) * math.sqrt(0.5)
         if self.heads:
@@ -142,7 +143,13 @@ class DDPMPP(UNet):
         self.out_norm, self.out_conv = GroupNorm(out), Conv(out, settings.channels, 3, SMALL)
 
     def forward(
-        self, x: Tensor, noise: Tensor, labels: Tensor | None, guidance: Tensor | None, segment: Tensor | None
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None,
+        guidance: Tensor | None,
+        segment: Tensor | None,
+        seeds: Tensor | None = None,
     ) -> Tensor:
         """F; arguments as in EDM2UNet.forward."""
         embedding = self.emb_time(noise)
@@ -155,7 +162,7 @@ class DDPMPP(UNet):
         if self.map_label is not None and labels is not None:
             embedding = embedding + self.map_label(labels * math.sqrt(self.classes))
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))
-        x = self._down_and_up(x, embedding, lambda a, b: torch.cat([a, b], dim=1))
+        x = self._down_and_up(x, embedding, seeds, lambda a, b: torch.cat([a, b], dim=1))
         return self.out_conv(functional.silu(self.out_norm(x.to(embedding.dtype))))
 
 

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from scm.networks.dropout import dropout
 from scm.networks.embedding import ScalarInput, time_embedding
-from scm.networks.layers import UNet, attention, dropout, over_pixels, pnorm, split_heads
+from scm.networks.layers import UNet, attention, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, upsample
 from scm.networks.settings import NetworkSettings
 
@@ -57,7 +58,7 @@ class Block(nn.Module):
             self.attn_qkv = MPConv(out_channels, out_channels * 3, 1)
             self.attn_proj = MPConv(out_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, seeds: Tensor | None = None) -> Tensor:
         """[B, in, H, W] and [B, embedding] (float32) -> [B, out, H', W']."""
         if self.resample != "keep":
             x = downsample(x) if self.resample == "down" else upsample(x)
@@ -65,8 +66,8 @@ class Block(nn.Module):
             x = normalize(x if self.conv_skip is None else self.conv_skip(x), dims=[1])
         y = self.modulate(self.conv_res0(mp_silu(x)), embedding)
         y = mp_silu(y)
-        if self.training and self.dropout_probability > 0:
-            y = dropout(y, self.dropout_probability)
+        if seeds is not None and self.dropout_probability > 0:
+            y = dropout(y, self.dropout_probability, seeds)
         y = self.conv_res1(y)
         if self.kind == "decoder" and self.conv_skip is not None:
             x = self.conv_skip(x)
@@ -108,7 +109,13 @@ class EDM2UNet(UNet):
         self.out_gain = nn.Parameter(torch.zeros([]))
 
     def forward(
-        self, x: Tensor, noise: Tensor, labels: Tensor | None, guidance: Tensor | None, segment: Tensor | None
+        self,
+        x: Tensor,
+        noise: Tensor,
+        labels: Tensor | None,
+        guidance: Tensor | None,
+        segment: Tensor | None,
+        seeds: Tensor | None = None,
     ) -> Tensor:
         """F.
 
@@ -117,6 +124,7 @@ class EDM2UNet(UNet):
             noise: c_noise(t), [B], float32.
             labels: one-hot rows [B, classes], a zero row for no label.
             guidance: scale, [B]; segment: its start in radians, [B].
+            seeds: of dropout's masks, int32 [B]; None = no dropout.
 
         Returns:
             [B, C, R, R], float32.
@@ -129,7 +137,7 @@ class EDM2UNet(UNet):
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.classes)), 0.5)
         embedding = mp_silu(embedding)
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-        x = self._down_and_up(x, embedding, mp_cat)
+        x = self._down_and_up(x, embedding, seeds, mp_cat)
         return self.out_conv(x.to(embedding.dtype), gain=self.out_gain)
 
 
