@@ -1,6 +1,7 @@
 """Impossible combinations in params.yaml: no stage could carry them out, or their result would mislead."""
 
 import math
+import posixpath
 import re
 from collections.abc import Iterator
 
@@ -12,6 +13,9 @@ from scm.methods import StudentSettings
 from scm.params import addresses
 from scm.params.faults import ABSENT, Fault
 from scm.params.schema import LATENT_REDUCTION, METHODS, Params, TeacherSettings, registrable
+
+OUTPUTS = (".work", "data/shards", "data/latents", "data/codec", "data/reference", "models", "results")
+"""Folders that the stages write to."""
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -37,8 +41,19 @@ def _data(params: Params) -> Iterator[Fault]:
         yield Fault("data.path", path, f"images are read from local disks alone; {remedy}")
     elif path.startswith("~"):
         yield Fault("data.path", path, "~ is not replaced by a home folder here; write the whole path")
+    elif _meets_outputs(path):
+        remedy = "move the images into a folder of their own, such as data/raw/images, and write its path"
+        yield Fault("data.path", path, f"the pipeline writes files there, which must not be taken for images; {remedy}")
     refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", lambda data: ())
     yield from (Fault(*refusal) for refusal in refusals(params.data))
+
+
+def _meets_outputs(path: str) -> bool:
+    """True if a relative path holds a place that the pipeline writes to, or lies in one."""
+    place = posixpath.normpath(path)
+    if place == "." or set(place.split("/")) == {".."}:  # the project, or a folder around it
+        return True
+    return any(f"{one}/".startswith(f"{other}/") for out in OUTPUTS for one, other in ((place, out), (out, place)))
 
 
 def _codec(params: Params) -> Iterator[Fault]:

@@ -43,6 +43,13 @@ IMPOSSIBLE = [
         {"data.path": "file:///data"},
         'data.path = "file:///data": a path stands here without a scheme; take file:// away',
     ),
+    *[
+        (
+            {"data.path": path},
+            f'data.path = "{path}": the pipeline writes files there, which must not be taken for images; move the images into a folder of their own, such as data/raw/images, and write its path',
+        )
+        for path in (".", "..", "../..", "./data", "data/", "data/raw/..", "data/shards", "models/teacher", "results/x")
+    ],
     (
         {"data.path": "~/images"},
         'data.path = "~/images": ~ is not replaced by a home folder here; write the whole path',
