@@ -50,7 +50,11 @@ class NoiseLevels(NamedTuple):
 def repeatable() -> None:
     """Makes torch's results repeatable bit for bit, and computes fp32 in full precision."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic: Any = torch.utils.deterministic  # untyped
+    deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written
     torch.backends.cudnn.benchmark = False
+    for reduced in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
+        setattr(torch.backends.cuda.matmul, reduced, False)  # sums of half-precision products are float32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # TF32 would round fp32
 
 

@@ -59,5 +59,5 @@ def drop_labels(batch: Batch, probability: float) -> torch.Tensor:
     """Replaces a fraction of the labels by -1; draws nothing if `probability` is 0."""
     if probability == 0:
         return batch.labels
-    threshold = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(probability))
-    return torch.where(batch.normal() < threshold.to(batch.labels.device), -1, batch.labels)
+    threshold = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(probability)).item()
+    return torch.where(batch.normal() < threshold, -1, batch.labels)

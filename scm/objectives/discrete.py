@@ -1,6 +1,7 @@
 """Discrete-time consistency distillation (app. E): the tangent is a difference between two points of a grid."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -67,8 +68,14 @@ class DiscreteDistillation(Distillation):
         return discrete_tangent(function, x_t, t, earlier, direction, self.sigma_d, r)
 
     def _grid(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.grid, dtype=like.dtype, device=like.device)
+        return _on_device(self.grid, like.dtype, like.device)
 
     def _upper(self, t: Tensor, grid: Tensor) -> Tensor:
         """Index, at least 1, of the first point of the grid at or above t; the last index if t lies beyond."""
         return torch.searchsorted(grid, t.contiguous()).clamp(1, len(grid) - 1)
+
+
+@cache
+def _on_device(grid: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The grid as a tensor, which is copied to the device once and not in each step."""
+    return torch.tensor(grid, dtype=dtype, device=device)

@@ -67,7 +67,7 @@ class HealthFigures:
 def _figures_of(losses: Losses, prefix: str = "") -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yields each figure's name, its values (float64 [B]) and their bins (one-hot rows [B, BINS])."""
     bins = (losses.t / (math.pi / 2) * BINS).long().clamp(0, BINS - 1)
-    where = torch.nn.functional.one_hot(bins, BINS).to(torch.float64)
+    where = (bins[:, None] == torch.arange(BINS, device=bins.device)).to(torch.float64)
     own = {"loss": losses.value.detach()} if losses.recorded else {}
     for name, values in {**own, **losses.figures}.items():
         yield prefix + name, values.to(torch.float64), where
