@@ -29,7 +29,7 @@ def prepare(settings: TrackingSettings, file: Path) -> None:
         sqlite3.Error: another process holds the file, or it is damaged. OSError: its folder cannot be written.
     """
     if not file.exists() or file.stat().st_size == 0:
-        _make(file)
+        _make(file, settings.artifacts or file.with_name("mlartifacts"))
         return
     _look(file)
     for old in _follow(settings, file):
@@ -39,16 +39,18 @@ def prepare(settings: TrackingSettings, file: Path) -> None:
         )
 
 
-def _make(file: Path) -> None:
+def _make(file: Path, artifacts: Path) -> None:
     """Lets MLflow make its tables, which takes seconds, in a file of another name: half of them would be of no use."""
-    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     new = file.with_name(f"{file.name}.new")
     file.parent.mkdir(parents=True, exist_ok=True)
     for rest in (new, new.with_name(f"{new.name}-journal")):
         rest.unlink(missing_ok=True)
     new.touch()  # MLflow would try for minutes where it cannot write
-    MlflowClient(tracking_uri=sqlite_address(new)).search_experiments(max_results=1)
+    # MLflow writes this place into a statement as it is, so it must have no quotes and no colons.
+    store = SqlAlchemyStore(sqlite_address(new), artifacts.absolute().as_uri())
+    store._dispose_engine()  # pyright: ignore[reportPrivateUsage]
     new.replace(file)
 
 

@@ -65,7 +65,9 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.mark.parametrize("name", ["my project", "what?", "my%20project", "50%", "a#b", "é;x=1&y", "what?a=b#c%3F"])
+@pytest.mark.parametrize(
+    "name", ["my project", "what?", "my%20project", "50%", "a#b", "é;x=1&y", "what?a=b#c%3F", 'it\'s "a:b"', "{x}\\$y"]
+)
 def test_a_projects_folder_may_have_any_name(tmp_path: Path, empty_store: Path, name: str) -> None:
     settings = project(tmp_path / "in" / name, empty_store)
     assert sending.publish(record(settings), settings)
