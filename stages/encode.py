@@ -6,6 +6,7 @@ from scm.data.latents.autoencoders import Pretrained, check_fits, codec_path, de
 from scm.data.latents.codec import Codec, normalized, plain_header
 from scm.data.latents.encoding import encode_shards, join, measured, wait_for
 from scm.data.shards.shards import read_index
+from scm.pipeline.ranks import own_threads
 from scm.pipeline.stage import Stage, main
 
 
@@ -25,7 +26,8 @@ def run(stage: Stage) -> None:
     stage.work.mkdir(parents=True, exist_ok=True)
     codec = Codec(plain, autoencoder)
     # The processes divide the shards; the first one waits for all of them and joins the parts.
-    encode_shards(shards, stage.work, codec, settings.stored, ranks.rank, ranks.world, stage.progress)
+    threads = own_threads(stage.params.runtime.threads)
+    encode_shards(shards, stage.work, codec, settings.stored, ranks.rank, ranks.world, stage.progress, threads)
     if ranks.rank:
         return
     wait_for(stage.work, shards)

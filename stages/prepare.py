@@ -8,6 +8,7 @@ from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
 from scm.data.preparation.summary import account, colour_advice, contact_images, summary, write_skipped
 from scm.data.reading.source import Wanted, open_source
 from scm.generation.grids import save_grid, scale_for
+from scm.pipeline.ranks import own_threads
 from scm.pipeline.stage import Stage, main
 
 COLUMNS = 10
@@ -42,12 +43,11 @@ def run(stage: Stage) -> None:
 
 def workers_of(threads: int | None) -> Workers:
     """This process's rank among those of torchrun, and its share of the machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rank, world, here = (int(os.environ.get(name, default)) for name, default in PLACE)
-    return Workers(threads or max(1, cores // here), rank, world)
+    rank, world = (int(os.environ.get(name, default)) for name, default in PLACE)
+    return Workers(own_threads(threads), rank, world)
 
 
-PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"))
+PLACE = (("RANK", "0"), ("WORLD_SIZE", "1"))
 """torchrun's variables, with the values for a single process."""
 
 

@@ -14,6 +14,7 @@ from scm.evaluation.measuring import collect, measure
 from scm.evaluation.reference import build_reference
 from scm.evaluation.statistics import Statistics, read_statistics
 from scm.evaluation.weight_files import GivenWeights, located, verify
+from scm.pipeline.ranks import own_threads
 from scm.pipeline.stage import Stage, main
 
 
@@ -32,7 +33,8 @@ def run(stage: Stage) -> None:
         extractor = read_extractor(block.extractor, given)
     # Refuse unusable statistics before the long pass over the images.
     statistics = given_statistics(stage, kind.EDM2_STATISTICS, extractor.num_features)
-    measure(extractor, shards, stage.work, seed, ranks, stage.progress)
+    threads = own_threads(stage.params.runtime.threads)
+    measure(extractor, shards, stage.work, seed, ranks, stage.progress, threads)
     if ranks.rank:
         return
     # Only the first process puts the parts together.

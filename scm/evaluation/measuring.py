@@ -58,7 +58,13 @@ class RealImages:
 
 
 def measure(
-    extractor: Extractor, shards: Path, work: Path, seed: int, ranks: Ranks, progress: Callable[[str], None]
+    extractor: Extractor,
+    shards: Path,
+    work: Path,
+    seed: int,
+    ranks: Ranks,
+    progress: Callable[[str], None],
+    threads: int = 1,
 ) -> None:
     """Measures those of this process's blocks that `work` lacks, or has damaged, and saves each there.
 
@@ -66,6 +72,7 @@ def measure(
         extractor: an extractor on the device of `ranks`.
         work: the folder of unfinished work, which all processes see.
         seed: the user's seed, which decides the halves and the features that are kept.
+        threads: decode the images while the extractor works on those before.
 
     Raises:
         UserError: too few images to divide into two halves, or a damaged shard.
@@ -83,7 +90,7 @@ def measure(
     ]  # a damaged one is measured again
     speed = Progress(sum(map(len, mine)), progress, "measured")
     for block in mine:
-        content = _block(extractor, _batches(shards, block), part, place, ranks.device, speed)
+        content = _block(extractor, _batches(shards, block, threads), part, place, ranks.device, speed)
         weights.save_sealed(_file(work, block), content, {})
 
 
@@ -125,13 +132,13 @@ def _file(work: Path, block: range) -> Path:
     return work / f"features-{block.start:09d}.safetensors"
 
 
-def _batches(shards: Path, block: range) -> Batches:
+def _batches(shards: Path, block: range, threads: int) -> Batches:
     """Yields the images of a block with their positions; reads only shards that overlap with the block."""
     start = 0
     for shard in read_index(shards)["shards"]:
         if start + shard["count"] > block.start and start < block.stop:
             position = start
-            for _, images, _ in iterate_batches(shards, LARGEST_BATCH, [shard]):
+            for _, images, _ in iterate_batches(shards, LARGEST_BATCH, [shard], threads):
                 first, last = max(position, block.start), min(position + len(images), block.stop)
                 if first < last:
                     yield slice(first, last), images[first - position : last - position]

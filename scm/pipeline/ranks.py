@@ -4,6 +4,7 @@ torchrun says so by TORCHELASTIC_RUN_ID. Kubeflow's operator sets RANK and WORLD
 trainer sets PET_NNODES: in a lone pod they mean nothing, and among several pods each starts one process.
 """
 
+import os
 from collections.abc import Mapping, MutableMapping
 
 from scm.errors import UserError
@@ -51,6 +52,12 @@ def among_several(environment: MutableMapping[str, str], processes: int) -> bool
 def numbering(environment: Mapping[str, str]) -> list[str]:
     """Names of the variables that number processes; a torchrun of our own must not inherit them."""
     return [name for name in environment if name in (*NUMBERS, *MEETING_PLACE) or name.startswith(OF_TORCHRUN)]
+
+
+def own_threads(threads: int | None) -> int:
+    """Threads of this process: `runtime.threads`, or its share of the cores that the system allows it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads or max(1, cores // _number(os.environ, "LOCAL_WORLD_SIZE", 1))
 
 
 def _check_pods(environment: Mapping[str, str], said: str, world: int, processes: int) -> None:

@@ -54,7 +54,14 @@ class Draft(TypedDict):
 
 
 def encode_shards(
-    shards: Path, work: Path, codec: Codec, stored: str, rank: int, world: int, say: Callable[[str], None]
+    shards: Path,
+    work: Path,
+    codec: Codec,
+    stored: str,
+    rank: int,
+    world: int,
+    say: Callable[[str], None],
+    threads: int = 1,
 ) -> None:
     """Encodes those of this process's shards that are not encoded yet.
 
@@ -64,6 +71,7 @@ def encode_shards(
         codec: has a plain header; its autoencoder encodes.
         stored: fp16 or fp32, for latents; pixels stay uint8.
         rank: of `world` processes.
+        threads: decode the images while the autoencoder encodes those before.
     """
     index = read_index(shards)
     mine = index["shards"][rank::world]
@@ -76,7 +84,7 @@ def encode_shards(
             progress.skip(shard["count"])
             continue
         entries: dict[str, Any] = {"classes": index["classes"], "codec": codec.header}
-        samples = _encoded(iterate_batches(shards, batch, [shard]), codec, stored, trips, entries, progress)
+        samples = _encoded(iterate_batches(shards, batch, [shard], threads), codec, stored, trips, entries, progress)
         write_latents(samples, folder, shard["count"], entries)
 
 

@@ -7,9 +7,9 @@ A finished shard lies in the work folder with a record beside it; a shard that h
 
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,11 +24,9 @@ from scm.data.reading.containers import shown
 from scm.data.reading.images import pillow_without_limits_of_its_own, read_cropped
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource
-from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, write_array, write_tar
+from scm.data.shards.shards import AHEAD, FORMAT, LABELS, encode_png, finish, in_order, write_array, write_tar
 from scm.errors import Interrupted, UserError
 
-AHEAD = 4
-"""Images for each thread that may be read ahead of the writing; bounds the memory."""
 POLL_SECONDS = 1.0
 
 
@@ -108,7 +106,7 @@ def ingest(
         # Read and crop in threads, in the order of the listing; write as the images come.
         speed = Progress(sum(len(plan.images_of(shard, len(source))) for shard in missing), progress, "prepared")
         numbers = (number for shard in missing for number in plan.images_of(shard, len(source)))
-        results = _in_order(pool, lambda number: _converted(source, number, plan), numbers, AHEAD * workers.threads)
+        results = in_order(pool, lambda number: _converted(source, number, plan), numbers, AHEAD * workers.threads)
         for shard in missing:
             some = islice(results, len(plan.images_of(shard, len(source))))
             _write_shard(work, shard, source, plan, _counted(some, speed, stopping))
@@ -217,19 +215,6 @@ def _write_shard(work: Path, shard: int, source: ImageSource, plan: Plan, images
     sides = {str(side): count for side, count in tally.short_sides.items()}
     told = {"short_sides": sides, "in_colour": tally.in_colour, "skipped": list(tally.skipped)}
     write_sealed(record_path, {**entry, "labels": list(tally.labels), **told})
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[int], _Image], numbers: Iterator[int], ahead: int
-) -> Iterator[_Image]:
-    """Yields `function` of each number, in order; up to `ahead` of them are computed or wait at a time."""
-    waiting: deque[Future[_Image]] = deque()
-    for number in numbers:
-        waiting.append(pool.submit(function, number))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _counted(images: Iterator[_Image], speed: Progress, stopping: Callable[[], bool]) -> Iterator[_Image]:

@@ -7,15 +7,16 @@ temporary name and renamed, so that it is whole or absent.
 """
 
 import io
+import math
 import os
 import tarfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,10 @@ FORMAT = 2
 INDEX, LABELS, OFFSETS = "index.json", "labels.npy", "offsets.npy"
 HASHING = 8
 """Most shards that are hashed at the same time."""
+AHEAD = 4
+"""Items for each thread that `in_order` may compute ahead of their use; bounds the memory."""
+NUMBERS_AT_A_TIME = 2**18
+"""Numbers that a thread decodes at a time, at least one sample: a thread costs more than a tiny image."""
 REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
 
 
@@ -71,6 +76,8 @@ Sample = tuple[str, np.ndarray, int]
 """(key, numbers, label)"""
 Batch = tuple[list[str], torch.Tensor, list[int]]
 """(keys, uint8 [B, C, H, W], labels)"""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def write_latents(samples: Iterable[Sample], folder: Path, shard_images: int, header: dict[str, Any]) -> dict[str, Any]:
@@ -189,30 +196,65 @@ def _compare(path: Path, digest: str | None) -> None:
         raise UserError(f"{path} is not what was written (its SHA-256 differs): {REMEDY}")
 
 
-def iterate(folder: Path, shards: list[dict[str, Any]] | None = None) -> Iterator[Sample]:
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Yields `function` of each item, in order; up to `ahead` of them are computed or wait at a time."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def iterate(folder: Path, shards: list[dict[str, Any]] | None = None, threads: int = 1) -> Iterator[Sample]:
     """Yields the samples in the order they were written: (key, uint8 [H, W, C] or the stored array, label).
 
     Args:
         shards: entries of the index; None = all.
+        threads: decode the samples, which the calling thread reads.
 
     Raises:
         UserError: a shard is missing or damaged; each shard is checked before its first sample is yielded.
     """
     index = read_index(folder)
-    for shard in index["shards"] if shards is None else shards:
+    members = _members(folder, index["shards"] if shards is None else shards)
+    together = max(1, NUMBERS_AT_A_TIME // max(1, math.prod(index["shape"])))
+    groups = iter(lambda: list(islice(members, together)), [])
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for samples in in_order(pool, partial(_decoded, index), groups, AHEAD * threads):
+            yield from samples
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _members(folder: Path, shards: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the files of each sample as bytes, by the ends of their names."""
+    for shard in shards:
         verify(folder, shard)
         with (folder / shard["file"]).open("rb") as stream:
-            for sample in group_by_keys(tar_file_expander([{"url": shard["file"], "stream": stream}])):
-                if index["kind"] == "images":
-                    array = np.array(Image.open(io.BytesIO(sample["png"]))).reshape(index["shape"])
-                else:
-                    array = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
-                yield sample["__key__"], array, int(sample["cls"])
+            yield from group_by_keys(tar_file_expander([{"url": shard["file"], "stream": stream}]))
 
 
-def iterate_batches(folder: Path, batch: int, shards: list[dict[str, Any]] | None = None) -> Iterator[Batch]:
-    """Yields the images in batches; the last one may be smaller."""
-    samples = iterate(folder, shards)
+def _decoded(index: dict[str, Any], samples: list[dict[str, Any]]) -> list[Sample]:
+    decoded = []
+    for sample in samples:
+        if index["kind"] == "images":
+            array = np.array(Image.open(io.BytesIO(sample["png"]))).reshape(index["shape"])
+        else:
+            array = np.load(io.BytesIO(sample["npy"]), allow_pickle=False)
+        decoded.append((sample["__key__"], array, int(sample["cls"])))
+    return decoded
+
+
+def iterate_batches(
+    folder: Path, batch: int, shards: list[dict[str, Any]] | None = None, threads: int = 1
+) -> Iterator[Batch]:
+    """Yields the images in batches; the last one may be smaller. See `iterate`."""
+    samples = iterate(folder, shards, threads)
     while chunk := list(islice(samples, batch)):
         keys, arrays, labels = zip(*chunk, strict=True)
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()

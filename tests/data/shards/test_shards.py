@@ -2,6 +2,9 @@ import hashlib
 import json
 import os
 import tarfile
+import threading
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -178,3 +181,58 @@ def test_offsets_point_at_the_numbers_inside_the_tar(tmp_path):
     )
     shards.write_latents(arrays, tmp_path / "again", 4, LATENTS)
     assert hashes(tmp_path / "l") == hashes(tmp_path / "again")
+
+
+def test_many_threads_decode_the_same_pixels_in_the_same_order(folder, monkeypatch):
+    monkeypatch.setattr(shards, "NUMBERS_AT_A_TIME", 2 * 6 * 6 * 3)  # two images at a time
+    alone, together = (list(shards.iterate_batches(folder, 3, None, threads)) for threads in (1, 5))
+    for (keys, images, labels), (others, pixels, further) in zip(alone, together, strict=True):
+        assert keys == others and labels == further and torch.equal(images, pixels)
+    kept = np.stack([pixels for _, pixels, _ in samples()])
+    assert np.array_equal(torch.cat([images for _, images, _ in together]).permute(0, 2, 3, 1), kept)
+
+
+def test_results_come_in_order_however_late_the_first_is():
+    second = threading.Event()
+
+    def late(number):
+        if number == 1:
+            second.set()
+        return number if number else second.wait(10) and number
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(shards.in_order(pool, late, range(5), 2)) == list(range(5))
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 20])
+def test_no_more_than_so_many_are_read_ahead(ahead):
+    taken = []
+
+    def items():
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    with ThreadPoolExecutor(4) as pool:
+        for used, _ in enumerate(shards.in_order(pool, str, items(), ahead)):
+            assert len(taken) <= used + ahead
+
+
+def test_a_failure_in_a_thread_reaches_the_reader_after_what_comes_before():
+    def inverse(number):
+        return 1 / (2 - number)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = shards.in_order(pool, inverse, range(5), 4)
+        assert [next(results), next(results)] == [0.5, 1.0]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_a_reader_that_leaves_early_leaves_no_threads(folder):
+    before = threading.active_count()
+    reading = shards.iterate(folder, None, 3)
+    assert isinstance(reading, Generator)
+    next(reading)
+    reading.close()
+    assert threading.active_count() == before
