@@ -31,6 +31,9 @@ FITTING = "run `dvc repro`, or use the data and codec that it was trained with"
 DECODED = 2**22
 """Pixels decoded at a time, at least one image; bounds the memory."""
 
+SERVED = 2**16
+"""Numbers of x_0 computed at a time, at least one image; they fit into a core's cache."""
+
 
 class Pretrained(TypedDict):
     """The autoencoder of a header."""
@@ -113,13 +116,22 @@ class Codec:
             named: returns the generator that draws the latents of the image at a place in the batch; needed if latents
                 are distributions. Each image has its own, so that its latents do not depend on the batch.
         """
-        latents, deviation = self.moments(stored)
-        if deviation is not None:
-            if named is None:
-                raise ValueError(f"the codec {self.header['name']} draws its latents, and needs generators")
-            draws = [torch.randn(latents.shape[1:], generator=named(place)) for place in range(len(latents))]
-            latents = latents + deviation * torch.stack(draws).to(latents.device)
-        return (latents - self._mean.to(latents.device)) * self._scale.to(latents.device)
+        shift, scale = self._mean.to(stored.device), self._scale.to(stored.device)
+        if self.header["name"] not in RANDOM:
+            latents, _ = self.moments(stored)
+            return (latents - shift) * scale
+        if named is None:
+            raise ValueError(f"the codec {self.header['name']} draws its latents, and needs generators")
+        draws = torch.empty(len(stored), stored.shape[1] // 2, *stored.shape[2:])
+        for place, image in enumerate(draws):
+            torch.randn(image.shape, generator=named(place), out=image)
+        x = draws.to(stored.device)
+        # Part by part, in place: a part stays in the processor's cache from the first operation to the last.
+        images = max(1, SERVED // max(1, x[:1].numel()))
+        for part, kept in zip(x.split(images), stored.split(images), strict=True):
+            mean, deviation = kept.float().chunk(2, dim=1)
+            part.mul_(deviation).add_(mean).sub_(shift).mul_(scale)
+        return x
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         """Decodes x_0 or samples, float [B, C, H, W], to uint8 images [B, C, H, W]; values out of range are clipped."""

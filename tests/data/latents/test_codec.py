@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from scm.data.latents.codec import LATENT_REDUCTION, NAMES, ChannelStatistics, Codec, normalized, plain_header
+from scm.base.randomness import generator
+from scm.data.latents.codec import (
+    LATENT_REDUCTION,
+    NAMES,
+    PUBLISHED,
+    ChannelStatistics,
+    Codec,
+    normalized,
+    plain_header,
+)
 from scm.errors import UserError
 from scm.params import schema
 
@@ -93,3 +102,20 @@ def test_the_schema_and_the_codecs_know_the_same():
     """The schema has its own copy, so that parameters are checked without loading torch."""
     assert schema.LATENT_REDUCTION == LATENT_REDUCTION
     assert get_args(schema.CodecSettings.model_fields["name"].annotation) == NAMES
+
+
+@pytest.mark.parametrize("kept", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("count", "side"), [(5, 64), (70, 32), (3, 1), (0, 8)])
+def test_drawn_latents_are_those_of_the_formula_to_the_bit(kept, count, side):
+    """In parts and in place as at once: (mean + deviation * draw - shift) * scale, with a draw for each image."""
+    header = plain_header("sd_vae", 0.5, [4, side, side], {"sha256": [], "config": {}, "precision": "fp32"})
+    header |= {"normalize": "paper", "mean": PUBLISHED["sd_vae"][0], "std": PUBLISHED["sd_vae"][1]}
+    stored = torch.randn(count, 8, side, side, generator=generator(0, "stored")).to(kept)
+    before, x = stored.clone(), Codec(header).serve(stored, lambda place: generator(7, "latents", place))
+    assert torch.equal(stored, before) and x.shape == (count, 4, side, side) and x.dtype == torch.float32
+    shift = torch.tensor(header["mean"]).view(-1, 1, 1)
+    scale = (0.5 / torch.tensor(header["std"], dtype=torch.float64)).float().view(-1, 1, 1)
+    for place, image in enumerate(x):
+        mean, deviation = stored[place].float().chunk(2)
+        draw = torch.randn(4, side, side, generator=generator(7, "latents", place))
+        assert torch.equal(image, (mean + deviation * draw - shift) * scale)
