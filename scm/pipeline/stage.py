@@ -170,8 +170,8 @@ def _open(project: Project, name: str, item: str | None) -> Stage:
     original = Path(os.environ.get("DVC_ROOT") or root)  # another folder in a copy that `dvc exp run --temp` makes
     if name == "prepare" and original.resolve() != root.resolve():
         link_images(original, root, params.data.path)  # DVC hashes them when the stage has run
-    inputs = inputs_of(root, name, item, dump(params))
     work_root = Path(os.environ.get("SCM_WORK") or original / ".work")
+    inputs = inputs_of(root, name, item, dump(params), work_root / "hashes")
     folder = work_root / (name if item is None else f"{name}@{item}") / inputs.key[:16]
     stage = Stage(name, item, project, inputs, folder)
     if _is_first() and (fault := git_fault(root)):

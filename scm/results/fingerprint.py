@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from scm.base.documents import is_there
+from scm.base.files import read_sealed, write_sealed
 from scm.base.forms import Natural, require
 from scm.base.yaml_files import parse_mapping, read_mapping, read_text
 from scm.errors import UserError
@@ -23,6 +25,10 @@ from scm.params import flatten
 RESTORE = "restore it with git"
 RENEW = "restore it with git, or delete it and run `scm run`, which takes from DVC's cache what is there"
 """Remedies for a damaged dvc.yaml and a damaged dvc.lock."""
+LARGE = 2**26
+"""Bytes from which on the hash of a file or folder is recorded."""
+CLOCK_TICK = 2 * 10**9
+"""Nanoseconds within which two changes may leave the same time on a file, on the coarsest file systems."""
 
 
 class Stage(TypedDict):
@@ -96,12 +102,15 @@ class Inputs:
     key: str
 
 
-def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any]) -> Inputs:
+def inputs_of(
+    root: Path, stage: str, item: str | None, params: Mapping[str, Any], records: Path | None = None
+) -> Inputs:
     """Reads the stage's definition in dvc.yaml and hashes what it lists.
 
     Args:
         params: the plain content of params.yaml.
         item: the item of the stage's matrix or the key of its foreach; None for a stage without either.
+        records: see `content_hash`.
 
     Raises:
         UserError: dvc.yaml has no such stage, or a path that it lists is missing.
@@ -132,7 +141,7 @@ def inputs_of(root: Path, stage: str, item: str | None, params: Mapping[str, Any
     # What it reads: another stage's output has its hash in dvc.lock, other files are hashed here.
     made = {path: output["md5"] for path, output in made_by_stages(root).items()}
     paths = sorted(map(resolve, definition.get("deps", ())))
-    dependencies = {path: made.get(path) or content_hash(root / path) for path in paths}
+    dependencies = {path: made.get(path) or content_hash(root / path, records) for path in paths}
     text = json.dumps([stage, item, values, dependencies], sort_keys=True)
     return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
 
@@ -173,20 +182,68 @@ def check_files(root: Path) -> None:
     outputs_of_stages(root)
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 over names and contents of a file or of all files in a folder, without caches and hidden files."""
+def content_hash(path: Path, records: Path | None = None) -> str:
+    """SHA-256 over names and contents of a file or of all files in a folder, without caches and hidden files.
+
+    Args:
+        records: a folder that keeps the hashes of large paths. A path is read again when its list of files has
+            changed, or the size, a time, the inode or the device of any of them; every write changes a file's ctime.
+    """
     if not path.exists():
         raise UserError(f"{path} is missing: run `dvc repro`, or correct the path in params.yaml")
-    digest = hashlib.sha256()
+    record = None if records is None else records / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()}.json"
+    known = None if record is None else read_sealed(record)
     try:
-        for file in [path] if path.is_file() else _files(path):
-            digest.update("/".join(file.relative_to(path).parts).encode(errors="surrogateescape") + b"\0")
-            with file.open("rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        if known is not None and known.get("state") == _state(path):
+            return known["content"]
+        started = time.time_ns()
+        read = _read(path)
     except OSError as error:
         problem = f"{error.filename or path} cannot be read ({error.strerror})"
         raise UserError(f"{problem}: change its permissions or remove it") from None
-    return digest.hexdigest()
+    if record is not None and read.size >= LARGE and read.newest < started - CLOCK_TICK:
+        write_sealed(record, {"path": os.fsencode(path).decode(errors="replace"), **read.hashes})
+    return read.hashes["content"]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read: the hashes `content` and `state`, the bytes, and the newest time of any file in nanoseconds."""
+
+    hashes: dict[str, str]
+    size: int
+    newest: int
+
+
+def _read(path: Path) -> _Read:
+    content, state, size, newest = hashlib.sha256(), hashlib.sha256(), 0, 0
+    for name, file in _named(path):
+        with file.open("rb") as handle:
+            # The state is that before the reading, so that a change during it is noticed by the next look.
+            status = os.fstat(handle.fileno())
+            content.update(name + hashlib.file_digest(handle, "sha256").digest())
+        state.update(name + _state_of(status))
+        size, newest = size + status.st_size, max(newest, status.st_mtime_ns, status.st_ctime_ns)
+    return _Read({"content": content.hexdigest(), "state": state.hexdigest()}, size, newest)
+
+
+def _state(path: Path) -> str:
+    """A hash of what the file system says of all files; reads none of them."""
+    state = hashlib.sha256()
+    for name, file in _named(path):
+        state.update(name + _state_of(file.stat()))
+    return state.hexdigest()
+
+
+def _state_of(status: os.stat_result) -> bytes:
+    places = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return json.dumps(places).encode()
+
+
+def _named(path: Path) -> Iterator[tuple[bytes, Path]]:
+    """Yields the file, or the files in the folder, each with its name in the folder and a zero byte."""
+    for file in [path] if path.is_file() else _files(path):
+        yield "/".join(file.relative_to(path).parts).encode(errors="surrogateescape") + b"\0", file
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,11 +1,13 @@
 """A stage's fingerprint follows from what the stage reads, and from nothing else."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from scm.errors import UserError
+from scm.results import fingerprint
 from scm.results.fingerprint import content_hash, inputs_of
 from tests.support.pictures import deep_folder
 
@@ -144,3 +146,82 @@ def test_names_that_are_no_utf_8_and_deep_folders_count_too(tmp_path):
         pytest.raises(UserError, match=r"cannot be read \(File name too long\): change"),
     ):
         content_hash(tmp_path / "x")
+
+
+@pytest.fixture
+def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The paths that were read; the files of tmp_path / "x" are recorded, however small and new they are."""
+    read, found = fingerprint._read, list[Path]()
+    monkeypatch.setattr(fingerprint, "_read", lambda path: found.append(path) or read(path))
+    monkeypatch.setattr(fingerprint, "LARGE", 1)
+    monkeypatch.setattr(fingerprint, "CLOCK_TICK", -(10**12))
+    for name in ("a", "b/c"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_text(name)
+    return found
+
+
+def same_times(file: Path, content: str) -> None:
+    """Writes as many bytes as there are, and restores the time that a user can set."""
+    status = file.stat()
+    file.write_text(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES = {
+    "content of the same size and time": lambda folder: same_times(folder / "b/c", "b/d"),
+    "appended": lambda folder: (folder / "a").write_text("a and more"),
+    "renamed": lambda folder: (folder / "a").rename(folder / "z"),
+    "added": lambda folder: (folder / "b/d").write_text("new"),
+    "removed": lambda folder: (folder / "b/c").unlink(),
+    "replaced by a link": lambda folder: ((folder / "a").unlink(), (folder / "a").symlink_to(folder / "b/c")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_recorded_folder_is_read_once_and_again_after_any_change(tmp_path, reads, change):
+    folder, records = tmp_path / "x", tmp_path / "records"
+    assert content_hash(folder, records) == content_hash(folder, records) and len(reads) == 1
+    change(folder)
+    changed = content_hash(folder, records)
+    assert len(reads) == 2 and changed == content_hash(folder)
+    assert content_hash(folder, records) == changed and len(reads) == 3
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, reads, monkeypatch):
+    digest = hashlib.file_digest
+
+    def late(handle, name):
+        found = digest(handle, name)
+        (tmp_path / "x/a").write_text("A")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", late)
+        content_hash(tmp_path / "x", tmp_path / "records")
+    assert content_hash(tmp_path / "x", tmp_path / "records") == content_hash(tmp_path / "x")
+
+
+def test_new_and_small_files_are_not_recorded(tmp_path, reads, monkeypatch):
+    for name, value in {"CLOCK_TICK": 2 * 10**9, "LARGE": 100}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(fingerprint, name, value)
+            content_hash(tmp_path / "x", tmp_path / "records")
+        assert not (tmp_path / "records").exists()
+
+
+def test_a_damaged_record_is_not_believed(tmp_path, reads):
+    folder, records = tmp_path / "x", tmp_path / "records"
+    right = content_hash(folder, records)
+    (record,) = records.iterdir()
+    whole = record.read_text()
+    for damaged in ("", whole[:-40], whole.replace(right, "0" * 64), "[]"):
+        record.write_text(damaged)
+        assert content_hash(folder, records) == right
+    assert record.read_text() == whole and len(reads) == 5
+
+
+def test_two_folders_have_two_records(tmp_path, reads):
+    (tmp_path / "x/b/c").write_text("other")
+    hashes = [content_hash(tmp_path / name, tmp_path / "records") for name in ("x", "x/b", "x", "x/b")]
+    assert hashes[:2] == hashes[2:] and len(set(hashes)) == len(reads) == 2
