@@ -1,6 +1,8 @@
 """Crops the images to one square size and writes WebDataset shards, with an index of counts, labels and hashes."""
 
 import os
+import shlex
+from pathlib import Path
 
 from scm.base.files import replacing_folder, write_json
 from scm.data.latents.autoencoders import codec_path, weight_files
@@ -13,6 +15,8 @@ from scm.pipeline.stage import Stage, main
 
 COLUMNS = 10
 """Columns of the contact sheet."""
+MANY_FILES = 100_000
+"""Files in a folder above which a tar of them is advised."""
 
 
 def run(stage: Stage) -> None:
@@ -24,6 +28,8 @@ def run(stage: Stage) -> None:
     workers = workers_of(stage.params.runtime.threads)
     with open_source(wanted) as source:
         stage.progress(f"{len(source):,} images in {source.name}, {len(source.classes)} classes")
+        if advice := tar_advice(wanted, data.path, len(source)):
+            stage.progress(advice)
         ingest(source, plan, stage.work, workers, stage.progress, stage.stopping)
         if workers.rank:
             return
@@ -39,6 +45,15 @@ def run(stage: Stage) -> None:
     stage.progress(account(index, tally))
     figures = {"images": index["count"], "classes": len(index["classes"]), "skipped": len(tally.skipped)}
     stage.metrics("prepare", figures)
+
+
+def tar_advice(wanted: Wanted, path: str, count: int) -> str | None:
+    """A line for people if very many images (`count`) lie one by one in a folder; `path` is data.path."""
+    if count <= MANY_FILES or wanted.source != "folder" or not wanted.path.is_dir():
+        return None
+    folder, tar = Path(path), f"{Path(path)}.tar"
+    command = f"tar -cf {shlex.quote(tar)} -C {shlex.quote(str(folder))} ."
+    return f"DVC looks at each file of a folder at every run; one tar is faster: `{command}`, then data.path: {tar}"
 
 
 def workers_of(threads: int | None) -> Workers:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from scm.data.reading.source import Wanted
 from scm.data.shards.shards import iterate, read_index
 from scm.errors import UserError
 from scm.params.project import Project
@@ -147,6 +149,22 @@ def test_a_bad_image_leaves_no_shards(tmp_path):
     with pytest.raises(UserError, match=r"green/2\.png: not a readable image"):
         run(tmp_path, source="folder", resolution=16, channels=3)
     assert not (tmp_path / "data/shards").exists() and not (tmp_path / "results").exists()
+
+
+def test_a_folder_of_many_files_gets_the_command_that_packs_it(tmp_path, capsys, monkeypatch):
+    make(tmp_path / "data/my raw", {name: content for name, content in IMAGES.items() if not name.endswith("2.png")})
+    settings = {"source": "folder", "path": "data/my raw", "resolution": 16, "channels": 3}
+    before, _ = run(tmp_path, **settings)
+    assert "tar -cf" not in capsys.readouterr().out
+    monkeypatch.setattr(prepare, "MANY_FILES", 2)
+    run(tmp_path, **settings)
+    said = capsys.readouterr().out
+    ((command, path),) = re.findall(r"\[prepare\] DVC looks .*: `(tar .*)`, then data\.path: (.*)\n", said)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert run(tmp_path, **settings | {"path": path})[0] == before
+    assert "tar -cf" not in capsys.readouterr().out
+    rows = Wanted("parquet", tmp_path / "data/my raw", True, 2**20, "error")
+    assert prepare.tar_advice(rows, "data/my raw", 10**6) is None
 
 
 def test_the_place_among_processes_is_what_torchrun_says(monkeypatch):
