@@ -5,6 +5,7 @@ Each set is prepared at 64 x 64 in its own process, first with --images images, 
 Memory is the peak resident size of that process, less its size after the imports.
 (The peak is Linux's VmHWM; ru_maxrss would count the parent process.)
 Ratios compare the larger set to the smaller one; a memory ratio of 1 means memory that does not grow with the images.
+`--decode 512` measures instead how fast the stages encode and reference read --images images of that side from a shard.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pyarrow import parquet
 
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
 from scm.data.reading.source import Wanted, open_source
+from scm.data.shards.shards import FORMAT, LABELS, encode_png, finish, iterate_batches, write_array, write_tar
 from scm.results.provenance import machine_name
 
 SIDE, RESOLUTION, CLASSES, DIFFERENT, SHARD_IMAGES = 256, 64, 10, 64, 1024
@@ -99,6 +101,31 @@ def measure(kind: str, folder: Path, threads: int) -> None:
     print(listed, time.perf_counter() - started, resident("VmHWM") - before)
 
 
+def decode(side: int, count: int, most: int) -> None:
+    """Prints how many images a second come out of a shard of PNGs, for 1, 2, 4, ... threads, the best of three."""
+    draws = np.random.default_rng(0)
+    small = Image.fromarray(draws.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8))
+    content = encode_png(np.array(small.resize((side, side), Image.Resampling.BICUBIC)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        entry = write_tar(((f"{number:08d}", content, 0) for number in range(count)), folder / "000000.tar", "png")
+        write_array(folder / LABELS, np.zeros(count, dtype=np.int64))
+        index = {"format": FORMAT, "kind": "images", "count": count, "shape": [side, side, 3], "dtype": "uint8"}
+        shards = [{"file": "000000.tar", **entry}]
+        finish({**index, "shards": shards, "classes": ["one"], "channels": 3, "resolution": side}, folder)
+        print("| side | threads | images/s |\n|---:|---:|---:|")
+        threads = 1
+        while threads <= most:
+            seconds = []
+            for _ in range(3):
+                started = time.perf_counter()
+                for _ in iterate_batches(folder, 32, threads=threads):
+                    pass
+                seconds.append(time.perf_counter() - started)
+            print(f"| {side} | {threads} | {count / min(seconds):,.0f} |", flush=True)
+            threads *= 2
+
+
 def resident(entry: str) -> int:
     """Resident bytes of this process: current (VmRSS) or peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -110,11 +137,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="images of the smaller set (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to put the images (default: the temporary folder)")
+    parser.add_argument("--decode", type=int, metavar="SIDE", help="measure the decoding of images of this side")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         return measure(options.one[0], Path(options.one[1]), options.threads)
     print(f"{machine_name()}; {options.threads} threads\n")
+    if options.decode:
+        return decode(options.decode, options.images, options.threads)
     print("| source | images | listed in s | images/s | memory, MiB | rate, ratio | memory, ratio |")
     print("|---|" + "---:|" * 6)
     for kind in KINDS:
