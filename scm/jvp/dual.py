@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scm.jvp.attention import attention_tangent
+
 Rule = Callable[..., Any]
 
 
@@ -118,6 +120,11 @@ def _primal(value: Any) -> Any:
     return value.primal if isinstance(value, Dual) else value
 
 
+def _tangent(value: Any) -> Any:
+    """The tangent of a Dual, zeros for a constant."""
+    return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
+
+
 def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """The tangent by torch.func.jvp: right for every operation, at the price of evaluating it a second time."""
     if kwargs.get("inplace") or (func.__name__.endswith("_") and not func.__name__.endswith("__")):
@@ -146,11 +153,7 @@ def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     if not args or _holds_dual(*args[1:], *kwargs.values()):
         return NotImplemented
     first, *rest = args
-
-    def tangent(value: Any) -> Any:
-        return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
-
-    return func(_each(tangent, first), *rest, **kwargs)
+    return func(_each(_tangent, first), *rest, **kwargs)
 
 
 def _layer(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
@@ -244,6 +247,25 @@ def _group_norm(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     return change if weight is None else change * weight.reshape(channels, *[1] * (x.ndim - 2))
 
 
+def _attention(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """Softmax attention: the primal by torch's own, whose kernels have no forward mode; the tangent in blocks."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if given.get("dropout_p"):
+        raise TypeError("scaled_dot_product_attention with dropout has no tangent: set dropout_p to 0")
+    parts, mask, scale = [given[name] for name in names[:3]], given.get("attn_mask"), given.get("scale")
+    primals, tangents = [_primal(x).detach() for x in parts], [_tangent(x) for x in parts]
+    if given.get("enable_gqa"):
+        for values in (primals, tangents):
+            heads = values[0].shape[-3]
+            values[1:] = [x.repeat_interleave(heads // x.shape[-3], dim=-3) for x in values[1:]]
+    masks = None if mask is None else (_primal(mask).detach(), mask.tangent if isinstance(mask, Dual) else None)
+    scale = primals[0].shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = primals
+    dq, dk, dv = tangents
+    return attention_tangent((q, k, v), (dq, dk, dv), masks, bool(given.get("is_causal")), scale)
+
+
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     if len(args) != 3 or not all(isinstance(bound, int | float) for bound in args[1:]):
         return NotImplemented
@@ -271,5 +293,6 @@ RULES: dict[str, Rule] = {
     "group_norm": _group_norm,
     "softmax": _softmax,
     "clamp": _clamp,
+    "scaled_dot_product_attention": _attention,
     **dict.fromkeys(["ones_like", "zeros_like"], _constant),
 }
