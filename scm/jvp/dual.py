@@ -8,7 +8,7 @@ a graph.
 
 `RULES` holds the operations whose tangent is cheaper than the general one. `torch.func.jvp` differentiates any other
 operation, and any other form of calling one with a rule: a network built from operations without rules is slower, not
-wrong. An operation that writes in place is refused.
+wrong. An operation that writes in place is refused. `COMPOSED` holds the functions that are written anew from others.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scm.jvp.attention import attention_tangent
+from scm.jvp.multihead import multi_head_attention
 
 Rule = Callable[..., Any]
 
@@ -44,6 +45,8 @@ class Dual:
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.__name__ in COMPOSED:
+            return COMPOSED[func.__name__](*args, **kwargs)
         rule = RULES.get(func.__name__, _general)
         result = func(*_each(_primal, args), **_each(_primal, kwargs))
         with torch.no_grad():
@@ -55,7 +58,7 @@ class Dual:
         return type(result)(map(Dual, result, tangent)) if _is_sequence(result) else Dual(result, tangent)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("shape", "ndim", "dtype", "device"):
+        if name in ("shape", "ndim", "dtype", "device", "is_nested"):
             return getattr(self.primal, name)
         method = getattr(Tensor, name)
 
@@ -296,3 +299,5 @@ RULES: dict[str, Rule] = {
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(["ones_like", "zeros_like"], _constant),
 }
+
+COMPOSED: dict[str, Rule] = {"multi_head_attention_forward": multi_head_attention}
