@@ -281,6 +281,7 @@ def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(["reshape", "transpose", "unbind", "to", "cat", "sum", "mean", "neg", "squeeze", "chunk"], _linear),
+    "contiguous": _linear,
     **dict.fromkeys([functional.avg_pool2d.__name__, functional.interpolate.__name__], _linear),
     **dict.fromkeys(["conv2d", "linear"], _layer),
     **dict.fromkeys(["add", "sub"], _add),

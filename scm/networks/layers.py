@@ -4,10 +4,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scm.networks.dropout import for_layer
 from scm.networks.magnitude import EPSILON
 from scm.networks.settings import NetworkSettings
+
+LONG = 1024
+"""Tokens from which on attention stores no scores."""
 
 
 def pnorm(a: Tensor) -> Tensor:
@@ -27,10 +31,18 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention in explicit form, as forward-mode differentiation needs it. [B, heads, channels, N] each.
+    """Softmax attention whose softmax is float32 at least. [B, heads, channels, N] each.
 
-    The softmax is float32 at least; queries are scaled before the product, so that float16 does not overflow in it.
+    From `LONG` tokens on by torch's kernels, which store no scores; their forward mode is scm.jvp's alone.
     """
+    if q.shape[-1] < LONG:
+        return explicit_attention(q, k, v)
+    q, k, v = (x.transpose(-1, -2).contiguous() for x in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention that stores its scores; queries are scaled before the product, so that float16 does not overflow."""
     scores = torch.matmul((q * q.shape[-2] ** -0.5).transpose(-1, -2), k)
     weights = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1).to(v.dtype)
     return torch.matmul(v, weights.transpose(-1, -2))
