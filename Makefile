@@ -17,7 +17,7 @@ help:
 	@echo "make ui      MLflow on http://127.0.0.1:5000"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
 	@echo "PYTHON=...   the interpreter for .venv, 3.11 or later (default: python3)"
-	@echo "EXTRAS=...   optional parts to install as well: latents, dinov2, s3, gs, server; several with commas"
+	@echo "EXTRAS=...   optional parts to install as well: latents, dinov2, s3, gs, server, triton; several with commas"
 
 repro: .venv/.run
 	$(BIN)/scm run

@@ -4,11 +4,32 @@ With scores S and weights P = softmax(S), O = P v has the tangent (P * (dS - mu)
 the keys. All sums over the keys are kept relative to the largest score so far.
 """
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 QUERIES, KEYS = 128, 512
 """Tokens of a block."""
+
+LONG = 1024
+"""Tokens from which on the kernel of scm/jvp/flash.py is used."""
+CHANNELS = (16, 32, 64, 128)
+"""Sizes of a head that the kernel takes."""
+
+
+def has_kernel(primals: tuple[Tensor, Tensor, Tensor]) -> bool:
+    """Whether scm/jvp/flash.py computes this attention, without mask: on CUDA, with the extra `triton` installed."""
+    q, k, v = primals
+    return (
+        q.is_cuda
+        and min(q.shape[-2], k.shape[-2]) >= LONG
+        and q.shape[-1] in CHANNELS
+        and k.shape == v.shape == (*q.shape[:-2], k.shape[-2], q.shape[-1])
+        and q.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and q.dtype == k.dtype == v.dtype
+        and find_spec("triton") is not None
+    )
 
 
 def attention_tangent(

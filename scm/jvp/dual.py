@@ -8,7 +8,8 @@ a graph.
 
 `RULES` holds the operations whose tangent is cheaper than the general one. `torch.func.jvp` differentiates any other
 operation, and any other form of calling one with a rule: a network built from operations without rules is slower, not
-wrong. An operation that writes in place is refused. `COMPOSED` holds the functions that are written anew from others.
+wrong. An operation that writes in place is refused. `COMPOSED` holds the functions that give output
+and tangent by themselves.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scm.jvp.attention import attention_tangent
+from scm.jvp.attention import attention_tangent, has_kernel
 from scm.jvp.multihead import multi_head_attention
 
 Rule = Callable[..., Any]
@@ -250,23 +251,29 @@ def _group_norm(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     return change if weight is None else change * weight.reshape(channels, *[1] * (x.ndim - 2))
 
 
-def _attention(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """Softmax attention: the primal by torch's own, whose kernels have no forward mode; the tangent in blocks."""
+def _attention(*args: Any, **kwargs: Any) -> Dual:
+    """Softmax attention: by the kernel where it can; else the output by torch's own, and the tangent in blocks."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if given.get("dropout_p"):
         raise TypeError("scaled_dot_product_attention with dropout has no tangent: set dropout_p to 0")
-    parts, mask, scale = [given[name] for name in names[:3]], given.get("attn_mask"), given.get("scale")
-    primals, tangents = [_primal(x).detach() for x in parts], [_tangent(x) for x in parts]
-    if given.get("enable_gqa"):
-        for values in (primals, tangents):
-            heads = values[0].shape[-3]
-            values[1:] = [x.repeat_interleave(heads // x.shape[-3], dim=-3) for x in values[1:]]
-    masks = None if mask is None else (_primal(mask).detach(), mask.tangent if isinstance(mask, Dual) else None)
-    scale = primals[0].shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = primals
-    dq, dk, dv = tangents
-    return attention_tangent((q, k, v), (dq, dk, dv), masks, bool(given.get("is_causal")), scale)
+    parts, mask, causal = [given[name] for name in names[:3]], given.get("attn_mask"), bool(given.get("is_causal"))
+    scale = parts[0].shape[-1] ** -0.5 if given.get("scale") is None else given["scale"]
+    primals, tangents = [_primal(x) for x in parts], [_tangent(x) for x in parts]
+    if mask is None and not causal and has_kernel((primals[0], primals[1], primals[2])):
+        from scm.jvp.flash import output_and_tangent as by_kernel
+
+        return Dual(*by_kernel(scale, *primals, *tangents))
+    output = functional.scaled_dot_product_attention(*_each(_primal, args), **_each(_primal, kwargs))
+    with torch.no_grad():
+        if given.get("enable_gqa"):
+            for values in (primals, tangents):
+                heads = values[0].shape[-3]
+                values[1:] = [x.repeat_interleave(heads // x.shape[-3], dim=-3) for x in values[1:]]
+        masks = None if mask is None else (_primal(mask), mask.tangent if isinstance(mask, Dual) else None)
+        q, k, v = primals
+        dq, dk, dv = tangents
+        return Dual(output, attention_tangent((q, k, v), (dq, dk, dv), masks, causal, scale))
 
 
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
@@ -297,8 +304,10 @@ RULES: dict[str, Rule] = {
     "group_norm": _group_norm,
     "softmax": _softmax,
     "clamp": _clamp,
-    "scaled_dot_product_attention": _attention,
     **dict.fromkeys(["ones_like", "zeros_like"], _constant),
 }
 
-COMPOSED: dict[str, Rule] = {"multi_head_attention_forward": multi_head_attention}
+COMPOSED: dict[str, Rule] = {
+    "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": multi_head_attention,
+}
