@@ -16,6 +16,8 @@ LONG = 1024
 """Tokens from which on the kernel of scm/jvp/flash.py is used."""
 CHANNELS = (16, 32, 64, 128)
 """Sizes of a head that the kernel takes."""
+HAS_TRITON = find_spec("triton") is not None
+"""Found once, for torch.compile does not trace the search."""
 
 
 def has_kernel(primals: tuple[Tensor, Tensor, Tensor]) -> bool:
@@ -28,7 +30,7 @@ def has_kernel(primals: tuple[Tensor, Tensor, Tensor]) -> bool:
         and k.shape == v.shape == (*q.shape[:-2], k.shape[-2], q.shape[-1])
         and q.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and q.dtype == k.dtype == v.dtype
-        and find_spec("triton") is not None
+        and HAS_TRITON
     )
 
 
