@@ -29,7 +29,7 @@ def prepare(settings: TrackingSettings, file: Path) -> None:
         sqlite3.Error: another process holds the file, or it is damaged. OSError: its folder cannot be written.
     """
     if not file.exists() or file.stat().st_size == 0:
-        _make(file, settings.artifacts or file.with_name("mlartifacts"))
+        _make(file)
         return
     _look(file)
     for old in _follow(settings, file):
@@ -39,7 +39,7 @@ def prepare(settings: TrackingSettings, file: Path) -> None:
         )
 
 
-def _make(file: Path, artifacts: Path) -> None:
+def _make(file: Path) -> None:
     """Lets MLflow make its tables, which takes seconds, in a file of another name: half of them would be of no use."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -48,9 +48,12 @@ def _make(file: Path, artifacts: Path) -> None:
     for rest in (new, new.with_name(f"{new.name}-journal")):
         rest.unlink(missing_ok=True)
     new.touch()  # MLflow would try for minutes where it cannot write
-    # MLflow writes this place into a statement as it is, so it must have no quotes and no colons.
-    store = SqlAlchemyStore(sqlite_address(new), artifacts.absolute().as_uri())
-    store._dispose_engine()  # pyright: ignore[reportPrivateUsage]
+    # MLflow writes the folder of its own first experiment into a statement as it is: no quotes and colons may be in it.
+    folder = file.absolute().with_name("mlruns")
+    made = not folder.exists()
+    SqlAlchemyStore(sqlite_address(new), folder.as_uri())._dispose_engine()  # pyright: ignore[reportPrivateUsage]
+    if made and folder.is_dir():
+        folder.rmdir()
     new.replace(file)
 
 

@@ -182,7 +182,7 @@ def test_a_damaged_store_is_named_with_the_remedy(
 def test_a_store_is_made_complete_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     settings = TrackingSettings(True, None, None, tmp_path)
     (tmp_path / "mlflow.db.new").write_text("what a killed process left")
@@ -192,7 +192,7 @@ def test_a_store_is_made_complete_or_not_at_all(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(MlflowClient, "search_experiments", killed)
+        patched.setattr(SqlAlchemyStore, "_dispose_engine", killed)
         store.connect(settings)
     assert not (tmp_path / "mlflow.db").exists()
     store.connect(settings)
