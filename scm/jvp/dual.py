@@ -23,6 +23,8 @@ from scm.jvp.attention import attention_tangent, has_kernel
 from scm.jvp.multihead import multi_head_attention
 
 Rule = Callable[..., Any]
+RANDOM = ("alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout", "rrelu", "bernoulli")
+"""Functions whose output is drawn: a second evaluation, for the tangent, would draw another one."""
 
 
 def _method(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,6 +135,8 @@ def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """The tangent by torch.func.jvp: right for every operation, at the price of evaluating it a second time."""
     if kwargs.get("inplace") or (func.__name__.endswith("_") and not func.__name__.endswith("__")):
         raise TypeError(f"{func.__name__} writes in place, which a tangent cannot ride along with")
+    if func.__name__ in RANDOM and kwargs.get("training", True):
+        raise TypeError(f"{func.__name__} has no tangent: each evaluation draws anew; use dropout, or call eval()")
     parts = result if _is_sequence(result) else [result]
     if not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
         return None  # a shape, a comparison: nothing to differentiate
@@ -276,6 +280,13 @@ def _attention(*args: Any, **kwargs: Any) -> Dual:
         return Dual(output, attention_tangent((q, k, v), (dq, dk, dv), masks, causal, scale))
 
 
+def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Dropout whose output and tangent have one mask, which is drawn once."""
+    if inplace:
+        raise TypeError("dropout writes in place, which a tangent cannot ride along with: set inplace to False")
+    return input * functional.dropout(torch.ones_like(_primal(input)), p, training)
+
+
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     if len(args) != 3 or not all(isinstance(bound, int | float) for bound in args[1:]):
         return NotImplemented
@@ -308,6 +319,7 @@ RULES: dict[str, Rule] = {
 }
 
 COMPOSED: dict[str, Rule] = {
+    "dropout": _dropout,
     "scaled_dot_product_attention": _attention,
     "multi_head_attention_forward": multi_head_attention,
 }

@@ -110,3 +110,18 @@ def test_a_function_that_ignores_its_input_has_no_tangent():
     x = torch.ones(2)
     output, tangent = output_and_tangent(lambda x: torch.zeros(3), (x,), (x,))
     assert output.shape == tangent.shape == (3,) and not tangent.any()
+
+
+def test_dropout_has_one_mask_for_output_and_tangent():
+    layer, x = torch.nn.Dropout(0.4), torch.randn(1000, dtype=torch.float64)
+    output, tangent = output_and_tangent(layer, (x,), (torch.ones_like(x),))
+    assert torch.equal(output, x * tangent) and sorted(tangent.unique().tolist()) == pytest.approx([0, 1 / 0.6])
+    output, tangent = output_and_tangent(layer.eval(), (x,), (torch.ones_like(x),))
+    assert torch.equal(output, x) and torch.equal(tangent, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout(0.4, inplace=True), torch.nn.Dropout2d(0.4), torch.nn.RReLU()])
+def test_layers_that_would_draw_twice_are_refused(layer):
+    x = torch.randn(2, 3, 4, 4)
+    with pytest.raises(TypeError, match=r"has no tangent|in place"):
+        output_and_tangent(layer, (x * 1,), (torch.ones_like(x),))

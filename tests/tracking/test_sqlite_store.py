@@ -182,6 +182,7 @@ def test_a_damaged_store_is_named_with_the_remedy(
 def test_a_store_is_made_complete_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    store.quieten()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     settings = TrackingSettings(True, None, None, tmp_path)
