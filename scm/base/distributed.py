@@ -46,7 +46,9 @@ class Ranks:
         """Reads torchrun's environment as `apart` does, and joins the group of all processes."""
         ranks = cls.apart(device)
         if ranks.world > 1:
-            dist.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=PATIENCE)
+            # NCCL connects at once when it knows the GPU, so a machine that cannot be reached fails here.
+            gpu = ranks.device if ranks.device.type == "cuda" else None
+            dist.init_process_group("gloo" if gpu is None else "nccl", timeout=PATIENCE, device_id=gpu)
         return ranks
 
     def total(self, values: Tensor) -> Tensor:
