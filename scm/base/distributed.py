@@ -1,12 +1,15 @@
 """This process among those that torchrun started; a single process has world size 1."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from scm.errors import UserError
 
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others: rank 0 alone writes snapshots and verifies them, of which there may be
@@ -75,6 +78,22 @@ class Ranks:
         values = torch.tensor([value], device=self.device)
         dist.all_reduce(values, dist.ReduceOp.MIN)
         return int(values.item())
+
+    def first(self, work: Callable[[], None]) -> None:
+        """Does `work` in rank 0 while the others wait; if it fails, all processes end.
+
+        Raises:
+            UserError: rank 0 has failed, in the other processes; rank 0 raises what `work` did.
+        """
+        done = self.rank != 0
+        try:
+            if self.rank == 0:
+                work()
+                done = True
+        finally:
+            failed = self.any(not done)
+        if failed:
+            raise UserError(f"rank {self.rank} ends: rank 0 failed, as it explains")
 
     def wait(self) -> None:
         """Waits until every process has called this."""
