@@ -257,8 +257,11 @@ class Trainer:
         """Writes the averages whenever another 1/snapshots of the budget is done."""
         settings = self.settings
         before = (self.images - settings.batch) * settings.snapshots // settings.images
-        if min(self.images, settings.images) * settings.snapshots // settings.images == before or self.ranks.rank:
-            return
+        if min(self.images, settings.images) * settings.snapshots // settings.images != before:
+            self.ranks.first(self._snapshot)
+
+    def _snapshot(self) -> None:
+        settings = self.settings
         # One file for each average, with the buffers that the network needs as well.
         buffers = {key: value for key, value in self.model.named_buffers() if key in self.model.state_dict()}
         header = {**settings.header, "images": self.images, "buffers": sorted(buffers)}
@@ -317,12 +320,13 @@ class Trainer:
     def _save(self) -> None:
         # A resumed run adds up the same parts, and all ranks have the same from here on.
         self.micro_batch = self.ranks.least(self.micro_batch)
-        if self.ranks.rank == 0:
-            counters = {name: getattr(self, name) for name in COUNTERS}
-            counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
-            header = {**counters, **self.record.state()}
-            checkpoint.save(self.work, self.trained, self.optimizer, self.averages, header)
-        self.ranks.wait()
+        self.ranks.first(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
+        header = {**counters, **self.record.state()}
+        checkpoint.save(self.work, self.trained, self.optimizer, self.averages, header)
 
     def _resume(self) -> None:
         """Restores the last checkpoint, verifies what it stands on and deletes what was written after it."""
@@ -339,10 +343,11 @@ class Trainer:
                 f"{self.work} is not the same on all machines: set SCM_WORK to a shared folder that holds the first "
                 "machine's checkpoint"
             )
-        if self.ranks.rank == 0:
-            for line in self.record.restore(header):
-                self.diagnosis.add(json.loads(line))
-        self.ranks.wait()
+        self.ranks.first(lambda: self._restore_record(header))
+
+    def _restore_record(self, header: dict[str, Any] | None) -> None:
+        for line in self.record.restore(header):
+            self.diagnosis.add(json.loads(line))
 
     def _say_if_too_little_room(self) -> None:
         settings = self.settings
