@@ -79,12 +79,26 @@ def bring_images(root: Path, path: str, source: Remote | None) -> None:
 
 
 def check_repository(root: Path) -> None:
-    """Raises UserError if there is no git repository, which DVC asks for unless it is told to do without."""
+    """Checks that DVC can work in the project's folder.
+
+    Raises:
+        UserError: its path has braces, which DVC takes for a format; or there is no git repository, which DVC asks for
+            unless it is told to do without.
+    """
+    if {"{", "}"} & set(str(root)):
+        raise UserError(f"DVC fails in a folder whose path has braces: rename {root}")
     if in_repository(root):
         return
     if dvc(root, "config", "core.no_scm", check=False).stdout.strip().lower() in ("", "false"):
         problem = f"{root} is in no git repository, as after the download of a .zip"
         raise UserError(f"{problem}: run `git init` there, or `dvc config --local core.no_scm true` to do without git")
+
+
+def check_writable(root: Path) -> None:
+    """Raises UserError if DVC cannot write its own files."""
+    own = root / ".dvc"
+    if own.exists() and not os.access(own, os.W_OK):
+        raise UserError(f"{own} cannot be written: mount it writable, or change its owner, and run the same again")
 
 
 def push(root: Path) -> None:

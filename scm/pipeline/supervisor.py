@@ -24,7 +24,7 @@ from scm.base.project import TEACHER
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
 from scm.params.project import Project
-from scm.pipeline.dvc_command import check_repository, dvc_program
+from scm.pipeline.dvc_command import check_repository, check_writable, dvc_program
 from scm.results.fingerprint import check_files
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,6 +43,7 @@ def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
     """
     params = Project.open(root).params
     check_repository(root)
+    check_writable(root)
     shares = _shares(params, visible_gpus()) if parallel and not arguments else []
     if parallel and len(shares) < 2:
         reason = "is for the whole pipeline" if arguments else "needs two students and a GPU for each"

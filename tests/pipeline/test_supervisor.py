@@ -127,6 +127,23 @@ def test_without_a_repository_dvc_has_to_be_told(project, no_scm, runs):
         supervisor.run([], root=project)
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_dvc_starts(project, monkeypatch):
+    """dvc ends with 255 and offers its support."""
+    fake_dvc(project, "")
+    (project / ".dvc").mkdir(exist_ok=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != project / ".dvc")
+    with pytest.raises(UserError, match=r"\.dvc cannot be written: mount it writable, or change its owner"):
+        supervisor.run([], root=project)
+    assert not (project / "calls.txt").exists()
+
+
+def test_braces_in_the_folders_path_are_refused(project):
+    """dvc takes them for a format, and ends with an AttributeError."""
+    moved = project.rename(project.with_name("a {x}"))
+    with pytest.raises(UserError, match=r"whose path has braces: rename .*a \{x\}"):
+        supervisor.run([], root=moved)
+
+
 def test_parameters_are_checked_first(project):
     fake_dvc(project, "")
     path = project / "params.yaml"
