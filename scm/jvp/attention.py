@@ -21,7 +21,7 @@ HAS_TRITON = find_spec("triton") is not None
 
 
 def has_kernel(primals: tuple[Tensor, Tensor, Tensor]) -> bool:
-    """Whether scm/jvp/flash.py computes this attention, without mask: on CUDA, with the extra `triton` installed."""
+    """True if scm/jvp/flash.py computes this attention without mask: on CUDA, with the extra `triton` installed."""
     q, k, v = primals
     return (
         q.is_cuda

@@ -120,6 +120,6 @@ class Attention(torch.autograd.Function):
 
 
 def output_and_tangent(scale: float, *values: Tensor) -> tuple[Tensor, Tensor]:
-    """Of softmax attention, the output with its graph; `values`: q, k, v and their tangents."""
+    """The output of softmax attention with its graph, and its tangent; `values`: q, k, v and their tangents."""
     result: Any = Attention.apply(scale, *values)
     return result
