@@ -84,7 +84,7 @@ class Losses:
     recorded: bool = True
 
     def detached(self) -> "Losses":
-        """The same numbers without a graph, which would keep a step's activations."""
+        """Drops the graph, which would keep a step's activations, and keeps the numbers."""
         parts = {name: part.detached() for name, part in self.parts.items()}
         return replace(self, value=self.value.detach(), parts=parts)
 
