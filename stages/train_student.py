@@ -5,6 +5,7 @@ from scm.base.project import TEACHER
 from scm.build.models import compile_networks, device_of, new_student, student_header
 from scm.build.training import TrainingData, fitting_teacher, student_objective, student_probe, training_settings
 from scm.generation.trained import load_model
+from scm.jvp import recomputed
 from scm.pipeline.stage import Stage, main
 from scm.training.export import export
 from scm.training.loop import Trainer
@@ -29,7 +30,8 @@ def run(stage: Stage) -> None:
     loop = training_settings(params, settings, f"student {method}", header)
     place = stage.work, ranks, stage.stopping, stage.progress
     probe = student_probe(params, settings, student, data)
-    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, params.runtime.images_at_once)
+    way = params.runtime.images_at_once, params.runtime.checkpointing, recomputed
+    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, *way)
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]

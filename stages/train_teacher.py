@@ -35,6 +35,7 @@ def run(stage: Stage) -> None:
         stage.stopping,
         stage.progress,
         micro_batch=params.runtime.images_at_once,
+        checkpointing=params.runtime.checkpointing,
     )
     with stage.shown_live(stage.work / METRICS):
         trainer.run()

@@ -4,6 +4,8 @@ With scores S and weights P = softmax(S), O = P v has the tangent (P * (dS - mu)
 the keys. All sums over the keys are kept relative to the largest score so far.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -20,11 +22,25 @@ HAS_TRITON = find_spec("triton") is not None
 """Found once, for torch.compile does not trace the search."""
 
 
+_kernel_wanted = [True]
+
+
+@contextmanager
+def without_kernel() -> Generator[None]:
+    """In the block attention is torch's own, so that a second evaluation without tangents keeps the same tensors."""
+    before, _kernel_wanted[0] = _kernel_wanted[0], False
+    try:
+        yield
+    finally:
+        _kernel_wanted[0] = before
+
+
 def has_kernel(primals: tuple[Tensor, Tensor, Tensor]) -> bool:
     """True if scm/jvp/flash.py computes this attention without mask: on CUDA, with the extra `triton` installed."""
     q, k, v = primals
     return (
         q.is_cuda
+        and _kernel_wanted[0]
         and min(q.shape[-2], k.shape[-2]) >= LONG
         and q.shape[-1] in CHANNELS
         and k.shape == v.shape == (*q.shape[:-2], k.shape[-2], q.shape[-1])

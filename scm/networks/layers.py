@@ -1,10 +1,13 @@
 """Layers that the architectures share; each supports forward-mode differentiation and writes nothing in place."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import checkpoint
 
 from scm.networks.dropout import for_layer
 from scm.networks.magnitude import EPSILON
@@ -48,6 +51,23 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.matmul(v, weights.transpose(-1, -2))
 
 
+def evaluated(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    return block(*inputs)
+
+
+def recomputed(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """block(*inputs), whose graph keeps the inputs and no activation: its backward evaluates the block again.
+
+    Args:
+        block: draws no random numbers, and its result depends on the inputs and on parameters alone.
+        inputs: tensors, or any other values; tangents take `scm.jvp.recomputed`.
+    """
+    if not torch.is_grad_enabled():
+        return block(*inputs)
+    again = cast(Any, checkpoint).checkpoint
+    return again(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 class UNet(nn.Module):
     """Encoder and decoder of residual blocks, whose layers are named by resolution; the architectures add the rest.
 
@@ -56,10 +76,14 @@ class UNet(nn.Module):
 
     Args:
         dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
+
+    Attributes:
+        evaluate: evaluates a block on its inputs; `recomputed` does so without storing activations.
     """
 
     def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
         super().__init__()
+        self.evaluate: Callable[..., Tensor] = evaluated
         self._settings, self._dropout, self._dropout_max_resolution = settings, dropout, dropout_max_resolution
 
     def _build_encoder(self, first: nn.Module, channels: int, block: Callable[..., nn.Module]) -> list[int]:
@@ -114,10 +138,15 @@ class UNet(nn.Module):
         self, x: Tensor, embedding: Tensor, seeds: Tensor | None, join: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         """Runs the encoder and the decoder; `join` puts an encoder's output beside the decoder's."""
+
+        def joined(layer: nn.Module, x: Tensor, skip: Tensor | None, embedding: Tensor, seeds: Tensor | None) -> Tensor:
+            return layer(x if skip is None else join(x, skip), embedding, seeds)
+
         skips: list[Tensor] = []
         for index, (name, layer) in enumerate(self.encoder.items()):
-            x = layer(x) if name.endswith("_conv") else layer(x, embedding, for_layer(seeds, index))
+            x = layer(x) if name.endswith("_conv") else self.evaluate(layer, x, embedding, for_layer(seeds, index))
             skips.append(x)
         for index, (name, layer) in enumerate(self.decoder.items(), len(skips)):
-            x = layer(join(x, skips.pop()) if "block" in name else x, embedding, for_layer(seeds, index))
+            skip = skips.pop() if "block" in name else None
+            x = self.evaluate(partial(joined, layer), x, skip, embedding, for_layer(seeds, index))
         return x

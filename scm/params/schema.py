@@ -214,6 +214,7 @@ class Runtime(Section):
     threads: Whole | None
     processes: Whole
     micro_batch: Literal["auto"] | Whole
+    checkpointing: Literal["auto", "none", "blocks"]
     compile: bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from scm.ema.tracker import Averages
 from scm.errors import Interrupted, UserError
 from scm.networks import Model
 from scm.networks.dropout import samples_from
+from scm.networks.layers import UNet, recomputed
 from scm.networks.magnitude import normalize_weights
 from scm.objectives.protocol import Batch, Losses, Objective
 from scm.training import checkpoint
@@ -39,8 +40,12 @@ from scm.training.record import SNAPSHOTS, Record
 from scm.training.room import bytes_written, shortage
 from scm.training.schedule import Schedule
 
-COUNTERS = ("images", "step", "skipped", "skipped_in_a_row", "micro_batch")
+Checkpointing = Literal["auto", "none", "blocks"]
+"""Values of runtime.checkpointing."""
+COUNTERS = ("images", "step", "skipped", "skipped_in_a_row", "micro_batch", "recomputes")
 """Attributes of the trainer that a checkpoint keeps in its header."""
+ENOUGH = 16
+"""Images at a time that keep a GPU busy: with fewer, computing activations again costs less than it gains."""
 MAX_SKIPPED = 20
 """A run ends after this many steps in a row with a non-finite gradient."""
 
@@ -113,6 +118,9 @@ class Trainer:
         auxiliary: the module that the objective trains beside the model.
         probe: measures the samples that the model draws with an average's weights; called at each snapshot.
         micro_batch: images that a process computes at a time, at most; None = as many as its GPU's memory holds.
+        checkpointing: `blocks` stores no activations of the networks' blocks, `none` stores them all, `auto` does so
+            until the memory holds fewer than ENOUGH images with them. Results do not depend on it.
+        recomputed: evaluates a block without storing its activations.
     """
 
     def __init__(
@@ -128,6 +136,8 @@ class Trainer:
         auxiliary: Auxiliary | None = None,
         probe: Callable[[Model, Mapping[str, Tensor]], float] | None = None,
         micro_batch: int | None = None,
+        checkpointing: Checkpointing = "auto",
+        recomputed: Callable[..., Tensor] = recomputed,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.data = Ahead(data, settings.batch)
@@ -138,6 +148,7 @@ class Trainer:
         self.optimizer = make_optimizer(model, auxiliary, settings)
         self.gradient_mean = GradientMean(self.parameters, ranks)
         self.micro_batch, self.given_micro_batch = micro_batch or settings.batch, micro_batch
+        self.checkpointing, self.recomputed, self.recomputes = checkpointing, recomputed, False
         self.averages = Averages(model, settings.profiles, settings.halflife)
         self.health = HealthFigures(ranks.device)
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
@@ -155,6 +166,8 @@ class Trainer:
             UserError: MAX_SKIPPED steps in a row had no finite gradient.
         """
         self._resume()
+        if self.recomputes or self.checkpointing == "blocks":
+            self._recompute()
         self._say_if_too_little_room()
         total = self.settings.images
         self.trained.train()
@@ -216,16 +229,32 @@ class Trainer:
     def _halve(self, count: int) -> None:
         """Makes parts of at most half of `count` images, for which the memory was too small.
 
+        Parts that would become too small to keep a GPU busy grow again without stored activations.
+
         Raises:
             UserError: the images cannot be divided, or other processes have a part of this step's gradient.
         """
         problem = f"the memory of {self.ranks.device} does not hold {count} images at a time"
-        if count == 1:
+        recompute = self.checkpointing == "auto" and not self.recomputes and count <= ENOUGH
+        if count == 1 and not recompute:
             raise UserError(f"{problem}: take precision bf16, a smaller network or a GPU with more memory") from None
         if self.gradient_mean.begun:
-            raise UserError(f"{problem}: set runtime.micro_batch to {count // 2}") from None
+            remedy = "runtime.checkpointing to blocks" if recompute else f"runtime.micro_batch to {count // 2}"
+            raise UserError(f"{problem}: set {remedy}") from None
+        if recompute:
+            self.say(f"{problem}: activations are computed again in the backward pass from now on")
+            self._recompute()
+            self.micro_batch = self.given_micro_batch or self.settings.batch
+            return
         self.micro_batch = count // 2
         self.say(f"{problem}: at most {self.micro_batch} from now on")
+
+    def _recompute(self) -> None:
+        """From now on the backward pass computes the activations of the networks' blocks again, with the same bits."""
+        self.recomputes = True
+        for module in self.trained.modules():
+            if isinstance(module, UNet):
+                module.evaluate = self.recomputed
 
     def _backward_of(self, part: int, parts: int, x_0: Tensor, labels: Tensor, seen: int) -> Losses:
         """Adds the gradients of one part of this rank's samples; the last part's pass averages them over the ranks."""
@@ -320,6 +349,8 @@ class Trainer:
     def _save(self) -> None:
         # A resumed run adds up the same parts, and all ranks have the same from here on.
         self.micro_batch = self.ranks.least(self.micro_batch)
+        if self.ranks.any(self.recomputes):
+            self._recompute()
         self.ranks.first(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
@@ -335,6 +366,7 @@ class Trainer:
             for name in COUNTERS:
                 setattr(self, name, header[name])
             self.micro_batch = self.given_micro_batch or self.micro_batch
+            self.recomputes &= self.checkpointing != "none"
             if self.loss_scale is not None:
                 self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")

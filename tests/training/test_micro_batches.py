@@ -1,4 +1,7 @@
-"""A batch in parts: the same data, noise and dropout, and so the same gradients; smaller parts if the memory ends."""
+"""A batch in parts: the same data, noise and dropout, and so the same gradients; smaller parts if the memory ends.
+
+And parts whose activations are computed again, which changes no bit.
+"""
 
 import json
 
@@ -6,6 +9,7 @@ import pytest
 import torch
 
 from scm.errors import Interrupted, UserError
+from scm.jvp import recomputed
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.discrete import DiscreteDistillation, time_grid
 from scm.objectives.multistep import MultistepDistillation
@@ -38,8 +42,10 @@ def objectives() -> dict[str, object]:
     }
 
 
-def trainer(work, objective, *, micro_batch=None, stopping=lambda: False, said=None, dropout=0.3, **changes):
-    """A training whose network suits the objective."""
+def trainer(
+    work, objective, *, stopping=lambda: False, said=None, dropout=0.3, micro_batch=None, way="none", **changes
+):
+    """A training whose network suits the objective; `way` of checkpointing."""
     network = {
         "guidance": getattr(objective, "guidance", None) is not None,
         "segments": isinstance(objective, MultistepDistillation),
@@ -47,7 +53,8 @@ def trainer(work, objective, *, micro_batch=None, stopping=lambda: False, said=N
     fake = getattr(objective, "fake", None)
     return loop.Trainer(
         tiny_model(1, dropout=dropout, **network), objective, Digits(16), settings(**changes), work, ALONE, stopping,
-        print if said is None else said.append, loop.Auxiliary(fake) if fake else None, micro_batch=micro_batch,
+        print if said is None else said.append, loop.Auxiliary(fake) if fake else None, None,
+        micro_batch, way, recomputed,
     )  # fmt: skip
 
 
@@ -82,15 +89,23 @@ def test_the_parts_are_equal_and_as_few_as_the_limit_allows(images, limit, parts
     assert parts_of(images, limit) == parts
 
 
+@pytest.mark.parametrize("name", ["diffusion", "scd, guided", "multistep", "scd + vsd"])
+def test_activations_that_are_computed_again_change_no_bit(tmp_path, name):
+    """With dropout, and of the fake score as well."""
+    for way in ("none", "blocks"):
+        trainer(tmp_path / way, objectives()[name], way=way, images=64).run()
+    assert equal(result(tmp_path / "none"), result(tmp_path / "blocks"))
+
+
 class Small:
-    """An objective on a device that holds the activations of `most` images."""
+    """An objective on a device that holds the activations of `most` images, of three times as many without blocks."""
 
     def __init__(self, most: int, fault: type[Exception] = torch.OutOfMemoryError) -> None:
         self.most, self.fault, self.asked, self.objective = most, fault, [], Diffusion(0.5, -0.8, 1.6)
 
     def __call__(self, model, batch, images_seen):
         self.asked.append(len(batch.x_0))
-        if len(batch.x_0) > self.most:
+        if len(batch.x_0) > self.most * (3 if model.network.evaluate is recomputed else 1):
             raise self.fault("out of memory")
         return self.objective(model, batch, images_seen)
 
@@ -112,6 +127,23 @@ def test_too_small_a_memory_halves_the_parts_once_and_for_all(tmp_path):
         for name in ("small", "given")
     )
     assert [line["loss"] for line in one] == [line["loss"] for line in other]
+
+
+def test_too_small_a_memory_computes_activations_again_before_the_parts_become_small(tmp_path):
+    """And then tries the whole batch again, of which the memory holds more now; a resumed run goes on so."""
+    said, small = [], Small(5)
+    stops = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted):
+        trainer(tmp_path, small, way="auto", said=said, stopping=lambda: next(stops)).run()
+    assert small.asked == [16, 16, *[8] * 10]
+    assert [line for line in said if "does not hold" in line] == [
+        "the memory of cpu does not hold 16 images at a time: activations are computed again in the backward pass from "
+        "now on",
+        "the memory of cpu does not hold 16 images at a time: at most 8 from now on",
+    ]
+    resumed = Small(5)
+    trainer(tmp_path, resumed, way="auto").run()
+    assert set(resumed.asked) == {8}
 
 
 def test_a_resumed_run_keeps_the_parts(tmp_path):
