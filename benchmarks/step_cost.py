@@ -16,7 +16,6 @@ import os
 import statistics
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +23,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from scm.base.yaml_files import parse_mapping, render
+from scm.build.memory import LiveMemory, Undrawn
 from scm.build.models import device_of, network_settings
 from scm.errors import UserError
 from scm.jvp import output_and_tangent
@@ -77,43 +75,6 @@ def tangent_by(way: str) -> Iterator[None]:
         yield
     finally:
         consistency.output_and_tangent = ours
-
-
-def storages_in(tree: Any) -> list[Any]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-class LiveMemory(TorchDispatchMode):
-    """Bytes of the live tensors that were made inside the block, and their peak; on any device.
-
-    On the CPU they equal the allocator's count; under torch.func.jvp, whose wrappers count too, they are 5 % above it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen = weakref.WeakSet[Any]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._seen.update(storages_in((args, kwargs)))  # what was there before the block
-        result = func(*args, **(kwargs or {}))
-        for storage in storages_in(result):
-            if storage not in self._seen:
-                self._seen.add(storage)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._free, storage.nbytes())
-        return result
-
-    def _free(self, size: int) -> None:
-        self.now -= size
-
-
-class Undrawn(Batch):
-    """A batch on the meta device, where no generator draws."""
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.empty(self.x_0.shape[0], *shape, device=self.x_0.device)
 
 
 class Steps:

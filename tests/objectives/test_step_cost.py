@@ -5,7 +5,6 @@ import torch
 
 from benchmarks.step_cost import (
     WAYS,
-    LiveMemory,
     Steps,
     count,
     preset_settings,
@@ -47,16 +46,3 @@ def test_the_three_ways_give_the_same_loss_and_gradients():
         found[way] = torch.cat([p.grad.flatten() for p in steps.model.parameters() if p.grad is not None])
     for way in ("split", "jvp"):
         assert torch.allclose(found[way], found["ours"], atol=1e-5 * float(found["ours"].abs().max()))
-
-
-def test_live_memory_counts_what_is_alive():
-    before = torch.zeros(300)
-    with LiveMemory() as memory:
-        assert before[1:].sum() == 0
-        a = torch.zeros(1000)
-        b = a.reshape(10, 100)  # no memory of its own
-        assert memory.now == 4000
-        c = torch.zeros(500, dtype=torch.float64) + 1
-        assert memory.peak == 4000 + 2 * 4000
-        del a, c
-        assert memory.now == 4000 and b.shape == (10, 100)
