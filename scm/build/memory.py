@@ -165,6 +165,7 @@ class Counted:
         divisible: bytes of the optimiser's moments and of the averages, which `runtime.shard` divides.
         sample: bytes of an image and its label as the training holds them.
         peaks: the activations for a value of runtime.checkpointing, counted when they are asked for.
+        ways: the values of runtime.checkpointing that this training knows.
     """
 
     weights: int
@@ -172,6 +173,7 @@ class Counted:
     divisible: int
     sample: int
     peaks: Callable[[str], Peaks]
+    ways: tuple[str, ...] = ("none",)
 
 
 @dataclass(frozen=True)
@@ -236,17 +238,18 @@ class Choice(NamedTuple):
 def choose(memory: Memory, free: int, micro_batch: int | None = None, checkpointing: str = "auto") -> Choice:
     """The settings that `auto` stands for.
 
-    The micro-batch is the largest divisor of the process's batch that fits, and that is no larger than the one given.
-    Activations are kept, as computing them again costs a fifth more arithmetic, if at least ENOUGH images at a time
-    (or as many as the batch and the given limit allow) fit so; else they are computed again, if more images fit then.
+    The micro-batch is the largest divisor of the process's batch that fits; a given one is the largest divisor that is
+    no larger. Activations are kept, as computing them again costs a fifth more arithmetic, if at least ENOUGH images at
+    a time (or all that there are) fit so; else they are computed again, if more images fit then.
 
     Args:
         free: bytes that this process may use in all, its weights included (`usable`).
         micro_batch: the most images at a time; None = auto.
         checkpointing: auto, none or blocks.
     """
-    limit = memory.batch if micro_batch is None else micro_batch
-    sizes = [size for size in range(memory.batch, 0, -1) if memory.batch % size == 0 and size <= limit]
+    sizes = [size for size in range(memory.batch, 0, -1) if memory.batch % size == 0]
+    if micro_batch is not None:
+        sizes = [next(size for size in sizes if size <= micro_batch)]
 
     def best(way: str) -> Choice:
         choices = [Choice(size, way, need := memory.need(size, way), need.total <= free) for size in sizes]
@@ -255,6 +258,8 @@ def choose(memory: Memory, free: int, micro_batch: int | None = None, checkpoint
     if checkpointing != "auto":
         return best(checkpointing)
     kept = best("none")
+    if "blocks" not in memory.counted.ways:
+        return kept
     if kept.fits and kept.micro_batch >= min(ENOUGH, sizes[0]):
         return kept
     again = best("blocks")

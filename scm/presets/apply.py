@@ -53,6 +53,11 @@ def file(root: Path, name: str) -> Path:
     return named_file(_folder(root), name, "preset")
 
 
+def preview(params_file: Path, root: Path, name: str) -> Params:
+    """The parameters that `apply` would leave."""
+    return validate(plain(_target(read_tree(params_file), root, name)), f"preset {name} applied to {params_file}")
+
+
 def diff(params_file: Path, root: Path, name: str) -> list[str]:
     """What `apply` would change, one line "key: old -> new" for each value."""
     after = plain(_target(read_tree(params_file), root, name))

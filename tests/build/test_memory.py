@@ -96,7 +96,9 @@ def test_a_peak_is_the_highest_of_its_lines():
 def memory(batch: int, kept: int, again: int, shards: int = 1) -> Memory:
     """1 GiB of weights, 1 of gradients, 8 that are divisible; activations of so many MiB an image."""
     each = {"none": Peak((Line(0, kept * 2**20),)), "blocks": Peak((Line(0, again * 2**20),))}
-    return Memory(Counted(GIB, GIB, 8 * GIB, 0, lambda way: Peaks(each[way], each[way])), batch, shards)
+    return Memory(
+        Counted(GIB, GIB, 8 * GIB, 0, lambda way: Peaks(each[way], each[way]), ("none", "blocks")), batch, shards
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,8 @@ def test_given_settings_are_kept_and_what_does_not_fit_is_said():
     assert choose(small, 80 * GIB, micro_batch=40)[:2] == (32, "none")
     assert choose(small, 80 * GIB, checkpointing="blocks")[:2] == (256, "blocks")
     assert choose(small, 20 * GIB, checkpointing="none")[:2] == (8, "none")
+    too_large = choose(small, 20 * GIB, micro_batch=64, checkpointing="none")
+    assert too_large[:2] == (64, "none") and not too_large.fits
     least = choose(small, 9 * GIB)
     assert least == Choice(1, "blocks", Need(9 * GIB, GIB, 2**28), fits=False)
 
