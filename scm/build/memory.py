@@ -21,17 +21,18 @@ from scm.base.project import TEACHER
 from scm.base.randomness import global_draws
 from scm.build.models import network_settings, new_model, new_student
 from scm.build.training import student_objective
+from scm.jvp import recomputed
 from scm.networks import Model
+from scm.networks.layers import recompute_blocks
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Batch, Objective
 from scm.params import Params
+from scm.training.loop import ENOUGH
 
 FLOAT = 4
 """Bytes of a weight, of its gradient, of each of Adam's two moments and of each average: all are float32."""
 IMAGES = 99_991
 """Images of the counted step: a prime, so that a tensor's bytes are divisible by it if it has a row for each image."""
-ENOUGH = 16
-"""Images of a micro-batch that keep a GPU busy: with less, recomputing activations costs less than it gains."""
 FRAGMENTATION, RESERVED = 0.06, 3 * 2**29
 """Assumed, not measured: the part of a GPU's memory that the allocator leaves between tensors, and the bytes of the
 driver's context, of NCCL's buffers and of the libraries' workspaces."""
@@ -164,8 +165,7 @@ class Counted:
         gradients: bytes of the gradients.
         divisible: bytes of the optimiser's moments and of the averages, which `runtime.shard` divides.
         sample: bytes of an image and its label as the training holds them.
-        peaks: the activations for a value of runtime.checkpointing, counted when they are asked for.
-        ways: the values of runtime.checkpointing that this training knows.
+        peaks: the activations with checkpointing `none` or `blocks`, counted when they are asked for.
     """
 
     weights: int
@@ -173,7 +173,6 @@ class Counted:
     divisible: int
     sample: int
     peaks: Callable[[str], Peaks]
-    ways: tuple[str, ...] = ("none",)
 
 
 @dataclass(frozen=True)
@@ -258,8 +257,6 @@ def choose(memory: Memory, free: int, micro_batch: int | None = None, checkpoint
     if checkpointing != "auto":
         return best(checkpointing)
     kept = best("none")
-    if "blocks" not in memory.counted.ways:
-        return kept
     if kept.fits and kept.micro_batch >= min(ENOUGH, sizes[0]):
         return kept
     again = best("blocks")
@@ -306,7 +303,7 @@ def count(params: Params, stage: str, item: str = TEACHER, classes: int = 0) -> 
         gradients=FLOAT * trained,
         divisible=FLOAT * (2 * trained + averages * own),
         sample=FLOAT * torch.Size(params.shape).numel() + torch.int64.itemsize,
-        peaks=cache(lambda way: peaks(setup(params, stage, item, classes))),
+        peaks=cache(lambda way: peaks(setup(params, stage, item, classes), way)),
     )
 
 
@@ -314,8 +311,8 @@ def _elements(module: nn.Module) -> int:
     return sum(value.numel() for value in module.parameters())
 
 
-def peaks(parts: Setup) -> Peaks:
-    """Runs a step without data, and counts what lives."""
+def peaks(parts: Setup, checkpointing: str) -> Peaks:
+    """Runs a step without data, with checkpointing `none` or `blocks`, and counts what lives."""
     settings = parts.model.settings
     shape = settings.channels, settings.resolution, settings.resolution
     x_0, labels = torch.empty(IMAGES, *shape, device="meta"), torch.zeros(IMAGES, dtype=torch.int64, device="meta")
@@ -323,6 +320,8 @@ def peaks(parts: Setup) -> Peaks:
     for module in (parts.model, parts.beside):
         if module is not None:
             module.train()
+            if checkpointing == "blocks":
+                recompute_blocks(module, recomputed)
     with global_draws(0), LiveMemory() as memory:
         losses = parts.objective(parts.model, batch, parts.steps_seen * IMAGES)
         losses.value.mean().backward()

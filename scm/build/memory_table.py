@@ -63,7 +63,7 @@ def fits(params: Params, classes: int, say: Callable[[str], None] = lambda train
                 choice = None
                 if batch % gpus == 0:
                     memory = Memory(counted, batch // gpus, gpus if shard == "optimizer" else 1)
-                    limit, way = params.runtime.images_at_once, getattr(params.runtime, "checkpointing", "auto")
+                    limit, way = params.runtime.images_at_once, params.runtime.checkpointing
                     choice = choose(memory, usable(total), limit, way)
                 found.append(Fit(item, gpus, size, shard, batch, choice))
     return found
@@ -128,7 +128,7 @@ def remarks(params: Params, found: Sequence[Fit]) -> list[str]:
 def _remedy(runtime: Runtime, fit: Fit, choice: Choice) -> str:
     if runtime.images_at_once is not None and choice.micro_batch > 1:
         return "set runtime.micro_batch: auto"
-    if getattr(runtime, "checkpointing", "auto") == "none":
+    if runtime.checkpointing == "none":
         return "set runtime.checkpointing: auto"
     if fit.gpus > 1 and fit.shard == "none":
         return "set runtime.shard: auto"

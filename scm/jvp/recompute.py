@@ -32,15 +32,15 @@ def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     aside: list[Tensor | None] = []
 
     def evaluate(*primals: Any) -> Tensor:
-        if aside:
+        if not tangents:
             return function(*primals)
         with without_kernel():
             output, tangent = _evaluated(function, primals, tangents)
-        tangents.clear()  # else the graph would keep them
+        tangents.clear()  # the graph keeps this function, and would keep them
         aside.append(tangent)
         return output
 
-    return _joined((_again(evaluate, *primals), aside[0]))
+    return _joined((_again(evaluate, *primals), aside.pop()))
 
 
 def _again(function: Callable[..., Any], *inputs: Any) -> Any:

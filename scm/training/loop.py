@@ -27,7 +27,7 @@ from scm.ema.tracker import Averages
 from scm.errors import Interrupted, UserError
 from scm.networks import Model
 from scm.networks.dropout import samples_from
-from scm.networks.layers import UNet, recomputed
+from scm.networks.layers import recompute_blocks, recomputed
 from scm.networks.magnitude import normalize_weights
 from scm.objectives.protocol import Batch, Losses, Objective
 from scm.training import checkpoint
@@ -252,9 +252,7 @@ class Trainer:
     def _recompute(self) -> None:
         """From now on the backward pass computes the activations of the networks' blocks again, with the same bits."""
         self.recomputes = True
-        for module in self.trained.modules():
-            if isinstance(module, UNet):
-                module.evaluate = self.recomputed
+        recompute_blocks(self.trained, self.recomputed)
 
     def _backward_of(self, part: int, parts: int, x_0: Tensor, labels: Tensor, seen: int) -> Losses:
         """Adds the gradients of one part of this rank's samples; the last part's pass averages them over the ranks."""

@@ -1,14 +1,19 @@
 """What a training needs of memory, as it is said before, and as torch's allocator measures it."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from scm import methods
 from scm.build import memory as build
 from scm.build.memory import Choice, Counted, Line, LiveMemory, Memory, Need, Peak, Peaks, choose, count
 from scm.build.models import network_settings, new_model, new_student
 from scm.build.training import student_objective, training_settings
+from scm.jvp import recomputed
 from scm.objectives.diffusion import Diffusion
+from scm.presets import apply
 from scm.training.loop import Trainer
 from tests.support.loops import ALONE, Digits
 from tests.support.projects import params_of_all
@@ -17,10 +22,10 @@ SMALL = {
     "network.width": 16, "network.channels_per_head": 16, "student.common.batch": 16, "teacher.batch": 16,
     "student.scd_vsd.fake_score.updates": 1, "student.vsd.fake_score.updates": 1,
 }  # fmt: skip
-GIB = 2**30
+GIB, ROOT = 2**30, Path(__file__).parents[2]
 
 
-def trained(params, item, work, micro_batch):
+def trained(params, item, work, micro_batch, way="none"):
     """Two steps of the real training of digits by one method, or of the teacher; returns what stays in memory."""
     network = network_settings(params.network, 3, params.shape)
     teacher = new_model(network, params.teacher, 0)
@@ -34,28 +39,43 @@ def trained(params, item, work, micro_batch):
         objective, beside = student_objective(item, settings, params.sampler, teacher, 0)
     loop = training_settings(params, settings, item, {"model": item, "network": model.settings.to_dict()})
     trainer = Trainer(
-        model, objective, Digits(settings.batch), loop, work, ALONE, bool, print, beside, micro_batch=micro_batch
+        model,
+        objective,
+        Digits(settings.batch),
+        loop,
+        work,
+        ALONE,
+        bool,
+        print,
+        beside,
+        None,
+        micro_batch,
+        way,
+        recomputed,
     )
+    if way == "blocks":
+        trainer._recompute()
     trainer.trained.train()
     for _ in range(2):  # the first step makes the optimiser's moments
         trainer._step()
     return trainer, teacher
 
 
-def said(params, item, micro_batch) -> int:
+def said(params, item, micro_batch, way="none") -> int:
     stage = "train_teacher" if item == "teacher" else "train_student"
-    return Memory(count(params, stage, item, 3), 16).need(micro_batch, "none").total
+    return Memory(count(params, stage, item, 3), 16).need(micro_batch, way).total
 
 
-slow = [pytest.param(name, 8, marks=pytest.mark.slow) for name in methods.names()]
+slow = [pytest.param(name, 8, "none", marks=pytest.mark.slow) for name in methods.names()]
+CASES = [("teacher", 16, "none"), ("teacher", 8, "blocks"), ("scd", 16, "none"), ("scd", 8, "blocks"), *slow]
 
 
-@pytest.mark.parametrize(("item", "micro_batch"), [("teacher", 16), ("teacher", 8), ("scd", 16), *slow])
-def test_a_training_needs_what_was_said_before(item, micro_batch, tmp_path):
+@pytest.mark.parametrize(("item", "micro_batch", "way"), CASES)
+def test_a_training_needs_what_was_said_before(item, micro_batch, way, tmp_path):
     params = params_of_all(None if item == "sct" else [1.0, 2.0], **SMALL)
     with LiveMemory() as memory:
-        kept = trained(params, item, tmp_path, micro_batch)
-    assert said(params, item, micro_batch) == pytest.approx(memory.peak, rel=0.03)
+        kept = trained(params, item, tmp_path, micro_batch, way)
+    assert said(params, item, micro_batch, way) == pytest.approx(memory.peak, rel=0.03)
     del kept
 
 
@@ -71,6 +91,26 @@ def test_the_allocator_counts_the_same(tmp_path):
             peak = max(peak, now)
     assert said(params, "scd", 16) == pytest.approx(peak, rel=0.05)
     del kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("item", "peak", "least", "most"),
+    [("teacher", 0.25, 4 / 3 - 0.02, 4 / 3 + 0.02), ("scd", 0.25, 7 / 6 - 0.02, 7 / 6 + 0.02)],
+)
+def test_checkpointing_repeats_one_evaluation_and_keeps_a_quarter_of_the_memory(item, peak, least, most):
+    """With the paper's network S and 64 images at a time; a step evaluates primal, tangent, teacher twice, backward."""
+    params = apply.preview(ROOT / "params.yaml", ROOT, "imagenet512-s")
+    stage = "train_teacher" if item == "teacher" else "train_student"
+    memory: dict[str, int] = {}
+    operations: dict[str, int] = {}
+    for way in ("none", "blocks"):
+        memory[way] = build.peaks(build.setup(params, stage, item, 1000), way).part.at(64)
+        with FlopCounterMode(display=False) as counter:  # apart, as it keeps tensors alive
+            build.peaks(build.setup(params, stage, item, 1000), way)
+        operations[way] = counter.get_total_flops()
+    assert memory["blocks"] <= peak * memory["none"]
+    assert least * operations["none"] < operations["blocks"] <= most * operations["none"]
 
 
 def test_live_memory_counts_what_is_alive():
@@ -96,9 +136,7 @@ def test_a_peak_is_the_highest_of_its_lines():
 def memory(batch: int, kept: int, again: int, shards: int = 1) -> Memory:
     """1 GiB of weights, 1 of gradients, 8 that are divisible; activations of so many MiB an image."""
     each = {"none": Peak((Line(0, kept * 2**20),)), "blocks": Peak((Line(0, again * 2**20),))}
-    return Memory(
-        Counted(GIB, GIB, 8 * GIB, 0, lambda way: Peaks(each[way], each[way]), ("none", "blocks")), batch, shards
-    )
+    return Memory(Counted(GIB, GIB, 8 * GIB, 0, lambda way: Peaks(each[way], each[way])), batch, shards)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_each_training_has_a_row_for_each_gpu(large):
     found = table.fits(params(), 3)
     head, rows = table.rows(found)
     assert head == ["training", "GPU", "1 GPU", "8 GPUs", "16 GPUs", "32 GPUs", "64 GPUs"]
-    teacher = ["no: 100.0 + 1.0 (1)", "65.0 + 4.0 (4)", "42.5 + 16.0 (16)", "41.2 + 8.0 (8)", "40.6 + 4.0 (4)"]
+    teacher = ["no: 100.0 + 1.0 (1*)", "65.0 + 4.0 (4)", "42.5 + 16.0 (16)", "41.2 + 8.0 (8)", "40.6 + 4.0 (4)"]
     assert rows[0] == ["teacher", "80 GB", *teacher]
     assert rows[3] == ["scd", "141 GB", "80.0 + 24.0 (24)", "45.0 + 3.0 (3)", "-", "-", "-"]
 
@@ -61,6 +61,6 @@ def test_the_command_prints_the_table_or_its_values(large, tmp_path, monkeypatch
     first = json.loads(capsys.readouterr().out)["memory"][0]
     assert first == {
         "training": "teacher", "gpus": 1, "gigabytes": 80, "shard": "none", "batch": 128, "micro_batch": 1,
-        "checkpointing": "none", "state": 100 * GIB, "activations": GIB, "fits": False,
+        "checkpointing": "blocks", "state": 100 * GIB, "activations": GIB, "fits": False,
     }  # fmt: skip
     assert main(["plan", "--json"]) == 0 and "memory" not in json.loads(capsys.readouterr().out)
