@@ -9,7 +9,12 @@ from scm.errors import UserError
 
 MAX_LABEL = 2**31 - 1
 WORDS = re.compile(r"[-_./ ]+")
-SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|eval|dev)([ ._-]?(set|data|images?|split|\d+))?")
+SPLIT = re.compile(
+    r"(train|training|trainval|val|valid|validation|test|testing|eval|evaluation|dev)"
+    r"([ ._-]?(set|data|images?|split|\d+))?"
+)
+DOMAIN = re.compile(r"(?<![A-Za-z])([Tt]rain|[Tt]est|[Vv]al)(?=[A-Z](?![A-Za-z]))")
+"""The split in trainA, beside which CycleGAN's data sets have trainB, testA and testB."""
 
 
 def is_label(value: Any) -> bool:
@@ -34,20 +39,24 @@ def refuse_mixed_splits(names: Sequence[str], path: Path) -> None:
     raise UserError(f"{path} holds the splits {', '.join(splits)} of a data set: {remedy}")
 
 
-def same_splits(names: Iterable[str]) -> list[str]:
-    """The names of folders that are splits of one data set, such as train and val, or pets_train and pets_val."""
+def same_splits(names: Iterable[str]) -> list[list[str]]:
+    """The names of folders that are splits of one data set, such as train and val, or trainA and testA, together."""
     groups: dict[str, list[str]] = {}
     for name in names:
         if is_split(name):
             groups.setdefault("", []).append(name)
         elif _splits(name):
-            rest = (word for word in WORDS.split(name.casefold()) if not is_split(word))
+            rest = (word for word in _words(name) if not is_split(word))
             groups.setdefault(" ".join(rest), []).append(name)
-    return next((group for group in groups.values() if len(group) > 1), [])
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _splits(name: str) -> frozenset[str]:
-    return frozenset(word for word in WORDS.split(name.casefold()) if is_split(word))
+    return frozenset(word for word in _words(name) if is_split(word))
+
+
+def _words(name: str) -> list[str]:
+    return WORDS.split(DOMAIN.sub(r"\1 ", name).casefold())
 
 
 def class_count(labels: Sequence[int], where: str) -> int:

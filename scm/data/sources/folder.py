@@ -5,6 +5,7 @@ import unicodedata
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from scm.data.reading import dataset_json
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
 from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
-from scm.data.reading.labels import class_count, same_splits
+from scm.data.reading.labels import class_count, is_split, same_splits
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
@@ -115,13 +116,17 @@ def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str
     _refuse_splits(classes, prefix, images, path)
     # Each image belongs to the class folder that it is in, at any depth.
     label_of, labels = {name: label for label, name in enumerate(classes)}, array("i")
+    inner: list[set[str]] = [set() for _ in classes]
     for number in range(len(images)):
-        inside = images.name(number).removeprefix(prefix)
-        if "/" not in inside:
+        *around, _ = images.name(number).removeprefix(prefix).split("/")
+        if not around:
             kind = "lies beside the class folders" if classes else "lies in no class folder"
             name = shown(images.name(number))
             raise UserError(f"{path}: {name} {kind}: move it into one, or set data.labels: false")
-        labels.append(label_of[inside.split("/")[0]])
+        label = label_of[around[0]]
+        labels.append(label)
+        inner[label].update(filter(is_split, around[1:]))
+    _refuse_inner_splits(inner, path)
     filled = set(labels)
     for label, name in enumerate(classes):
         if label not in filled:
@@ -150,16 +155,36 @@ def _class_folders(images: Catalogue, folders: set[str]) -> tuple[list[str], str
 
 def _refuse_splits(classes: list[str], prefix: str, images: Catalogue, path: Path) -> None:
     """Refuses the splits of a data set, such as train/ and val/, in place of its classes."""
-    splits = same_splits(classes)
-    if not splits:
+    groups = same_splits(classes)
+    if not groups:
         return
     insides = (images.name(number).removeprefix(prefix) for number in range(len(images)))
     around = {inside.split("/")[0] for inside in insides if inside.count("/") > 1}
-    if len(splits) == len(classes) or around.issuperset(splits):
+    splits = sorted(chain(*groups))
+    if len(splits) < len(classes):
+        splits = next((group for group in groups if around.issuperset(group)), [])
+    if splits:
         found = f"{', '.join(shown(prefix + name) for name in splits)} are splits of a data set, not classes"
+        raise UserError(f"{path}: {found}: {_split_remedy(splits, prefix, path)}, or rename folders that are classes")
+
+
+def _split_remedy(splits: list[str], prefix: str, path: Path) -> str:
+    trains = [prefix + name for name in splits if "train" in name.casefold()] or [prefix + splits[0]]
+    others = [prefix + name for name in splits if prefix + name not in trains]
+    if len(trains) == 1 or not others:
+        return f"set data.path to {path / trains[0]}" if path.is_dir() else f"pack {trains[0]} alone"
+    return f"move {', '.join(others)} away" if path.is_dir() else f"pack {', '.join(trains)} alone"
+
+
+def _refuse_inner_splits(inner: list[set[str]], path: Path) -> None:
+    """Refuses splits inside of the classes, as cat/train and cat/test; `inner` has those of each class."""
+    splits = sorted(inner[0]) if inner and all(names == inner[0] for names in inner) else []
+    if len(splits) > 1:
         train = next((name for name in splits if "train" in name.casefold()), splits[0])
-        remedy = f"set data.path to {path / prefix / train}" if path.is_dir() else f"pack {prefix}{train} alone"
-        raise UserError(f"{path}: {found}: {remedy}, or rename folders that are classes")
+        others = ", ".join(name for name in splits if name != train)
+        remedy = f"move {others} of each class away" if path.is_dir() else f"pack {train} of each class alone"
+        problem = f"{', '.join(splits)} in each class are splits of a data set"
+        raise UserError(f"{path}: {problem}: {remedy}, or rename these folders")
 
 
 def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:
