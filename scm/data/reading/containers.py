@@ -9,6 +9,7 @@ import gzip
 import os
 import posixpath
 import re
+import shlex
 import stat
 import tarfile
 import tempfile
@@ -28,6 +29,11 @@ from scm.data.reading.zips import read_member, read_member_head, zip_members
 from scm.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+UNPACK = {
+    ".xz": "xz -d", ".txz": "xz -d", ".lzma": "xz -d", ".zst": "zstd -d", ".tzst": "zstd -d", ".bz2": "bzip2 -d",
+    ".tbz2": "bzip2 -d", ".tbz": "bzip2 -d", ".lz4": "lz4 -d", ".gz": "gzip -d", ".tgz": "gzip -d",
+}  # fmt: skip
+"""Commands that unpack what is not read as it is, by the last suffix."""
 ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 LITTER = frozenset(
     {
@@ -85,6 +91,7 @@ def list_files(path: Path, stack: ExitStack) -> Listing:
         return _list_folder(path)
     suffix = path.name.lower()
     if not suffix.endswith(ARCHIVE_SUFFIXES):
+        refuse_packed(path, path)
         raise UserError(f"{path} is no folder and no archive: use one of {', '.join(ARCHIVE_SUFFIXES)}")
     try:
         handle = stack.enter_context(path.open("rb", buffering=0))
@@ -100,6 +107,13 @@ def list_files(path: Path, stack: ExitStack) -> Listing:
         raise unreadable(path, error) from error
     _follow_links(listing, path)
     return listing
+
+
+def refuse_packed(file: Path, path: Path) -> None:
+    """Refuses `file`, which is or lies in data.path (`path`), if it is packed in a way that is not read."""
+    if command := UNPACK.get(file.suffix.lower()):
+        more = ", and set data.path to what it leaves" if file == path else ""
+        raise UserError(f"{file} is packed in a way that is not read: run `{command} {shlex.quote(str(file))}`{more}")
 
 
 def unreadable(path: Path, error: BaseException) -> UserError:

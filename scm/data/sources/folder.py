@@ -11,7 +11,7 @@ from typing import Any
 
 from scm.data.reading import dataset_json
 from scm.data.reading.catalogue import Catalogue
-from scm.data.reading.containers import ARCHIVE_SUFFIXES, Listing, list_files, shown
+from scm.data.reading.containers import ARCHIVE_SUFFIXES, UNPACK, Listing, list_files, refuse_packed, shown
 from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
 from scm.data.reading.labels import class_count, is_split, same_splits
 from scm.data.reading.skipped import Skipped
@@ -61,8 +61,11 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
 def _remedy(path: Path, others: list[str]) -> str:
     """What to do where no file is an image; `others` are the files."""
     for name in others:
+        if name.lower().endswith((*ARCHIVE_SUFFIXES, *UNPACK)) and not path.is_dir():
+            return f"unpack it, since {shown(name)} in it is not read"
         if name.lower().endswith(ARCHIVE_SUFFIXES):
             return f"set data.path to {path / name}"
+        refuse_packed(path / name, path)
         if name.endswith(".parquet"):
             return "set data.source: parquet"
         if name.endswith(".npy"):

@@ -12,6 +12,7 @@ from scm.data.reading.containers import (
     SPECIAL,
     inner_name,
     is_litter,
+    refuse_packed,
     shown,
     tar_head_reader,
     tar_reader,
@@ -35,6 +36,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     path = wanted.path
     if not path.is_file():
         raise UserError(f"{path} is not a file: set data.path to ILSVRC2012_img_train.tar, or {ELSE}")
+    refuse_packed(path, path)
     skipped = Skipped()
     descriptor = stack.enter_context(path.open("rb", buffering=0)).fileno()
     try:

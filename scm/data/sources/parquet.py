@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scm.data.reading.containers import list_files
+from scm.data.reading.containers import UNPACK, list_files, refuse_packed
 from scm.data.reading.cropping import BadImageError
 from scm.data.reading.images import decode
 from scm.data.reading.labels import MAX_LABEL, class_count, refuse_mixed_splits
@@ -25,6 +25,7 @@ from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
 
 SUFFIX = ".parquet"
+PACKED = tuple(SUFFIX + suffix for suffix in UNPACK)
 IMAGES = ("image", "img", "images", "picture")
 LABELS = ("label", "labels", "cls", "class")
 """Usual names of the columns, for files that do not say themselves what each column is."""
@@ -116,6 +117,7 @@ def _files(path: Path, stack: ExitStack) -> tuple[list[Path], Skipped]:
     if path.is_file() and path.suffix.lower() == SUFFIX:
         return [path], Skipped()
     if path.is_file():
+        refuse_packed(path, path)
         raise UserError(f"{path} is no {SUFFIX} file: set data.path to one, or to a folder of them")
     listing = list_files(path, stack)
     skipped, names = listing.skipped, []
@@ -123,6 +125,8 @@ def _files(path: Path, stack: ExitStack) -> tuple[list[Path], Skipped]:
         name = listing.files.name(number)
         if name.lower().endswith(SUFFIX):
             names.append(name)
+        elif name.lower().endswith(PACKED):
+            refuse_packed(path / name, path)
         else:
             skipped.append({"file": name, "reason": "not a Parquet file"})
     if not names:

@@ -24,9 +24,11 @@ from scm.data.reading.containers import (
     HEAD_BYTES,
     HIDDEN,
     SPECIAL,
+    UNPACK,
     inner_name,
     is_litter,
     list_files,
+    refuse_packed,
     shown,
     ungzip,
     unnamed_file,
@@ -41,6 +43,7 @@ from scm.data.shards.shards import INDEX, check_sizes, read_index, verify
 from scm.errors import UserError
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
+PACKED = (*(f".tar{suffix}" for suffix in UNPACK if suffix != ".gz"), ".txz", ".tzst", ".tbz2", ".tbz")
 FIRST = (".jpg", ".jpeg", ".png", ".webp")
 """Suffixes of images, from the one that counts if a sample has its image in several forms."""
 LABELS = (".cls", ".json")
@@ -159,6 +162,7 @@ def _shards(path: Path, listed: _Samples) -> tuple[list[_Shard], list[str] | Non
         raise UserError(f"{path} does not exist: set data.path to a folder of shards or to one .tar")
     if not path.is_dir():
         if not path.name.lower().endswith(SHARDS):
+            refuse_packed(path, path)
             raise UserError(f"{path} is no folder and no .tar: set data.path to a folder of shards or to one .tar")
         return [_Shard(path, path.name)], _names(path.parent / NAMES)
     if (path / INDEX).is_file():
@@ -166,6 +170,8 @@ def _shards(path: Path, listed: _Samples) -> tuple[list[_Shard], list[str] | Non
     with ExitStack() as stack:
         listing = list_files(path, stack)
     names = [listing.files.name(number) for number in listing.files.by_name()]
+    if packed := next((name for name in names if name.lower().endswith(PACKED)), None):
+        refuse_packed(path / packed, path)
     shards = [name for name in names if name.lower().endswith(SHARDS)]
     if not shards:
         raise UserError(f"{path}: no .tar in it: set data.path to a folder of shards or to one .tar")
