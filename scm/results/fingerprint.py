@@ -18,6 +18,7 @@ from typing import Any, NotRequired, TypedDict
 from scm.base.documents import is_there
 from scm.base.files import read_sealed, write_sealed
 from scm.base.forms import Natural, require
+from scm.base.litter import LITTER
 from scm.base.yaml_files import parse_mapping, read_mapping, read_text
 from scm.errors import UserError
 from scm.params import flatten
@@ -185,6 +186,9 @@ def check_files(root: Path) -> None:
 def content_hash(path: Path, records: Path | None = None) -> str:
     """SHA-256 over names and contents of a file or of all files in a folder, without caches and hidden files.
 
+    What a system has left in a folder of images does not count where it cannot be read, as root's lost+found: no
+    source reads it.
+
     Args:
         records: a folder that keeps the hashes of large paths. A path is read again when its list of files has
             changed, or the size, a time, the inode or the device of any of them; every write changes a file's ctime.
@@ -248,15 +252,32 @@ def _named(path: Path) -> Iterator[tuple[bytes, Path]]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yields the files at any depth in the order of their names; a data set may have millions."""
-    waiting = [(folder, iter(sorted(os.listdir(folder))))]  # noqa: PTH208 (names take a tenth of a Path's memory)
+    waiting = [(folder, False, _names(folder))]
     while waiting:
-        parent, names = waiting[-1]
+        parent, is_litter, names = waiting[-1]
         name = next(names, None)
         if name is None:
             waiting.pop()
-        elif not name.startswith(".") and name != "__pycache__":
-            path = parent / name
-            if path.is_file():
-                yield path
-            elif path.is_dir() and not path.is_symlink():
-                waiting.append((path, iter(sorted(os.listdir(path)))))  # noqa: PTH208
+            continue
+        path, is_litter = parent / name, is_litter or name.casefold() in LITTER
+        if name.startswith(".") or name == "__pycache__" or (is_litter and not _is_readable(path)):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            waiting.append((path, is_litter, _names(path)))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    return iter(sorted(os.listdir(folder)))  # noqa: PTH208 (names take a tenth of a Path's memory)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        if path.is_file():
+            path.open("rb").close()
+        elif path.is_dir():
+            _names(path)
+    except OSError:
+        return False
+    return True

@@ -1,5 +1,6 @@
 """A stage's fingerprint follows from what the stage reads, and from nothing else."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -146,6 +147,37 @@ def test_names_that_are_no_utf_8_and_deep_folders_count_too(tmp_path):
         pytest.raises(UserError, match=r"cannot be read \(File name too long\): change"),
     ):
         content_hash(tmp_path / "x")
+
+
+def test_what_a_system_left_counts_where_it_can_be_read(tmp_path, monkeypatch):
+    for name in ("cat/1.png", "cat/Thumbs.db", "lost+found/x/1"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(b"-")
+    os.mkfifo(tmp_path / "x/desktop.ini")
+    content = hashlib.sha256(b"-").digest()
+    parts = (name + b"\0" + content for name in (b"cat/1.png", b"cat/Thumbs.db", b"lost+found/x/1"))
+    assert content_hash(tmp_path / "x") == hashlib.sha256(b"".join(parts)).hexdigest()
+    forbid(monkeypatch, "Thumbs.db", "x/lost+found/x")
+    assert content_hash(tmp_path / "x") == hashlib.sha256(b"cat/1.png\0" + content).hexdigest()
+    (tmp_path / "x/cat/2.png").write_bytes(b"-")
+    forbid(monkeypatch, "2.png")
+    with pytest.raises(UserError, match=r"2\.png cannot be read \(Permission denied\): change its permissions"):
+        content_hash(tmp_path / "x")
+
+
+def forbid(monkeypatch, *ends):
+    """Lets the system refuse files and folders whose paths end so, as it does not do for root."""
+
+    def refusing(function):
+        def call(path, *args, **settings):
+            if str(path).endswith(ends):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path, *args, **settings)
+
+        return call
+
+    monkeypatch.setattr(os, "listdir", refusing(os.listdir))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
 
 
 @pytest.fixture

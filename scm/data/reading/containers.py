@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from scm.base.files import room_in
+from scm.base.litter import is_litter
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.tars import FILE, FOLDER, HARD_LINK, LINK, read_at, tar_members
@@ -35,14 +36,6 @@ UNPACK = {
 }  # fmt: skip
 """Commands that unpack what is not read as it is, by the last suffix."""
 ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
-LITTER = frozenset(
-    {
-        "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "@recycle", "@recently-snapshot", "#recycle",
-        "#snapshot", "~snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir",
-        "found.000", "network trash folder", "temporary items",
-    }
-)  # fmt: skip
-"""Files and folders that operating systems and storage boxes leave behind, in small letters."""
 HIDDEN, SPECIAL = "hidden, or left there by a system", "a pipe, a device or the like"
 """Why files are skipped."""
 LINK_BYTES = 4096
@@ -313,8 +306,3 @@ def _follow_links(listing: Listing, path: Path) -> None:
 def shown(name: str) -> str:
     """A file name for a one-line message, escaped if it cannot be printed."""
     return name if name.isprintable() else ascii(name)
-
-
-def is_litter(name: str) -> bool:
-    """True for a hidden file or folder, for what systems leave behind, and for all inside of either."""
-    return any(part.startswith(".") or part.casefold() in LITTER for part in name.split("/"))

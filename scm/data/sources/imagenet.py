@@ -5,13 +5,13 @@ from array import array
 from contextlib import ExitStack
 from pathlib import Path
 
+from scm.base.litter import is_litter
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import (
     ARCHIVE_FAULTS,
     HIDDEN,
     SPECIAL,
     inner_name,
-    is_litter,
     refuse_packed,
     shown,
     tar_head_reader,

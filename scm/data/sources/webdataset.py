@@ -18,6 +18,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scm.base.litter import is_litter
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import (
     ARCHIVE_FAULTS,
@@ -26,7 +27,6 @@ from scm.data.reading.containers import (
     SPECIAL,
     UNPACK,
     inner_name,
-    is_litter,
     list_files,
     refuse_packed,
     shown,
