@@ -28,7 +28,7 @@ def _check(options: argparse.Namespace) -> int:
 
     path = _file(options.file)
     params = load(path)
-    Project(path.parent, params).tracking.check_environment()
+    Project(path.parent, params).check()
     print(f"{path}: ok ({len(flatten(dump(params)))} values, preset {params.preset})")
     return 0
 

@@ -8,6 +8,7 @@ from scm.base.project import find_root
 from scm.errors import UserError
 from scm.params import Params, load
 from scm.params.addresses import refusal, sqlite_address, sqlite_file, without_secrets
+from scm.params.rules import misplaced
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,16 @@ class Project:
         """
         root = find_root(start)
         project = cls(root, load(root / "params.yaml"))
-        project.tracking.check_environment()
+        project.check()
         return project
+
+    def check(self) -> None:
+        """Raises UserError if data.path leads into the project by a detour, or MLFLOW_TRACKING_URI cannot be used."""
+        path = self.params.data.path
+        place = os.path.relpath(self.root.absolute() / path, self.root.absolute())
+        if (self.root / "dvc.yaml").is_file() and (fault := misplaced(path, place)):
+            raise UserError(f"{self.root / 'params.yaml'}: {fault}")
+        self.tracking.check_environment()
 
     @property
     def tracking(self) -> TrackingSettings:

@@ -16,6 +16,13 @@ from scm.params.schema import LATENT_REDUCTION, METHODS, Params, TeacherSettings
 
 OUTPUTS = (".work", "data/shards", "data/latents", "data/codec", "data/reference", "models", "results")
 """Folders that the stages write to."""
+PARTS = (
+    ".ci", ".dvc", ".dvcignore", ".git", ".github", ".gitignore", ".gitlab-ci.yml", ".pre-commit-config.yaml", ".venv",
+    "ARCHITECTURE.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "benchmarks", "constraints.txt", "docs",
+    "dvc.lock", "dvc.yaml", "dvc_plots", "mlartifacts", "mlflow.db", "mlruns", "params.yaml", "pipelines",
+    "pyproject.toml", "scm", "stages", "tests",
+)  # fmt: skip
+"""Files and folders of the project itself."""
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -41,16 +48,31 @@ def _data(params: Params) -> Iterator[Fault]:
         yield Fault("data.path", path, f"images are read from local disks alone; {remedy}")
     elif path.startswith("~"):
         yield Fault("data.path", path, "~ is not replaced by a home folder here; write the whole path")
-    elif _meets_outputs(path):
-        remedy = "move the images into a folder of their own, such as data/raw/images, and write its path"
-        yield Fault("data.path", path, f"the pipeline writes files there, which must not be taken for images; {remedy}")
+    elif fault := misplaced(path):
+        yield fault
     refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", lambda data: ())
     yield from (Fault(*refusal) for refusal in refusals(params.data))
 
 
-def _meets_outputs(path: str) -> bool:
+def misplaced(path: str, place: str | None = None) -> Fault | None:
+    """The fault of a data.path that holds no images of its own, if it is one; an absolute path is none.
+
+    Args:
+        place: where the path leads, from the project's folder on, if that is not what `path` says.
+    """
+    place = posixpath.normpath(path if place is None else place)
+    if _meets_outputs(place):
+        problem = "the pipeline writes files there, which must not be taken for images"
+    elif place.split("/")[0] in PARTS:
+        problem = "that is a part of the project itself, not images"
+    else:
+        return None
+    remedy = "move the images into a folder of their own, such as data/raw/images, and write its path"
+    return Fault("data.path", path, f"{problem}; {remedy}")
+
+
+def _meets_outputs(place: str) -> bool:
     """True if a relative path holds a place that the pipeline writes to, or lies in one."""
-    place = posixpath.normpath(path)
     if place == "." or set(place.split("/")) == {".."}:  # the project, or a folder around it
         return True
     return any(f"{one}/".startswith(f"{other}/") for out in OUTPUTS for one, other in ((place, out), (out, place)))

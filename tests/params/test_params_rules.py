@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from scm import cli
 from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
 from scm.networks import Model, NetworkSettings
 from scm.params import dump, validate
+from scm.params.project import Project
+from tests.support.plan_projects import edit
+from tests.support.projects import make_project
 from tests.support.projects import values_with as with_values
 
 FAKE_SCORE = {"lr_max": 1e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1}
@@ -49,6 +53,22 @@ IMPOSSIBLE = [
             f'data.path = "{path}": the pipeline writes files there, which must not be taken for images; move the images into a folder of their own, such as data/raw/images, and write its path',
         )
         for path in (".", "..", "../..", "./data", "data/", "data/raw/..", "data/shards", "models/teacher", "results/x")
+    ],
+    *[
+        (
+            {"data.path": path},
+            f'data.path = "{path}": that is a part of the project itself, not images; move the images into a folder of their own, such as data/raw/images, and write its path',
+        )
+        for path in (
+            "params.yaml",
+            "dvc.yaml",
+            "./dvc.lock",
+            ".dvc",
+            ".dvc/cache",
+            ".git",
+            "stages/",
+            "data/../scm/data",
+        )
     ],
     (
         {"data.path": "~/images"},
@@ -258,6 +278,35 @@ def test_an_impossible_combination_is_told_with_key_value_and_remedy(values, mes
     with pytest.raises(UserError) as caught:
         validate(with_values(values), "params.yaml")
     assert str(caught.value) == f"params.yaml: {message}"
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("{root}", "the pipeline writes files there"),
+        ("{root}/..", "the pipeline writes files there"),
+        ("{root}/data/shards/", "the pipeline writes files there"),
+        ("../p/results", "the pipeline writes files there"),
+        ("{root}/.git", "that is a part of the project itself"),
+        ("../p/./stages", "that is a part of the project itself"),
+        ("{root}/data/raw", None),
+        ("../images", None),
+        ("/srv/tests", None),
+    ],
+)
+def test_detours_into_the_project_are_refused_where_its_folder_is_known(tmp_path, capsys, path, problem):
+    root = tmp_path / "p"
+    path = path.format(root=root)
+    edit(make_project(root).parent, "params.yaml", "data.path", path)
+    code = cli.main(["params", "check", str(root / "params.yaml")])
+    if problem is None:
+        assert code == 0 and Project.open(root).params.data.path == path
+        return
+    error = capsys.readouterr().err
+    assert code == 1 and error.startswith(f'scm: error: {root}/params.yaml: data.path = "')
+    assert f": {problem}" in error and error.count("\n") == 1
+    with pytest.raises(UserError, match=problem):
+        Project.open(root)
 
 
 @pytest.mark.parametrize(("multipliers", "blocks"), [([1], 1), ([1, 2], 1), ([2, 1, 3], 2), ([3, 4], 1)])
