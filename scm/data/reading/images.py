@@ -57,6 +57,9 @@ METADATA_BYTES = 16 * 2**20
 DECODER_FAULTS = (OSError, ValueError, EOFError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError)
 TEXT_BYTES = 2**24
 """Most bytes that one text of a PNG may unpack to."""
+FREE_ZEROS, PIXELS_PER_ZERO = 64, 2048
+"""The packed pixels of a WebP, AVIF or HEIC may end in FREE_ZEROS zeros, and one more for each PIXELS_PER_ZERO pixels:
+half a bit for each block of 16 x 16 is the most that an even plane of WebP was seen to take."""
 REDUCED, BITS, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 262, 0
 """Tags of a TIFF: that a picture is a smaller one of another, the bits of its numbers, and what these mean."""
 
@@ -115,6 +118,8 @@ def decode(read: Callable[[], bytes], size: int, max_pixels: int) -> Image.Image
         _check_png(image, content)
     if image.format in ("JPEG", "MPO"):
         _check_jpeg(content)
+    if image.format in ("WEBP", "AVIF", "HEIF"):
+        _check_filled(image, _webp_pixels(content) if image.format == "WEBP" else _iso_media(content))
     return _as_meant(image)
 
 
@@ -190,6 +195,35 @@ def _check_jpeg(content: bytes) -> None:
         place += 1 if is_filling else 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     if content.find(b"\xff\xd9", place) < 0:
         raise BadImageError("a JPEG without its end, as after a download that broke off")
+
+
+def _check_filled(image: Image.Image, parts: Iterator[bytes]) -> None:
+    """Refuses packed pixels that end in zeros, which decoders take for pixels; an even plane ends in a few."""
+    limit = FREE_ZEROS + image.width * image.height // PIXELS_PER_ZERO
+    if any(len(part) - len(part.rstrip(b"\0")) > limit for part in parts):
+        raise BadImageError(f"a {image.format} that ends in zeros, as after a download that broke off")
+
+
+def _webp_pixels(content: bytes) -> Iterator[bytes]:
+    """Yields the packed pixels of a WebP, frame by frame."""
+    place = 12
+    while place + 8 <= len(content):
+        kind, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
+        if kind in (b"VP8 ", b"VP8L", b"ALPH"):
+            yield content[place + 8 : place + 8 + size]
+        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame holds chunks behind 16 bytes of its own
+
+
+def _iso_media(content: bytes) -> Iterator[bytes]:
+    """Yields the media of an ISO media file, which in AVIF and HEIC are the packed pixels."""
+    place, head = 0, 8
+    while place + head <= len(content):
+        kind, size = content[place + 4 : place + 8], int.from_bytes(content[place : place + 4], "big")
+        if size < 8:  # 1 = the size follows in 8 bytes, 0 = to the end
+            size = int.from_bytes(content[place + 8 : place + 16], "big") if size == 1 else len(content) - place
+        if kind == b"mdat":
+            yield content[place : place + size]
+        place += max(size, head)
 
 
 def _as_meant(image: Image.Image) -> Image.Image:

@@ -236,3 +236,22 @@ def test_a_jpeg_that_was_filled_in_part_is_refused(form):
     for kept in range(len(content) - 500, len(content) - 1, 50):
         with pytest.raises(BadImageError, match="a JPEG without its end"):
             read(content[:kept] + b"\0" * (len(content) - kept))
+
+
+@pytest.mark.parametrize(
+    ("form", "settings"), [("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"save_all": True}), ("AVIF", {})]
+)
+def test_a_picture_that_was_filled_in_part_is_refused(form, settings):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    frames = {"append_images": [Image.fromarray(255 - noise)]} if "save_all" in settings else {}
+    content = encoded(Image.fromarray(noise), form, **settings, **frames)
+    read(content + b"\0" * 99)
+    for kept in range(len(content) // 3, len(content) - 150, 900):
+        with pytest.raises(BadImageError, match=f"a {form} that ends in zeros"):
+            read(content[:kept] + b"\0" * (len(content) - kept))
+
+
+@pytest.mark.parametrize("colour", ["black", "white", (128, 7, 200)])
+def test_an_even_plane_is_not_taken_for_a_picture_that_was_filled_in_part(colour):
+    for form, settings in (("WEBP", {"quality": 0}), ("WEBP", {"lossless": True}), ("AVIF", {})):
+        read(encoded(Image.new("RGB", (512, 512), colour), form, **settings))
