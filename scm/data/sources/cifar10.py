@@ -64,7 +64,11 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
     classes = read_names(listing.read(listing.files, place[meta]), f"{path}: {meta}")
     rows = np.concatenate([rows for rows, _ in parts])
     label_of = np.concatenate([labels for _, labels in parts])
-    starts = np.cumsum([0, *(len(rows) for rows, _ in parts)])
+    counts = [len(rows) for rows, _ in parts]
+    if short := next((name for name, count in zip(names, counts, strict=True) if count < max(counts)), None):
+        found = f"{short} has fewer images than another batch, and all have as many"
+        raise UserError(f"{path}: {found}: download the archive again, or unpack all of it")
+    starts = np.cumsum([0, *counts])
 
     def file_name(number: int) -> str:
         batch = int(np.searchsorted(starts, number, side="right")) - 1

@@ -137,6 +137,18 @@ def test_a_cifar_10_that_is_not_whole_is_named(tmp_path, missing):
     assert f"has no {missing}: download the archive again" in refused(make(tmp_path / "x", files), source="cifar10")
 
 
+@pytest.mark.parametrize(
+    ("form", "change", "name"),
+    [
+        (binary_form, {"cifar-10-batches-bin/data_batch_3.bin": bytes(3 * 3073)}, "data_batch_3.bin"),
+        (python_form, batch(data=np.zeros((3, 3072), np.uint8), labels=[0, 1, 2]), "data_batch_1"),
+    ],
+)
+def test_a_cifar_10_batch_that_ends_between_two_images_is_named(tmp_path, form, change, name):
+    message = refused(make(tmp_path / "x", form() | change), source="cifar10")
+    assert f"{name} has fewer images than another batch, and all have as many: download the archive again" in message
+
+
 def test_a_cifar_10_that_is_there_twice_is_refused(tmp_path):
     make(tmp_path / "x", binary_form())
     make(tmp_path / "x/copy", binary_form())
