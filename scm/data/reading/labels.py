@@ -13,6 +13,7 @@ SPLIT = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|evaluation|dev)"
     r"([ ._-]?(set|data|images?|split|\d+))?"
 )
+NUMBERED = re.compile(r"(.*?)(\d{1,9})-of-(\d{1,9})(?:[^/\d][^/]*)?", re.DOTALL)
 DOMAIN = re.compile(r"(?<![A-Za-z])([Tt]rain|[Tt]est|[Vv]al)(?=[A-Z](?![A-Za-z]))")
 """The split in trainA, beside which CycleGAN's data sets have trainB, testA and testB."""
 
@@ -37,6 +38,21 @@ def refuse_mixed_splits(names: Sequence[str], path: Path) -> None:
     away, there = "move the files of all but one away", "set data.path to one of their folders"
     remedy = there if inside.issuperset(splits) else away
     raise UserError(f"{path} holds the splits {', '.join(splits)} of a data set: {remedy}")
+
+
+def refuse_missing(names: Iterable[str], path: Path) -> None:
+    """Refuses files of which one is missing by their names, as train-00001-of-00003.tar is beside two others."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for name in names:
+        if match := NUMBERED.fullmatch(name):
+            found.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    for (start, total), numbers in found.items():
+        first = 1 if int(total) in numbers and 0 not in numbers else 0
+        missing = next(number for number in range(first, first + len(numbers) + 1) if number not in numbers)
+        if missing < first + int(total):
+            name = f"{start}{missing:0{len(total)}}-of-{total}"
+            remedy = "fetch it, or rename the others if they are all that you want"
+            raise UserError(f"{path}: {name} is missing, by the names of the others: {remedy}")
 
 
 def same_splits(names: Iterable[str]) -> list[list[str]]:

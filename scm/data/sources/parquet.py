@@ -18,7 +18,7 @@ from typing import Any
 from scm.data.reading.containers import UNPACK, list_files, refuse_packed
 from scm.data.reading.cropping import BadImageError
 from scm.data.reading.images import decode
-from scm.data.reading.labels import MAX_LABEL, class_count, refuse_mixed_splits
+from scm.data.reading.labels import MAX_LABEL, class_count, refuse_missing, refuse_mixed_splits
 from scm.data.reading.row_groups import AGAIN, Group, Reader, check_pages, chunk_of, first_line, opened
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
@@ -134,6 +134,7 @@ def _files(path: Path, stack: ExitStack) -> tuple[list[Path], Skipped]:
         remedy = "write the .arrow files again with to_parquet" if arrow else "set data.path to a folder with some"
         raise UserError(f"{path}: no {SUFFIX} files in it: {remedy}")
     refuse_mixed_splits(names, path)
+    refuse_missing(names, path)
     return [path / name for name in names], skipped
 
 

@@ -35,7 +35,7 @@ from scm.data.reading.containers import (
     unreadable,
 )  # fmt: skip
 from scm.data.reading.images import SUFFIXES, loading, looks_like_image
-from scm.data.reading.labels import refuse_mixed_splits
+from scm.data.reading.labels import refuse_missing, refuse_mixed_splits
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
 from scm.data.reading.tars import FILE, FOLDER, HARD_LINK, LINK, read_at, tar_members
@@ -177,6 +177,7 @@ def _shards(path: Path, listed: _Samples) -> tuple[list[_Shard], list[str] | Non
         raise UserError(f"{path}: no .tar in it: set data.path to a folder of shards or to one .tar")
     _refuse_splits(shards, path)
     refuse_mixed_splits(shards, path)
+    refuse_missing(shards, path)
     others = [name for name in names if not name.lower().endswith(SHARDS) and name != NAMES]
     listed.skipped.extend({"file": name, "reason": NO_SHARD} for name in others)
     listed.skipped.extend(listing.skipped)

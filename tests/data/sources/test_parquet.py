@@ -271,6 +271,27 @@ def test_splits_are_not_mixed(tmp_path, names, message):
     assert len(listed(tmp_path / names[0])[0]) == COUNT
 
 
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ([0, 2, 3], "data/train-00001-of-00004"),
+        ([0, 1], "data/train-00002-of-00004"),
+        ([1, 2, 3], "data/train-00000-of-00004"),
+        ([1, 2, 4], "data/train-00003-of-00004"),
+    ],
+)
+def test_a_file_that_is_missing_by_the_names_of_the_others_is_named(tmp_path, there, missing):
+    for number in there:
+        write(tmp_path / f"data/train-{number:05d}-of-00004.parquet")
+    assert f"{missing} is missing, by the names of the others: fetch it, or rename" in refusal(tmp_path)
+
+
+def test_files_that_are_numbered_from_1_on_are_all_there(tmp_path):
+    for number in (1, 2):
+        write(tmp_path / f"v2-of-7x/a-{number}-of-2.parquet")
+    assert len(listed(tmp_path)[0]) == 2 * COUNT
+
+
 def test_paths_that_hold_no_parquet_are_refused(tmp_path):
     assert "does not exist: set data.path to" in refusal(tmp_path / "nowhere")
     make(tmp_path, {"data-00000-of-00001.arrow": b"-", "a.txt": b"-", "empty/x.txt": b"-"})

@@ -285,6 +285,14 @@ def test_train_beside_val_is_refused(tmp_path):
     assert len(web(tmp_path / "train")[0]) == 1
 
 
+def test_a_shard_that_is_missing_by_the_names_of_the_others_is_named(tmp_path):
+    for number in (0, 2):
+        make_tar(tmp_path / f"train-{number:05d}-of-00003.tar", sample(number, 0))
+    assert "train-00001-of-00003 is missing, by the names of the others" in web_refused(tmp_path)
+    make_tar(tmp_path / "train-00001-of-00003.tar", sample(1, 0))
+    assert len(web(tmp_path)[0]) == 3
+
+
 @pytest.mark.parametrize(
     "names",
     [
