@@ -191,10 +191,17 @@ def _refuse_inner_splits(inner: list[set[str]], path: Path) -> None:
 
 
 def _refuse_twins(classes: list[str], prefix: str, path: Path) -> None:
-    """Refuses class folders that macOS or Windows would merge: the data would depend on the file system."""
+    """Refuses class folders that macOS or Windows would merge, or that look alike: one of them is a slip."""
     seen: dict[str, str] = {}
     for name in classes:
-        twin = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        twin = seen.setdefault(_likeness(name), name)
         if twin != name:
             both = f"the class folders {prefix + twin!a} and {prefix + name!a}"
-            raise UserError(f"{path}: {both} differ in case or in the form of letters alone: put them together")
+            problem = "differ in case or in the form of letters, or in what nobody sees, alone"
+            raise UserError(f"{path}: {both} {problem}: put them together")
+
+
+def _likeness(name: str) -> str:
+    """The name without case, forms of letters, characters without a shape, and spaces and dots at the end."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return "".join(char for char in folded if unicodedata.category(char) != "Cf").rstrip(" .\u00a0")

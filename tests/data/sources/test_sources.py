@@ -78,6 +78,7 @@ LITTER = (
     "#recycle/1.png", "$RECYCLE.BIN/1.png", "System Volume Information/1.png", "lost+found/1.png", "dog/DESKTOP.INI",
     "@Recycle/1.png", "@Recently-Snapshot/a/1.png", "~snapshot/1.png", "RECYCLER/S-1/1.png", "LOST.DIR/1.png",
     "FOUND.000/FILE0000.CHK", "Network Trash Folder/1.png", "Temporary Items/1.png", "cat/ehthumbs.db",
+    "cat/1.png~", "__pycache__/1.png",
 )  # fmt: skip
 
 
@@ -492,7 +493,13 @@ def test_names_in_any_script(tmp_path):
     assert len(keys) == 1
 
 
-@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("STRASSE", "straße"), ("cat", "cat "), ("cat", "Cat."),
+        ("cat", "cat\u200b"), ("cat\u00a0", "cat"),
+    ],
+)  # fmt: skip
 def test_class_folders_that_some_systems_take_for_one_are_refused(tmp_path, one, other):
     path = make_tar(tmp_path / "a.tar", {f"{one}/1.png": picture(1), f"{other}/2.png": picture(2)})
     message = refused(path)
