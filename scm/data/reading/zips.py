@@ -28,6 +28,8 @@ ZIP64, UNICODE_NAME = 0x0001, 0x7075
 ENCRYPTED, PATCH, IS_UTF8 = 0x1, 0x20, 0x800
 """Flags of an entry."""
 STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
+FREE_GAP, DESCRIPTORS = 64, (12, 16, 20, 24)
+"""So many bytes behind a member are not looked at; the lengths of the sizes and checksum that may follow it."""
 HEAD_PACKED = 2**20
 """Packed bytes that are read for the first few bytes of a member, at most: bzip2 unpacks whole blocks alone."""
 SPARE_PACKED = 2**16
@@ -72,6 +74,20 @@ def zip_members(descriptor: int) -> Iterator[tuple[int, Entry]]:
             raise zipfile.BadZipFile(f"two members share the bytes from {begins[other]:,} on")
     if order and ends[order[-1]] > start:
         raise zipfile.BadZipFile("its last member reaches into the directory")
+    # Does anything lie between the members that the directory does not list?
+    stops = [begins[number] for number in order] + [start]
+    _check_gap(descriptor, 0, stops[0])
+    for number, stop in zip(order, stops[1:], strict=True):
+        if stop - ends[number] > FREE_GAP:
+            extra_size = LOCAL.unpack(read_at(descriptor, begins[number], LOCAL.size))[10]
+            _check_gap(descriptor, ends[number] + extra_size, stop)
+
+
+def _check_gap(descriptor: int, place: int, stop: int) -> None:
+    """Refuses a member between `place` and `stop`; the sizes of the member before may stand there first."""
+    for size in (0, *DESCRIPTORS):
+        if place + size + LOCAL.size <= stop and read_at(descriptor, place + size, 4) == b"PK\3\4":
+            raise zipfile.BadZipFile(f"its directory does not list the member at byte {place + size:,}")
 
 
 def read_member(descriptor: int, place: int) -> bytes:

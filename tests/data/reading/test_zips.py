@@ -198,3 +198,32 @@ def test_threads_share_one_open_file(tmp_path):
         places = [place for place, _ in zip_members(handle.fileno())] * 4
         contents = list(pool.map(lambda place: read_member(handle.fileno(), place), places))
     assert contents == list(files.values()) * 4
+
+
+class Stream(io.BytesIO):
+    """A file that cannot be written at another place, so that the sizes follow each member."""
+
+    def tell(self):
+        raise OSError
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 3])
+@pytest.mark.parametrize(("kind", "descriptors"), [(io.BytesIO, 0), (Stream, 4)])
+def test_a_member_that_the_directory_does_not_list_is_refused(tmp_path, left_out, kind, descriptors):
+    buffer = kind()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.png", CONTENT[:99])
+        archive.filelist.pop(left_out)
+    content = buffer.getvalue()
+    assert content.count(b"PK\7\x08") == descriptors
+    place = content.index(f"{left_out}.png".encode()) - 30
+    assert f"its directory does not list the member at byte {place:,}" in refused(content, tmp_path)
+
+
+def test_sizes_behind_a_member_are_no_member(tmp_path):
+    buffer = Stream()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in FILES.items():
+            archive.writestr(name, content)
+    assert read(buffer.getvalue(), tmp_path) == FILES
