@@ -18,6 +18,16 @@ DOMAIN = re.compile(r"(?<![A-Za-z])([Tt]rain|[Tt]est|[Vv]al)(?=[A-Z](?![A-Za-z])
 """The split in trainA, beside which CycleGAN's data sets have trainB, testA and testB."""
 
 
+IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages"})
+COMPANIONS = frozenset(
+    {
+        "masks", "mask", "labels", "annotations", "segmentationclass", "segmentationobject", "groundtruth",
+        "ground_truth", "gt", "depth", "thumbnails", "thumbs",
+    }
+)  # fmt: skip
+"""Usual names of the folder of images, and of those that lie beside it, in small letters."""
+
+
 def is_label(value: Any) -> bool:
     """True for whole numbers from 0 to MAX_LABEL; `true` and 3.0 are none."""
     return type(value) is int and 0 <= value <= MAX_LABEL
@@ -65,6 +75,13 @@ def same_splits(names: Iterable[str]) -> list[list[str]]:
             rest = (word for word in _words(name) if not is_split(word))
             groups.setdefault(" ".join(rest), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def images_beside_companions(names: Sequence[str]) -> str | None:
+    """The folder of images, if the others hold its masks, labels or thumbnails."""
+    images = [name for name in names if name.casefold() in IMAGES]
+    others = [name for name in names if name.casefold() in COMPANIONS]
+    return images[0] if len(images) == 1 and others and len(others) == len(names) - 1 else None
 
 
 def _splits(name: str) -> frozenset[str]:

@@ -13,7 +13,7 @@ from scm.data.reading import dataset_json
 from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import ARCHIVE_SUFFIXES, UNPACK, Listing, list_files, refuse_packed, shown
 from scm.data.reading.images import NO_IMAGE, READ_SUFFIXES, is_image, loading
-from scm.data.reading.labels import class_count, is_split, same_splits
+from scm.data.reading.labels import class_count, images_beside_companions, is_split, same_splits
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource, Wanted
 from scm.errors import UserError
@@ -117,6 +117,9 @@ def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str
     """Names of the class folders, and each image's label; refuses images outside of them, and empty classes."""
     classes, prefix = _class_folders(images, folders)
     _refuse_splits(classes, prefix, images, path)
+    if folder := images_beside_companions(classes):
+        found = f"{', '.join(shown(prefix + name) for name in classes)} are parts of a data set, not classes"
+        raise UserError(f"{path}: {found}: {_split_remedy([folder], prefix, path)}, or rename folders that are classes")
     # Each image belongs to the class folder that it is in, at any depth.
     label_of, labels = {name: label for label, name in enumerate(classes)}, array("i")
     inner: list[set[str]] = [set() for _ in classes]

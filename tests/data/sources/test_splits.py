@@ -62,6 +62,18 @@ def test_the_same_splits_in_each_class_are_not_taken_together(tmp_path, splits):
 
 
 @pytest.mark.parametrize(
+    ("images", "others"), [("images", ["masks"]), ("JPEGImages", ["Annotations", "SegmentationClass"])]
+)
+def test_masks_beside_images_are_no_class(tmp_path, images, others):
+    for path in in_every_form(tmp_path, {f"set/{name}/1.png": picture() for name in (images, *others)}):
+        found = ", ".join(f"set/{name}" for name in sorted((images, *others)))
+        remedy = f"set data.path to {path / 'set' / images}" if path.is_dir() else f"pack set/{images} alone"
+        message = f"{found} are parts of a data set, not classes: {remedy}, or rename folders that are classes"
+        assert refused(path) == f"{path}: {message}"
+    assert read(make(tmp_path / "x", {"masks/1.png": picture(1), "hats/1.png": picture(2)}))[1] == ["hats", "masks"]
+
+
+@pytest.mark.parametrize(
     "files",
     [
         {"train/1.png": 1, "plane/1.png": 2},  # a picture of a train
