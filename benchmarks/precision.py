@@ -12,7 +12,6 @@ from scm.base.precision import DTYPES
 from scm.networks import Model, NetworkSettings, flavoured
 from scm.networks.architectures import names
 from scm.objectives.consistency import consistency_tangent
-from scm.results.provenance import machine_name
 from scm.trigflow import interpolate, per_sample, propose_times, velocity
 
 COLUMNS = ("F", "tangent", "g")
@@ -61,6 +60,8 @@ def errors(flavour: str, device: str = "cpu", batch: int = 64, resolution: int =
 
 
 def main() -> None:
+    from scm.results.provenance import machine_name
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()

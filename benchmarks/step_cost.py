@@ -9,6 +9,8 @@ Three ways to compute the loss of alg. 1, as multiples of a diffusion step of th
 The first table counts, on tensors without data, operations (convolutions and matrix products) and peak memory of the
 forward's tensors for the paper's networks (float32, dropout on). The second table measures time and peak memory of a
 whole step on this machine (float32, no dropout).
+
+What gpu.py shares needs torch and numpy alone, so other imports stand inside the functions.
 """
 
 import argparse
@@ -25,9 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from scm.base.yaml_files import parse_mapping, render
-from scm.build.memory import LiveMemory, Undrawn
-from scm.build.models import device_of, network_settings
+from scm.base.live_memory import LiveMemory
+from scm.base.precision import DTYPES
 from scm.errors import UserError
 from scm.jvp import output_and_tangent
 from scm.networks import Model, NetworkSettings, flavoured
@@ -36,10 +37,6 @@ from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Batch
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.sct import ConsistencyTraining
-from scm.params import USERS_SECTIONS, dump, load, validate
-from scm.pipeline.stage import MALLOC
-from scm.presets import apply, table
-from scm.results.provenance import machine_name
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -77,19 +74,29 @@ def tangent_by(way: str) -> Iterator[None]:
         consistency.output_and_tangent = ours
 
 
+class Undrawn(Batch):
+    """A batch on the meta device, where no generator draws."""
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.empty(self.x_0.shape[0], *shape, device=self.x_0.device)
+
+
 class Steps:
     """Training steps of one network, by name: diffusion, sct, scd.
 
     Args:
         settings: the network of teacher and student.
         device: `meta` to count without computing.
+        precision: `fp32`, `bf16` or `fp16`, in which both networks compute.
     """
 
-    def __init__(self, settings: NetworkSettings, batch: int, device: str, dropout: float = 0.0) -> None:
+    def __init__(
+        self, settings: NetworkSettings, batch: int, device: str, dropout: float = 0.0, precision: str = "fp32"
+    ) -> None:
         torch.manual_seed(0)
         with torch.device(device):
-            self.model = Model(settings, dropout=dropout)
-            teacher = Model(settings).requires_grad_(False).eval()
+            self.model = Model(settings, dropout=dropout, precision=DTYPES[precision])
+            teacher = Model(settings, precision=DTYPES[precision]).requires_grad_(False).eval()
             self.x_0 = torch.randn(batch, settings.channels, settings.resolution, settings.resolution) * 0.5
             self.labels = torch.zeros(batch, dtype=torch.int64)
         common: Any = {"sigma_d": 0.5, "p_mean": -1.0, "p_std": 1.4, "tangent_norm_c": 0.1, "tangent_warmup": 0}
@@ -99,16 +106,20 @@ class Steps:
             "scd": ConsistencyDistillation(**common, teacher=teacher),
         }
 
-    def loss(self, name: str) -> Tensor:
+    def loss(self, name: str, part: int = 0, parts: int = 1) -> Tensor:
+        """The mean over one of `parts` equal parts of the batch, which draw the same numbers as the whole."""
+        count = len(self.x_0) // parts
+        x_0, labels = (values[part * count : (part + 1) * count] for values in (self.x_0, self.labels))
         if self.x_0.device.type == "meta":
-            batch: Batch = Undrawn(self.x_0, self.labels, torch.Generator())
+            batch: Batch = Undrawn(x_0, labels, torch.Generator())
         else:
-            batch = Batch(self.x_0, self.labels, torch.Generator(self.x_0.device).manual_seed(0))
+            batch = Batch(x_0, labels, torch.Generator(x_0.device).manual_seed(0), part, parts)
         return self.objectives[name](self.model, batch, 1000).value.mean()
 
-    def run(self, name: str) -> None:
+    def run(self, name: str, parts: int = 1) -> None:
         self.model.zero_grad(set_to_none=True)
-        self.loss(name).backward()
+        for part in range(parts):
+            (self.loss(name, part, parts) / parts).backward()
 
 
 class Cost(NamedTuple):
@@ -128,6 +139,11 @@ def count(steps: Steps, name: str, way: str = "ours") -> Cost:
 
 def preset_settings(name: str) -> NetworkSettings:
     """The teacher's network of a preset; only ImageNet's presets have classes."""
+    from scm.base.yaml_files import parse_mapping, render
+    from scm.build.models import network_settings
+    from scm.params import USERS_SECTIONS, dump, load, validate
+    from scm.presets import apply
+
     current = dump(load(ROOT / "params.yaml"))
     users = {key: current[key] for key in USERS_SECTIONS} | {"preset": name}
     params = validate({**users, **parse_mapping(render(apply.resolve(ROOT, name)), name)}, name)
@@ -152,27 +168,32 @@ class Measured(NamedTuple):
     mib: float
 
 
-def measure(steps: Steps, name: str, way: str, repeats: int) -> Measured:
+def measure(steps: Steps, name: str, way: str, repeats: int, parts: int = 1) -> Measured:
     """Median time of a step, forward and backward, and how far its peak memory exceeds the memory before it."""
     device, times = steps.x_0.device, []
     with tangent_by(way):
         for _ in range(repeats + 2):
             synchronize(device)
             started = time.perf_counter()
-            steps.run(name)
+            steps.run(name, parts)
             synchronize(device)
             times.append(time.perf_counter() - started)
         steps.model.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-            steps.run(name)
-            peak = torch.cuda.max_memory_allocated(device) - before
-        else:
-            with LiveMemory() as memory:
-                steps.run(name)
-            peak = memory.peak
-    return Measured(statistics.median(times[2:]) * 1e3, peak / 2**20)
+        mib = peak_mib(lambda: steps.run(name, parts), device)
+    return Measured(statistics.median(times[2:]) * 1e3, mib)
+
+
+def peak_mib(run: Callable[[], None], device: torch.device) -> float:
+    """How far the peak memory of `run` exceeds the memory before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with LiveMemory() as memory:
+        run()
+    return memory.peak / 2**20
 
 
 def synchronize(device: torch.device) -> None:
@@ -181,6 +202,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def measure_here(networks: dict[str, NetworkSettings], batch: int, repeats: int, device: str) -> None:
+    from scm.results.provenance import machine_name
+
     threads = torch.get_num_threads()
     print(f"\nMeasured on {machine_name()}, {device}; torch {torch.__version__}, {threads} threads; batch {batch}:")
     print("ms | peak MiB of a step\n")
@@ -201,6 +224,11 @@ def small_networks() -> dict[str, NetworkSettings]:
 
 
 def main() -> None:
+    from scm.build.models import device_of
+    from scm.params import load
+    from scm.pipeline.stage import MALLOC
+    from scm.presets import table
+
     paper = [entry.name for entry in table.entries(ROOT) if entry.parameters]  # reproduce a column of its tables
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where the second table is measured")

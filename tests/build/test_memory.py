@@ -7,8 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scm import methods
+from scm.base.live_memory import LiveMemory
 from scm.build import memory as build
-from scm.build.memory import Choice, Counted, Line, LiveMemory, Memory, Need, Peak, Peaks, choose, count
+from scm.build.memory import Choice, Counted, Line, Memory, Need, Peak, Peaks, choose, count
 from scm.build.models import network_settings, new_model, new_student
 from scm.build.training import student_objective, training_settings
 from scm.jvp import recomputed
