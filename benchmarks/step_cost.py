@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Batch
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.sct import ConsistencyTraining
+
+if TYPE_CHECKING:
+    from scm.params import Params
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -77,7 +80,7 @@ def tangent_by(way: str) -> Iterator[None]:
 class Undrawn(Batch):
     """A batch on the meta device, where no generator draws."""
 
-    def normal(self, *shape: int) -> Tensor:
+    def _own(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         return torch.empty(self.x_0.shape[0], *shape, device=self.x_0.device)
 
 
@@ -137,16 +140,21 @@ def count(steps: Steps, name: str, way: str = "ours") -> Cost:
     return Cost(counter.get_total_flops(), memory.peak)
 
 
-def preset_settings(name: str) -> NetworkSettings:
-    """The teacher's network of a preset; only ImageNet's presets have classes."""
+def preset_params(name: str) -> "Params":
     from scm.base.yaml_files import parse_mapping, render
-    from scm.build.models import network_settings
     from scm.params import USERS_SECTIONS, dump, load, validate
     from scm.presets import apply
 
     current = dump(load(ROOT / "params.yaml"))
     users = {key: current[key] for key in USERS_SECTIONS} | {"preset": name}
-    params = validate({**users, **parse_mapping(render(apply.resolve(ROOT, name)), name)}, name)
+    return validate({**users, **parse_mapping(render(apply.resolve(ROOT, name)), name)}, name)
+
+
+def preset_settings(name: str) -> NetworkSettings:
+    """The teacher's network of a preset; only ImageNet's presets have classes."""
+    from scm.build.models import network_settings
+
+    params = preset_params(name)
     return network_settings(params.network, 1000 if name.startswith("imagenet") else 0, params.shape)
 
 
