@@ -16,6 +16,7 @@ first below 0.5, or at which the batch has no image left for a GPU.
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -153,23 +154,23 @@ def end_of_scaling(work: Work, assumed: Assumed) -> int:
     return gpus
 
 
-def row(preset: str, training: str, work: Work, assumed: Assumed) -> list[str]:
-    cells = [
-        preset,
-        training,
-        f"{(work.forward + work.backward) / 1e12:.2f}",
-        f"{GRADIENT * work.parameters / 1e9:.1f}",
-    ]
-    for gpus in GPUS:
-        if work.batch % gpus:
-            cells += ["-"] * 5
-            continue
-        each = step(work, gpus, assumed)
-        hours = work.images / work.batch * each.seconds / 3600
-        ms = f"{each.arithmetic * 1e3:,.0f} + {each.waiting * 1e3:,.0f} of {each.sending * 1e3:,.0f}"
-        money = hours * gpus * assumed.price / 1000
-        cells += [ms, f"{1 / each.seconds:.2f}", f"{each.efficiency:.2f}", f"{hours / 24:.1f}", f"{money:,.1f}"]
-    return [*cells, f"{end_of_scaling(work, assumed):,}"]
+def money(work: Work, gpus: int, assumed: Assumed) -> str:
+    """Steps a second, efficiency, days and thousands of dollars of the training."""
+    each = step(work, gpus, assumed)
+    hours = work.images / work.batch * each.seconds / 3600
+    dollars = hours * gpus * assumed.price / 1000
+    return f"{1 / each.seconds:.2f} \\| {each.efficiency:.2f} \\| {hours / 24:,.1f} \\| {dollars:,.1f}"
+
+
+def milliseconds(work: Work, gpus: int, assumed: Assumed) -> str:
+    """A step's arithmetic, its all-reduce, and what is left of that after the backward pass."""
+    each = step(work, gpus, assumed)
+    return " \\| ".join(f"{seconds * 1e3:,.0f}" for seconds in (each.arithmetic, each.sending, each.waiting))
+
+
+def row(name: str, work: Work, assumed: Assumed, cell: Callable[[Work, int, Assumed], str]) -> str:
+    cells = [cell(work, gpus, assumed) if work.batch % gpus == 0 else "-" for gpus in GPUS]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -185,16 +186,21 @@ def main() -> None:
     assumed = Assumed(options.utilisation, options.inside, options.between, options.memory, options.price)
     print(f"Assumed: {assumed.utilisation:.0%} of the peak; {assumed.inside:g} GB/s inside a node,", end=" ")
     print(f"{assumed.between:g} between nodes; {assumed.memory:g} GiB; {assumed.price:g} dollars a GPU hour.")
-    print("ms: arithmetic + what is left of the all-reduce's time\n")
-    head = ["preset", "training", "TFLOP an image", "GB of gradients"]
-    head += [f"{what}, {gpus}" for gpus in GPUS for what in ("ms", "steps/s", "efficiency", "days", "1,000 dollars")]
-    head = [*head, "ends"]
-    print(f"| {' | '.join(head)} |\n|---|---|{'---:|' * (len(head) - 2)}", flush=True)
+    numbers = " | ".join(f"{gpus} GPUs" for gpus in GPUS)
+    print("steps/s \\| efficiency \\| days \\| 1,000 dollars:\n")
+    print(f"| training | TFLOP an image | {numbers} | ends |\n|---|---|{'---|' * len(GPUS)}---|")
+    works: dict[str, Work] = {}
     for preset in options.presets:
         params = preset_params(preset)
         for training in STATE:
-            cells = row(preset, training, work_of(params, preset, training), assumed)
-            print(f"| {' | '.join(cells)} |", flush=True)
+            name = f"{preset}, {training}"
+            work = works[name] = work_of(params, preset, training)
+            counted = f"{name} | {(work.forward + work.backward) / 1e12:.2f}"
+            print(f"{row(counted, work, assumed, money)} {end_of_scaling(work, assumed):,} |", flush=True)
+    print("\nms of a step: arithmetic \\| all-reduce \\| what the backward pass does not hide of it:\n")
+    print(f"| training | GB of gradients | {numbers} |\n|---|---|{'---|' * len(GPUS)}")
+    for name, work in works.items():
+        print(row(f"{name} | {GRADIENT * work.parameters / 1e9:.1f}", work, assumed, milliseconds))
 
 
 if __name__ == "__main__":
