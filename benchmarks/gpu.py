@@ -17,6 +17,7 @@ import argparse
 import functools
 import inspect
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -322,6 +323,7 @@ SECTIONS: dict[str, tuple[Callable[[Task], Iterator[str]], float]] = {
 def run_section(name: str, options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: --device cuda: this machine has no CUDA device; use --device cpu --small")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as stages have it, before cuBLAS starts
     as_trainings_do()
     try:
         for line in SECTIONS[name][0](task_of(options)):
