@@ -6,6 +6,7 @@ Memory is the peak resident size of that process, less its size after the import
 (The peak is Linux's VmHWM; ru_maxrss would count the parent process.)
 Ratios compare the larger set to the smaller one; a memory ratio of 1 means memory that does not grow with the images.
 `--decode 512` measures instead how fast the stages encode and reference read --images images of that side from a shard.
+`--encode 512` compares ways to compress a photograph of that side as PNG, on one core.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,43 @@ def decode(side: int, count: int, most: int) -> None:
             threads *= 2
 
 
+def encode(side: int) -> None:
+    """Prints images a second and bytes of an image for several compressions of scikit-learn's two photographs."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [cropped(array, side) for array in load_sample_images().images]
+    ways: dict[str, Callable[[np.ndarray], bytes]] = {
+        "level 6": lambda pixels: png(pixels, 6, zlib.Z_FILTERED),
+        "level 1": lambda pixels: png(pixels, 1, zlib.Z_FILTERED),
+        "level 1, Huffman codes alone": lambda pixels: png(pixels, 1, zlib.Z_HUFFMAN_ONLY),
+        "level 1, equal runs alone (the shards)": encode_png,
+    }
+    print("| side | compression | images/s | bytes |\n|---:|---|---:|---:|")
+    for name, way in ways.items():
+        seconds = []
+        for _ in range(5):
+            started = time.perf_counter()
+            size = sum(len(way(pixels)) for _ in range(max(1, 2**20 // side**2)) for pixels in photographs)
+            seconds.append(time.perf_counter() - started)
+        count = len(photographs) * max(1, 2**20 // side**2)
+        print(f"| {side} | {name} | {count / min(seconds):,.0f} | {size // count:,} |", flush=True)
+
+
+def cropped(pixels: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of a photograph."""
+    height, width = pixels.shape[:2]
+    least = min(height, width)
+    top, left = (height - least) // 2, (width - least) // 2
+    square = Image.fromarray(pixels[top : top + least, left : left + least])
+    return np.array(square.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def png(pixels: np.ndarray, level: int, strategy: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=level, compress_type=strategy)
+    return buffer.getvalue()
+
+
 def resident(entry: str) -> int:
     """Resident bytes of this process: current (VmRSS) or peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -138,11 +177,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to put the images (default: the temporary folder)")
     parser.add_argument("--decode", type=int, metavar="SIDE", help="measure the decoding of images of this side")
+    parser.add_argument("--encode", type=int, metavar="SIDE", help="compare compressions of images of this side")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         return measure(options.one[0], Path(options.one[1]), options.threads)
     print(f"{machine_name()}; {options.threads} threads\n")
+    if options.encode:
+        return encode(options.encode)
     if options.decode:
         return decode(options.decode, options.images, options.threads)
     print("| source | images | listed in s | images/s | memory, MiB | rate, ratio | memory, ratio |")

@@ -2,12 +2,14 @@
 
 Processes share the blocks without communicating, and an interrupted pass continues with the next block. Sums run over
 the images of a block in order, then over the blocks in order, so no bit depends on the number of processes.
+The images' identity is hashed in the same pass: from their pixels, whatever files hold them.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +47,7 @@ class RealImages:
         labels: int64 [N], of all images, in order.
         classes: names of the classes; empty for unlabelled data.
         shape: [C, H, W] of an image.
-        identity: hash of the images and of the seed that divided them.
+        identity: hash of the images' pixels and labels in order, and of the seed that divided them.
     """
 
     halves: tuple[Statistics, Statistics]
@@ -90,8 +92,8 @@ def measure(
     ]  # a damaged one is measured again
     speed = Progress(sum(map(len, mine)), progress, "measured")
     for block in mine:
-        content = _block(extractor, _batches(shards, block, threads), part, place, ranks.device, speed)
-        weights.save_sealed(_file(work, block), content, {})
+        content, pixels = _block(extractor, _batches(shards, block, threads), part, place, ranks.device, speed)
+        weights.save_sealed(_file(work, block), content, {"pixels": pixels})
 
 
 def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImages:
@@ -100,10 +102,12 @@ def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImag
     files = [_file(work, block) for block in _blocks(index["count"])]
     parts: list[list[Statistics]] = [[] for _ in PARTS]
     features: Tensor | None = None
+    pixels = list[str]()
     for file in files:
         while (read := weights.load_sealed(file)) is None:
             time.sleep(every)
-        content, _ = read
+        content, header = read
+        pixels.append(header["pixels"])
         for number, name in enumerate(PARTS):
             parts[number].append({key: content[f"{name} {key}"] for key in ("sum", "outer_sum", "count")})
         if features is None:
@@ -111,14 +115,17 @@ def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImag
         features[content["places"]] = content["features"]
     assert features is not None
     first, second, rest = (together(each) for each in parts)
+    labels = read_array(shards, index, LABELS)
+    shape = (index["channels"], index["resolution"], index["resolution"])
+    known = [seed, shape, hashlib.sha256(labels.tobytes()).hexdigest(), pixels]
     return RealImages(
         (first, second),
         together([first, second, rest]),
         features,
-        torch.from_numpy(read_array(shards, index, LABELS)),
+        torch.from_numpy(labels),
         tuple(index["classes"]),
-        (index["channels"], index["resolution"], index["resolution"]),
-        hashlib.sha256(json.dumps([seed, [shard["sha256"] for shard in index["shards"]]]).encode()).hexdigest(),
+        shape,
+        hashlib.sha256(json.dumps(known).encode()).hexdigest(),
     )
 
 
@@ -149,20 +156,23 @@ def _batches(shards: Path, block: range, threads: int) -> Batches:
 @torch.no_grad()
 def _block(
     extractor: Extractor, batches: Batches, part: Tensor, place: Tensor, device: torch.device, speed: Progress
-) -> dict[str, Tensor]:
-    """Sums of each part's features, and the features to keep, with their places among all kept features."""
+) -> tuple[dict[str, Tensor], str]:
+    """Measures a block: sums of each part's features, the features to keep with their places, and the pixels' hash."""
     sums = [statistics_of(torch.zeros(0, extractor.num_features, dtype=torch.float64, device=device)) for _ in PARTS]
-    places, kept = list[Tensor](), list[Tensor]()
-    for rows, images in batches:
-        features = require_finite(extractor(images.to(device)), extractor.name).double()
-        for number, each in enumerate(sums):
-            for key, value in statistics_of(features[(part[rows] == number).to(features.device)]).items():
-                each[key] += value
-        chosen = place[rows] < MOST_IMAGES
-        places.append(place[rows][chosen])
-        kept.append(features.float().cpu()[chosen])
-        speed.add(len(images))
+    places, kept, pixels = list[Tensor](), list[Tensor](), hashlib.sha256()
+    with ThreadPoolExecutor(1) as beside:  # hashes while the extractor works
+        for rows, images in batches:
+            hashed = beside.submit(pixels.update, images.numpy().data)
+            features = require_finite(extractor(images.to(device)), extractor.name).double()
+            for number, each in enumerate(sums):
+                for key, value in statistics_of(features[(part[rows] == number).to(features.device)]).items():
+                    each[key] += value
+            chosen = place[rows] < MOST_IMAGES
+            places.append(place[rows][chosen])
+            kept.append(features.float().cpu()[chosen])
+            hashed.result()
+            speed.add(len(images))
     content = {"places": torch.cat(places), "features": torch.cat(kept)}
     for name, each in zip(PARTS, sums, strict=True):
         content |= {f"{name} {key}": value.cpu() for key, value in each.items()}
-    return content
+    return content, pixels.hexdigest()

@@ -70,7 +70,7 @@ class Reference:
             They are rounded because their last bits depend on the batch, so equal images would differ.
         statistics: what the distance is measured against: the real images', or published ones.
         statistics_sha256: hash of the file of published statistics; None = the real images' statistics.
-        identity: hash of the real images and of the seed that divided them.
+        identity: hash of the real images' pixels and labels, and of the seed that divided them.
     """
 
     classes: tuple[str, ...]
@@ -135,9 +135,9 @@ class Reference:
     def protocol(self) -> str:
         """SHA-256 of all that defines the figures; figures with equal hashes are comparable.
 
-        For a given network, it follows from the files of images and weights, since computed features differ in their
-        last bits from machine to machine. The pipeline's own classifier has no file that others have, so its weights
-        and the real images' statistics enter the hash.
+        For a given network, it follows from the images' pixels and the weights' file, since computed features differ
+        in their last bits from machine to machine. The pipeline's own classifier has no file that others have, so its
+        weights and the real images' statistics enter the hash.
         """
         extractor = [self.extractor.name, self.extractor.preprocessing, self.extractor.weights_sha256]
         known = [*extractor, self.identity, self.statistics_sha256]

@@ -1,9 +1,11 @@
 """One pass over the real images, in blocks that several processes share and that an interruption does not lose."""
 
+import io
 import threading
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from scm.base.distributed import Ranks
@@ -57,9 +59,8 @@ def alone(many, tmp_path_factory):
 
 def equal(first, second) -> bool:
     pairs = [(first.whole, second.whole), *zip(first.halves, second.halves, strict=True)]
-    return torch.equal(first.features, second.features) and all(
-        torch.equal(one[name], other[name]) for one, other in pairs for name in one
-    )
+    alike = torch.equal(first.features, second.features) and first.identity == second.identity
+    return alike and all(torch.equal(one[name], other[name]) for one, other in pairs for name in one)
 
 
 def test_everything_is_of_all_images_once(alone, striped: tuple[Tensor, Tensor]):
@@ -81,6 +82,36 @@ def test_shards_do_not_show(alone, tmp_path, striped: tuple[Tensor, Tensor]):
         real = collect(shards, tmp_path / f"work-{shard_images}", 3)
         assert torch.equal(real.features, alone.features)
         torch.testing.assert_close(real.whole, alone.whole, rtol=1e-12, atol=1e-12)
+        assert real.identity == alone.identity
+
+
+def compressed_further(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0]).save(buffer, "PNG", compress_level=9)
+    return buffer.getvalue()
+
+
+def test_the_compression_does_not_show(alone, tmp_path, striped: tuple[Tensor, Tensor], monkeypatch):
+    ours = shards_of(tmp_path / "ours", *striped, CLASSES, 20)
+    monkeypatch.setattr("tests.support.shards.encode_png", compressed_further)
+    shards = shards_of(tmp_path / "theirs", *striped, CLASSES, 20)
+    assert read_index(shards)["shards"] != read_index(ours)["shards"]
+    measured(Squashed(), shards, tmp_path / "work", 3)
+    assert equal(collect(shards, tmp_path / "work", 3), alone)
+
+
+@pytest.mark.parametrize("change", ["a pixel", "a label", "the order"])
+def test_other_images_have_another_identity(alone, tmp_path, striped: tuple[Tensor, Tensor], change):
+    images, labels = (each.clone() for each in striped)
+    if change == "a pixel":
+        images[100, 0, 3, 3] ^= 1
+    elif change == "a label":
+        labels[100] = 1 - labels[100]
+    else:
+        images[[100, 103]] = images[[103, 100]]  # of the same class
+    shards = shards_of(tmp_path / "shards", images, labels, CLASSES)
+    measured(Squashed(), shards, tmp_path / "work", 3)
+    assert collect(shards, tmp_path / "work", 3).identity != alone.identity
 
 
 def test_the_halves_are_disjoint_random_and_equal(alone):

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -9,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from scm.data.shards import shards
 from scm.errors import UserError
@@ -56,6 +59,15 @@ def test_images_come_back_exactly(tmp_path, channels):
     assert (
         np.array_equal(images[3].permute(1, 2, 0), list(samples(10, channels))[3][1]) and labels.tolist() == [0, 1] * 5
     )
+
+
+def test_a_photograph_is_compressed_fast_and_becomes_smaller_than_at_level_1():
+    pixels = load_sample_image("china.jpg")[:256, :256]
+    usual = io.BytesIO()
+    Image.fromarray(pixels).save(usual, "PNG", compress_level=1)
+    content = shards.encode_png(pixels)
+    assert content.split(b"IDAT")[1][:2] == b"\x78\x01"  # zlib's mark of its fastest ways
+    assert len(content) < len(usual.getvalue())
 
 
 def test_writing_twice_gives_the_same_bytes(folder, tmp_path, monkeypatch):
