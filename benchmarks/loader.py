@@ -7,6 +7,7 @@ Each reader reads the same random samples from the same shards, in batches of 25
 - DataLoader: torch's, over a data set that reads one sample at a time from its shard, in a random order of all samples.
 
 Rates are images/s over whole epochs with the files in the page cache, the best of three epochs each, taken in turns.
+`--serve` measures instead how fast one core turns stored moments into x_0, and how fast it draws the numbers alone.
 The column data_wait of results/curves/train-*.csv says which fraction of its time a training waits for data.
 """
 
@@ -15,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from webdataset import __version__ as webdataset_version
 from webdataset.compat import WebDataset
 
+from scm.base.randomness import generator
+from scm.data.latents.codec import Codec, plain_header
 from scm.data.shards.loader import LatentLoader
 from scm.data.shards.shards import OFFSETS, read_index, write_latents
 from scm.results.provenance import machine_name
@@ -101,12 +105,35 @@ def rates(folder: Path, count: int) -> dict[str, float]:
     return best
 
 
+def serve() -> None:
+    """Prints the images a second, the best of ROUNDS times ten, of one core's draws and of all of `Codec.serve`."""
+    torch.set_num_threads(1)
+    print("| latents | numbers drawn an image | draws alone, images/s | served, images/s |\n|---|---:|---:|---:|")
+    for shape in ((4, 64, 64), (4, 32, 32)):
+        codec = Codec(plain_header("sd_vae", 0.5, list(shape), {"sha256": [], "config": {}, "precision": "fp32"}))
+        stored, image = torch.rand(BATCH, 2 * shape[0], *shape[1:]).half(), torch.empty(shape)
+        best = {"draws": 0.0, "served": 0.0}
+        for _ in range(10 * ROUNDS):
+            started = time.thread_time()
+            for place in range(BATCH):
+                image.normal_(generator=generator(0, "latents", place))
+            drawn = time.thread_time()
+            codec.serve(stored, partial(generator, 0, "latents"))
+            best["draws"] = max(best["draws"], BATCH / (drawn - started))
+            best["served"] = max(best["served"], BATCH / (time.thread_time() - drawn))
+        name = "x".join(map(str, shape))
+        print(f"| {name} | {image.numel():,} | {best['draws']:,.0f} | {best['served']:,.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to put the samples, 0.5 GB (default: the temporary folder)")
+    parser.add_argument("--serve", action="store_true", help="measure the drawing of latents")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning, module="webdataset")
     print(f"{machine_name()}; torch {torch.__version__}, webdataset {webdataset_version}\n")
+    if options.serve:
+        return serve()
     print(f"| samples | {' | '.join(READERS)} |\n|---|{'---:|' * len(READERS)}")
     draws = np.random.default_rng(0)
     for kind, (shape, dtype, count, shard) in KINDS.items():

@@ -124,7 +124,7 @@ class Codec:
             raise ValueError(f"the codec {self.header['name']} draws its latents, and needs generators")
         draws = torch.empty(len(stored), stored.shape[1] // 2, *stored.shape[2:])
         for place, image in enumerate(draws):
-            torch.randn(image.shape, generator=named(place), out=image)
+            image.normal_(generator=named(place))
         x = draws.to(stored.device)
         # Part by part, in place: a part stays in the processor's cache from the first operation to the last.
         images = max(1, SERVED // max(1, x[:1].numel()))
