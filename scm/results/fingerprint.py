@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from scm.base.documents import is_there
-from scm.base.files import read_sealed, write_sealed
+from scm.base.files import NO_FILE, read_sealed, write_sealed
 from scm.base.forms import Natural, require
 from scm.base.litter import LITTER
 from scm.base.yaml_files import parse_mapping, read_mapping, read_text
@@ -221,8 +222,8 @@ class _Read:
 
 def _read(path: Path) -> _Read:
     content, state, size, newest = hashlib.sha256(), hashlib.sha256(), 0, 0
-    for name, file in _named(path):
-        with file.open("rb") as handle:
+    for name, file, _ in _files(path):
+        with open(file, "rb") as handle:  # noqa: PTH123
             # The state is that before the reading, so that a change during it is noticed by the next look.
             status = os.fstat(handle.fileno())
             content.update(name + hashlib.file_digest(handle, "sha256").digest())
@@ -234,42 +235,51 @@ def _read(path: Path) -> _Read:
 def _state(path: Path) -> str:
     """A hash of what the file system says of all files; reads none of them."""
     state = hashlib.sha256()
-    for name, file in _named(path):
-        state.update(name + _state_of(file.stat()))
+    for name, _, status in _files(path):
+        state.update(name + _state_of(status))
     return state.hexdigest()
 
 
 def _state_of(status: os.stat_result) -> bytes:
-    places = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return json.dumps(places).encode()
+    places = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return str(places).encode()
 
 
-def _named(path: Path) -> Iterator[tuple[bytes, Path]]:
-    """Yields the file, or the files in the folder, each with its name in the folder and a zero byte."""
-    for file in [path] if path.is_file() else _files(path):
-        yield "/".join(file.relative_to(path).parts).encode(errors="surrogateescape") + b"\0", file
+def _files(path: Path) -> Iterator[tuple[bytes, str, os.stat_result]]:
+    """Yields the file, or the files in the folder at any depth in the order of their names; there may be millions.
 
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yields the files at any depth in the order of their names; a data set may have millions."""
-    waiting = [(folder, False, _names(folder))]
+    Each comes as its name in the folder and a zero byte, its path (a Path would take longer than the file system does),
+    and what the file system says of it.
+    """
+    top, status = str(path), path.stat()
+    if stat.S_ISREG(status.st_mode):
+        yield b"\0", top, status
+        return
+    waiting = [("", False, _names(top))]
     while waiting:
         parent, is_litter, names = waiting[-1]
         name = next(names, None)
         if name is None:
             waiting.pop()
             continue
-        path, is_litter = parent / name, is_litter or name.casefold() in LITTER
-        if name.startswith(".") or name == "__pycache__" or (is_litter and not _is_readable(path)):
+        inner, is_litter = parent + name, is_litter or name.casefold() in LITTER
+        file = f"{top}/{inner}"
+        if name.startswith(".") or name == "__pycache__" or (is_litter and not _is_readable(Path(file))):
             continue
-        if path.is_file():
-            yield path
-        elif path.is_dir() and not path.is_symlink():
-            waiting.append((path, is_litter, _names(path)))
+        try:
+            status = os.stat(file)  # noqa: PTH116
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise
+            continue
+        if stat.S_ISREG(status.st_mode):
+            yield inner.encode(errors="surrogateescape") + b"\0", file, status
+        elif stat.S_ISDIR(status.st_mode) and not os.path.islink(file):  # noqa: PTH114
+            waiting.append((f"{inner}/", is_litter, _names(file)))
 
 
-def _names(folder: Path) -> Iterator[str]:
-    return iter(sorted(os.listdir(folder)))  # noqa: PTH208 (names take a tenth of a Path's memory)
+def _names(folder: str) -> Iterator[str]:
+    return iter(sorted(os.listdir(folder)))  # noqa: PTH208
 
 
 def _is_readable(path: Path) -> bool:
@@ -277,7 +287,7 @@ def _is_readable(path: Path) -> bool:
         if path.is_file():
             path.open("rb").close()
         elif path.is_dir():
-            _names(path)
+            _names(str(path))
     except OSError:
         return False
     return True

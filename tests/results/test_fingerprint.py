@@ -178,6 +178,7 @@ def forbid(monkeypatch, *ends):
 
     monkeypatch.setattr(os, "listdir", refusing(os.listdir))
     monkeypatch.setattr(Path, "open", refusing(Path.open))
+    monkeypatch.setattr("builtins.open", refusing(open))
 
 
 @pytest.fixture
