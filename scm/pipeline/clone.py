@@ -7,9 +7,11 @@ plain `dvc repro` runs in the clone, on the project's cache, and `dvc exp save` 
 The clone is made anew each time: whatever happens to it, nothing is lost. Trainings resume from the project's .work.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from scm.base import locks
@@ -99,10 +101,14 @@ def lines(text: str) -> list[str]:
 
 
 def link_images(root: Path, copy: Path, data: str) -> None:
-    """Gives a copy of the project the images that git does not know, as further names of the same files."""
+    """Gives a copy of the project the images that git does not know, as further names of the same files.
+
+    Each file is linked, not their folder: through that, `dvc checkout` in the copy would change the project's images.
+    """
     if Path(data).is_absolute():
         return
-    for path in [root / data, *(root / data).rglob("*")]:
+    inside = (Path(folder, name) for folder, _, names in os.walk(root / data) for name in names)
+    for path in chain([root / data], inside):  # rglob would keep all paths in memory
         target = copy / path.relative_to(root)
         if path.is_file() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
