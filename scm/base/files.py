@@ -15,10 +15,10 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scm.errors import UserError
 
@@ -34,10 +34,13 @@ NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """Error numbers of a path that is missing, a folder, or a link to itself."""
 DAY = 86_400.0
 """Seconds without a change after which another machine's temporary counts as left; its lock may not be seen here."""
+PATIENCE = 60.0
+"""Seconds that a damaged file of another process may stay: the process removes it soon after its start, if at all."""
 SEAL = "seal"
 """Key of the hash in sealed JSON."""
 _TEMPORARY = re.compile(r"\.(.+)\.scm-(.*)-[0-9a-f]{8}\.tmp")
 _HOST = re.sub(r"\W", "-", socket.gethostname())[:20]
+Content = TypeVar("Content")
 
 
 @contextmanager
@@ -100,7 +103,7 @@ def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
         temporary = None
         while temporary is None:
             temporary = _locked(_temporary_name(path), stack, folder=folder)
-        stack.callback(_remove, temporary)
+        stack.callback(remove, temporary)
         yield temporary
 
 
@@ -136,7 +139,46 @@ def remove_leftovers(folder: Path) -> None:
             if found[2] == _HOST or time.time() - path.stat().st_mtime > DAY:
                 with _opened(path) as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(path)
+                    remove(path)
+
+
+def awaited(
+    path: Path,
+    read: Callable[[Path], Content | None],
+    every: float = 0.5,
+    patience: float = PATIENCE,
+    waiting: Callable[[], object] = lambda: None,
+) -> Content:
+    """Waits until another process has written a file or a folder whole, and returns what `read` gets from it.
+
+    Args:
+        path: gets its name when it is whole. A process that makes it anew removes a damaged one first.
+        read: returns None while the path is missing or damaged.
+        waiting: called before each pause of `every` seconds; it may raise.
+
+    Raises:
+        UserError: the path was damaged when its process had made it; it is removed, so that the next run makes it anew.
+    """
+    before, since = None, 0.0
+    while (found := read(path)) is None:
+        now = _state(path)
+        if now != before:
+            before, since = now, time.monotonic()
+        elif now is not None and time.monotonic() - since >= patience:
+            remove(path)
+            raise UserError(f"{path} was damaged while the processes ran, and is removed: run the same command again")
+        waiting()
+        time.sleep(every)
+    return found
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when another file or folder gets this name; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _temporary_name(path: Path) -> Path:
@@ -153,7 +195,8 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -7,7 +7,6 @@ The images' identity is hashed in the same pass: from their pixels, whatever fil
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from scm.base import weights
 from scm.base.distributed import Ranks
+from scm.base.files import PATIENCE, awaited, remove
 from scm.base.progress import Progress
 from scm.base.randomness import generator
 from scm.data.shards.shards import LABELS, iterate_batches, read_array, read_index
@@ -87,16 +87,16 @@ def measure(
     part = torch.randperm(count, generator=generator(seed, "reference floor")).argsort() // (count // 2)
     place = torch.randperm(count, generator=generator(seed, "precision and recall")).argsort()
     own = _blocks(count)[ranks.rank :: ranks.world]
-    mine = [
-        block for block in own if weights.load_sealed(_file(work, block)) is None
-    ]  # a damaged one is measured again
+    mine = [block for block in own if weights.load_sealed(_file(work, block)) is None]
+    for block in mine:  # a damaged one is measured again
+        remove(_file(work, block))
     speed = Progress(sum(map(len, mine)), progress, "measured")
     for block in mine:
         content, pixels = _block(extractor, _batches(shards, block, threads), part, place, ranks.device, speed)
         weights.save_sealed(_file(work, block), content, {"pixels": pixels})
 
 
-def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImages:
+def collect(shards: Path, work: Path, seed: int, every: float = 0.5, patience: float = PATIENCE) -> RealImages:
     """Waits for all processes and puts their blocks together. torchrun ends all of them if one fails."""
     index = read_index(shards)
     files = [_file(work, block) for block in _blocks(index["count"])]
@@ -104,9 +104,7 @@ def collect(shards: Path, work: Path, seed: int, every: float = 0.5) -> RealImag
     features: Tensor | None = None
     pixels = list[str]()
     for file in files:
-        while (read := weights.load_sealed(file)) is None:
-            time.sleep(every)
-        content, header = read
+        content, header = awaited(file, weights.load_sealed, every, patience)
         pixels.append(header["pixels"])
         for number, name in enumerate(PARTS):
             parts[number].append({key: content[f"{name} {key}"] for key in ("sum", "outer_sum", "count")})

@@ -175,6 +175,35 @@ def test_a_damaged_block_is_measured_again(many, alone, tmp_path, place):
     assert again.seen == 15 and equal(collect(many, tmp_path, 3), alone)
 
 
+def test_a_block_that_is_damaged_when_its_process_has_finished_is_not_waited_for(many, alone, tmp_path):
+    for rank in (1, 0):
+        measured(Squashed(), many, tmp_path, 3, rank, 2)
+    file = sorted(tmp_path.glob("features-*"))[3]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError) as error:
+        collect(many, tmp_path, 3, every=0.01, patience=0.05)
+    assert str(error.value) == f"{file} was damaged while the processes ran, and is removed: run the same command again"
+    assert not file.exists()
+    measured(Squashed(), many, tmp_path, 3, 1, 2)
+    assert equal(collect(many, tmp_path, 3, every=0.01, patience=0.05), alone)
+
+
+def test_a_damaged_block_is_removed_before_the_first_is_measured(many, tmp_path):
+    """It is never taken for one that no process makes again."""
+    measured(Squashed(), many, tmp_path, 3)
+    first, *_, last = sorted(tmp_path.glob("features-*"))
+    first.unlink()
+    last.write_bytes(b"")
+
+    class Looking(Squashed):
+        def forward(self, images):
+            assert self.seen or not last.exists()
+            return super().forward(images)
+
+    measured(Looking(), many, tmp_path, 3)
+    assert last.exists()
+
+
 def test_of_many_images_some_are_kept_at_random(many, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "MOST_IMAGES", 60)
     measured(Squashed(), many, tmp_path, 3)

@@ -4,7 +4,6 @@ Each image shard becomes a folder of one latent shard in the work folder, whole 
 them. A shard depends on its images alone, so neither interruptions nor the number of processes change a byte.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,7 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 from torch import Tensor
 
-from scm.base.files import link_or_copy, replacing_folder
+from scm.base.files import PATIENCE, awaited, link_or_copy, remove, replacing_folder
 from scm.base.forms import Whole, require
 from scm.base.precision import DTYPES
 from scm.base.progress import Progress
@@ -78,14 +77,14 @@ def encode_shards(
     progress = Progress(sum(shard["count"] for shard in mine), say, "encoded")
     trips = max(1, ROUND_TRIPS // len(index["shards"]))
     batch = max(1, min(MAX_IMAGES, PIXELS_AT_A_TIME // index["resolution"] ** 2))
-    for shard in mine:
-        folder = folder_of(work, shard)
-        if is_whole(folder):
-            progress.skip(shard["count"])
-            continue
+    missing = [shard for shard in mine if not is_whole(folder_of(work, shard))]
+    for shard in missing:
+        remove(folder_of(work, shard))
+    progress.skip(progress.total - sum(shard["count"] for shard in missing))
+    for shard in missing:
         entries: dict[str, Any] = {"classes": index["classes"], "codec": codec.header}
         samples = _encoded(iterate_batches(shards, batch, [shard], threads), codec, stored, trips, entries, progress)
-        write_latents(samples, folder, shard["count"], entries)
+        write_latents(samples, folder_of(work, shard), shard["count"], entries)
 
 
 def is_whole(folder: Path) -> bool:
@@ -107,11 +106,10 @@ def folder_of(work: Path, shard: dict[str, Any]) -> Path:
     return work / Path(shard["file"]).stem
 
 
-def wait_for(work: Path, shards: Path, every: float = 0.5) -> None:
+def wait_for(work: Path, shards: Path, every: float = 0.5, patience: float = PATIENCE) -> None:
     """Returns when every process has written its shards; one that fails ends all of them (torchrun)."""
-    missing = [folder_of(work, shard) for shard in read_index(shards)["shards"]]
-    while missing := [folder for folder in missing if not is_whole(folder)]:
-        time.sleep(every)
+    for shard in read_index(shards)["shards"]:
+        awaited(folder_of(work, shard), lambda folder: is_whole(folder) or None, every, patience)
 
 
 def _encoded(

@@ -18,7 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from scm.base.files import link_or_copy, read_sealed, replacing, replacing_folder, room_for, sha256, write_sealed
+from scm.base.files import (
+    PATIENCE,
+    awaited,
+    link_or_copy,
+    read_sealed,
+    remove,
+    replacing,
+    replacing_folder,
+    room_for,
+    sha256,
+    write_sealed,
+)
 from scm.base.progress import Progress
 from scm.data.reading.containers import shown
 from scm.data.reading.images import pillow_without_limits_of_its_own, read_cropped
@@ -101,6 +112,8 @@ def ingest(
         # Which shards has an earlier run finished?
         done = list(pool.map(lambda shard: _is_done(work, shard), own))
         missing = [shard for shard, whole in zip(own, done, strict=True) if not whole]
+        for shard in missing:
+            remove(_paths(work, shard)[1])
         if any(done):
             progress(f"{sum(done)} of {len(own)} shards were made before")
         # Read and crop in threads, in the order of the listing; write as the images come.
@@ -230,10 +243,16 @@ def _wait_for_others(
 ) -> None:
     """Returns when the other processes' shards are whole; torchrun ends this process if another one fails."""
     said = 0.0
-    while shards := {shard for shard in shards if not _is_done(work, shard)}:
+
+    def waiting() -> None:
+        nonlocal said
         if stopping():
             raise Interrupted("while other processes were working")
         if time.monotonic() - said >= 60:
             said = time.monotonic()
-            progress(f"waiting for {len(shards)} shards of other processes")
-        time.sleep(POLL_SECONDS)
+            missing = sum(not _paths(work, shard)[1].exists() for shard in shards)
+            progress(f"waiting for {missing} shards of other processes")
+
+    for shard in sorted(shards):
+        _, record = _paths(work, shard)
+        awaited(record, lambda _, shard=shard: _is_done(work, shard) or None, POLL_SECONDS, PATIENCE, waiting)

@@ -10,7 +10,6 @@ Everything drawn is named by (seed, purpose, epoch), so that the same seed gives
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.nn import functional
 
 from scm.base.distributed import Ranks
 from scm.base.documents import parse_json
-from scm.base.files import read_sealed, sha256, write_sealed
+from scm.base.files import awaited, read_sealed, remove, sha256, write_sealed
 from scm.base.forms import Rule, Whole, at_least
 from scm.base.randomness import generator, global_draws, seed_of
 from scm.base.weights import filled, load_any, write
@@ -309,6 +308,7 @@ def train_extractor(
     """
     told = work / TAUGHT
     if ranks.rank == 0 and _taught(work) is None:
+        remove(told)
         classes = read_index(shards)["classes"]
         task: Task = "class" if len(classes) > 1 else "rotation"
         model, reached = train_classifier(
@@ -324,8 +324,7 @@ def train_extractor(
         progress(f"classifier: {reached:.1%} of the held-out images right ({task})")
         model.save(work)
         write_sealed(told, {"task": task, "held_out_accuracy": reached, "sha256": sha256(work / FILE)})
-    while (taught := _taught(work)) is None:
-        time.sleep(0.5)
+    taught = awaited(told, lambda _: _taught(work))
     return load_classifier(work / FILE).to(ranks.device), taught
 
 

@@ -258,6 +258,14 @@ def test_encoding_gives_the_same_bytes_interrupted_or_divided(tmp_path, vae):
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == results[0]
     index = read_index(tmp_path / "latents0")
     assert (index["shape"], index["dtype"], index["class_counts"]) == ([8, 2, 2], "float16", [3, 2])
+    # One that is damaged when its process has finished is removed, and the next run encodes it.
+    damaged = work / "000001/000000.tar"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"/000001 was damaged while the processes ran, and is removed: run the same"):
+        encoding.wait_for(work, shards, 0.01, 0.05)
+    assert not damaged.parent.exists()
+    encoding.encode_shards(shards, work, codec, "fp16", 1, 2, print)
+    encoding.wait_for(work, shards, 0.01, 0.05)
 
 
 @pytest.mark.parametrize(("trips", "expected"), [(256, 5), (6, 5), (4, 3), (1, 3)])

@@ -96,6 +96,19 @@ def test_the_first_process_waits_for_the_others_and_each_makes_its_own(tmp_path,
     assert read[0] == set(range(COUNT)) - read[1] and read[1] == {*range(4, 8), *range(12, 16), *range(20, 23)}
 
 
+def test_a_shard_that_is_damaged_when_its_process_has_finished_is_not_waited_for(tmp_path, expected, monkeypatch):
+    monkeypatch.setattr(ingest_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ingest_module, "PATIENCE", 0.05)
+    run(tmp_path / "work", Workers(1, 1, 2))
+    shard = tmp_path / "work/shards/000003.tar"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"/000003.json was damaged while the processes ran, and is removed"):
+        run(tmp_path / "work", Workers(1, 0, 2))
+    for rank in (1, 0):
+        run(tmp_path / "work", Workers(1, rank, 2))
+    assert made(tmp_path) == expected
+
+
 @pytest.mark.parametrize("images", [0, 1, 3, 4, 5, 13, 22])
 def test_an_interruption_anywhere_does_not_show(tmp_path, expected, images):
     """It is asked to stop after so many images; then it goes on, and reads no image of a finished shard again."""
