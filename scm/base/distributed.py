@@ -1,7 +1,9 @@
 """This process among those that torchrun started; a single process has world size 1."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -51,7 +53,8 @@ class Ranks:
         if ranks.world > 1:
             # NCCL connects at once when it knows the GPU, so a machine that cannot be reached fails here.
             gpu = ranks.device if ranks.device.type == "cuda" else None
-            dist.init_process_group("gloo" if gpu is None else "nccl", timeout=PATIENCE, device_id=gpu)
+            with _ended_by_sigterm():
+                dist.init_process_group("gloo" if gpu is None else "nccl", timeout=PATIENCE, device_id=gpu)
         return ranks
 
     def total(self, values: Tensor) -> Tensor:
@@ -104,3 +107,13 @@ class Ranks:
         """Leaves the group that `join` has joined."""
         if self.world > 1:
             dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end this process while it waits for others, who may have failed; a handler would never be called."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,8 +4,14 @@ torchrun says so by TORCHELASTIC_RUN_ID. Kubeflow's operator sets RANK and WORLD
 trainer sets PET_NNODES: in a lone pod they mean nothing, and among several pods each starts one process.
 """
 
+import json
 import os
+import re
+import sys
+import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from pathlib import Path
 
 from scm.errors import UserError
 
@@ -13,6 +19,12 @@ NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 MEETING_PLACE = ("MASTER_ADDR", "MASTER_PORT")
 OF_TORCHRUN = "PET_"
 """Beginning of the variables that stand for torchrun's own options."""
+PEER_ENDED = re.compile(
+    r"gloo.*(Connection closed by peer|Connection reset by peer|Broken pipe)|ncclRemoteError|remote process exited"
+    r"|failed to recv, got 0 bytes",
+    re.DOTALL,
+)
+"""Parts of the errors of gloo, NCCL and torch's store when a process that takes part has ended."""
 REMEDY = "start it with torchrun, or unset them and set runtime.processes"
 
 
@@ -58,6 +70,22 @@ def own_threads(threads: int | None) -> int:
     """Threads of this process: `runtime.threads`, or its share of the cores that the system allows it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return threads or max(1, cores // _number(os.environ, "LOCAL_WORLD_SIZE", 1))
+
+
+def end_after_another(error: RuntimeError) -> None:
+    """Ends this process in one line if the error came because another one had ended, which says why itself."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and PEER_ENDED.search(str(error)):
+        why = "another process has ended, as it explains, or cannot be reached"
+        print(f"error: rank {os.environ.get('RANK', '0')} ends: {why}", file=sys.stderr, flush=True)
+        os._exit(1)  # the group's threads may abort an orderly end
+
+
+def tell_torchrun(line: str) -> None:
+    """Leaves the line where torchrun looks for it, so that its own report ends with the reason."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(OSError):  # the line has been printed
+            Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 def _check_pods(environment: Mapping[str, str], said: str, world: int, processes: int) -> None:

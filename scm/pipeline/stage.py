@@ -23,7 +23,7 @@ from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError, printable
 from scm.params import Params, dump
 from scm.params.project import Project
 from scm.pipeline.clone import link_images
-from scm.pipeline.ranks import among_several, numbering
+from scm.pipeline.ranks import among_several, end_after_another, numbering, tell_torchrun
 from scm.results.fingerprint import Inputs, inputs_of
 from scm.results.provenance import chain, git_fault, run_entry
 from scm.results.reading import run_path
@@ -142,20 +142,22 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
                     stage.finish()
                 _remove(stage.work)
         return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        line = disk_fault(error) if isinstance(error, OSError) else str(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        tell_torchrun(f"error: {line}")
         return 1
+    except RuntimeError as error:
+        end_after_another(error)
+        raise
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:  # a stage that does not train has kept its finished parts in its work folder
         print("interrupted: run the same command to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except OSError as error:
-        if (line := disk_fault(error)) is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 1
 
 
 def _is_first() -> bool:

@@ -1,13 +1,16 @@
 """Who numbers this process: torchrun, a cluster's operator, or nobody."""
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from scm.errors import UserError
 from scm.pipeline import stage
-from scm.pipeline.ranks import among_several
+from scm.pipeline.ranks import among_several, end_after_another, tell_torchrun
 from tests.support.projects import make_project
 
 LONE_POD = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "23456", "PET_NNODES": "1"}
@@ -97,3 +100,80 @@ def test_a_stage_does_not_end_silently_as_somebody_elses_process(
     assert stage._main(lambda _: pytest.fail("it runs"), "prepare", False, training, False, True) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: RANK = 1 and WORLD_SIZE = ") and said.count("\n") == 1
+
+
+BY_GLOO = "[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:7563. Check the logs"
+BY_NCCL = """NCCL error in: ProcessGroupNCCL.cpp, remote process exited or there was a network error
+ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."""
+
+
+@pytest.mark.parametrize("said", [BY_GLOO, BY_NCCL, BY_GLOO.replace("closed", "reset")])
+def test_a_process_ends_in_one_line_after_another(said, environment, monkeypatch, capsys):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    environment |= {"WORLD_SIZE": "2", "RANK": "1"}
+    end_after_another(RuntimeError(said))
+    line = "error: rank 1 ends: another process has ended, as it explains, or cannot be reached\n"
+    assert codes == [1] and capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("world", "said"), [("1", BY_GLOO), ("2", "mat1 and mat2 shapes cannot be multiplied"), ("2", "Broken pipe")]
+)
+def test_other_errors_keep_their_traceback(world, said, environment, monkeypatch, capsys):
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("it ends"))
+    environment |= {"WORLD_SIZE": world, "RANK": "0"}
+    end_after_another(RuntimeError(said))
+    assert not capsys.readouterr().err
+
+
+FAILING = """
+import signal, sys, time
+from scm.base.distributed import Ranks
+from scm.errors import UserError
+from scm.pipeline import stage
+from scm.results.fingerprint import Inputs
+
+def opened(project, name, item):
+    signal.signal(signal.SIGTERM, lambda *_: None)  # as a training does, which asks at the end of a step
+    return stage.Stage(name, item, project, Inputs({}, {}, "0" * 64), project.root / ".work")
+
+def run(_):
+    ranks = Ranks.apart("cpu")
+    if ranks.rank == 0 or when == "late":
+        ranks = Ranks.join("cpu")
+        ranks.wait()
+    if ranks.rank == 1:
+        time.sleep(1)
+        raise UserError("data/latents is damaged")
+    ranks.wait()
+
+when, stage._open = sys.argv.pop(1), opened
+stage.main(run, "reference", parallel=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_one_of_two_processes_that_fails_says_why_and_no_other_prints_a_stack(when, tmp_path):
+    """Whether it ends before it joins the group or while the other one waits for it."""
+    make_project(tmp_path)
+    (tmp_path / "worker.py").write_text(FAILING, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "worker.py", when]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    own, _, by_torchrun = done.stderr.partition("Traceback")
+    lines = [line for line in own.splitlines() if line.startswith("error: ")]
+    others = ["error: rank 0 ends: another process has ended, as it explains, or cannot be reached"]
+    assert lines == ["error: data/latents is damaged", *(others if when == "late" else [])], done.stderr
+    assert done.returncode == 1 and "Traceback" not in by_torchrun and "SIGKILL" not in by_torchrun
+    assert by_torchrun.splitlines()[-2].strip() == "traceback : error: data/latents is damaged"
+
+
+def test_torchrun_gets_the_line_where_it_asks_for_it(environment, tmp_path):
+    tell_torchrun("error: a")
+    environment["TORCHELASTIC_ERROR_FILE"] = str(tmp_path / "none" / "error.json")
+    tell_torchrun("error: a")
+    environment["TORCHELASTIC_ERROR_FILE"] = str(tmp_path / "error.json")
+    tell_torchrun("error: a")
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "error: a"
