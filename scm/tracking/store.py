@@ -37,6 +37,8 @@ REASONS = (
      "the store is damaged: move its file away, and `scm sync` makes it anew"),
     (r"readonly database|unable to open database file",
      "the store cannot be written: may you write its file and its folder?"),
+    (r"invalid interpolation syntax|Bad value substitution|Path doesn't exist: \S*db_migrations",
+     "MLflow cannot open a store if the folder in which it is installed has % in its path: make .venv elsewhere"),
 )  # fmt: skip
 """Parts of errors, and what to say instead of each. A server that refuses a file may break off before reading it."""
 DEFAULTS = {

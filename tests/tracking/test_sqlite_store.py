@@ -77,6 +77,23 @@ def test_a_projects_folder_may_have_any_name(tmp_path: Path, empty_store: Path, 
     assert len(list(settings.root.glob("mlartifacts/*/artifacts/metrics/a.json"))) == 1
 
 
+@pytest.mark.parametrize("name", ["50%", "my%20venv", "a%%b", "a%(x)s"])
+def test_mlflow_in_a_folder_with_percent_is_a_line(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Alembic puts values of its own in the place of what follows the sign."""
+    from mlflow.store.db import utils
+
+    settings = project(tmp_path / "project", empty_store)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mlflow").symlink_to(utils._get_package_dir())
+    monkeypatch.setattr(utils, "_get_package_dir", lambda: str(tmp_path / name / "mlflow"))
+    assert not sending.publish(record(settings), settings)
+    said = "mlflow: MLflow cannot open a store if the folder in which it is installed has % in its path: make .venv"
+    line = capsys.readouterr().err
+    assert line.startswith(f"{said} elsewhere (") and "; figures are kept in files, " in line and line.count("\n") == 1
+
+
 def test_a_relative_store_lies_in_the_project_and_another_one_keeps_its_files_beside_it(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
