@@ -15,13 +15,15 @@ def export(record: Record, root: Path, model: str, ranks: Ranks) -> None:
     Raises:
         UserError: a snapshot was lost or damaged since it was written.
     """
-    if ranks.rank == 0:
-        record.verify()
-        lines = [json.loads(line) for line in (record.work / METRICS).read_text(encoding="utf-8").splitlines()]
-        write_csv(root / f"results/curves/train-{model}.csv", lines)
-        with replacing_folder(root / f"models/{model}/snapshots") as folder:
-            for name in sorted(record.snapshots):
-                link_or_copy(record.work / SNAPSHOTS / name, folder / name)
-            write_sealed(folder / INDEX, {"snapshots": record.snapshots})
-    ranks.wait()
+    ranks.first(lambda: _export(record, root, model))
     ranks.leave()
+
+
+def _export(record: Record, root: Path, model: str) -> None:
+    record.verify()
+    lines = [json.loads(line) for line in (record.work / METRICS).read_text(encoding="utf-8").splitlines()]
+    write_csv(root / f"results/curves/train-{model}.csv", lines)
+    with replacing_folder(root / f"models/{model}/snapshots") as folder:
+        for name in sorted(record.snapshots):
+            link_or_copy(record.work / SNAPSHOTS / name, folder / name)
+        write_sealed(folder / INDEX, {"snapshots": record.snapshots})

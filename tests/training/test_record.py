@@ -6,8 +6,12 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
 
 from scm.base import weights
+from scm.base.distributed import Ranks
 from scm.base.files import sha256, write_sealed
 from scm.ema.reconstruct import INDEX, verify
 from scm.errors import Interrupted, UserError
@@ -114,6 +118,23 @@ def test_exported_snapshots_are_verified_and_carry_their_hashes(whole, tmp_path)
     with pytest.raises(UserError, match=f"is missing: delete {work} and"):
         export(finished.record, tmp_path, "teacher", ALONE)
     verify(folder)
+
+
+def _export_what_is_lost(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    record = Record(folder / "work")
+    record.snapshots = {"lost.safetensors": "0"} if rank == 0 else {}
+    try:
+        export(record, folder, "teacher", Ranks(rank, 2, torch.device("cpu")))
+    except UserError as error:
+        (folder / str(rank)).write_text(str(error))
+
+
+def test_all_processes_end_when_one_cannot_export(tmp_path):
+    mp.spawn(_export_what_is_lost, (tmp_path,), nprocs=2)
+    assert "lost.safetensors is missing: delete " in (tmp_path / "0").read_text()
+    assert (tmp_path / "1").read_text() == "rank 1 ends: rank 0 failed, as it explains"
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize(
