@@ -1,5 +1,7 @@
 """Sums over features, from which mean and covariance follow; published means and covariances as such sums."""
 
+import io
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,12 @@ PRETENDED = 50_000
 """Number of images assumed for a mean and a covariance of unknown count; the distance does not depend on it."""
 SYMMETRIC = 1e-6
 """Largest difference between a covariance and its transpose, relative to its largest element."""
+MOST_FEATURES = 4096
+"""An extractor's number of features, at least as large as any published; bounds what a .npz file may unpack."""
+LARGEST_HEADER, LARGEST_NUMBER = 2**16, 16
+"""Bytes of an array's description, and of a number in it."""
+UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How numpy writes .npz files."""
 REMEDY = "use EDM's .npz or EDM2's .pkl for this extractor, or reference.statistics: null"
 
 
@@ -55,7 +63,7 @@ def read_statistics(path: Path, kind: str | None, features: int) -> Statistics:
     Raises:
         UserError: the file is missing or of another kind, or has another number of features.
     """
-    content = _npz(path) if path.suffix == ".npz" else edm.read_pickle(path)
+    content = _npz(path, features) if path.suffix == ".npz" else edm.read_pickle(path)
     if isinstance(content, dict) and kind and kind in content:
         content = content[kind]
     if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
@@ -70,10 +78,23 @@ def read_statistics(path: Path, kind: str | None, features: int) -> Statistics:
     return of_moments(mean, covariance)
 
 
-def _npz(path: Path) -> dict[str, Any]:
+def _npz(path: Path, features: int) -> dict[str, Any]:
+    """Reads mu and sigma, of which no more is unpacked than an extractor's can hold."""
+    most = max(features, MOST_FEATURES)
+    sizes = {
+        f"{name}.npy": LARGEST_HEADER + LARGEST_NUMBER * count for name, count in (("mu", most), ("sigma", most**2))
+    }
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in ("mu", "sigma")}
+        with zipfile.ZipFile(path) as file:
+            content = dict[str, Any]()
+            for name in sizes.keys() & set(file.namelist()):
+                member = file.getinfo(name)
+                if member.file_size > sizes[name] or member.compress_type not in UNPACKED:
+                    raise ValueError(f"{name} has {member.file_size:,} bytes, or is packed as numpy packs nothing")
+                with file.open(member) as handle:
+                    numbers = io.BytesIO(handle.read(member.file_size))
+                content[name.removesuffix(".npy")] = np.load(numbers, allow_pickle=False)
+            return content
     except Exception as error:  # numpy and zipfile stumble in many ways over what is no such file
         raise UserError(f"{path} cannot be read as .npz ({error}): check reference.statistics") from None
 

@@ -1,6 +1,9 @@
 """Other people's mean and covariance: EDM's .npz and EDM2's .pkl, read without executing anything."""
 
+import io
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -56,6 +59,31 @@ def test_float32_is_read_as_float64(tmp_path):
     _, found = moments()
     path = written(tmp_path, "a.npz", {name: value.astype(np.float32) for name, value in found.items()})
     assert read_statistics(path, "fid", 6)["outer_sum"].dtype == torch.float64
+
+
+def described(shape: tuple[int, ...]) -> bytes:
+    """The beginning of an array's file."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("lying", [False, True])
+@pytest.mark.parametrize("packed", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("shape", [(2**22,), (2**40, 2**40)])
+def test_a_bomb_is_not_unpacked(tmp_path, shape, packed, lying):
+    """32 MiB in a small file, whose index tells their size or a smaller one."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", packed) as file:
+        file.writestr("mu.npy", described(shape) + bytes(2**25))
+        size = file.getinfo("mu.npy").file_size
+    if lying:
+        path.write_bytes(path.read_bytes().replace(size.to_bytes(4, "little"), (200).to_bytes(4, "little")))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"a.npz cannot be read as .npz \(.*\): check reference.statistics$"):
+        read_statistics(path, "fid", 6)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
 
 
 REMEDY = r": use EDM's \.npz or EDM2's \.pkl for this extractor, or reference\.statistics: null$"
