@@ -1,13 +1,19 @@
-"""Short commands of other programs, such as git and dvc."""
+"""Short commands of other programs, such as git and dvc, and how a long one is asked to end."""
 
+import ctypes
 import os
+import signal
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 FOREIGN = ("DVC_ROOT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 """Variables that DVC sets for its stages and git for its hooks; they would lead dvc and git to another project."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Signals that ask for an end; Slurm announces the end of a job's time by SIGUSR1, if it is told to."""
 
 
 def own_environment() -> dict[str, str]:
@@ -29,6 +35,19 @@ def run_program(
     """
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "start_new_session": True}
     return subprocess.run(command, cwd=cwd, env=env, input=input or "", **options)
+
+
+def on_stop(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
+    """Handles STOPS, but SIGHUP stays ignored under nohup; returns the handlers that they had."""
+    numbers = [number for number in STOPS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def end_with_parent() -> None:
+    """Has the kernel ask this process, or what it becomes by exec, to end when its parent dies. Linux only."""
+    if sys.platform == "linux":
+        parent_death_signal = 1
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:

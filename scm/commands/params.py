@@ -25,10 +25,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _check(options: argparse.Namespace) -> int:
     from scm.params import dump, flatten, load
     from scm.params.project import Project
+    from scm.pipeline.launcher import command_of
 
     path = _file(options.file)
     params = load(path)
     Project(path.parent, params).check()
+    if params.runtime.launcher is not None:
+        command_of(params.runtime.launcher, path.parent)
     print(f"{path}: ok ({len(flatten(dump(params)))} values, preset {params.preset})")
     return 0
 

@@ -3,6 +3,7 @@
 import math
 import posixpath
 import re
+import shlex
 from collections.abc import Iterator
 
 from scm import methods
@@ -36,6 +37,7 @@ def impossible(params: Params) -> Iterator[Fault]:
     yield from _methods(params)
     yield from _profiles(params)
     yield from _sampling(params)
+    yield from _running(params)
     yield from _tracking(params)
 
 
@@ -291,6 +293,21 @@ def _guidance(params: Params) -> Iterator[Fault]:
             low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
             remedy = f"use {low:g} to {high:g}" if low <= high else "make their ranges overlap"
             yield Fault("select.guidance.student", scale, f"outside the guidance of the students; {remedy}")
+
+
+def _running(params: Params) -> Iterator[Fault]:
+    launcher = params.runtime.launcher
+    if launcher is None:
+        return
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        yield Fault(
+            "runtime.launcher", launcher, f"no shell could read it ({error}); close the quotation, or write null"
+        )
+        return
+    if not words[0]:
+        yield Fault("runtime.launcher", launcher, "begins with no program; write the program's name, or null")
 
 
 def _tracking(params: Params) -> Iterator[Fault]:

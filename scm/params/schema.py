@@ -213,6 +213,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Whole | None
     processes: Whole
+    launcher: Text | None
     micro_batch: Literal["auto"] | Whole
     checkpointing: Literal["auto", "none", "blocks"]
     compile: bool

@@ -1,7 +1,7 @@
 """This process among several: the variables by which torchrun, or a cluster's operator, numbers processes.
 
-torchrun says so by TORCHELASTIC_RUN_ID. Kubeflow's operator sets RANK and WORLD_SIZE in every pod, and Kubeflow's
-trainer sets PET_NNODES: in a lone pod they mean nothing, and among several pods each starts one process.
+Only torchrun's are believed, which sets TORCHELASTIC_RUN_ID. Kubeflow's operator sets RANK and WORLD_SIZE in every pod,
+and Kubeflow's trainer sets PET_NNODES: in a lone pod they mean nothing, and in several they ask for torchrun.
 """
 
 import json
@@ -15,10 +15,12 @@ from pathlib import Path
 
 from scm.errors import UserError
 
-NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-MEETING_PLACE = ("MASTER_ADDR", "MASTER_PORT")
-OF_TORCHRUN = "PET_"
-"""Beginning of the variables that stand for torchrun's own options."""
+NUMBERS = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+OF_TORCHRUN = ("PET_", "TORCHELASTIC_")
+"""Beginnings of further variables: torchrun's own options, and what it tells its processes."""
 PEER_ENDED = re.compile(
     r"gloo.*(Connection closed by peer|Connection reset by peer|Broken pipe)|ncclRemoteError|remote process exited"
     r"|failed to recv, got 0 bytes",
@@ -28,13 +30,10 @@ PEER_ENDED = re.compile(
 REMEDY = "start it with torchrun, or unset them and set runtime.processes"
 
 
-def among_several(environment: MutableMapping[str, str], processes: int) -> bool:
+def among_several(environment: MutableMapping[str, str]) -> bool:
     """True if this process is one of several that somebody else has started.
 
     The variables of a lone process are removed, so that nothing later takes them for torchrun's.
-
-    Args:
-        processes: `runtime.processes`.
 
     Raises:
         UserError: the variables contradict each other, or ask for what a stage cannot do.
@@ -49,12 +48,16 @@ def among_several(environment: MutableMapping[str, str], processes: int) -> bool
     if world > 1 and "LOCAL_WORLD_SIZE" in environment and not local < here <= world:
         told = f"LOCAL_RANK = {local}, LOCAL_WORLD_SIZE = {here}"
         raise UserError(f"{told}, {said} contradict each other: {REMEDY}")
-    if world > 1 and "DVC_ROOT" in environment:
+    by_dvc = "DVC_ROOT" in environment and "SCM_LAUNCHED" not in environment
+    if world > 1 and by_dvc:
         problem = f"{said} say that this is one of {world} processes, but DVC runs a stage only once"
-        raise UserError(f"{problem}: unset them, or start each stage without DVC (docs/data.md)")
-    if not by_torchrun:
-        _check_pods(environment, said, world, processes)
-    if world > 1 or (by_torchrun and "DVC_ROOT" not in environment):
+        raise UserError(f"{problem}: unset them, and set runtime.launcher (docs/scale.md)")
+    nodes = environment.get("PET_NNODES", "1")
+    if not by_torchrun and nodes not in ("1", "1:1"):
+        raise UserError(f"PET_NNODES = {nodes} is meant for torchrun, which did not start this: {REMEDY}")
+    if not by_torchrun and world > 1:
+        raise UserError(f"{said} are set, but not by torchrun: {REMEDY}")
+    if by_torchrun and not by_dvc:
         return True
     for name in numbering(environment):
         del environment[name]
@@ -63,7 +66,7 @@ def among_several(environment: MutableMapping[str, str], processes: int) -> bool
 
 def numbering(environment: Mapping[str, str]) -> list[str]:
     """Names of the variables that number processes; a torchrun of our own must not inherit them."""
-    return [name for name in environment if name in (*NUMBERS, *MEETING_PLACE) or name.startswith(OF_TORCHRUN)]
+    return [name for name in environment if name in NUMBERS or name.startswith(OF_TORCHRUN)]
 
 
 def own_threads(threads: int | None) -> int:
@@ -86,21 +89,6 @@ def tell_torchrun(line: str) -> None:
         told = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
         with suppress(OSError):  # the line has been printed
             Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
-
-
-def _check_pods(environment: Mapping[str, str], said: str, world: int, processes: int) -> None:
-    """Refuses what several processes that torchrun has not started cannot do."""
-    nodes = environment.get("PET_NNODES", "1")
-    if nodes not in ("1", "1:1"):
-        raise UserError(f"PET_NNODES = {nodes} is meant for torchrun, which did not start this: {REMEDY}")
-    if world == 1:
-        return
-    missing = [name for name in MEETING_PLACE if name not in environment]
-    if missing:
-        raise UserError(f"{said} are set without {' and '.join(missing)}, and not by torchrun: {REMEDY}")
-    if processes > 1:
-        problem = f"{said} are set, but not by torchrun, and so stand for one process each"
-        raise UserError(f"{problem}, while runtime.processes = {processes}: start it with torchrun, or write 1")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -2,13 +2,12 @@
 
 A stage exits with 0 only if its outputs are complete, with 1 for bad input (one line), and with 75 if it was
 interrupted and has saved its state: the same command resumes it. DVC leaves its children running when it is killed. So
-a stage dies with its parent, and locks its work folder so that no second trainer works on the same files.
+a stage dies with its parent, and locks its work folder so that no second trainer works on the same files. The one that
+DVC has started leaves the work to others if params.yaml names a launcher or several processes, and waits for them.
 """
 
-import ctypes
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,11 +18,13 @@ from typing import Any
 
 from scm.base import locks
 from scm.base.files import disk_fault, write_json
+from scm.base.processes import end_with_parent, on_stop
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError, printable
 from scm.params import Params, dump
 from scm.params.project import Project
+from scm.pipeline import launcher
 from scm.pipeline.clone import link_images
-from scm.pipeline.ranks import among_several, end_after_another, numbering, tell_torchrun
+from scm.pipeline.ranks import among_several, end_after_another, tell_torchrun
 from scm.results.fingerprint import Inputs, inputs_of
 from scm.results.provenance import chain, git_fault, run_entry
 from scm.results.reading import run_path
@@ -33,6 +34,9 @@ MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456",
 }  # fmt: skip
 """Keeps freed memory in the process; a training step on the CPU otherwise spends much of its time on page faults."""
+
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""What cuBLAS asks for before its sums are always added in the same order."""
 
 FINISHED = ".finished"
 """Ending of a work folder that is being removed."""
@@ -118,7 +122,8 @@ def main(
         matrix: the stage takes its matrix item as the only argument.
         training: start the stage as `runtime.processes` processes, with settings that make training fast.
         parallel: start the stage as `runtime.processes` processes if that is more than one.
-        recorded: write a run file and show it in MLflow; not for the report, which reads the run files.
+        recorded: write a run file and show it in MLflow, and leave the work to `runtime.launcher`; not for the
+            report, which reads the run files.
     """
     sys.exit(_main(run, name, matrix, training, parallel, recorded))
 
@@ -127,13 +132,12 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
     try:
         if len(sys.argv) != 1 + matrix:
             raise UserError(f"usage: python -m stages.{name}{' MODEL' if matrix else ''}")
-        _die_with_parent()
         # Report a faulty params.yaml before torch is imported and torchrun starts.
         project = Project.open()
-        processes = project.params.runtime.processes
-        among_several(os.environ, processes)
-        if training or (parallel and processes > 1):
-            _start_processes(name, processes)
+        code = _done_by_others(project, name, training, parallel, recorded)
+        if code is not None:
+            return code
+        os.environ.update({**DETERMINISTIC, **os.environ})
         stage = _open(project, name, sys.argv[1] if matrix else None)
         with _locked(stage):
             run(stage)
@@ -183,16 +187,8 @@ def _open(project: Project, name: str, item: str | None) -> Stage:
         stage._stop = True
 
     if name.startswith(("train", "prepare")):
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        on_stop(stop)
     return stage
-
-
-def _die_with_parent() -> None:
-    """Under DVC, ends this process, or what it becomes by exec, when its parent dies. Linux only."""
-    if "DVC_ROOT" in os.environ and sys.platform == "linux":
-        parent_death_signal = 1
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
 
 
 @contextmanager
@@ -224,13 +220,49 @@ def _remove(work: Path) -> None:
     shutil.rmtree(finished, ignore_errors=True)
 
 
-def _start_processes(name: str, processes: int) -> None:
-    """Replaces this process, once, by one with MALLOC in its environment, or by torchrun with several of these."""
-    if among_several(os.environ, processes) or "SCM_STARTED" in os.environ:
-        return
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", f"stages.{name}", *sys.argv[1:]]
-    environment = {**MALLOC, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", **os.environ, "SCM_STARTED": "1"}
-    for variable in numbering(environment):
-        del environment[variable]
-    os.execve(sys.executable, command, environment)
+def _done_by_others(project: Project, name: str, training: bool, parallel: bool, recorded: bool) -> int | None:
+    """Has the processes that params.yaml asks for run this stage; None if this process is one of them."""
+    if "DVC_ROOT" in os.environ:
+        end_with_parent()
+    several = among_several(os.environ)
+    if recorded and (command := _launcher(project)):
+        return _launch(command, project.root, name)
+    if several or "SCM_STARTED" in os.environ:
+        return None
+    processes = project.params.runtime.processes
+    if processes > 1 and (training or parallel):
+        return _start_processes(name, processes)
+    if training:
+        _start_again(name)
+    return None
+
+
+def _launcher(project: Project) -> list[str] | None:
+    """The words of `runtime.launcher` in the process that DVC has started; None where nothing is to be launched."""
+    given = project.params.runtime.launcher
+    if given is None or "DVC_ROOT" not in os.environ or "SCM_LAUNCHED" in os.environ:
+        return None
+    return launcher.command_of(given, project.root)
+
+
+def _launch(command: list[str], root: Path, name: str) -> int:
+    """Has the launcher run this stage; returns the exit code."""
+    arguments = sys.argv[1:]
+    environment = launcher.environment_for({**MALLOC, **DETERMINISTIC}, SCM_LAUNCHED="1")
+    code = launcher.run([*command, "-m", f"stages.{name}", *arguments], environment)
+    if code == 0:
+        launcher.check_seen(run_path(root, "@".join([name, *arguments])))
+    return code
+
+
+def _start_processes(name: str, processes: int) -> int:
+    """Has torchrun run this stage in several processes of this machine; returns the exit code."""
+    torchrun = [sys.executable, "-m", "scm.pipeline.torchrun", "--standalone", f"--nproc-per-node={processes}"]
+    environment = launcher.environment_for(MALLOC, SCM_STARTED="1")
+    return launcher.run([*torchrun, "-m", f"stages.{name}", *sys.argv[1:]], environment)
+
+
+def _start_again(name: str) -> None:
+    """Replaces this process by one that has MALLOC in its environment."""
+    command = [sys.executable, "-m", f"stages.{name}", *sys.argv[1:]]
+    os.execve(sys.executable, command, {**MALLOC, **os.environ, "SCM_STARTED": "1"})

@@ -2,8 +2,8 @@
 
 A dvc that is killed leaves its trainer running, and the next `dvc repro` starts a second one. So each dvc gets a
 session of its own, signals go to everything in the session, and this command returns only when the session is empty.
-The first SIGINT or SIGTERM asks to stop, upon which a trainer saves its state; the second one kills. If this command
-itself is killed, the kernel ends dvc, and the stages end with it.
+The first SIGINT, SIGTERM, SIGHUP or SIGUSR1 asks to stop, upon which a trainer saves its state; the second one kills.
+If this command itself is killed, the kernel ends dvc, and the stages end with it.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from scm.base.processes import run_program
+from scm.base.processes import STOPS, end_with_parent, run_program
 from scm.base.project import TEACHER
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
@@ -27,10 +27,8 @@ from scm.params.project import Project
 from scm.pipeline.dvc_command import check_repository, check_writable, dvc_program
 from scm.results.fingerprint import check_files
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -46,7 +44,8 @@ def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
     check_writable(root)
     shares = _shares(params, visible_gpus()) if parallel and not arguments else []
     if parallel and len(shares) < 2:
-        reason = "is for the whole pipeline" if arguments else "needs two students and a GPU for each"
+        needed = "needs two students, a GPU for each and no runtime.launcher"
+        reason = "is for the whole pipeline" if arguments else needed
         print(f"scm run: --parallel {reason}; running one stage at a time", file=sys.stderr)
     with Sessions(root) as sessions:
         if len(shares) >= 2:
@@ -70,8 +69,8 @@ def visible_gpus() -> list[str]:
 
 
 def _shares(params: Params, gpus: Sequence[str]) -> list[list[str]]:
-    """Divides the GPUs among the students that train at the same time; no shares if params.yaml asks for the CPU."""
-    if params.runtime.device == "cpu":
+    """Divides the GPUs among the students that train at the same time; no shares if params.yaml uses none of them."""
+    if params.runtime.device == "cpu" or params.runtime.launcher is not None:
         return []
     size = params.runtime.processes
     count = min(len(gpus) // size, len(_from_teacher(params)))
@@ -112,7 +111,7 @@ class Sessions:
 
     def __enter__(self) -> Self:
         _process_control(_PR_SET_CHILD_SUBREAPER, 1)
-        for number in SIGNALS:
+        for number in STOPS:
             self._previous[number] = signal.signal(number, self._forward)
         return self
 
@@ -207,9 +206,8 @@ def _prepare_child(supervisor: int) -> None:
 
     A shell's background job ignores SIGINT, and dvc would inherit that.
     """
-    for number in SIGNALS:
+    for number in STOPS:
         signal.signal(number, signal.SIG_DFL)
-    if sys.platform == "linux":
-        _process_control(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != supervisor:
-            os._exit(EXIT_INTERRUPTED)
+    end_with_parent()
+    if os.getppid() != supervisor:
+        os._exit(EXIT_INTERRUPTED)

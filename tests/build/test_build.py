@@ -115,13 +115,13 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
 
 def runtime(**changes: object) -> Runtime:
     values = {"device": "cpu", "threads": None, "processes": 1, "compile": True}
-    values |= {"log_every": 1, "checkpoint_every": 1}
+    values |= {"log_every": 1, "checkpoint_every": 1, "micro_batch": "auto", "launcher": None}
     return Runtime(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeypatch):
     calls: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options: calls.append(module))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: calls.append(module))
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     model = tiny_model()
     names = list(model.state_dict())
@@ -140,7 +140,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
 
 def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
     calls: list[torch.nn.Module] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, options: calls.append(module))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: calls.append(module))
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     models = torch.nn.ModuleList([tiny_model(), torch.nn.Linear(1, 1), tiny_model()])
     build.compile_networks(models, runtime(), torch.device("cpu"))

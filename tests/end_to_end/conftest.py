@@ -26,6 +26,7 @@ import torch
 from ruamel.yaml import YAML
 
 from scm import cli
+from scm.base.processes import STOPS
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -103,7 +104,7 @@ def run_in_two(folder: Path, module: str, *arguments: str) -> str:
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     """This process as one that was started in the folder; what a stage changes in it is as before afterwards."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in STOPS}
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
         with chdir(folder), mock.patch.dict(os.environ, environment(), clear=True):

@@ -339,6 +339,7 @@ ONE_KEY = [
     ),
     ("select", "samples: 1797", "samples: 1", ": select.samples = 1: must be at least 2"),
     ("runtime", "device: auto", "device: tpu", """: runtime.device = "tpu": must be 'auto', 'cpu' or 'cuda'"""),
+    ("runtime", "launcher: null", 'launcher: ""', ': runtime.launcher = "": must not be empty; write a value'),
     ("runtime", "threads: null", "threads: 0", ": runtime.threads = 0: must be at least 1"),
     ("runtime", "threads: null", "threads: null\n  shards: s3://bucket", f': runtime.shards = "s3://bucket": {GONE}'),
 ]

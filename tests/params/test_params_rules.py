@@ -165,6 +165,14 @@ IMPOSSIBLE = [
         "runtime.processes = 3: does not divide the batch of 128 of teacher; use a divisor of 128, or another batch (and 2 more)",
     ),
     (
+        {"runtime.launcher": "srun 'torchrun"},
+        'runtime.launcher = "srun \'torchrun": no shell could read it (No closing quotation); close the quotation, or write null',
+    ),
+    (
+        {"runtime.launcher": "'' a"},
+        "runtime.launcher = \"'' a\": begins with no program; write the program's name, or null",
+    ),
+    (
         {"student.sct": None},
         "student.sct: student.methods names sct, but its block is missing; add it with images and dropout, or take it out of student.methods",
     ),

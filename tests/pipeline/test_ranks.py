@@ -20,52 +20,51 @@ OTHERS = {"HOME": "/h", "SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_NODEID"
 
 
 @pytest.mark.parametrize("environment", [{}, LONE_POD, {"RANK": "0"}, {**TORCHRUN, "DVC_ROOT": "/p"}])
-@pytest.mark.parametrize("processes", [1, 8])
-def test_a_lone_process_loses_its_number(environment, processes):
+def test_a_lone_process_loses_its_number(environment):
     environment = {**environment, **OTHERS}
-    kept = {key: value for key, value in environment.items() if key not in {**LONE_POD, "LOCAL_RANK": ""}}
-    assert not among_several(environment, processes)
+    kept = {key: value for key, value in environment.items() if key not in TORCHRUN}
+    assert not among_several(environment)
     assert environment == kept
 
 
 @pytest.mark.parametrize(
-    ("environment", "processes"),
+    "environment",
     [
-        (TORCHRUN, 8),
-        ({**TORCHRUN, "WORLD_SIZE": "16", "RANK": "15"}, 8),
-        (PODS, 1),
-        ({**TORCHRUN, "WORLD_SIZE": "8", "SCM_STARTED": "1", "DVC_ROOT": "/p"}, 8),
+        TORCHRUN,
+        {**TORCHRUN, "WORLD_SIZE": "16", "RANK": "15"},
+        {**TORCHRUN, "WORLD_SIZE": "8", "SCM_STARTED": "1", "DVC_ROOT": "/p"},
+        {**TORCHRUN, "WORLD_SIZE": "8", "SCM_LAUNCHED": "1", "DVC_ROOT": "/p"},
+        {**TORCHRUN, "SCM_LAUNCHED": "1", "DVC_ROOT": "/p"},
     ],
 )
-def test_one_of_several_keeps_its_number(environment, processes):
+def test_one_of_several_keeps_its_number(environment):
     before = dict(environment)
-    assert among_several(environment, processes)
+    assert among_several(environment)
     assert environment == before
 
 
 @pytest.mark.parametrize(
-    ("environment", "processes", "fault"),
+    ("environment", "fault"),
     [
-        ({"RANK": "1"}, 1, "RANK = 1 and WORLD_SIZE = 1 contradict each other: start it with torchrun, or unset them"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, 1, "contradict each other"),
-        ({"WORLD_SIZE": "0"}, 1, "contradict each other"),
-        ({"RANK": "9" * 5000}, 1, "9999 in the environment is no whole number"),
-        ({**PODS, "LOCAL_RANK": "a"}, 1, "LOCAL_RANK = a in the environment is no whole number"),
-        ({**PODS, "LOCAL_WORLD_SIZE": "0"}, 1, "LOCAL_RANK = 0, LOCAL_WORLD_SIZE = 0, RANK = 1 and WORLD_SIZE = 2"),
-        ({**PODS, "LOCAL_WORLD_SIZE": "8"}, 1, "contradict each other"),
-        ({"RANK": "-1"}, 1, "RANK = -1 in the environment is no whole number"),
-        ({"WORLD_SIZE": ""}, 1, "WORLD_SIZE =  in the environment is no whole number"),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, 1, "are set without MASTER_ADDR and MASTER_PORT, and not by torchrun"),
-        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, 1, "are set without MASTER_PORT"),
-        (PODS, 8, "stand for one process each, while runtime.processes = 8: start it with torchrun, or write 1"),
-        ({"PET_NNODES": "2"}, 1, "PET_NNODES = 2 is meant for torchrun, which did not start this"),
-        ({**PODS, "DVC_ROOT": "/p"}, 1, "one of 2 processes, but DVC runs a stage only once: unset them"),
-        ({**TORCHRUN, "WORLD_SIZE": "2", "DVC_ROOT": "/p"}, 1, "but DVC runs a stage only once"),
+        ({"RANK": "1"}, "RANK = 1 and WORLD_SIZE = 1 contradict each other: start it with torchrun, or unset them"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "contradict each other"),
+        ({"WORLD_SIZE": "0"}, "contradict each other"),
+        ({"RANK": "9" * 5000}, "9999 in the environment is no whole number"),
+        ({**PODS, "LOCAL_RANK": "a"}, "LOCAL_RANK = a in the environment is no whole number"),
+        ({**PODS, "LOCAL_WORLD_SIZE": "0"}, "LOCAL_RANK = 0, LOCAL_WORLD_SIZE = 0, RANK = 1 and WORLD_SIZE = 2"),
+        ({**PODS, "LOCAL_WORLD_SIZE": "8"}, "contradict each other"),
+        ({"RANK": "-1"}, "RANK = -1 in the environment is no whole number"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE =  in the environment is no whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "RANK = 1 and WORLD_SIZE = 2 are set, but not by torchrun: start it with"),
+        (PODS, "RANK = 1 and WORLD_SIZE = 2 are set, but not by torchrun: start it with torchrun, or unset them"),
+        ({"PET_NNODES": "2"}, "PET_NNODES = 2 is meant for torchrun, which did not start this"),
+        ({**PODS, "DVC_ROOT": "/p"}, "one of 2 processes, but DVC runs a stage only once: unset them"),
+        ({**TORCHRUN, "WORLD_SIZE": "2", "DVC_ROOT": "/p"}, "only once: unset them, and set runtime.launcher"),
     ],
 )
-def test_variables_that_cannot_be_meant_are_named(environment, processes, fault):
+def test_variables_that_cannot_be_meant_are_named(environment, fault):
     with pytest.raises(UserError, match=fault.replace(".", r"\.")):
-        among_several(dict(environment), processes)
+        among_several(dict(environment))
 
 
 @pytest.fixture
@@ -78,13 +77,13 @@ def environment(monkeypatch):
 @pytest.mark.parametrize("variables", [{}, LONE_POD, {**LONE_POD, **OTHERS}])
 def test_runtime_processes_counts_in_a_lone_pod(variables, environment, monkeypatch):
     started = []
-    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+    monkeypatch.setattr(stage.launcher, "run", lambda *call: started.append(call) or 75)
     monkeypatch.setattr(sys, "argv", ["train_student", "scd"])
     environment |= variables
-    stage._start_processes("train_student", 8)
-    (_, command, given), *_ = started
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8"]
-    assert command[1:] == [*torchrun, "-m", "stages.train_student", "scd"]
+    assert stage._start_processes("train_student", 8) == 75
+    (_, *command), given = started[0]
+    torchrun = ["-m", "scm.pipeline.torchrun", "--standalone", "--nproc-per-node=8"]
+    assert command == [*torchrun, "-m", "stages.train_student", "scd"]
     assert not set(LONE_POD) & set(given) and given["SCM_STARTED"] == "1"
 
 

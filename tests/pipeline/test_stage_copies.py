@@ -25,7 +25,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     (original / "data/raw/cat").mkdir()
     (original / "data/raw/cat/1.png").write_bytes(b"one")
     monkeypatch.setenv("DVC_ROOT", str(original))
-    monkeypatch.setattr(stage.signal, "signal", lambda *_: None)  # pytest keeps its own
+    monkeypatch.setattr(stage, "on_stop", lambda _: {})  # pytest keeps its own
     return original, copy
 
 

@@ -29,7 +29,7 @@ def stop(number, frame):
     pathlib.Path("saved.txt").write_text(signal.Signals(number).name)
     sys.exit(75)
 if sys.argv[1] == "saves":
-    signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGINT, stop)
+    [signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
 else:
     [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
 pathlib.Path("child.txt").write_text("ready")
@@ -161,7 +161,7 @@ def test_dvc_is_missing(project):
     assert str(caught.value) == f"{project / 'bin' / 'dvc'} is missing: {remedy}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_reaches_the_stage_and_its_end_is_awaited(project, number):
     fake_dvc(project, WAITS_FOR_CHILD.format(kind="saves"))
     process = start(project)
@@ -227,9 +227,9 @@ def test_dvc_ends_with_a_killed_supervisor(project):
 
 def test_the_callers_signal_handlers_come_back(project):
     fake_dvc(project, "")
-    before = [signal.getsignal(number) for number in supervisor.SIGNALS]
+    before = [signal.getsignal(number) for number in supervisor.STOPS]
     supervisor.run([], root=project)
-    assert [signal.getsignal(number) for number in supervisor.SIGNALS] == before
+    assert [signal.getsignal(number) for number in supervisor.STOPS] == before
 
 
 def test_students_train_in_parallel_on_shares_of_the_gpus(project, monkeypatch):
@@ -284,10 +284,16 @@ def test_a_failed_student_ends_the_run_after_the_other_one(project, monkeypatch)
 @pytest.mark.parametrize(
     ("gpus", "edit", "arguments", "reason"),
     [
-        ("0", ("", ""), [], "needs two students and a GPU for each"),
-        ("0,1,2", ("processes: 1", "processes: 2"), [], "needs two students and a GPU for each"),
-        ("0,1", ("device: auto", "device: cpu"), [], "needs two students and a GPU for each"),
-        ("0,1", ("sct: teacher}", "sct: scd}"), [], "needs two students and a GPU for each"),
+        ("0", ("", ""), [], "needs two students, a GPU for each and no runtime.launcher"),
+        ("0,1,2", ("processes: 1", "processes: 2"), [], "needs two students, a GPU for each and no runtime.launcher"),
+        ("0,1", ("device: auto", "device: cpu"), [], "needs two students, a GPU for each and no runtime.launcher"),
+        (
+            "0,1",
+            ("launcher: null", "launcher: srun torchrun"),
+            [],
+            "needs two students, a GPU for each and no runtime.launcher",
+        ),
+        ("0,1", ("sct: teacher}", "sct: scd}"), [], "needs two students, a GPU for each and no runtime.launcher"),
         ("0,1", ("", ""), ["report"], "is for the whole pipeline"),
     ],
 )
