@@ -105,6 +105,7 @@ def training_settings(
         header={**header, "precision": training.precision, "preset": params.preset},
         log_every=params.runtime.log_every,
         checkpoint_every=params.runtime.checkpoint_every,
+        checkpoint_minutes=params.runtime.checkpoint_minutes,
         context=health_context(params, training, header),
     )
 

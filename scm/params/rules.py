@@ -296,7 +296,10 @@ def _guidance(params: Params) -> Iterator[Fault]:
 
 
 def _running(params: Params) -> Iterator[Fault]:
-    launcher = params.runtime.launcher
+    launcher, runtime = params.runtime.launcher, params.runtime
+    if runtime.checkpoint_every is None and runtime.checkpoint_minutes is None:
+        problem = "neither images nor minutes say when a training is to be saved"
+        yield Fault("runtime.checkpoint_minutes", None, f"{problem}; write 15, or set runtime.checkpoint_every")
     if launcher is None:
         return
     try:

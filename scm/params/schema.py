@@ -218,7 +218,8 @@ class Runtime(Section):
     checkpointing: Literal["auto", "none", "blocks"]
     compile: bool
     log_every: PositiveCount
-    checkpoint_every: PositiveCount
+    checkpoint_every: PositiveCount | None
+    checkpoint_minutes: Positive | None
 
     @property
     def images_at_once(self) -> int | None:

@@ -65,7 +65,9 @@ class LoopSettings:
         half_precision: True if the network computes in float16, which needs a scaled loss.
         header: included in each snapshot's header.
         log_every: images between two lines of metrics.jsonl.
-        checkpoint_every: images between two checkpoints; the next line of metrics then brings a checkpoint.
+        checkpoint_every: images between two checkpoints; the next line of metrics then brings a checkpoint. None =
+            only checkpoint_minutes counts.
+        checkpoint_minutes: the same in minutes, if these come first; None = only checkpoint_every counts.
         context: settings for the run's diagnosis.
     """
 
@@ -83,7 +85,8 @@ class LoopSettings:
     half_precision: bool
     header: Mapping[str, Any]
     log_every: int
-    checkpoint_every: int
+    checkpoint_every: int | None
+    checkpoint_minutes: float | None
     context: Context = field(default_factory=Context)
 
 
@@ -171,7 +174,8 @@ class Trainer:
         self._say_if_too_little_room()
         total = self.settings.images
         self.trained.train()
-        self.started, last_line, last_checkpoint = (time.monotonic(), self.images), self.images, self.images
+        self.started, last_line = (time.monotonic(), self.images), self.images
+        last_checkpoint = self.started
         while self.images < total:
             self._step()
             done = self.images >= total
@@ -180,9 +184,9 @@ class Trainer:
             if done or stop or self.images - last_line >= self.settings.log_every:
                 self._write_line()
                 last_line = self.images
-                if done or stop or self.images - last_checkpoint >= self.settings.checkpoint_every:
+                if done or stop or self._checkpoint_is_due(*last_checkpoint):
                     self._save()
-                    last_checkpoint = self.images
+                    last_checkpoint = (time.monotonic(), self.images)
             if stop:
                 raise Interrupted(f"stopped at {self.images:,} of {total:,} images; run the same command to go on")
 
@@ -343,6 +347,13 @@ class Trainer:
         )
         for finding in self.diagnosis.add(line):
             self.say(f"health: {finding}")
+
+    def _checkpoint_is_due(self, moment: float, images: int) -> bool:
+        """Compares the last checkpoint's moment and images with the settings; rank 0's clock counts on all ranks."""
+        every, minutes = self.settings.checkpoint_every, self.settings.checkpoint_minutes
+        if every is not None and self.images - images >= every:
+            return True
+        return minutes is not None and self.ranks.of_first(time.monotonic() - moment) >= 60 * minutes
 
     def _save(self) -> None:
         # A resumed run adds up the same parts, and all ranks have the same from here on.

@@ -115,7 +115,13 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
 
 def runtime(**changes: object) -> Runtime:
     values = {"device": "cpu", "threads": None, "processes": 1, "compile": True}
-    values |= {"log_every": 1, "checkpoint_every": 1, "micro_batch": "auto", "launcher": None}
+    values |= {
+        "log_every": 1,
+        "checkpoint_every": 1,
+        "micro_batch": "auto",
+        "launcher": None,
+        "checkpoint_minutes": None,
+    }
     return Runtime(**{**values, **changes})  # type: ignore[arg-type]
 
 

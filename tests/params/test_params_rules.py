@@ -165,6 +165,10 @@ IMPOSSIBLE = [
         "runtime.processes = 3: does not divide the batch of 128 of teacher; use a divisor of 128, or another batch (and 2 more)",
     ),
     (
+        {"runtime.checkpoint_every": None, "runtime.checkpoint_minutes": None},
+        "runtime.checkpoint_minutes = null: neither images nor minutes say when a training is to be saved; write 15, or set runtime.checkpoint_every",
+    ),
+    (
         {"runtime.launcher": "srun 'torchrun"},
         'runtime.launcher = "srun \'torchrun": no shell could read it (No closing quotation); close the quotation, or write null',
     ),

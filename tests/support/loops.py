@@ -41,6 +41,7 @@ def settings(**changes: object) -> loop.LoopSettings:
         "images": 160, "batch": 16, "seed": 0, "purpose": "test", "optimizer": "adam", "betas": (0.9, 0.99),
         "eps": 1e-11, "schedule": Schedule(1e-2, 32, "cosine", 64, 160), "profiles": (0.05, 0.1), "halflife": None,
         "snapshots": 4, "half_precision": False, "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
+        "checkpoint_minutes": None,
     }  # fmt: skip
     return loop.LoopSettings(**{**values, **changes})  # type: ignore[arg-type]
 

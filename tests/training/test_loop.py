@@ -113,6 +113,27 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert equal(before, result(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("every", "minutes", "saved"),
+    [
+        (48, None, [64, 128, 160]),
+        (None, 1.5, [64, 128, 160]),
+        (None, 100, [160]),
+        (96, 2.5, [96, 160]),
+        (32, 2.5, [32, 64]),
+    ],
+)
+def test_a_checkpoint_is_due_after_images_or_minutes(tmp_path, monkeypatch, every, minutes, saved):
+    """A line of metrics comes every 32 images; rank 0's clock says a minute for each."""
+    training = trainer(tmp_path, checkpoint_every=every, checkpoint_minutes=minutes)
+    images: list[int] = []
+    monkeypatch.setattr(training, "_write_checkpoint", lambda: images.append(training.images))
+    monkeypatch.setattr(Ranks, "of_first", lambda _, value: 60.0 * (training.images - max(images, default=0)) / 32)
+    monkeypatch.setattr(training, "_resume", lambda: None)
+    training.run()
+    assert images[: len(saved)] == saved
+
+
 def test_a_machine_that_does_not_see_the_first_ones_checkpoint_ends(tmp_path):
     class Second(Ranks):
         def of_first(self, value: float) -> float:
