@@ -22,6 +22,7 @@ from typing import Any
 
 from scm.base import locks
 from scm.base.files import write_text
+from scm.base.processes import STOPS
 from scm.base.project import TEACHER
 from scm.base.yaml_files import read_text
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
@@ -30,7 +31,7 @@ from scm.pipeline import dvc_command
 from scm.pipeline.plan import UP_TO_DATE, plan
 from scm.pipeline.plan_cost import estimates
 from scm.pipeline.plan_table import table
-from scm.pipeline.supervisor import SIGNALS, run
+from scm.pipeline.supervisor import run
 from scm.presets.apply import apply, set_values
 from scm.publishing import verdict
 from scm.publishing.candidate import model_files
@@ -224,7 +225,7 @@ def _limited(minutes: float | None) -> Iterator[None]:
     def interrupt(number: int, _: FrameType | None) -> None:
         raise Interrupted(_GO_ON)
 
-    previous = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    previous = {number: signal.signal(number, interrupt) for number in STOPS}
     timer = threading.Timer((minutes or 0) * 60, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     if minutes:
