@@ -17,8 +17,7 @@ from scm.results.reading import progress_path
 def run(stage: Stage) -> None:
     params, model, ranks = stage.params, str(stage.item), Ranks.join(models.device_of(stage.params.runtime))
     snapshots = stage.root / f"models/{model}/snapshots"
-    if ranks.rank == 0:
-        verify(snapshots)
+    ranks.first(lambda: verify(snapshots))
     reference = load_reference(stage.root / "data/reference", ranks.device)
     codec = load_codec(stage.root / "data/codec", ranks.device)
     # Find the length, guidance scale and t_mid with the smallest distance; distances in `known` are not measured again.

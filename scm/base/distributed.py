@@ -2,10 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from scm.errors import UserError
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others: rank 0 alone writes snapshots and verifies them, of which there may be
 hundreds of GB; NCCL's own ten minutes would end each attempt to resume. torchrun sees at once if a process ends."""
+
+Read = tuple[Mapping[str, Tensor], dict[str, Any]]
+"""Tensors by name, and a header."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,44 @@ class Ranks:
             failed = self.any(not done)
         if failed:
             raise UserError(f"rank {self.rank} ends: rank 0 failed, as it explains")
+
+    def each(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yields the tensors of all processes on every process, one at a time, on the process's own device.
+
+        Every process must take all of them. Several processes' tensors need different names.
+        """
+        if self.world == 1:
+            yield from tensors.items()
+            return
+        listed: list[Any] = [None] * self.world
+        dist.all_gather_object(listed, [(name, value.shape, value.dtype) for name, value in tensors.items()])
+        for owner, names in enumerate(listed):
+            for name, shape, dtype in names:
+                if owner == self.rank:
+                    value = tensors[name].detach().to(self.device).contiguous()
+                else:
+                    value = torch.empty(shape, dtype=dtype, device=self.device)
+                dist.broadcast(value, owner)
+                yield name, value
+
+    def read_once(self, read: Callable[[], Read | None]) -> tuple[Iterator[tuple[str, Tensor]], dict[str, Any]] | None:
+        """Calls `read` in rank 0; every process gets the tensors, as from `each`, and the header that it returns.
+
+        Raises:
+            UserError: as from `first`.
+        """
+        found: list[Any] = [None]
+
+        def keep() -> None:
+            found[0] = read()
+
+        self.first(keep)
+        tensors, header = found[0] or ({}, None)
+        if self.world > 1:
+            told = [header]
+            dist.broadcast_object_list(told, device=self.device)
+            header = told[0]
+        return None if header is None else (self.each(tensors), header)
 
     def wait(self) -> None:
         """Waits until every process has called this."""

@@ -140,7 +140,9 @@ class Selection:
         """Yields the averages of params.yaml, each with the ways to sample it; only those of rows `kept`, if any."""
         places = None if kept is None else {_place(row) for row in kept}
         lengths = [each for each in sigma_rels if places is None or any(each == place[0] for place in places)]
-        for state, header in averages(self.snapshots, lengths):
+        found = averages(self.snapshots, lengths)  # which only rank 0 goes through
+        while (average := self._read(lambda: next(found, None))) is not None:
+            state, header = average
             ways = [way for way in self.ways(header) if places is None or (header["sigma_rel"], *way) in places]
             if ways:
                 yield state, header, ways
@@ -149,7 +151,7 @@ class Selection:
         state, header = best
         lengths, ways = finer(rows, header)
         for sigma_rel in lengths:
-            yield *reconstruct(self.snapshots, sigma_rel), [_way(header)]
+            yield *self._reconstructed(sigma_rel), [_way(header)]
         if ways:
             yield state, header, ways
 
@@ -160,10 +162,20 @@ class Selection:
         points = 1 if alone else min(self.points, len(times))
         for point in range(1, points):
             images = times[len(times) * point // points - 1]
-            state, then = reconstruct(self.snapshots, header["sigma_rel"], until=images)
+            state, then = self._reconstructed(header["sigma_rel"], until=images)
             (row,) = self._rows(state, then, [_way(header)], self.samples)
             yield {"images": images, **{key: row[key] for key in figures}}
         yield {"images": times[-1], **figures}
+
+    def _reconstructed(self, sigma_rel: float, until: int | None = None) -> tuple[State, Header]:
+        average = self._read(lambda: reconstruct(self.snapshots, sigma_rel, until))
+        assert average is not None
+        return average
+
+    def _read(self, read: Callable[[], tuple[State, Header] | None]) -> tuple[State, Header] | None:
+        """What rank 0 reads, on the CPU of every process: the snapshots can be hundreds of GB."""
+        found = self.ranks.read_once(read)
+        return None if found is None else ({name: value.cpu() for name, value in found[0]}, found[1])
 
     def _rows(self, state: State, header: Header, ways: Sequence[Way], count: int) -> Iterator[Figures]:
         """Yields a row of figures for an average sampled in each of these ways, on `count` samples.

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from scm.base import weights
+from scm.base.distributed import Ranks
 from scm.ema.tracker import Averages
+from scm.errors import UserError
 from scm.training.record import damaged
 
 FILE = "checkpoint.safetensors"
@@ -23,29 +25,45 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, avera
 
 
 def restore(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, ranks: Ranks
 ) -> dict[str, Any] | None:
-    """Restores the saved state; returns the header, or None if the folder has no checkpoint.
+    """Restores the state that rank 0 finds in the folder; returns the header, or None if there is no checkpoint.
+
+    Rank 0 holds the file in memory; the other processes receive one tensor after the other and need no file.
 
     Raises:
-        UserError: the checkpoint is damaged.
+        UserError: the checkpoint is damaged, or another machine has one and the first has none.
     """
+    there = (folder / FILE).exists()
+    if ranks.any(there) and not ranks.of_first(there):
+        problem = "is not on the first machine, but on another one"
+        raise UserError(f"{folder / FILE} {problem}: move it there, or set SCM_WORK to a folder that all machines see")
+    read = ranks.read_once(lambda: _read(folder))
+    if read is None:
+        return None
+    tensors, header = read
+    places = {f"model.{key}": value for key, value in model.state_dict().items()}
+    places |= {f"ema.{key}": value for key, value in averages.state().items()}
+    states: dict[int, dict[str, Tensor]] = {}
+    with torch.no_grad():
+        for name, value in tensors:
+            part, _, key = name.partition(".")
+            if part == "optimizer":
+                index, _, kind = key.partition(".")
+                # The optimiser moves all but the step to the device of its parameter.
+                states.setdefault(int(index), {})[kind] = value.cpu() if kind == "step" else value
+            else:
+                places.pop(name).copy_(value)
+    if places:
+        raise damaged(folder, folder / FILE)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return header
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not (folder / FILE).exists():
         return None
     read = weights.load_sealed(folder / FILE)
     if read is None:
         raise damaged(folder, folder / FILE)
-    tensors, header = read
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    averages.restore(part("ema."))
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".")
-        states.setdefault(int(index), {})[name] = value
-    # The optimiser moves all but the step to the device of its parameter.
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-    return header
+    return read

@@ -10,7 +10,7 @@ from scm.training.record import METRICS, SNAPSHOTS, Record
 
 
 def export(record: Record, root: Path, model: str, ranks: Ranks) -> None:
-    """Writes models/MODEL/snapshots with an index of their hashes, and results/curves/train-MODEL.csv.
+    """Rank 0 writes models/MODEL/snapshots with an index of their hashes, and results/curves/train-MODEL.csv.
 
     Raises:
         UserError: a snapshot was lost or damaged since it was written.

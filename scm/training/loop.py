@@ -370,7 +370,7 @@ class Trainer:
 
     def _resume(self) -> None:
         """Restores the last checkpoint, verifies what it stands on and deletes what was written after it."""
-        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages)
+        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages, self.ranks)
         if header:
             for name in COUNTERS:
                 setattr(self, name, header[name])
@@ -379,11 +379,6 @@ class Trainer:
             if self.loss_scale is not None:
                 self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")
-        if self.ranks.any(self.ranks.of_first(self.images) != self.images):
-            raise UserError(
-                f"{self.work} is not the same on all machines: set SCM_WORK to a shared folder that holds the first "
-                "machine's checkpoint"
-            )
         self.ranks.first(lambda: self._restore_record(header))
 
     def _restore_record(self, header: dict[str, Any] | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from scm.errors import UserError
 from scm.evaluation import selection
 from scm.evaluation.selection import Measured, Selection, better_half, between, chosen, finer, telling
 from tests.support.models import tiny_model
+from tests.support.processes import together
 from tests.support.projects import params_with
 
 TIMES = (100, 200, 300, 400, 500)
@@ -367,3 +369,21 @@ def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
     again = selection_of(folder, drawn, figure, **GUIDED)
     assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, rows[0])) == points
     assert len(drawn) == 2 and sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+def _averages_on_two_machines(ranks: Ranks, folder: Path) -> None:
+    """The second one has no snapshots."""
+    elsewhere = replace(
+        selection_of(folder, [], lambda call: 0.0),
+        ranks=ranks,
+        snapshots=folder if ranks.rank == 0 else folder / "none",
+    )
+    for found, sigma_rel in zip(elsewhere._given((0.05, 0.1)), (0.05, 0.1), strict=True):
+        state, header = reconstruct(folder, sigma_rel)
+        assert found[1] == header and all(torch.equal(found[0][name], value) for name, value in state.items())
+    ((found, _, _),) = elsewhere._finer([{"sigma_rel": 0.05, "guidance": 1.0}], ({}, {**header, "guidance_scale": 1.0}))
+    assert torch.equal(found[BIAS], reconstruct(folder, 0.0707)[0][BIAS])
+
+
+def test_averages_are_read_by_one_process_for_all(tmp_path):
+    together(2, _averages_on_two_machines, run_of(tmp_path, "teacher"))

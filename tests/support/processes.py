@@ -1,0 +1,23 @@
+"""Several processes in one gloo group, for tests of what they do together."""
+
+import tempfile
+from collections.abc import Callable
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from scm.base.distributed import Ranks
+
+
+def together(world: int, work: Callable[..., None], *arguments: object) -> None:
+    """Calls `work(ranks, *arguments)` in `world` processes; an exception in one of them is raised here."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_joined, (world, folder, work, arguments), nprocs=world)
+
+
+def _joined(rank: int, world: int, folder: str, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world)
+    work(Ranks(rank, world, torch.device("cpu")), *arguments)
+    dist.destroy_process_group()
