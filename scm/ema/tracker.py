@@ -1,6 +1,6 @@
 """The averages kept while training, in float32: one for each power-function profile, and a plain exponential one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,18 @@ class Averages:
         module: its parameters are averaged, its buffers are constants.
         sigma_rels: power-function profiles to track.
         halflife: images after which a plain exponential average has forgotten half; None = none is kept.
+        keeps: True for the parameters that are averaged.
     """
 
-    def __init__(self, module: nn.Module, sigma_rels: Sequence[float], halflife: int | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        sigma_rels: Sequence[float],
+        halflife: int | None = None,
+        keeps: Callable[[Tensor], bool] = lambda parameter: True,
+    ) -> None:
         self.sigma_rels, self.halflife = tuple(sigma_rels), halflife
-        self._sources = dict(module.named_parameters())
+        self._sources = {key: value for key, value in module.named_parameters() if keeps(value)}
         number = len(self.sigma_rels) + (halflife is not None)
         self.averages = [{k: v.detach().clone() for k, v in self._sources.items()} for _ in range(number)]
 

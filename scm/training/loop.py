@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ from scm.training.loss_scale import LossScale
 from scm.training.record import SNAPSHOTS, Record
 from scm.training.room import bytes_written, shortage
 from scm.training.schedule import Schedule
+from scm.training.shares import Shares, numbers_kept
 
 Checkpointing = Literal["auto", "none", "blocks"]
 """Values of runtime.checkpointing."""
@@ -103,11 +105,18 @@ class Auxiliary:
     lr_scale: float = 1.0
 
 
-def make_optimizer(model: Model, auxiliary: Auxiliary | None, settings: LoopSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: Model,
+    auxiliary: Auxiliary | None,
+    settings: LoopSettings,
+    keeps: Callable[[Tensor], bool] = lambda parameter: True,
+) -> torch.optim.Optimizer:
+    """The optimiser of the parameters for which `keeps` is true."""
     kind = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[settings.optimizer]
-    groups = [{"params": list(model.parameters()), "lr_scale": 1.0}]
+    groups = [{"params": [*filter(keeps, model.parameters())], "lr_scale": 1.0}]
     if auxiliary is not None:
-        groups.append({"params": list(auxiliary.module.parameters()), "lr_scale": auxiliary.lr_scale})
+        own = [*filter(keeps, auxiliary.module.parameters())]
+        groups.append({"params": own, "lr_scale": auxiliary.lr_scale})
     return kind(groups, lr=settings.schedule.maximum, betas=settings.betas, eps=settings.eps)
 
 
@@ -124,6 +133,7 @@ class Trainer:
         checkpointing: `blocks` stores no activations of the networks' blocks, `none` stores them all, `auto` does so
             until the memory holds fewer than ENOUGH images with them. Results do not depend on it.
         recomputed: evaluates a block without storing its activations.
+        divided: True divides the optimiser's state and the averages over the processes, which changes no weight.
     """
 
     def __init__(
@@ -141,6 +151,7 @@ class Trainer:
         micro_batch: int | None = None,
         checkpointing: Checkpointing = "auto",
         recomputed: Callable[..., Tensor] = recomputed,
+        divided: bool = False,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.data = Ahead(data, settings.batch)
@@ -148,11 +159,13 @@ class Trainer:
         self.record = Record(work)
         self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
         self.parameters = list(self.trained.parameters())
-        self.optimizer = make_optimizer(model, auxiliary, settings)
+        averages = len(settings.profiles) + (settings.halflife is not None)
+        self.shares = Shares(numbers_kept(self.trained, model, averages), ranks, divided)
+        self.optimizer = make_optimizer(model, auxiliary, settings, self.shares.keeps)
         self.gradient_mean = GradientMean(self.parameters, ranks)
         self.micro_batch, self.given_micro_batch = micro_batch or settings.batch, micro_batch
         self.checkpointing, self.recomputed, self.recomputes = checkpointing, recomputed, False
-        self.averages = Averages(model, settings.profiles, settings.halflife)
+        self.averages = Averages(model, settings.profiles, settings.halflife, self.shares.keeps)
         self.health = HealthFigures(ranks.device)
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
         self.gradient_norm = self.gradient_norm_max = 0.0
@@ -204,6 +217,7 @@ class Trainer:
         too_large = self.loss_scale is not None and self.loss_scale.after(finite)
         if finite:
             self.optimizer.step()
+            self.shares.spread()
             normalize_weights(self.trained)
             self.gradient_norm_max = max(self.gradient_norm_max, self.gradient_norm)
             self.skipped_in_a_row = 0
@@ -224,7 +238,7 @@ class Trainer:
         x_0, labels = (values.to(self.ranks.device) for values in self.data.batch_at(seen))
         while True:
             parts = parts_of(len(x_0), self.micro_batch)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.trained.zero_grad(set_to_none=True)  # the optimiser may have a share of the parameters alone
             try:
                 return [self._backward_of(part, parts, x_0, labels, seen) for part in range(parts)]
             except torch.OutOfMemoryError:
@@ -289,26 +303,29 @@ class Trainer:
         settings = self.settings
         before = (self.images - settings.batch) * settings.snapshots // settings.images
         if min(self.images, settings.images) * settings.snapshots // settings.images != before:
-            self.ranks.first(self._snapshot)
+            self._snapshot()
 
     def _snapshot(self) -> None:
+        """Has rank 0 write one file for each average."""
         settings = self.settings
-        # One file for each average, with the buffers that the network needs as well.
-        buffers = {key: value for key, value in self.model.named_buffers() if key in self.model.state_dict()}
-        header = {**settings.header, "images": self.images, "buffers": sorted(buffers)}
-        folder = self.work / SNAPSHOTS
-        for sigma_rel, average in zip(self.averages.sigma_rels, self.averages.averages, strict=False):
-            file = folder / snapshot_file(self.images, sigma_rel)
-            weights.save(file, {**average, **buffers}, {**header, "sigma_rel": sigma_rel})
-            self.record.add_snapshot(file)
-        # The shortest average follows the training most closely, so it shows a bad turn first.
-        if self.probe is not None:
-            shortest = self.averages.averages[settings.profiles.index(min(settings.profiles))]
-            self.sample_distance = self.probe(self.model, shortest)
+        files = [(snapshot_file(self.images, length), {"sigma_rel": length}) for length in settings.profiles]
         if settings.halflife is not None and self.images >= settings.images:
             width = {"halflife": settings.halflife, "sigma_rel": relative_width(settings.halflife, self.images)}
-            weights.save(folder / HALFLIFE_FILE, {**self.averages.averages[-1], **buffers}, {**header, **width})
-            self.record.add_snapshot(folder / HALFLIFE_FILE)
+            files.append((HALFLIFE_FILE, width))
+        for (name, width), average in zip(files, self.averages.averages, strict=False):
+            whole = self.shares.whole(average)
+            self.ranks.first(partial(self._write_snapshot, self.work / SNAPSHOTS / name, width, whole))
+
+    def _write_snapshot(self, file: Path, width: dict[str, float], average: Mapping[str, Tensor]) -> None:
+        # The network needs its buffers as well.
+        buffers = {key: value for key, value in self.model.named_buffers() if key in self.model.state_dict()}
+        header = {**self.settings.header, "images": self.images, "buffers": sorted(buffers), **width}
+        weights.save(file, {**average, **buffers}, header)
+        self.record.add_snapshot(file)
+        # The shortest average follows the training most closely, so it shows a bad turn first.
+        if self.probe is not None and width == {"sigma_rel": min(self.settings.profiles)}:
+            there = {key: value.to(self.ranks.device) for key, value in average.items()}
+            self.sample_distance = self.probe(self.model, there)
 
     def _figures(self) -> dict[str, Any]:
         """The figures since the last line; None = no such figure."""
@@ -360,17 +377,14 @@ class Trainer:
         self.micro_batch = self.ranks.least(self.micro_batch)
         if self.ranks.any(self.recomputes):
             self._recompute()
-        self.ranks.first(self._write_checkpoint)
-
-    def _write_checkpoint(self) -> None:
         counters = {name: getattr(self, name) for name in COUNTERS}
         counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
         header = {**counters, **self.record.state()}
-        checkpoint.save(self.work, self.trained, self.optimizer, self.averages, header)
+        checkpoint.save(self.work, self.trained, self.optimizer, self.averages, header, self.shares)
 
     def _resume(self) -> None:
         """Restores the last checkpoint, verifies what it stands on and deletes what was written after it."""
-        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages, self.ranks)
+        header = checkpoint.restore(self.work, self.trained, self.optimizer, self.averages, self.shares)
         if header:
             for name in COUNTERS:
                 setattr(self, name, header[name])
