@@ -30,8 +30,9 @@ def run(stage: Stage) -> None:
     loop = training_settings(params, settings, f"student {method}", header)
     place = stage.work, ranks, stage.stopping, stage.progress
     probe = student_probe(params, settings, student, data)
-    way = params.runtime.images_at_once, params.runtime.checkpointing, recomputed
-    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, *way)
+    runtime = params.runtime
+    how = runtime.images_at_once, runtime.checkpointing, recomputed, runtime.divides_state(ranks.device.type)
+    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, *how)
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]

@@ -36,6 +36,7 @@ def run(stage: Stage) -> None:
         stage.progress,
         micro_batch=params.runtime.images_at_once,
         checkpointing=params.runtime.checkpointing,
+        divided=params.runtime.divides_state(ranks.device.type),
     )
     with stage.shown_live(stage.work / METRICS):
         trainer.run()

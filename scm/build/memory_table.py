@@ -76,7 +76,7 @@ def batch_of(params: Params, item: str) -> int:
 
 def sharding(params: Params, gpus: int) -> Sharding:
     """What `runtime.shard` stands for: auto divides moments and averages wherever there are several processes."""
-    given = getattr(params.runtime, "shard", "auto")
+    given = params.runtime.shard
     return "none" if gpus == 1 or given == "none" else "optimizer"
 
 

@@ -296,6 +296,12 @@ def _guidance(params: Params) -> Iterator[Fault]:
 
 
 def _running(params: Params) -> Iterator[Fault]:
+    if params.runtime.shard == "full":
+        problem = (
+            "torch's fully_shard takes a network with its tangent only as a whole, which saves no memory; block by "
+            "block, which would, it crashed in a trial (SIGSEGV)"
+        )
+        yield Fault("runtime.shard", "full", f"{problem}; write optimizer, or auto")
     launcher, runtime = params.runtime.launcher, params.runtime
     if runtime.checkpoint_every is None and runtime.checkpoint_minutes is None:
         problem = "neither images nor minutes say when a training is to be saved"

@@ -216,6 +216,7 @@ class Runtime(Section):
     launcher: Text | None
     micro_batch: Literal["auto"] | Whole
     checkpointing: Literal["auto", "none", "blocks"]
+    shard: Literal["auto", "none", "optimizer", "full"]
     compile: bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount | None
@@ -225,6 +226,10 @@ class Runtime(Section):
     def images_at_once(self) -> int | None:
         """Images that a process trains on at a time, at most; None = as many as its GPU's memory holds."""
         return None if self.micro_batch == "auto" else self.micro_batch
+
+    def divides_state(self, device: str) -> bool:
+        """True if several processes on a `device` (cpu, cuda) divide the optimiser's state and the averages."""
+        return self.shard == "optimizer" or (self.shard == "auto" and device == "cuda")
 
 
 class Mlflow(Section):

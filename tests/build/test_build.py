@@ -113,16 +113,26 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
     assert (header["segments"], header["guidance"], header["network"]["guidance"]) == (3, (1.0, 2.0), True)
 
 
+SHARDS = ("auto", "none", "optimizer")
+
+
 def runtime(**changes: object) -> Runtime:
     values = {"device": "cpu", "threads": None, "processes": 1, "compile": True}
     values |= {
         "log_every": 1,
         "checkpoint_every": 1,
         "micro_batch": "auto",
+        "checkpointing": "auto",
+        "shard": "auto",
         "launcher": None,
         "checkpoint_minutes": None,
     }
     return Runtime(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_the_state_is_divided_on_gpus_or_if_asked():
+    asked = {shard: [runtime(shard=shard).divides_state(device) for device in ("cpu", "cuda")] for shard in SHARDS}
+    assert asked == {"auto": [False, True], "none": [False, False], "optimizer": [True, True]}
 
 
 def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeypatch):

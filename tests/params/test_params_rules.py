@@ -177,6 +177,10 @@ IMPOSSIBLE = [
         "runtime.launcher = \"'' a\": begins with no program; write the program's name, or null",
     ),
     (
+        {"runtime.shard": "full"},
+        'runtime.shard = "full": torch\'s fully_shard takes a network with its tangent only as a whole, which saves no memory; block by block, which would, it crashed in a trial (SIGSEGV); write optimizer, or auto',
+    ),
+    (
         {"student.sct": None},
         "student.sct: student.methods names sct, but its block is missing; add it with images and dropout, or take it out of student.methods",
     ),
