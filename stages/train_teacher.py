@@ -2,7 +2,7 @@
 
 from scm.base.distributed import Ranks
 from scm.base.project import TEACHER
-from scm.build.models import compile_networks, device_of, network_settings, new_model
+from scm.build.models import compile_networks, device_of, network_settings, new_model, with_precision
 from scm.build.training import TrainingData, training_settings
 from scm.objectives.diffusion import Diffusion
 from scm.pipeline.stage import Stage, main
@@ -12,17 +12,18 @@ from scm.training.record import METRICS
 
 
 def run(stage: Stage) -> None:
-    params, settings = stage.params, stage.params.teacher
+    params = stage.params
     ranks = Ranks.join(device_of(params.runtime))
+    settings = with_precision(params.teacher, ranks, stage.progress)
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
     shape, classes = data.codec.header["shape"], data.loader.classes
     network = network_settings(params.network, len(classes), shape)
     model = new_model(network, settings, params.seed).to(ranks.device)
-    compile_networks(model, params.runtime, ranks.device)
+    compile_networks(model, params.runtime, ranks.device, stage.progress)
     objective = Diffusion(network.sigma_d, settings.p_mean, settings.p_std, settings.label_dropout)
     header = {"model": TEACHER, "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
     header |= {"sigma_d": params.network.sigma_d, "label_dropout": settings.label_dropout}
-    stage.extra["device"] = str(ranks.device)
+    stage.extra |= {"device": str(ranks.device), "precision": settings.precision}
     stage.progress(f"{sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}")
     loop = training_settings(params, settings, TEACHER, header)
     trainer = Trainer(

@@ -3,16 +3,18 @@
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from scm.base.distributed import Ranks
 from scm.base.files import sha256
-from scm.base.precision import DTYPES
+from scm.base.precision import AUTO, DTYPES, has_bf16, precision_on
 from scm.base.randomness import global_draws, seed_of
 from scm.errors import UserError
 from scm.generation.sampler import t_max_of
@@ -20,6 +22,8 @@ from scm.generation.trained import repeatable
 from scm.methods import StudentSettings
 from scm.networks import Model, NetworkSettings
 from scm.params.schema import NetworkSection, Runtime, SamplerSettings, TeacherSettings
+
+TrainingSettings = TypeVar("TrainingSettings", TeacherSettings, StudentSettings)
 
 
 def device_of(runtime: Runtime) -> str:
@@ -31,6 +35,24 @@ def device_of(runtime: Runtime) -> str:
     if runtime.device == "cuda" and not available:
         raise UserError("runtime.device is cuda, but torch finds no GPU: set it to auto or cpu")
     return "cuda" if available and runtime.device != "cpu" else "cpu"
+
+
+def with_precision(settings: TrainingSettings, ranks: Ranks, say: Callable[[str], None]) -> TrainingSettings:
+    """The settings with the format that this machine computes in, in place of `auto`; a line tells the choice.
+
+    Raises:
+        UserError: the processes' machines choose differently.
+    """
+    device, asked = ranks.device, settings.precision
+    precision = precision_on(device, asked)
+    own = float(list(DTYPES).index(precision))
+    if ranks.any(own != ranks.of_first(own)):
+        raise UserError("precision is auto, but not all machines have bf16 instructions: write precision: fp32 or bf16")
+    if asked == AUTO:
+        say(f"precision auto: {precision}, as {device} has {'' if has_bf16(device) else 'no '}bf16 instructions")
+    elif precision == "bf16" and not has_bf16(device):
+        say(f"warning: {device} has no bf16 instructions and takes several times as long as in fp32: precision: auto")
+    return settings.model_copy(update={"precision": precision})
 
 
 def network_settings(network: NetworkSection, classes: int, shape: list[int]) -> NetworkSettings:
@@ -52,20 +74,30 @@ def new_model(settings: NetworkSettings, training: TeacherSettings | StudentSett
         return Model(settings, precision=DTYPES[training.precision], **options)
 
 
-def compile_networks(module: nn.Module, runtime: Runtime, device: torch.device) -> None:
-    """If `runtime.compile` is true, has the module's networks compiled at their first call; weights keep their names.
+def compile_networks(module: nn.Module, runtime: Runtime, device: torch.device, say: Callable[[str], None]) -> None:
+    """Has the networks compiled at their first call, if `runtime.compile` asks for it; weights keep their names.
+
+    `auto` asks for it on a GPU, if the machine has what torch.compile needs there; a line tells the choice.
 
     Raises:
-        UserError: no C++ compiler found.
+        UserError: `runtime.compile` is true, but there is no C++ compiler.
     """
-    if not runtime.compile:
+    if runtime.compile is False or (runtime.compile == AUTO and device.type == "cpu"):
         return
-    compiler = shlex.split(os.environ.get("CXX") or "g++")[-1]
-    if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+    if device.type == "cpu" and not _has_compiler("CXX", "g++", "clang++"):
         raise UserError("runtime.compile is true, but there is no C++ compiler: install g++, or set it to false")
+    if runtime.compile == AUTO and not (find_spec("triton") and _has_compiler("CC", "gcc", "clang", "cc")):
+        say("runtime.compile auto: off, so steps are slower: torch.compile needs a C compiler, such as gcc, and Triton")
+        return
+    say("the networks are compiled in the first steps, which takes minutes; runtime.compile: false leaves it out")
     for part in module.modules():
         if isinstance(part, Model):
             part.network.compile()
+
+
+def _has_compiler(variable: str, *usual: str) -> bool:
+    given = shlex.split(os.environ.get(variable) or usual[0])[-1]
+    return any(shutil.which(program) for program in (given, *usual[1:]))
 
 
 def new_student(start: Model, method: StudentSettings, seed: int, *, keep_weight: bool = False) -> Model:

@@ -52,7 +52,7 @@ class Training(Section):
     """Settings that the teacher and the students share."""
 
     batch: Whole
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     p_mean: Finite
     p_std: Positive
     optimizer: Optimizer

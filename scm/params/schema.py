@@ -217,7 +217,7 @@ class Runtime(Section):
     micro_batch: Literal["auto"] | Whole
     checkpointing: Literal["auto", "none", "blocks"]
     shard: Literal["auto", "none", "optimizer", "full"]
-    compile: bool
+    compile: Literal["auto"] | bool
     log_every: PositiveCount
     checkpoint_every: PositiveCount | None
     checkpoint_minutes: Positive | None

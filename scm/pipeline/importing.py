@@ -16,8 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scm.base import weights
 from scm.base.files import link_or_copy, replacing, replacing_folder, sha256, write_json, write_text
+from scm.base.precision import precision_on
 from scm.base.project import TEACHER
 from scm.base.sections import MAX_SIGMA_REL
 from scm.base.yaml_files import parse_for_editing, read_text, render
@@ -133,12 +136,14 @@ def header_of(teacher: Teacher, file: Path, classes: list[str], params: Params) 
     imported = {"file": file.name, "sha256": sha256(file), "program": teacher.program}
     if teacher.program != OWN:
         imported["licence"] = LICENCE
+    gpu = torch.cuda.is_available() and params.runtime.device != "cpu"
+    precision = precision_on(torch.device("cuda" if gpu else "cpu"), params.teacher.precision)
     return {
         "model": TEACHER, "network": teacher.settings.to_dict(), "classes": classes, "codec": teacher.codec,
         "sigma_d": teacher.settings.sigma_d, "label_dropout": teacher.label_dropout,
         "images": teacher.images, "sigma_rel": teacher.sigma_rel,
         "buffers": sorted(name for name in teacher.state if name.endswith((".freqs", ".phases"))),
-        "precision": params.teacher.precision, "preset": params.preset, "imported": imported,
+        "precision": precision, "preset": params.preset, "imported": imported,
     }  # fmt: skip
 
 

@@ -94,7 +94,8 @@ def _training(project: Project, models: list[str]) -> Iterator[str]:
         path = run_path(project.root, "train_teacher" if model == TEACHER else f"train_student@{model}")
         run = read_run(path) if is_there(path) else None
         training = project.params.teacher if model == TEACHER else project.params.student.method(model)
-        own = [f"{training.images:,}", str(training.batch), training.precision]
+        precision = (run or {}).get("precision", training.precision)  # of auto, the one that was chosen
+        own = [f"{training.images:,}", str(training.batch), str(precision)]
         if run and "imported.file" in run["params"]:
             own = [f"imported: {run['params']['imported.file']}", "–", "–"]
         took = [duration(run["seconds"]), str(run.get("device") or "–")] if run else ["–", "–"]

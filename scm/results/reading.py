@@ -60,6 +60,7 @@ class Run(TypedDict):
     deps: NotRequired[dict[str, str] | None]
     outs: NotRequired[dict[str, str] | None]
     device: NotRequired[str | None]
+    precision: NotRequired[str]
     protocol: NotRequired[str | None]
     health: NotRequired[list[str]]
 

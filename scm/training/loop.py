@@ -378,6 +378,7 @@ class Trainer:
         if self.ranks.any(self.recomputes):
             self._recompute()
         counters = {name: getattr(self, name) for name in COUNTERS}
+        counters["precision"] = self.settings.header.get("precision")
         counters["loss_scale"] = None if self.loss_scale is None else self.loss_scale.state()
         header = {**counters, **self.record.state()}
         checkpoint.save(self.work, self.trained, self.optimizer, self.averages, header, self.shares)
@@ -390,10 +391,18 @@ class Trainer:
                 setattr(self, name, header[name])
             self.micro_batch = self.given_micro_batch or self.micro_batch
             self.recomputes &= self.checkpointing != "none"
+            self._require_precision(header.get("precision"))
             if self.loss_scale is not None:
                 self.loss_scale = LossScale(*header["loss_scale"])
             self.say(f"resuming at {self.images:,} images")
         self.ranks.first(lambda: self._restore_record(header))
+
+    def _require_precision(self, begun: str | None) -> None:
+        """Refuses to go on in another format, which `precision: auto` may choose on another machine."""
+        own = self.settings.header.get("precision")
+        if begun not in (None, own):
+            remedy = f"go on where it began, or delete {self.work} to train from the beginning"
+            raise UserError(f"{self.work} was begun in {begun}, and this machine computes in {own}: {remedy}")
 
     def _restore_record(self, header: dict[str, Any] | None) -> None:
         for line in self.record.restore(header):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scm.base import weights
+from scm.base import precision, weights
 from scm.base.distributed import Ranks
 from scm.base.files import sha256, write_json
 from scm.build import models as build
@@ -141,9 +141,11 @@ def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeyp
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     model = tiny_model()
     names = list(model.state_dict())
-    build.compile_networks(model, runtime(compile=False), torch.device("cpu"))
-    assert not calls
-    build.compile_networks(model, runtime(), torch.device("cpu"))
+    said: list[str] = []
+    for choice in (False, "auto"):
+        build.compile_networks(model, runtime(compile=choice), torch.device("cpu"), said.append)
+    assert not calls and not said
+    build.compile_networks(model, runtime(), torch.device("cpu"), said.append)
     assert calls == [model.network]
     assert list(model.state_dict()) == names
 
@@ -151,7 +153,54 @@ def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeyp
 def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"^runtime.compile is true, but there is no C\+\+ compiler: install g\+\+"):
-        build.compile_networks(tiny_model(), runtime(), torch.device("cpu"))
+        build.compile_networks(tiny_model(), runtime(), torch.device("cpu"), print)
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, 1), (False, 0)])
+def test_compile_auto_compiles_on_a_gpu_that_can(monkeypatch, able, expected):
+    calls: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *options: calls.append(module))
+    monkeypatch.setattr(build.shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
+    monkeypatch.setattr(build, "find_spec", lambda name: able)
+    said: list[str] = []
+    build.compile_networks(tiny_model(), runtime(compile="auto"), torch.device("cuda"), said.append)
+    assert len(calls) == expected and len(said) == 1
+    assert ("auto: off" in said[0]) != able
+
+
+class Two(Ranks):
+    """Rank 1 beside a rank 0 that has chosen fp32."""
+
+    def of_first(self, value: float) -> float:
+        return 0.0
+
+
+def test_precision_auto_is_the_machines_and_a_line_tells_it(monkeypatch):
+    """A CPU without instructions for bfloat16 takes several times as long as in float32."""
+    said: list[str] = []
+
+    def chosen(asked: str, able: bool, ranks: type[Ranks] = Ranks) -> str:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able})
+        settings = StudentSettings(**{**METHOD, "precision": asked})
+        return build.with_precision(settings, ranks(0, 1, torch.device("cpu")), said.append).precision
+
+    assert (chosen("auto", False), chosen("auto", True)) == ("fp32", "bf16")
+    assert said == [
+        "precision auto: fp32, as cpu has no bf16 instructions", "precision auto: bf16, as cpu has bf16 instructions",
+    ]  # fmt: skip
+    said.clear()
+    assert (chosen("fp32", False), chosen("bf16", True), said) == ("fp32", "bf16", [])
+    assert chosen("bf16", False) == "bf16"
+    assert said == ["warning: cpu has no bf16 instructions and takes several times as long as in fp32: precision: auto"]
+    with pytest.raises(UserError, match=r"^precision is auto, but not all machines have bf16 instructions"):
+        chosen("auto", True, Two)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_on_a_gpu_precision_auto_asks_for_the_gpus_own_instructions(monkeypatch, able):
+    """torch would also count emulation, which every GPU has."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or able)
+    assert precision.precision_on(torch.device("cuda"), "auto") == ("bf16" if able else "fp32")
 
 
 def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
@@ -159,7 +208,7 @@ def test_of_a_module_of_several_models_every_network_is_compiled(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: calls.append(module))
     monkeypatch.setattr(build.shutil, "which", lambda name: f"/usr/bin/{name}")
     models = torch.nn.ModuleList([tiny_model(), torch.nn.Linear(1, 1), tiny_model()])
-    build.compile_networks(models, runtime(), torch.device("cpu"))
+    build.compile_networks(models, runtime(), torch.device("cpu"), print)
     assert calls == [models[0].network, models[2].network]
 
 

@@ -105,6 +105,15 @@ def test_lines_and_snapshots_after_the_last_checkpoint_are_forgotten(tmp_path):
     assert '"images": 999' not in (tmp_path / "killed" / METRICS).read_text()
 
 
+def test_a_run_does_not_go_on_in_another_precision(tmp_path):
+    """As `precision: auto` on another machine would have it."""
+    with pytest.raises(Interrupted):
+        trainer(tmp_path, stopping=lambda: True, header={"network": {}, "precision": "bf16"}).run()
+    problem = f"^{tmp_path} was begun in bf16, and this machine computes in fp32: go on where it began, or delete"
+    with pytest.raises(UserError, match=problem):
+        trainer(tmp_path, header={"network": {}, "precision": "fp32"}).run()
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path):
     trainer(tmp_path).run()
     before = result(tmp_path)
