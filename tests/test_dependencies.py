@@ -16,6 +16,7 @@ FRAME = (
     "scm.base.progress", "scm.base.project", "scm.base.registry", "scm.base.sections", "scm.base.weights",
     "scm.base.yaml_files",
     "scm.generation.trained", "scm.training.ahead", "scm.training.checkpoint", "scm.training.diagnosis",
+    "scm.training.late",
     "scm.training.record", "scm.training.room",
 )  # fmt: skip
 """Modules that connect, read, write or watch; results follow from the modules that they connect."""

@@ -74,8 +74,13 @@ class MPConv(nn.Module):
 
 
 @torch.no_grad()
-def normalize_weights(module: nn.Module) -> None:
-    """EDM2's forced weight normalisation (eq. 66): gives every MPConv row unit magnitude. Called between steps."""
+def normalize_weights(module: nn.Module, wanted: Tensor | None = None) -> None:
+    """EDM2's forced weight normalisation (eq. 66): gives every MPConv row unit magnitude. Called between steps.
+
+    Args:
+        wanted: false leaves the weights as they are, a decision of their device; None = true.
+    """
     for layer in module.modules():
         if isinstance(layer, MPConv):
-            layer.weight.copy_(normalize(layer.weight))
+            unit = normalize(layer.weight)
+            layer.weight.copy_(unit if wanted is None else torch.where(wanted, unit, layer.weight))

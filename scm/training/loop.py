@@ -29,18 +29,19 @@ from scm.errors import Interrupted, UserError
 from scm.networks import Model
 from scm.networks.dropout import samples_from
 from scm.networks.layers import recompute_blocks, recomputed
-from scm.networks.magnitude import normalize_weights
 from scm.objectives.protocol import Batch, Losses, Objective
 from scm.training import checkpoint
 from scm.training.ahead import Ahead, Data
 from scm.training.diagnosis import Context, Diagnosis
 from scm.training.gradients import GradientMean, parts_of
 from scm.training.health import HealthFigures
+from scm.training.late import Late
 from scm.training.loss_scale import LossScale
 from scm.training.record import SNAPSHOTS, Record
 from scm.training.room import bytes_written, shortage
 from scm.training.schedule import Schedule
 from scm.training.shares import Shares, numbers_kept
+from scm.training.update import update
 
 Checkpointing = Literal["auto", "none", "blocks"]
 """Values of runtime.checkpointing."""
@@ -117,7 +118,10 @@ def make_optimizer(
     if auxiliary is not None:
         own = [*filter(keeps, auxiliary.module.parameters())]
         groups.append({"params": own, "lr_scale": auxiliary.lr_scale})
-    return kind(groups, lr=settings.schedule.maximum, betas=settings.betas, eps=settings.eps)
+    options: dict[str, Any] = {"lr": settings.schedule.maximum, "betas": settings.betas, "eps": settings.eps}
+    if next(model.parameters()).device.type == "cuda":  # all of the optimiser's numbers stay on the GPU
+        options["fused" if settings.optimizer == "adam" else "capturable"] = True
+    return kind(groups, **options)
 
 
 class Trainer:
@@ -125,7 +129,7 @@ class Trainer:
 
     Args:
         work: folder of this run; a checkpoint found there is resumed.
-        stopping: called after each step; True saves the state and raises Interrupted.
+        stopping: called in each step; True saves the state and raises Interrupted.
         say: prints a line of progress.
         auxiliary: the module that the objective trains beside the model.
         probe: measures the samples that the model draws with an average's weights; called at each snapshot.
@@ -154,7 +158,7 @@ class Trainer:
         divided: bool = False,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
-        self.data = Ahead(data, settings.batch)
+        self.data = Ahead(data, settings.batch, pinned=ranks.device.type == "cuda")
         self.work, self.ranks, self.stopping, self.say, self.probe = work, ranks, stopping, say, probe
         self.record = Record(work)
         self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
@@ -167,12 +171,14 @@ class Trainer:
         self.checkpointing, self.recomputed, self.recomputes = checkpointing, recomputed, False
         self.averages = Averages(model, settings.profiles, settings.halflife, self.shares.keeps)
         self.health = HealthFigures(ranks.device)
+        self.outcomes = Late[list[Losses]](ranks.device)
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
         self.gradient_norm = self.gradient_norm_max = 0.0
+        self.asked_to_stop = False
         self.sample_distance: float | None = None
         self.started = (time.monotonic(), 0)
         self.diagnosis = Diagnosis(settings.context)
-        self.loss_scale = LossScale() if settings.half_precision else None
+        self.loss_scale = LossScale(device=ranks.device) if settings.half_precision else None
 
     def run(self) -> None:
         """Trains to the end of the budget.
@@ -192,9 +198,10 @@ class Trainer:
         while self.images < total:
             self._step()
             done = self.images >= total
-            stop = not done and self.ranks.any(self.stopping())
+            stop = not done and self.asked_to_stop
             self._snapshot_if_due()
             if done or stop or self.images - last_line >= self.settings.log_every:
+                self._take_outcomes(newest=True)
                 self._write_line()
                 last_line = self.images
                 if done or stop or self._checkpoint_is_due(*last_checkpoint):
@@ -211,21 +218,14 @@ class Trainer:
         # All ranks see the same gradient from here on, so they all step or all skip.
         if self.loss_scale is not None:
             self.loss_scale.unscale(self.parameters)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
-        finite = math.isfinite(self.gradient_norm)
-        too_large = self.loss_scale is not None and self.loss_scale.after(finite)
-        if finite:
-            self.optimizer.step()
-            self.shares.spread()
-            normalize_weights(self.trained)
-            self.gradient_norm_max = max(self.gradient_norm_max, self.gradient_norm)
-            self.skipped_in_a_row = 0
-        for losses in found:
-            self.health.add(losses) if finite else self.health.add_skipped(losses)
-        if not finite:  # the images of a skipped step still count
-            self._skip(diverging=not too_large)
-        self.step += 1
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        finite = norm.isfinite()
+        too_large = torch.zeros_like(finite) if self.loss_scale is None else self.loss_scale.after(finite)
+        stop = self.ranks.total(norm.new_full((), float(self.stopping())))
+        update(self.trained, self.optimizer, finite, self.shares.spread)
+        self.outcomes.send(torch.stack([norm, too_large, stop]), found)
+        self._take_outcomes()
+        self.step += 1  # the images of a skipped step still count
         self.images += settings.batch
         self.averages.update(self.images, settings.batch)
 
@@ -235,7 +235,7 @@ class Trainer:
         A GPU whose memory does not hold the activations of a part gets smaller parts, from now on.
         """
         # Data and random draws are functions of the images seen, so that a resumed run repeats them.
-        x_0, labels = (values.to(self.ranks.device) for values in self.data.batch_at(seen))
+        x_0, labels = (values.to(self.ranks.device, non_blocking=True) for values in self.data.batch_at(seen))
         while True:
             parts = parts_of(len(x_0), self.micro_batch)
             self.trained.zero_grad(set_to_none=True)  # the optimiser may have a share of the parameters alone
@@ -285,6 +285,18 @@ class Trainer:
             with self.gradient_mean.last_part() if part == parts - 1 else nullcontext():
                 (loss if self.loss_scale is None else loss * self.loss_scale.value).backward()
         return losses.detached()
+
+    def _take_outcomes(self, *, newest: bool = False) -> None:
+        """Counts what has become of earlier steps, and of this one unless a GPU may still be at it."""
+        for (norm, too_large, stop), found in self.outcomes.arrived(newest=newest):
+            self.gradient_norm, finite = norm, math.isfinite(norm)
+            self.asked_to_stop |= stop > 0
+            for losses in found:
+                self.health.add(losses) if finite else self.health.add_skipped(losses)
+            if finite:
+                self.gradient_norm_max, self.skipped_in_a_row = max(self.gradient_norm_max, norm), 0
+            else:
+                self._skip(diverging=not too_large)
 
     def _skip(self, *, diverging: bool) -> None:
         self.skipped += 1
@@ -337,7 +349,7 @@ class Trainer:
             "grad_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
             "grad_norm_max": self.gradient_norm_max or None,
             "skipped": self.skipped,
-            "loss_scale": None if self.loss_scale is None else self.loss_scale.value,
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.value.item(),
             "sample_fd": self.sample_distance,
             **self.health.read(self.ranks.total),
         }
@@ -393,7 +405,7 @@ class Trainer:
             self.recomputes &= self.checkpointing != "none"
             self._require_precision(header.get("precision"))
             if self.loss_scale is not None:
-                self.loss_scale = LossScale(*header["loss_scale"])
+                self.loss_scale = LossScale(*header["loss_scale"], device=self.ranks.device)
             self.say(f"resuming at {self.images:,} images")
         self.ranks.first(lambda: self._restore_record(header))
 

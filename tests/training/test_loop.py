@@ -193,14 +193,14 @@ def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):
 
 
 def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_two_thousand_good_steps():
-    scale = LossScale()
-    assert scale.after(False) and scale.value == 2.0**15
+    scale, good, bad = LossScale(), torch.tensor(True), torch.tensor(False)
+    assert scale.after(bad) and scale.value == 2.0**15
     for _ in range(1999):
-        assert not scale.after(True)
+        assert not scale.after(good)
     assert scale.value == 2.0**15
-    assert not scale.after(True) and scale.value == 2.0**16
+    assert not scale.after(good) and scale.value == 2.0**16
     assert LossScale(*scale.state()).state() == scale.state()
-    assert not LossScale(1.0).after(False)  # nothing left to halve: it is the training that diverges
+    assert not LossScale(1.0).after(bad)  # nothing left to halve: it is the training that diverges
 
 
 def test_the_loss_scale_changes_no_gradient(tmp_path):
