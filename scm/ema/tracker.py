@@ -42,8 +42,8 @@ class Averages:
         if self.halflife is not None:
             decays.append(halflife_decay(self.halflife, step))
         for beta, average in zip(decays, self.averages, strict=True):
-            for value, source in zip(average.values(), sources, strict=True):
-                value.lerp_(source, 1 - beta)
+            values = list(average.values())
+            torch._foreach_lerp_(values, sources, 1 - beta)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
 
     def state(self) -> dict[str, Tensor]:
         """All averages under `<index of the profile>.<parameter>`."""
