@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_cost import ROOT, LiveMemory, Undrawn, preset_params, preset_settings
 from scm.base.project import TEACHER
+from scm.build.memory import on_gpu
 from scm.build.models import new_model, new_student
 from scm.build.training import student_objective
 from scm.errors import UserError
@@ -98,14 +99,14 @@ def work_of(params: Params, preset: str, training: str) -> Work:
     """Counts the training of a preset's teacher, or of its student by the method `training`."""
     network = preset_settings(preset)
     with torch.device("meta"):
-        teacher = new_model(network, params.teacher, 0)
+        teacher = new_model(network, on_gpu(params.teacher), 0)
         x_0 = torch.empty(IMAGES, network.channels, network.resolution, network.resolution)
         labels = torch.zeros(IMAGES, dtype=torch.int64)
         if training == TEACHER:
-            settings, model = params.teacher, teacher
+            settings, model = on_gpu(params.teacher), teacher
             objective: Objective = Diffusion(network.sigma_d, settings.p_mean, settings.p_std, settings.label_dropout)
         else:
-            settings = params.student.method(training)
+            settings = on_gpu(params.student.method(training))
             model = new_student(teacher, settings, 0)
             objective, _ = student_objective(
                 training, settings, params.sampler, teacher.requires_grad_(False).eval(), 0

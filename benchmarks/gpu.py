@@ -15,7 +15,6 @@ This needs torch and numpy alone, and Triton for the kernel and the compiled ste
 
 import argparse
 import functools
-import inspect
 import multiprocessing
 import os
 import statistics
@@ -36,8 +35,10 @@ from benchmarks.step_cost import Steps, measure, peak_mib, synchronize, tangent_
 from scm.base.precision import DTYPES
 from scm.errors import UserError
 from scm.generation.sampler import consistency_sampler, t_max_of
+from scm.jvp import recomputed
 from scm.jvp.attention import attention_tangent
 from scm.networks import Model, NetworkSettings, flavoured
+from scm.networks.layers import recompute_blocks
 from scm.samplers import SampleNoise
 
 SIZE_S: dict[str, Any] = {
@@ -173,18 +174,16 @@ def gradient(made: Steps) -> Tensor:
 
 
 def checkpointing(task: Task) -> Iterator[str]:
-    """Networks that take `checkpointing` compute their blocks again in the backward."""
-    if "checkpointing" not in inspect.signature(Model).parameters:
-        yield "skipped: this version's networks have no such setting"
-        return
+    """The backward pass computes the activations of blocks again."""
     name = list(task.networks)[-1]
     yield f"{name}, {task.precision}, {task.batch} images\n"
     yield head("step", "blocks computed again", "ms", "images/s", "peak MiB", GRADIENT)
     for step in ("sct", "scd"):
         kept: Tensor | None = None
         for again in (False, True):
-            options: Any = {"checkpointing": again}
-            made = Steps(task.networks[name], task.batch, str(task.device), precision=task.precision, **options)
+            made = Steps(task.networks[name], task.batch, str(task.device), precision=task.precision)
+            if again:
+                recompute_blocks(made.model, recomputed)
             taken = measure(made, step, "ours", task.repeats)
             made.run(step)
             found = gradient(made)

@@ -110,7 +110,7 @@ def trainer(network: str, objective: str, place: Place, work: Path) -> Trainer:
     settings = LoopSettings(
         images=2**40, batch=batch, seed=0, purpose="scaling", optimizer="adam", betas=(0.9, 0.99), eps=1e-11,
         schedule=Schedule(1e-3, 0, "constant", 0, 2**40), profiles=(0.05, 0.1), halflife=None, snapshots=1,
-        half_precision=False, header={}, log_every=2**40, checkpoint_every=2**40,
+        half_precision=False, header={}, log_every=2**40, checkpoint_every=2**40, checkpoint_minutes=None,
     )  # fmt: skip
     ranks = Ranks(place.rank, place.world, torch.device("cpu"))
     made = Trainer(model, OBJECTIVES[objective], data, settings, work, ranks, bool, print)

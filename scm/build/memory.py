@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from scm.base.live_memory import LiveMemory
-from scm.base.precision import DTYPES
+from scm.base.precision import AUTO, DTYPES
 from scm.base.project import TEACHER
 from scm.base.randomness import global_draws
-from scm.build.models import network_settings, new_model, new_student
+from scm.build.models import TrainingSettings, network_settings, new_model, new_student
 from scm.build.training import student_objective
 from scm.jvp import recomputed
 from scm.networks import Model
@@ -218,6 +218,11 @@ def usable(total: int) -> int:
     return int((total - RESERVED) * (1 - FRAGMENTATION))
 
 
+def on_gpu(settings: TrainingSettings) -> TrainingSettings:
+    """The settings with bf16 in place of `precision: auto`: a GPU that is worth a plan has it."""
+    return settings if settings.precision != AUTO else settings.model_copy(update={"precision": "bf16"})
+
+
 def setup(params: Params, stage: str, item: str, classes: int) -> Setup:
     """The networks and the objective of a training stage, without data.
 
@@ -229,11 +234,11 @@ def setup(params: Params, stage: str, item: str, classes: int) -> Setup:
     network = network_settings(params.network, classes, params.shape)
     with torch.device("meta"), global_draws(0):
         if stage == "train_teacher":
-            settings = params.teacher
+            settings = on_gpu(params.teacher)
             objective = Diffusion(network.sigma_d, settings.p_mean, settings.p_std, settings.label_dropout)
             return Setup(new_model(network, settings, 0), objective, None, None, 0)
-        method = params.student.method(item)
-        teacher = Model(network, precision=DTYPES[params.teacher.precision]).requires_grad_(False).eval()
+        method = on_gpu(params.student.method(item))
+        teacher = Model(network, precision=DTYPES[on_gpu(params.teacher).precision]).requires_grad_(False).eval()
         student = new_student(teacher, method, 0)
         objective, auxiliary = student_objective(item, method, params.sampler, teacher, 0)
     beside = None if auxiliary is None else auxiliary.module
