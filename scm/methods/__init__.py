@@ -135,7 +135,7 @@ class Parts(NamedTuple):
 def tangent_settings(settings: StudentSettings) -> dict[str, Any]:
     """Arguments of alg. 1's loss: the times, the tangent's limit and warm-up, the weighting."""
     names = ("p_mean", "p_std", "tangent", "tangent_norm_c", "tangent_warmup", "adaptive_weighting", "label_dropout")
-    return {name: getattr(settings, name) for name in names}
+    return {**{name: getattr(settings, name) for name in names}, "leave_out_overflow": settings.precision == "fp16"}
 
 
 def distillation_settings(settings: StudentSettings, parts: Parts) -> dict[str, Any]:

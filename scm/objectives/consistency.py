@@ -84,6 +84,8 @@ class ConsistencyLoss:
         tangent_warmup: images over which r grows linearly from 0 to 1 (H of alg. 1, in images).
         adaptive_weighting: True weights the loss by the learned exp(w_phi(t)) (fig. 5b), False by 1.
         label_dropout: fraction of samples trained without their label.
+        leave_out_overflow: True leaves out samples whose tangent is not finite though their output is, which in float16
+            says nothing of the weights. EDM2 zeroes what is not finite as well, but in the gradient.
     """
 
     sigma_d: float
@@ -94,6 +96,7 @@ class ConsistencyLoss:
     tangent_warmup: int = 0
     adaptive_weighting: bool = True
     label_dropout: float = 0.0
+    leave_out_overflow: bool = False
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
         t = self.times(batch)
@@ -104,7 +107,10 @@ class ConsistencyLoss:
         # The tangent g, whose second term grows with r during the warm-up.
         r = min(1.0, images_seen / self.tangent_warmup) if self.tangent_warmup else 1.0
         tangent = self.tangent_of(lambda x, time: model(x, time, labels, **inputs), x_t, t, inputs, direction, r)
-        g = limited(tangent.g, self.tangent, self.tangent_norm_c)
+        g, left_out = limited(tangent.g, self.tangent, self.tangent_norm_c), None
+        if self.leave_out_overflow:
+            left_out = norm_of_each(tangent.output).isfinite() & ~length_of_each(g).isfinite()
+            g = torch.where(trigflow.per_sample(left_out, g), 0, g)  # before the square: 0 times infinity is no number
         # The loss's gradient is proportional to -g^T dF.
         log_weight = model.log_weight(t) if self.adaptive_weighting else torch.zeros_like(t)
         difference = tangent.output - tangent.output.detach() - g
@@ -116,7 +122,10 @@ class ConsistencyLoss:
             "output_norm": norm_of_each(tangent.output),
             "log_weight": log_weight.detach(),
         }
-        return Losses(log_weight.exp() * squared - log_weight, t, figures)
+        value = log_weight.exp() * squared - log_weight
+        if left_out is not None:
+            value = torch.where(left_out, 0, value)
+        return Losses(value, t, figures, left_out=left_out)
 
     def times(self, batch: Batch) -> Tensor:
         """t of each sample, radians [B]."""

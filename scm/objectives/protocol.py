@@ -75,6 +75,7 @@ class Losses:
         figures: health figures by name, each [B], without graph; the loop averages them in bins of t.
         parts: terms of `value` that have their own times and figures, by name.
         recorded: True if `value` is a health figure of this step, False if only its parts are.
+        left_out: bool [B], True for a sample that this loss leaves out, as its tangent overflowed; None = none can be.
     """
 
     value: Tensor
@@ -82,6 +83,7 @@ class Losses:
     figures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     parts: Mapping[str, "Losses"] = field(default_factory=dict[str, "Losses"])
     recorded: bool = True
+    left_out: Tensor | None = None
 
     def detached(self) -> "Losses":
         """Drops the graph, which would keep a step's activations, and keeps the numbers."""

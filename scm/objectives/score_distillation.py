@@ -102,7 +102,7 @@ class ScoreDistillation:
         value = torch.stack([factors[name] * part.value for name, part in parts.items()]).sum(dim=0)
         main = parts.pop("scm", None)
         if main is not None:
-            return Losses(value, main.t, main.figures, parts)
+            return Losses(value, main.t, main.figures, parts, left_out=main.left_out)
         figures = {} if self.consistency is not None else {"output_norm": norm_of_each(output)}
         return Losses(value, t_max, figures, parts, recorded=learns)
 

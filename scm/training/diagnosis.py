@@ -132,25 +132,26 @@ class Diagnosis:
         return "; ".join(map(str, ordered)) or ", or ".join(self._remedies())
 
     def _nonfinite(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Finds skipped steps, except those that only lowered the loss scale, which starts too large."""
+        """Finds samples left out and skipped steps, but not those that only lowered the loss scale: it starts large."""
         skipped, self._skipped = line.get("skipped", 0) - self._skipped, line.get("skipped", 0)
         broken: dict[str, list[int]] = {}
         for key in line:
             if key.startswith(f"{NONFINITE}/"):
                 _, figure, k = key.split("/")
                 broken.setdefault(figure, []).append(int(k))
-        scale, steps = line.get("loss_scale"), f"{skipped} step{'' if skipped == 1 else 's'}"
+        scale = line.get("loss_scale")
+        steps = f"{skipped} step{'' if skipped == 1 else 's'} skipped" if skipped else "samples left out"
         found = []
         if broken:
             figure = min(broken, key=_order)
             new = self._new("nonfinite", figure, [-1] if figure == GENERATOR else sorted(broken[figure]))
             bins = tuple(k for k in new if k >= 0)
-            what = f"{steps} skipped: {self._named(figure)} was not finite"
+            what = f"{steps}: {self._named(figure)} was not finite"
             what += f" at {_times(bins)}" if bins else ""
             remedies = self._remedies(figure, bins)
             found += [Finding("nonfinite", line["images"], what, remedies, figure, bins)] if new else []
         elif skipped and (scale is None or scale <= 1) and self._new("nonfinite", "grad_norm", [-1]):
-            what = f"{steps} skipped: the gradient was not finite, though the loss was"
+            what = f"{steps}: the gradient was not finite, though the loss was"
             found.append(Finding("nonfinite", line["images"], what, self._remedies(), "grad_norm"))
         if scale is not None and scale < SMALL_SCALE and self._new("scale", "loss_scale", [-1]):
             what = f"the loss scale fell to {scale:g}, so that float16 loses small gradients"

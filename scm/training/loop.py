@@ -221,6 +221,8 @@ class Trainer:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         finite = norm.isfinite()
         too_large = torch.zeros_like(finite) if self.loss_scale is None else self.loss_scale.after(finite)
+        if self.loss_scale is not None:
+            finite = finite & (norm > 0)  # no gradient at all: every sample was left out
         stop = self.ranks.total(norm.new_full((), float(self.stopping())))
         update(self.trained, self.optimizer, finite, self.shares.spread)
         self.outcomes.send(torch.stack([norm, too_large, stop]), found)
@@ -289,7 +291,8 @@ class Trainer:
     def _take_outcomes(self, *, newest: bool = False) -> None:
         """Counts what has become of earlier steps, and of this one unless a GPU may still be at it."""
         for (norm, too_large, stop), found in self.outcomes.arrived(newest=newest):
-            self.gradient_norm, finite = norm, math.isfinite(norm)
+            self.gradient_norm = norm
+            finite = math.isfinite(norm) and (norm > 0 or self.loss_scale is None)
             self.asked_to_stop |= stop > 0
             for losses in found:
                 self.health.add(losses) if finite else self.health.add_skipped(losses)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from scm import trigflow
+from scm.jvp import output_and_tangent
+from scm.objectives import consistency
 from scm.objectives.consistency import Tangent, consistency_tangent, limited, normalized
 from scm.objectives.protocol import Batch
 from scm.objectives.scd import ConsistencyDistillation
@@ -168,3 +170,32 @@ def test_the_learned_weight_settles_where_the_weighted_loss_is_one():
     loss.backward()
     squared = loss.detach()  # w = 0, so that the loss is the squared error itself
     assert student.log_weight_head.linear.bias.grad.item() == pytest.approx(squared.item() - 1, abs=1e-9)
+
+
+@pytest.mark.parametrize("tangent", ["normalized", "clipped", "raw"])
+def test_in_half_precision_a_sample_whose_tangent_overflowed_is_left_out(monkeypatch, tangent):
+    """The others' gradients stay; an output that is not finite is no matter of one sample, and is not left out."""
+
+    def gradient(leave_out: bool, spoil: float = math.nan, output: float = 0.0):
+        def spoiled(*arguments):
+            found, scaled = output_and_tangent(*arguments)
+            mask = torch.tensor([0.0, 1, 0, 0])[:, None, None, None]
+            return found + torch.where(mask > 0, output, 0.0), scaled + torch.where(mask > 0, spoil, 0.0)
+
+        model = tiny_model(1)
+        monkeypatch.setattr(consistency, "output_and_tangent", spoiled)
+        settings = {"sigma_d": SIGMA_D, "p_mean": -1.0, "p_std": 1.4, "tangent": tangent}
+        objective = ConsistencyTraining(**settings, leave_out_overflow=leave_out)
+        x_0 = batch().x_0.float()
+        losses = objective(model, Batch(x_0, LABELS, torch.Generator().manual_seed(1)), 0)
+        used = losses.value[torch.tensor([0, 2, 3])].sum() if spoil == 0 else losses.value.sum()
+        used.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]), losses
+
+    found, losses = gradient(True)
+    expected, _ = gradient(False, spoil=0.0)
+    assert losses.left_out.tolist() == [False, True, False, False] and losses.value[1] == 0
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-9)
+    assert not gradient(False)[0].isfinite().all()
+    broken, losses = gradient(True, output=math.inf)
+    assert not losses.left_out.any() and not broken.isfinite().all()

@@ -181,6 +181,44 @@ def test_a_run_of_steps_that_are_not_finite_ends_with_a_clear_error(tmp_path):
         trainer(tmp_path, objective=objective, images=3200, context=Context("teacher", lr_max=0.01)).run()
 
 
+class LeavingOut(Diffusion):
+    """In float16, leaves out the samples at `places`, whose loss was not finite."""
+
+    places: tuple[int, ...] = ()
+
+    def __call__(self, model, batch, images_seen):
+        losses = super().__call__(model, batch, images_seen)
+        out = torch.zeros(len(batch.x_0), dtype=torch.bool)
+        out[list(self.places)] = True
+        figures = {"tangent_norm": torch.where(out, math.nan, 1.0)}
+        return Losses(torch.where(out, 0, losses.value), losses.t, figures, left_out=out)
+
+
+def leaving_out(*places: int) -> LeavingOut:
+    objective = LeavingOut(0.5, -0.8, 1.6)
+    object.__setattr__(objective, "places", places)
+    return objective
+
+
+def test_samples_left_out_are_counted_and_neither_skip_a_step_nor_lower_the_scale(tmp_path):
+    said: list[str] = []
+    run = trainer(tmp_path, objective=leaving_out(3), half_precision=True, log_every=16, images=48)
+    run.say = said.append
+    run.run()
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    for line in lines:
+        assert line["skipped"] == 0 and line["loss_scale"] == 2.0**16
+        assert line["tangent_norm"] == 1 and math.isfinite(line["loss"])
+        assert sum(value for key, value in line.items() if key.startswith("nonfinite/tangent_norm/")) == 1
+        assert not any(key.startswith("nonfinite/loss") for key in line)
+    assert any("samples left out: the tangent was not finite at t" in line for line in said)
+
+
+def test_a_run_that_leaves_out_every_sample_diverges(tmp_path):
+    with pytest.raises(UserError, match=r"diverged: 20 steps in a row .*: the tangent was not finite"):
+        trainer(tmp_path, objective=leaving_out(*range(16)), half_precision=True, images=3200).run()
+
+
 def test_weights_keep_unit_rows_and_the_loss_falls(tmp_path):
     run = trainer(tmp_path, images=1600, log_every=400, dropout=0.0)
     run.run()
