@@ -8,6 +8,7 @@ from scm.build.models import compile_networks, device_of, new_student, student_h
 from scm.build.training import TrainingData, fitting_teacher, student_objective, student_probe, training_settings
 from scm.generation.trained import load_model
 from scm.jvp import recomputed
+from scm.networks.magnitude import fix_weights
 from scm.pipeline.stage import Stage, main
 from scm.training.export import export
 from scm.training.loop import Trainer
@@ -25,6 +26,7 @@ def run(stage: Stage) -> None:
     file = stage.root / f"models/{start}/model.safetensors"
     student = new_student(load_model(file)[0], settings, params.seed, keep_weight=start != TEACHER).to(ranks.device)
     objective, auxiliary = student_objective(method, settings, params.sampler, teacher, params.seed)
+    fix_weights(teacher)  # now that the fake score has copied them
     modules = nn.ModuleList([student, teacher, *([auxiliary.module] if auxiliary else [])]).to(ranks.device)
     compile_networks(modules, params.runtime, ranks.device, stage.progress)
     header = student_header(method, settings, params.sampler, student, inherited, file)

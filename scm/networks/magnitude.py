@@ -56,7 +56,12 @@ class MPConv(nn.Module):
 
     Args:
         kernel: width of the square kernel; 0 = linear layer.
+
+    Attributes:
+        fixed: True if the weight is stored as its forward would normalise it.
     """
+
+    fixed = False
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -67,7 +72,8 @@ class MPConv(nn.Module):
         """[B, in, H, W] -> [B, out, H, W], or [B, in] -> [B, out]; `gain` scales the output."""
         precise = self.weight if self.weight.dtype == torch.float64 else self.weight.to(torch.float32)
         fan_in = precise[0].numel()
-        weight = (normalize(precise) * (gain * (1 / math.sqrt(fan_in)))).to(x.dtype)
+        rows = precise if self.fixed else normalize(precise)
+        weight = (rows * (gain * (1 / math.sqrt(fan_in)))).to(x.dtype)
         if weight.ndim == 2:
             return functional.linear(x, weight)
         return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
@@ -84,3 +90,12 @@ def normalize_weights(module: nn.Module, wanted: Tensor | None = None) -> None:
         if isinstance(layer, MPConv):
             unit = normalize(layer.weight)
             layer.weight.copy_(unit if wanted is None else torch.where(wanted, unit, layer.weight))
+
+
+@torch.no_grad()
+def fix_weights(module: nn.Module) -> None:
+    """Normalises the weights once and for all, with the same bits: for a network that is evaluated and not trained."""
+    for layer in module.modules():
+        if isinstance(layer, MPConv) and not layer.fixed:
+            layer.weight.copy_(normalize(layer.weight))
+            layer.fixed = True

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from scm.networks import Model
+from scm.networks import Model, magnitude
 from scm.networks.architectures import ddpmpp
 from scm.networks.architectures.edm2 import Block
 from scm.networks.layers import pnorm
+from scm.networks.magnitude import fix_weights
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.protocol import Batch
 from scm.objectives.scd import ConsistencyDistillation
@@ -142,3 +143,18 @@ def test_bf16_is_fp32_to_its_rounding(name):
 def test_settings_survive_json():
     assert type(TINY).from_dict(TINY.to_dict()) == TINY
     assert sum(p.numel() for p in Model(TINY).parameters()) == sum(p.numel() for p in tiny_model().parameters())
+
+
+def test_a_network_whose_weights_are_fixed_has_the_same_bits(monkeypatch):
+    """And normalises them no more; half precision casts what is stored."""
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2])
+    for precision in (torch.float32, torch.float16):
+        model = tiny_model(1).eval()
+        model.precision = precision
+        with torch.no_grad():
+            expected = model(x, t)
+            fix_weights(model)
+            with monkeypatch.context() as context:
+                context.setattr(magnitude, "normalize", None)
+                fix_weights(model)
+                assert torch.equal(model(x, t), expected)
