@@ -42,7 +42,10 @@ def script(folder: Path, text: str) -> str:
 
 
 def started(*command: str) -> subprocess.Popen[str]:
+    # Where the tests were started by nohup, SIGHUP would stay ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen([sys.executable, "-c", RUN, *command], stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGHUP, before)
     assert process.stdout and process.stdout.readline() == "ready\n"
     return process
 

@@ -17,7 +17,7 @@ WORKER = """
 import os, signal, sys, time
 def stop(number, frame):
     time.sleep(0.5)
-    print("saved by", signal.Signals(number).name, flush=True)
+    os.write(1, f"saved by {signal.Signals(number).name}\\n".encode())
     sys.exit(75)
 [signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)]
 print("ready", flush=True)

@@ -1,7 +1,10 @@
 """Several processes in one gloo group, for tests of what they do together."""
 
+import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import distributed as dist
@@ -11,8 +14,12 @@ from scm.base.distributed import Ranks
 
 
 def together(world: int, work: Callable[..., None], *arguments: object) -> None:
-    """Calls `work(ranks, *arguments)` in `world` processes; an exception in one of them is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Calls `work(ranks, *arguments)` in `world` processes; an exception in one of them is raised here.
+
+    They get this process's sys.path, to which MLflow adds the code of each model that it loads: a part of scm alone.
+    """
+    path = [str(Path(__file__).parents[2]), *sys.path]
+    with tempfile.TemporaryDirectory() as folder, patch.object(sys, "path", path):
         mp.spawn(_joined, (world, folder, work, arguments), nprocs=world)
 
 

@@ -136,7 +136,7 @@ def test_a_checkpoint_is_due_after_images_or_minutes(tmp_path, monkeypatch, ever
     """A line of metrics comes every 32 images; rank 0's clock says a minute for each."""
     training = trainer(tmp_path, checkpoint_every=every, checkpoint_minutes=minutes)
     images: list[int] = []
-    monkeypatch.setattr(training, "_write_checkpoint", lambda: images.append(training.images))
+    monkeypatch.setattr(training, "_save", lambda: images.append(training.images))
     monkeypatch.setattr(Ranks, "of_first", lambda _, value: 60.0 * (training.images - max(images, default=0)) / 32)
     monkeypatch.setattr(training, "_resume", lambda: None)
     training.run()
