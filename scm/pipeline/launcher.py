@@ -34,7 +34,7 @@ def command_of(launcher: str, root: Path) -> list[str]:
         UserError: this machine has no such program.
     """
     first, *rest = shlex.split(launcher)
-    program = shutil.which(str(root / first) if "/" in first else first)
+    program = shutil.which(str(root.absolute() / first) if "/" in first else first)
     if program is None:
         raise UserError(f"runtime.launcher = {launcher}: there is no program {first} here; install it, or write null")
     return [program, *rest]

@@ -155,3 +155,8 @@ def test_a_launcher_that_is_missing_is_said_by_the_check_and_by_the_stage(projec
     assert capsys.readouterr().err == f"error: {said}"
     assert scm(["params", "check"]) == 1
     assert capsys.readouterr().err == f"scm: error: {said}"
+
+
+def test_the_check_finds_a_launcher_beside_a_file_that_is_named_from_here(project, capsys):
+    assert scm(["params", "check", "params.yaml"]) == 0
+    assert capsys.readouterr().out.startswith("params.yaml: ok")
