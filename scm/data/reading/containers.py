@@ -31,10 +31,11 @@ from scm.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 UNPACK = {
-    ".xz": "xz -d", ".txz": "xz -d", ".lzma": "xz -d", ".zst": "zstd -d", ".tzst": "zstd -d", ".bz2": "bzip2 -d",
-    ".tbz2": "bzip2 -d", ".tbz": "bzip2 -d", ".lz4": "lz4 -d", ".gz": "gzip -d", ".tgz": "gzip -d",
+    ".xz": "xz -d", ".txz": "xz -d", ".lzma": "xz -d", ".zst": "zstd -d --rm",
+    ".tzst": "zstd -d --rm", ".bz2": "bzip2 -d", ".tbz2": "bzip2 -d", ".tbz": "bzip2 -d", ".lz4": "lz4 -d --rm",
+    ".gz": "gzip -d", ".tgz": "gzip -d",
 }  # fmt: skip
-"""Commands that unpack what is not read as it is, by the last suffix."""
+"""Commands that unpack what is not read as it is, by the last suffix; none leaves the packed file beside the other."""
 ARCHIVE_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 HIDDEN, SPECIAL = "hidden, or left there by a system", "a pipe, a device or the like"
 """Why files are skipped."""

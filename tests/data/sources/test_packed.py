@@ -5,8 +5,8 @@ import pytest
 from tests.support.pictures import GOOD, make, make_tar, picture, read, refused
 
 COMMANDS = {
-    "x.tar.xz": "xz -d", "x.TXZ": "xz -d", "x.tar.zst": "zstd -d", "x.tar.bz2": "bzip2 -d", "x.tbz2": "bzip2 -d",
-    "x.tar.lz4": "lz4 -d",
+    "x.tar.xz": "xz -d", "x.TXZ": "xz -d", "x.tar.zst": "zstd -d --rm", "x.tar.bz2": "bzip2 -d", "x.tbz2": "bzip2 -d",
+    "x.tar.lz4": "lz4 -d --rm",
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_a_name_that_a_shell_would_split_is_quoted(tmp_path):
 
 def test_a_parquet_file_beside_others(tmp_path):
     make(tmp_path, {"0.parquet": b"-", "1.parquet.zst": b"packed", "notes.txt.gz": b"-"})
-    assert refused(tmp_path, source="parquet").endswith(f"not read: run `zstd -d {tmp_path / '1.parquet.zst'}`")
+    assert refused(tmp_path, source="parquet").endswith(f"not read: run `zstd -d --rm {tmp_path / '1.parquet.zst'}`")
 
 
 def test_archives_in_place_of_images(tmp_path):
