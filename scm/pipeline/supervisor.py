@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
-from scm.base.processes import STOPS, end_with_parent, run_program
+from scm.base.processes import STOPS, end_with_parent, on_stop, run_program
 from scm.base.project import TEACHER
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
@@ -107,12 +107,11 @@ class Sessions:
         self._root = root
         self._processes: list[subprocess.Popen[bytes]] = []
         self._received = 0
-        self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         _process_control(_PR_SET_CHILD_SUBREAPER, 1)
-        for number in STOPS:
-            self._previous[number] = signal.signal(number, self._forward)
+        self._previous = on_stop(self._forward)
         return self
 
     def __exit__(self, *_: object) -> None:

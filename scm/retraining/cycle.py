@@ -22,7 +22,7 @@ from typing import Any
 
 from scm.base import locks
 from scm.base.files import write_text
-from scm.base.processes import STOPS
+from scm.base.processes import on_stop
 from scm.base.project import TEACHER
 from scm.base.yaml_files import read_text
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
@@ -225,7 +225,7 @@ def _limited(minutes: float | None) -> Iterator[None]:
     def interrupt(number: int, _: FrameType | None) -> None:
         raise Interrupted(_GO_ON)
 
-    previous = {number: signal.signal(number, interrupt) for number in STOPS}
+    previous = on_stop(interrupt)
     timer = threading.Timer((minutes or 0) * 60, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     if minutes:

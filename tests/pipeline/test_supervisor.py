@@ -232,6 +232,16 @@ def test_the_callers_signal_handlers_come_back(project):
     assert [signal.getsignal(number) for number in supervisor.STOPS] == before
 
 
+def test_under_nohup_the_end_of_a_terminal_does_not_stop_the_run(project):
+    """nohup has SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with supervisor.Sessions(project):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_students_train_in_parallel_on_shares_of_the_gpus(project, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-b,6")
     barrier = """
