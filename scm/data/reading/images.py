@@ -205,12 +205,14 @@ def _check_filled(image: Image.Image, parts: Iterator[bytes]) -> None:
 
 
 def _webp_pixels(content: bytes) -> Iterator[bytes]:
-    """Yields the packed pixels of a WebP, frame by frame."""
+    """Yields the packed pixels of a WebP, frame by frame; transparency may lie there unpacked, and is left out."""
     place = 12
     while place + 8 <= len(content):
         kind, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
         if kind in (b"VP8 ", b"VP8L", b"ALPH"):
-            yield content[place + 8 : place + 8 + size]
+            part = content[place + 8 : place + 8 + size]
+            if kind != b"ALPH" or (part and part[0] & 3):
+                yield part
         place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame holds chunks behind 16 bytes of its own
 
 

@@ -255,3 +255,17 @@ def test_a_picture_that_was_filled_in_part_is_refused(form, settings):
 def test_an_even_plane_is_not_taken_for_a_picture_that_was_filled_in_part(colour):
     for form, settings in (("WEBP", {"quality": 0}), ("WEBP", {"lossless": True}), ("AVIF", {})):
         read(encoded(Image.new("RGB", (512, 512), colour), form, **settings))
+
+
+def test_transparency_that_is_not_packed_may_end_in_zeros():
+    """A WebP whose lower part is transparent, as `cwebp -alpha_method 0` writes it."""
+    side = 96
+    alpha = np.full((side, side), 255, np.uint8)
+    alpha[side // 2 :] = 0
+    places = 2 * (side - 1).to_bytes(3, "little")
+    chunks = [(b"VP8X", b"\x10\0\0\0" + places), (b"ALPH", b"\0" + alpha.tobytes())]
+    packed = b"".join(kind + struct.pack("<I", len(part)) + part + b"\0" * (len(part) % 2) for kind, part in chunks)
+    packed = b"WEBP" + packed + encoded(RGB.resize((side, side)), "WEBP")[12:]
+    content = b"RIFF" + struct.pack("<I", len(packed)) + packed
+    assert np.asarray(Image.open(io.BytesIO(content)))[:, 0, 3].tolist() == alpha[:, 0].tolist()
+    read(content)
