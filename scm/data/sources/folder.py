@@ -47,6 +47,7 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         holds_labels = labels_file is not None and name == labels_file[0]
         skipped.append({"file": name, "reason": "read for the labels" if holds_labels else NO_IMAGE})
     if not wanted.labels:
+        _refuse_companions(*_class_folders(images, set()), path)
         classes, label_of = list[str](), array("i", [-1]) * len(images)
     elif labels_file is not None:
         images, label_of = _labelled(images, *labels_file, wanted, skipped)
@@ -117,9 +118,7 @@ def _classes(images: Catalogue, folders: set[str], path: Path) -> tuple[list[str
     """Names of the class folders, and each image's label; refuses images outside of them, and empty classes."""
     classes, prefix = _class_folders(images, folders)
     _refuse_splits(classes, prefix, images, path)
-    if folder := images_beside_companions(classes):
-        found = f"{', '.join(shown(prefix + name) for name in classes)} are parts of a data set, not classes"
-        raise UserError(f"{path}: {found}: {_split_remedy([folder], prefix, path)}, or rename folders that are classes")
+    _refuse_companions(classes, prefix, path)
     # Each image belongs to the class folder that it is in, at any depth.
     label_of, labels = {name: label for label, name in enumerate(classes)}, array("i")
     inner: list[set[str]] = [set() for _ in classes]
@@ -180,6 +179,13 @@ def _split_remedy(splits: list[str], prefix: str, path: Path) -> str:
     if len(trains) == 1 or not others:
         return f"set data.path to {path / trains[0]}" if path.is_dir() else f"pack {trains[0]} alone"
     return f"move {', '.join(others)} away" if path.is_dir() else f"pack {', '.join(trains)} alone"
+
+
+def _refuse_companions(classes: list[str], prefix: str, path: Path) -> None:
+    """Refuses the masks, labels or thumbnails of the images beside them."""
+    if folder := images_beside_companions(classes):
+        found = f"{', '.join(shown(prefix + name) for name in classes)} are parts of a data set, not classes"
+        raise UserError(f"{path}: {found}: {_split_remedy([folder], prefix, path)}, or rename folders that are classes")
 
 
 def _refuse_inner_splits(inner: list[set[str]], path: Path) -> None:
