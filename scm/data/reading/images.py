@@ -59,7 +59,7 @@ TEXT_BYTES = 2**24
 """Most bytes that one text of a PNG may unpack to."""
 FREE_ZEROS, PIXELS_PER_ZERO = 64, 2048
 """The packed pixels of a WebP, AVIF or HEIC may end in FREE_ZEROS zeros, and one more for each PIXELS_PER_ZERO pixels:
-half a bit for each block of 16 x 16 is the most that an even plane of WebP was seen to take."""
+half a bit for each block of 16 x 16 is what an even plane of WebP usually takes."""
 REDUCED, BITS, PHOTOMETRIC, WHITE_IS_ZERO = 254, 258, 262, 0
 """Tags of a TIFF: that a picture is a smaller one of another, the bits of its numbers, and what these mean."""
 
@@ -119,7 +119,7 @@ def decode(read: Callable[[], bytes], size: int, max_pixels: int) -> Image.Image
     if image.format in ("JPEG", "MPO"):
         _check_jpeg(content)
     if image.format in ("WEBP", "AVIF", "HEIF"):
-        _check_filled(image, _webp_pixels(content) if image.format == "WEBP" else _iso_media(content))
+        _check_filled(image, content)
     return _as_meant(image)
 
 
@@ -197,23 +197,33 @@ def _check_jpeg(content: bytes) -> None:
         raise BadImageError("a JPEG without its end, as after a download that broke off")
 
 
-def _check_filled(image: Image.Image, parts: Iterator[bytes]) -> None:
+def _check_filled(image: Image.Image, content: bytes) -> None:
     """Refuses packed pixels that end in zeros, which decoders take for pixels; an even plane ends in a few."""
-    limit = FREE_ZEROS + image.width * image.height // PIXELS_PER_ZERO
-    if any(len(part) - len(part.rstrip(b"\0")) > limit for part in parts):
-        raise BadImageError(f"a {image.format} that ends in zeros, as after a download that broke off")
+    limit, is_webp = FREE_ZEROS + image.width * image.height // PIXELS_PER_ZERO, image.format == "WEBP"
+    for part in _webp_pixels(content) if is_webp else _iso_media(content):
+        if len(part) - len(part.rstrip(b"\0")) > limit and not (is_webp and _needs_its_end(part)):
+            raise BadImageError(f"a {image.format} that ends in zeros, as after a download that broke off")
 
 
 def _webp_pixels(content: bytes) -> Iterator[bytes]:
-    """Yields the packed pixels of a WebP, frame by frame; transparency may lie there unpacked, and is left out."""
+    """Yields the chunks of a WebP's packed colours, frame by frame; transparency lies before them."""
     place = 12
     while place + 8 <= len(content):
         kind, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
-        if kind in (b"VP8 ", b"VP8L", b"ALPH"):
-            part = content[place + 8 : place + 8 + size]
-            if kind != b"ALPH" or (part and part[0] & 3):
-                yield part
+        if kind in (b"VP8 ", b"VP8L"):
+            yield content[place : place + 8 + size]
         place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame holds chunks behind 16 bytes of its own
+
+
+def _needs_its_end(chunk: bytes) -> bool:
+    """True if a WebP's colours cannot be decoded without their last zeros: fast encoders pack an even plane so."""
+    kept = chunk[8:-FREE_ZEROS]
+    packed = b"WEBP" + chunk[:4] + struct.pack("<I", len(kept)) + kept + b"\0" * (len(kept) % 2)
+    try:
+        Image.open(io.BytesIO(b"RIFF" + struct.pack("<I", len(packed)) + packed), formats=("WEBP",)).load()
+    except DECODER_FAULTS:
+        return True
+    return False
 
 
 def _iso_media(content: bytes) -> Iterator[bytes]:

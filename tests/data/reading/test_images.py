@@ -257,6 +257,21 @@ def test_an_even_plane_is_not_taken_for_a_picture_that_was_filled_in_part(colour
         read(encoded(Image.new("RGB", (512, 512), colour), form, **settings))
 
 
+@pytest.mark.parametrize("settings", [{"lossless": True, "quality": 75}, {"quality": 100}])
+def test_what_a_fast_encoder_makes_of_an_even_plane_is_no_filling(settings):
+    """Beside other colours a pixel of the plane takes bits, all of them 0."""
+    picture = np.full((512, 512, 3), (90, 90, 91), np.uint8)
+    if "lossless" in settings:
+        picture[:64] = np.random.default_rng(0).integers(0, 256, (64, 512, 3))
+    content = encoded(Image.fromarray(picture), "WEBP", method=0, **settings)
+    assert content.endswith(b"\0" * 250)
+    read(content)
+    if "lossless" in settings:
+        kept = len(content) // 2
+        with pytest.raises(BadImageError, match="a WEBP that ends in zeros"):
+            read(content[:kept] + b"\0" * (len(content) - kept))
+
+
 def test_transparency_that_is_not_packed_may_end_in_zeros():
     """A WebP whose lower part is transparent, as `cwebp -alpha_method 0` writes it."""
     side = 96
