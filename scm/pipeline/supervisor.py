@@ -108,8 +108,10 @@ class Sessions:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._received = 0
         self._previous: dict[int, Any] = {}
+        self._others: set[int] = set()
 
     def __enter__(self) -> Self:
+        self._others = _children()
         _process_control(_PR_SET_CHILD_SUBREAPER, 1)
         self._previous = on_stop(self._forward)
         return self
@@ -119,6 +121,8 @@ class Sessions:
             _send(process.pid, signal.SIGKILL)
             process.wait()
             _reap(process.pid)
+        if self._received > 1:
+            _kill_orphans(self._others)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         _process_control(_PR_SET_CHILD_SUBREAPER, 0)
@@ -192,6 +196,23 @@ def _reap(group: int) -> bool:
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
     return _send(group, 0)
+
+
+def _kill_orphans(others: set[int]) -> None:
+    """Kills what has a session of its own, as a launcher's command has: with its parents dead, it is our child."""
+    while orphans := _children() - others:
+        for orphan in orphans:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(orphan, signal.SIGKILL)
+                os.waitpid(orphan, 0)
+
+
+def _children() -> set[int]:
+    """Processes whose parent is this one; none on other systems than Linux."""
+    try:
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()))
+    except FileNotFoundError:
+        return set()
 
 
 def _process_control(option: int, value: int) -> None:

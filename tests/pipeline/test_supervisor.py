@@ -195,6 +195,20 @@ def test_a_second_signal_kills(project):
     assert process.returncode == 75 and not alive(project)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans come to the supervisor on Linux alone")
+def test_a_second_signal_kills_what_has_a_session_of_its_own(project):
+    """As the command of a launcher has, for which a stage waits."""
+    child = STARTS_CHILD.replace('"{kind}"]', '"deaf"], start_new_session=True')
+    body = f"signal.signal(signal.SIGINT, signal.SIG_IGN)\n{child}\ntime.sleep(60)"
+    fake_dvc(project, body)
+    process = start(project)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    process.communicate(timeout=10)
+    assert process.returncode == 75 and not alive(project)
+
+
 def test_what_dvc_leaves_behind_is_ended(project):
     body = (
         STARTS_CHILD.format(kind="saves")
