@@ -13,7 +13,8 @@ SPLIT = re.compile(
     r"(train|training|trainval|val|valid|validation|test|testing|eval|evaluation|dev)"
     r"([ ._-]?(set|data|images?|split|\d+))?"
 )
-NUMBERED = re.compile(r"(.*?)(\d{1,9})-of-(\d{1,9})(?:[^/\d][^/]*)?", re.DOTALL)
+NUMBERED = re.compile(r"(.*?)(\d{4,9})-of-(\d{4,9})(?:[^/\d][^/]*)?", re.DOTALL)
+"""A file's number among many, as Hugging Face writes it; a short one may be part of a name."""
 DOMAIN = re.compile(r"(?<![A-Za-z])([Tt]rain|[Tt]est|[Vv]al)(?=[A-Z](?![A-Za-z]))")
 """The split in trainA, beside which CycleGAN's data sets have trainB, testA and testB."""
 

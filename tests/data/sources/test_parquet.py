@@ -288,8 +288,9 @@ def test_a_file_that_is_missing_by_the_names_of_the_others_is_named(tmp_path, th
 
 def test_files_that_are_numbered_from_1_on_are_all_there(tmp_path):
     for number in (1, 2):
-        write(tmp_path / f"v2-of-7x/a-{number}-of-2.parquet")
-    assert len(listed(tmp_path)[0]) == 2 * COUNT
+        write(tmp_path / f"v2-of-7x/a-{number:05d}-of-00002.parquet")
+    write(tmp_path / "best-10-of-100.parquet")  # a name, and no number of files
+    assert len(listed(tmp_path)[0]) == 3 * COUNT
 
 
 def test_paths_that_hold_no_parquet_are_refused(tmp_path):
