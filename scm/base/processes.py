@@ -54,3 +54,12 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     """The last line of a failed command's stderr, which is usually the reason; its exit code if stderr is empty."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Sends a signal to a whole process group; returns False if no process is left in it."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from scm.base.processes import STOPS, end_with_parent, on_stop
+from scm.base.processes import STOPS, end_with_parent, on_stop, signal_group
 from scm.errors import EXIT_INTERRUPTED, UserError
 from scm.pipeline.ranks import numbering
 
@@ -58,15 +58,15 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
         if process is not None and len(received) == 1:
-            _send(process.pid, number)
+            signal_group(process.pid, number)
 
     previous = on_stop(stop)
     try:
         process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
         if received:
-            _send(process.pid, received[0])
+            signal_group(process.pid, received[0])
         code = process.wait()
-        while received and _send(process.pid, 0):  # a shell dies before the programs that it has started
+        while received and signal_group(process.pid, 0):  # a shell dies before the programs that it has started
             time.sleep(0.05)
     finally:
         for number, handler in previous.items():
@@ -90,12 +90,3 @@ def check_seen(path: Path) -> None:
                 f"{problem}: it has to wait for the stage, which has to run in this folder, on a shared disk"
             )
         time.sleep(0.5)
-
-
-def _send(group: int, number: int) -> bool:
-    """Sends a signal to a whole process group; returns False if no process is left in it."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    return True

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from scm.base.processes import STOPS, end_with_parent, on_stop, run_program
+from scm.base.processes import STOPS, end_with_parent, on_stop, run_program, signal_group
 from scm.base.project import TEACHER
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
@@ -118,7 +118,7 @@ class Sessions:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            _send(process.pid, signal.SIGKILL)
+            signal_group(process.pid, signal.SIGKILL)
             process.wait()
             _reap(process.pid)
         if self._received > 1:
@@ -143,7 +143,7 @@ class Sessions:
         )
         self._processes.append(process)
         if self._received:
-            _send(process.pid, signal.SIGTERM)
+            signal_group(process.pid, signal.SIGTERM)
         return process
 
     def wait(self, processes: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -163,9 +163,9 @@ class Sessions:
         asked = False
         while _reap(group):
             if not self._received and not asked:
-                asked = _send(group, signal.SIGTERM)
+                asked = signal_group(group, signal.SIGTERM)
             elif not self._received and time.monotonic() > deadline:
-                _send(group, signal.SIGKILL)
+                signal_group(group, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
 
     def outcome(self, code: int) -> int:
@@ -176,18 +176,9 @@ class Sessions:
         self._received += 1
         second = self._received > 1
         for process in self._processes:
-            _send(process.pid, signal.SIGKILL if second else number)
+            signal_group(process.pid, signal.SIGKILL if second else number)
         if not second:
             print("stopping; the same command goes on later (once more to kill)", file=sys.stderr)
-
-
-def _send(group: int, number: int) -> bool:
-    """Sends a signal to a whole process group; returns False if no process is left in it."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _reap(group: int) -> bool:
@@ -195,7 +186,7 @@ def _reap(group: int) -> bool:
     with suppress(ChildProcessError):
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
-    return _send(group, 0)
+    return signal_group(group, 0)
 
 
 def _kill_orphans(others: set[int]) -> None:

@@ -155,7 +155,7 @@ stage.main(run, "reference", parallel=True)
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_one_of_two_processes_that_fails_says_why_and_no_other_prints_a_stack(when, tmp_path):
-    """Whether it ends before it joins the group or while the other one waits for it."""
+    """The process ends before it joins the group, or while the other one waits for it."""
     make_project(tmp_path)
     (tmp_path / "worker.py").write_text(FAILING, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
