@@ -37,6 +37,8 @@ class Averages:
         Args:
             images: images seen, those of the step included.
         """
+        if not self._sources:  # of more processes than parameters, some keep none
+            return
         sources = [value.detach() for value in self._sources.values()]
         decays = [decay(sigma_rel, images, step) for sigma_rel in self.sigma_rels]
         if self.halflife is not None:

@@ -157,6 +157,12 @@ def test_the_average_with_a_half_life_forgets_half_of_what_it_knew_in_it():
     assert relative_width(30, 40_000) * 40_000 == pytest.approx(width, rel=1e-3)
 
 
+def test_a_process_may_keep_no_average():
+    averages = Averages(nn.Linear(1, 1), [0.05], halflife=30, keeps=lambda parameter: False)
+    averages.update(10, 10)
+    assert averages.state() == {}
+
+
 def test_the_averages_of_a_run_are_those_asked_for_and_the_half_lifes(tmp_path):
     train(tmp_path)
     weights.save(tmp_path / HALFLIFE_FILE, {"weight": torch.full((2, 3), 7.0)}, {"images": 400, "sigma_rel": 0.004})

@@ -89,6 +89,8 @@ def in_two(ranks: Ranks, folder: Path) -> None:
     trainer(folder / "mixed", ranks, divided=False).run()
     trainer(folder / "from 3", ranks, divided=False).run()
     trainer(folder / "from 1", ranks, divided=True).run()
+    with mock.patch("scm.training.shares.owners", lambda sizes, world: [0] * len(sizes)):
+        trainer(folder / "all in rank 0", ranks, divided=True).run()
     fail_in_rank_0(ranks, folder / "snapshot", FileExistsError)
     with mock.patch.object(weights, "save_sealed", side_effect=UserError("the disk is full")):
         fail_in_rank_0(ranks, folder / "checkpoint", UserError)
@@ -126,7 +128,7 @@ def test_the_bits_are_those_of_undivided_state_and_checkpoints_know_no_processes
         )
         assert first + second == whole and max(first, second) < 0.51 * whole
     whole = result(tmp_path / "adam-False")
-    assert equal(whole, result(tmp_path / "mixed"))
+    assert equal(whole, result(tmp_path / "mixed")) and equal(whole, result(tmp_path / "all in rank 0"))
     for name in ("from 1", "from 3"):
         resumed = result(tmp_path / name)
         assert resumed.keys() == whole.keys()
