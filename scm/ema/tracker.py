@@ -1,6 +1,6 @@
 """The averages kept while training, in float32: one for each power-function profile, and a plain exponential one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,3 @@ class Averages:
     def state(self) -> dict[str, Tensor]:
         """All averages under `<index of the profile>.<parameter>`."""
         return {f"{i}.{key}": value for i, average in enumerate(self.averages) for key, value in average.items()}
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        for key, value in self.state().items():
-            value.copy_(state[key])
