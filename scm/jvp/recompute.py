@@ -10,6 +10,9 @@ from torch.utils import checkpoint
 from scm.jvp.attention import without_kernel
 from scm.jvp.dual import Dual
 
+_checkpoint = cast(Any, checkpoint).checkpoint
+"""Looked up once: torch.compile traces checkpoints by this function, but not through a cast."""
+
 
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """function(*inputs), whose graph keeps the inputs and no activation: its backward evaluates the function again.
@@ -44,8 +47,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 
 
 def _again(function: Callable[..., Any], *inputs: Any) -> Any:
-    again = cast(Any, checkpoint).checkpoint
-    return again(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return _checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _evaluated(

@@ -13,6 +13,8 @@ from scm.networks.dropout import for_layer
 from scm.networks.magnitude import EPSILON
 from scm.networks.settings import NetworkSettings
 
+_checkpoint = cast(Any, checkpoint).checkpoint
+"""Looked up once: torch.compile traces checkpoints by this function, but not through a cast."""
 LONG = 1024
 """Tokens from which on attention stores no scores."""
 
@@ -64,8 +66,7 @@ def recomputed(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return block(*inputs)
-    again = cast(Any, checkpoint).checkpoint
-    return again(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return _checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class UNet(nn.Module):

@@ -1,12 +1,14 @@
 """torch.compile of a network traces its forward and its tangent whole, and both give eager's numbers."""
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from scm.jvp import output_and_tangent
+from scm.jvp import output_and_tangent, recomputed
+from scm.networks import layers
 from tests.support.models import FAMILIES, tiny_model
 
 SMALL = {"multipliers": (1,), "blocks": 0, "attention": ()}
@@ -36,10 +38,12 @@ def results(model: torch.nn.Module) -> list[Tensor]:
     return [output.detach(), tangent, plain, *gradients]
 
 
-def check(family: str, backend: str, **changes: object) -> None:
+def check(family: str, backend: str, recomputed: Callable[..., Tensor] | None = None, **changes: object) -> None:
     """With dropout, whose masks must be the same."""
     model = tiny_model(dropout=0.4, **FAMILIES[family], **changes).train()
     expected = results(model)
+    if recomputed is not None:
+        layers.recompute_blocks(model, recomputed)
     model.network.compile(backend=backend, fullgraph=True)
     for ours, eager in zip(results(model), expected, strict=True):
         assert torch.allclose(ours, eager, rtol=1e-4, atol=1e-5 * float(eager.abs().max()))
@@ -50,6 +54,25 @@ def check(family: str, backend: str, **changes: object) -> None:
 @pytest.mark.parametrize("family", ["edm2", "edm2-trigflow", "ddpmpp-trigflow"])
 def test_each_family_is_traced_whole(family: str):
     check(family, "aot_eager", blocks=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_whose_activations_are_computed_again_are_traced_whole():
+    check("edm2-trigflow", "aot_eager", recomputed, **SMALL)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_activations_of_a_network_without_tangents_are_computed_again_when_compiled():
+    asked: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        asked.extend(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    x = torch.ones(2, requires_grad=True)
+    torch.compile(lambda x: layers.recomputed(torch.sin, x), backend=backend, fullgraph=True)(x)
+    assert "tag_activation_checkpoint" in asked
 
 
 @pytest.mark.long
