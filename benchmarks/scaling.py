@@ -42,8 +42,9 @@ from scm.networks import Model, NetworkSettings, flavoured
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.sct import ConsistencyTraining
 from scm.results.provenance import machine_name
-from scm.training.loop import LoopSettings, Trainer
+from scm.training.loop import Trainer
 from scm.training.schedule import Schedule
+from scm.training.settings import LoopSettings
 
 WORLD = 2
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {

@@ -28,9 +28,9 @@ from scm.params import Params
 from scm.params.schema import SamplerSettings, TeacherSettings
 from scm.training.ahead import Data
 from scm.training.diagnosis import Context
-from scm.training.loop import LoopSettings
 from scm.training.probe import Probe
 from scm.training.schedule import Schedule
+from scm.training.settings import LoopSettings
 
 
 class TrainingData:

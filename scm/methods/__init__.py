@@ -29,7 +29,7 @@ from scm.base.sections import (
 if TYPE_CHECKING:
     from scm.networks import Model
     from scm.objectives.protocol import Objective
-    from scm.training.loop import Auxiliary
+    from scm.training.settings import Auxiliary
 
 Trained: TypeAlias = "tuple[Objective, Auxiliary | None]"
 """What a method trains: the student's objective, and the network beside the student if the method has one."""

@@ -6,7 +6,7 @@ from scm.base.sections import Finite, Positive, Probability, Refusals, Section, 
 from scm.methods import GuidedBlock, Parts, StudentSettings
 
 if TYPE_CHECKING:
-    from scm.training.loop import Auxiliary
+    from scm.training.settings import Auxiliary
 
 
 class VsdSettings(Section):
@@ -36,7 +36,7 @@ def score_settings(settings: StudentSettings, parts: Parts) -> "tuple[dict[str, 
     from scm.base.randomness import global_draws, seed_of
     from scm.networks.model import LogWeight
     from scm.objectives.score_distillation import FakeScore
-    from scm.training.loop import Auxiliary
+    from scm.training.settings import Auxiliary
 
     vsd, fake_score = settings.own.vsd, settings.own.fake_score
     network = parts.new_student(parts.teacher, settings.model_copy(update={"dropout": fake_score.dropout}))

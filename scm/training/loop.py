@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +31,14 @@ from scm.networks.layers import recompute_blocks, recomputed
 from scm.objectives.protocol import Batch, Losses, Objective
 from scm.training import checkpoint
 from scm.training.ahead import Ahead, Data
-from scm.training.diagnosis import Context, Diagnosis
+from scm.training.diagnosis import Diagnosis
 from scm.training.gradients import GradientMean, parts_of
 from scm.training.health import HealthFigures
 from scm.training.late import Late
 from scm.training.loss_scale import LossScale
 from scm.training.record import SNAPSHOTS, Record
 from scm.training.room import bytes_written, shortage
-from scm.training.schedule import Schedule
+from scm.training.settings import Auxiliary, LoopSettings, make_optimizer
 from scm.training.shares import Shares, numbers_kept
 from scm.training.update import update
 
@@ -51,77 +50,6 @@ ENOUGH = 16
 """Images at a time that keep a GPU busy: with fewer, computing activations again costs less than it gains."""
 MAX_SKIPPED = 20
 """A run ends after this many steps in a row with a non-finite gradient."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """All settings that a run's result depends on, and how often the run reports.
-
-    Attributes:
-        images: budget; the run ends with the first step that reaches it.
-        batch: images of one step, over all processes.
-        purpose: names the run's random draws, so that the teacher's and the students' differ.
-        optimizer: `adam` or `radam`.
-        profiles: sigma_rel of the tracked averages.
-        halflife: half-life of an additional exponential average, in images; None = no such average.
-        snapshots: snapshots of each power-function average over the run.
-        half_precision: True if the network computes in float16, which needs a scaled loss.
-        header: included in each snapshot's header.
-        log_every: images between two lines of metrics.jsonl.
-        checkpoint_every: images between two checkpoints; the next line of metrics then brings a checkpoint. None =
-            only checkpoint_minutes counts.
-        checkpoint_minutes: the same in minutes, if these come first; None = only checkpoint_every counts.
-        context: settings for the run's diagnosis.
-    """
-
-    images: int
-    batch: int
-    seed: int
-    purpose: str
-    optimizer: str
-    betas: tuple[float, float]
-    eps: float
-    schedule: Schedule
-    profiles: tuple[float, ...]
-    halflife: int | None
-    snapshots: int
-    half_precision: bool
-    header: Mapping[str, Any]
-    log_every: int
-    checkpoint_every: int | None
-    checkpoint_minutes: float | None
-    context: Context = field(default_factory=Context)
-
-
-@dataclass(frozen=True)
-class Auxiliary:
-    """A module trained beside the model, by the same steps and optimiser; it is neither averaged nor exported.
-
-    Attributes:
-        module: e.g. the fake score of variational score distillation.
-        lr_scale: learning rate as a multiple of the model's.
-    """
-
-    module: nn.Module
-    lr_scale: float = 1.0
-
-
-def make_optimizer(
-    model: Model,
-    auxiliary: Auxiliary | None,
-    settings: LoopSettings,
-    keeps: Callable[[Tensor], bool] = lambda parameter: True,
-) -> torch.optim.Optimizer:
-    """The optimiser of the parameters for which `keeps` is true."""
-    kind = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}[settings.optimizer]
-    groups = [{"params": [*filter(keeps, model.parameters())], "lr_scale": 1.0}]
-    if auxiliary is not None:
-        own = [*filter(keeps, auxiliary.module.parameters())]
-        groups.append({"params": own, "lr_scale": auxiliary.lr_scale})
-    options: dict[str, Any] = {"lr": settings.schedule.maximum, "betas": settings.betas, "eps": settings.eps}
-    if next(model.parameters()).device.type == "cuda":  # all of the optimiser's numbers stay on the GPU
-        options["fused" if settings.optimizer == "adam" else "capturable"] = True
-    return kind(groups, **options)
 
 
 class Trainer:
@@ -255,7 +183,7 @@ class Trainer:
             UserError: the images cannot be divided, or other processes have a part of this step's gradient.
         """
         problem = f"the memory of {self.ranks.device} does not hold {count} images at a time"
-        recompute = self.checkpointing == "auto" and not self.recomputes and count <= ENOUGH
+        recompute = self.checkpointing == "auto" and not self.recomputes and count < 2 * ENOUGH
         if count == 1 and not recompute:
             raise UserError(f"{problem}: take precision bf16, a smaller network or a GPU with more memory") from None
         if self.gradient_mean.begun:

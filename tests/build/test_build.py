@@ -31,7 +31,7 @@ from scm.objectives.vsd import VariationalScoreDistillation
 from scm.params.schema import Runtime
 from scm.samplers import SampleNoise
 from scm.training import room
-from scm.training.loop import make_optimizer
+from scm.training.settings import make_optimizer
 from scm.trigflow import time_of_sigma
 from tests.support.models import FAMILIES, tiny_model
 from tests.support.projects import OWN_VALUES, params_of_all, params_with
@@ -301,7 +301,7 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path, changes, guidance, mes
     assert str(caught.value) == f"{path} {message}"
 
 
-SCM = {**OWN_VALUES, "tangent_warmup": 3072, "sigma_d": 0.5}
+SCM = {**OWN_VALUES, "tangent_warmup": 3072, "sigma_d": 0.5, "leave_out_overflow": False}
 
 
 def fields_of(objective: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from scm.training import loop
 from scm.training.diagnosis import Context, Diagnosis, Finding
 from scm.training.record import SNAPSHOTS
 from scm.training.schedule import Schedule
+from scm.training.settings import LoopSettings
 from tests.support.models import tiny_model
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -35,7 +36,7 @@ class Digits:
         return x_0[own], labels[own]
 
 
-def settings(**changes: object) -> loop.LoopSettings:
+def settings(**changes: object) -> LoopSettings:
     """Ten steps of 16 images, two profiles, four snapshots; `changes` to these."""
     values = {
         "images": 160, "batch": 16, "seed": 0, "purpose": "test", "optimizer": "adam", "betas": (0.9, 0.99),
@@ -43,7 +44,7 @@ def settings(**changes: object) -> loop.LoopSettings:
         "snapshots": 4, "half_precision": False, "header": {"network": {}}, "log_every": 32, "checkpoint_every": 48,
         "checkpoint_minutes": None,
     }  # fmt: skip
-    return loop.LoopSettings(**{**values, **changes})  # type: ignore[arg-type]
+    return LoopSettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def trainer(

@@ -6,13 +6,14 @@ import torch
 from scm.base import weights
 from scm.errors import Interrupted
 from scm.training import checkpoint, loop
+from scm.training.settings import Auxiliary
 from tests.support.loops import ALONE, Digits, equal, result, score_distillation, settings
 from tests.support.models import tiny_model
 
 
 def trainer(work, *, updates=1, lr_scale=0.5, stopping=lambda: False, **changes) -> loop.Trainer:
     method = score_distillation(updates)
-    auxiliary = loop.Auxiliary(method.fake, lr_scale)
+    auxiliary = Auxiliary(method.fake, lr_scale)
     return loop.Trainer(
         tiny_model(dropout=0.2), method, Digits(16), settings(**changes), work, ALONE, stopping, lambda text: None,
         auxiliary=auxiliary,

@@ -24,6 +24,7 @@ from scm.training.diagnosis import BINS, Context, Finding
 from scm.training.probe import Probe
 from scm.training.record import METRICS
 from scm.training.schedule import Schedule
+from scm.training.settings import Auxiliary
 from tests.support.loops import ALONE, Digits, diagnose, score_distillation, settings
 from tests.support.models import tiny_model
 from tests.support.projects import ROOT
@@ -298,7 +299,7 @@ def test_a_resumed_run_knows_what_was_said_before(tmp_path):
     assert [line for line in said if line.startswith("health")] == [f"health: {finding}" for finding in found]
 
 
-def spoiled_score(updates: int) -> tuple[ScoreDistillation, loop.Auxiliary]:
+def spoiled_score(updates: int) -> tuple[ScoreDistillation, Auxiliary]:
     """sCD + VSD whose fake score answers NaN at t 0.39-1.18."""
     method = score_distillation(updates)
 
@@ -307,10 +308,10 @@ def spoiled_score(updates: int) -> tuple[ScoreDistillation, loop.Auxiliary]:
         return torch.where(((t > 0.4) & (t < 1.17))[:, None, None, None], math.nan, 1.0) * output
 
     method.fake.network.register_forward_hook(spoil, with_kwargs=True)
-    return method, loop.Auxiliary(method.fake)
+    return method, Auxiliary(method.fake)
 
 
-def vsd_run(work: Path, objective: ScoreDistillation, auxiliary: loop.Auxiliary, **changes) -> list[dict]:
+def vsd_run(work: Path, objective: ScoreDistillation, auxiliary: Auxiliary, **changes) -> list[dict]:
     options = settings(**{"images": 480, "context": VSD, **changes})
     arguments = (tiny_model(), objective, Digits(16), options, work, ALONE, lambda: False, lambda text: None, auxiliary)
     try:
@@ -330,7 +331,7 @@ def test_a_fake_score_that_is_not_finite_is_named_by_the_error(tmp_path, updates
 def test_the_loss_of_steps_in_which_the_student_rests_stands_under_its_part_alone(tmp_path):
     """A line for each step; in the last of each four the student learns."""
     method = score_distillation(updates=4)
-    read = vsd_run(tmp_path, method, loop.Auxiliary(method.fake), images=128, log_every=16, context=Context())
+    read = vsd_run(tmp_path, method, Auxiliary(method.fake), images=128, log_every=16, context=Context())
     for number, line in enumerate(read, 1):
         assert ("loss" in line) == ("vsd_loss" in line) == ("output_norm" in line) == (number % 4 == 0)
         assert "fake_loss" in line and "fake_sample_norm" in line

@@ -12,6 +12,7 @@ from scm.base.randomness import seed_of
 from scm.errors import Interrupted, UserError
 from scm.training import loop
 from scm.training.record import METRICS
+from scm.training.settings import Auxiliary
 from tests.support import gpu as fake
 from tests.support.gpu import CUDA, Gpu
 from tests.support.loops import Digits, settings
@@ -45,7 +46,7 @@ def trainer(gpu, work, name, family="edm2-trigflow", precision="fp32", stopping=
     changes = {"batch": 2, "half_precision": precision == "fp16", **changes}
     one = loop.Trainer(
         model, objective, Digits(2), settings(**changes), work, Ranks(0, 1, CUDA), stopping, print,
-        loop.Auxiliary(auxiliary) if auxiliary else None,
+        Auxiliary(auxiliary) if auxiliary else None,
     )  # fmt: skip
     one.trained.train()
     return one

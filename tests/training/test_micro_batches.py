@@ -19,6 +19,7 @@ from scm.objectives.vsd import VariationalScoreDistillation
 from scm.training import loop
 from scm.training.gradients import parts_of
 from scm.training.record import METRICS
+from scm.training.settings import Auxiliary
 from tests.support.loops import ALONE, Digits, equal, result, score_distillation, settings
 from tests.support.models import tiny_model
 
@@ -53,7 +54,7 @@ def trainer(
     fake = getattr(objective, "fake", None)
     return loop.Trainer(
         tiny_model(1, dropout=dropout, **network), objective, Digits(16), settings(**changes), work, ALONE, stopping,
-        print if said is None else said.append, loop.Auxiliary(fake) if fake else None, None,
+        print if said is None else said.append, Auxiliary(fake) if fake else None, None,
         micro_batch, way, recomputed,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from scm.errors import Interrupted, UserError
 from scm.training import checkpoint, loop
 from scm.training.gradients import BUCKET
 from scm.training.record import SNAPSHOTS
+from scm.training.settings import Auxiliary
 from scm.training.shares import Shares, owners
 from tests.support.loops import ALONE, Digits, equal, result, score_distillation, settings
 from tests.support.models import tiny_model
@@ -24,7 +25,7 @@ def trainer(work: Path, ranks: Ranks, *, divided: bool, stopping=lambda: False, 
     method, small = score_distillation(updates), {"batch": 12, "images": 72, "halflife": 64, "snapshots": 2}
     return loop.Trainer(
         tiny_model(dropout=0.2), method, Digits(12, ranks), settings(**small, **changes), work, ranks, stopping,
-        lambda text: None, loop.Auxiliary(method.fake, 0.5), probe, divided=divided,
+        lambda text: None, Auxiliary(method.fake, 0.5), probe, divided=divided,
     )  # fmt: skip
 
 
