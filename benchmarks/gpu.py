@@ -255,7 +255,7 @@ def compiled(task: Task) -> Iterator[str]:
     if task.networks[last].blocks > 1:
         networks |= task.networks
     for name, settings in networks.items():
-        for way in step_cost.WAYS:
+        for way in list(step_cost.WAYS):
             cells = functools.partial(eager_and_compiled, task, settings, way)
             yield row(name, way, *within_memory(cells))
 

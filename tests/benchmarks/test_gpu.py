@@ -36,9 +36,12 @@ def test_its_sections_run_with_torch_and_numpy_alone():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_steps_have_the_eager_ones_gradients(monkeypatch):
-    monkeypatch.setattr(gpu.step_cost, "WAYS", dict(gpu.step_cost.WAYS))
+    """Ours alone: the usual ways take two minutes to trace."""
+    monkeypatch.setattr(gpu.step_cost, "WAYS", {"ours": gpu.step_cost.WAYS["ours"]})
     task = gpu.Task(torch.device("cpu"), {"small": gpu.SMALL_NETWORK}, "fp32", 2, 1, (), "aot_eager")
-    for line in list(gpu.compiled(task))[2:]:
+    lines = list(gpu.compiled(task))[2:]
+    assert lines
+    for line in lines:
         assert float(line.split("|")[-2]) < 1e-5
 
 
