@@ -79,14 +79,22 @@ def end_after_another(error: RuntimeError) -> None:
     """Ends this process in one line if the error came because another one had ended, which says why itself."""
     if os.environ.get("WORLD_SIZE", "1") != "1" and PEER_ENDED.search(str(error)):
         why = "another process has ended, as it explains, or cannot be reached"
-        print(f"error: rank {os.environ.get('RANK', '0')} ends: {why}", file=sys.stderr, flush=True)
+        line = f"error: rank {os.environ.get('RANK', '0')} ends: {why}"
+        print(line, file=sys.stderr, flush=True)
+        tell_torchrun(line, after_another=True)
         os._exit(1)  # the group's threads may abort an orderly end
 
 
-def tell_torchrun(line: str) -> None:
-    """Leaves the line where torchrun looks for it, so that its own report ends with the reason."""
+def tell_torchrun(line: str, after_another: bool = False) -> None:
+    """Leaves the line where torchrun looks for it, so that its own report ends with the reason.
+
+    Args:
+        line: what this process has printed.
+        after_another: this process ended because another one had; torchrun, which compares whole seconds and shows
+            the first, gets a later one.
+    """
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        told = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        told = {"message": line, "extraInfo": {"timestamp": str(int(time.time()) + after_another)}}
         with suppress(OSError):  # the line has been printed
             Path(file).write_text(json.dumps({"message": told}), encoding="utf-8")
 

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from scm.errors import UserError
 from scm.pipeline import stage
@@ -176,3 +178,16 @@ def test_torchrun_gets_the_line_where_it_asks_for_it(environment, tmp_path):
     environment["TORCHELASTIC_ERROR_FILE"] = str(tmp_path / "error.json")
     tell_torchrun("error: a")
     assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "error: a"
+
+
+def test_torchrun_takes_the_process_that_failed_for_the_first(environment, tmp_path, monkeypatch):
+    """It shows the first by whole seconds, and of equal ones that of the lowest rank."""
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+    monkeypatch.setattr(time, "time", lambda: 1000.9)
+    environment |= {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "0")}
+    end_after_another(RuntimeError(BY_GLOO))
+    environment |= {"RANK": "1", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "1")}
+    tell_torchrun("error: data/latents is damaged")
+    failures = {rank: ProcessFailure(rank, 7, 1, str(tmp_path / str(rank))) for rank in (0, 1)}
+    rank, failure = ChildFailedError("worker", failures).get_first_failure()
+    assert (rank, failure.error_file_data["message"]["message"]) == (1, "error: data/latents is damaged")

@@ -6,9 +6,6 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import torch
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from scm.base import weights
 from scm.base.distributed import Ranks
@@ -21,6 +18,7 @@ from scm.training.export import export
 from scm.training.record import METRICS, SNAPSHOTS, Record
 from tests.support.loops import ALONE, equal, result, trainer
 from tests.support.models import small_disk
+from tests.support.processes import together
 
 STOP = 5
 """Steps before the interruption."""
@@ -120,18 +118,17 @@ def test_exported_snapshots_are_verified_and_carry_their_hashes(whole, tmp_path)
     verify(folder)
 
 
-def _export_what_is_lost(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+def _export_what_is_lost(ranks: Ranks, folder: Path) -> None:
     record = Record(folder / "work")
-    record.snapshots = {"lost.safetensors": "0"} if rank == 0 else {}
+    record.snapshots = {"lost.safetensors": "0"} if ranks.rank == 0 else {}
     try:
-        export(record, folder, "teacher", Ranks(rank, 2, torch.device("cpu")))
+        export(record, folder, "teacher", ranks)
     except UserError as error:
-        (folder / str(rank)).write_text(str(error))
+        (folder / str(ranks.rank)).write_text(str(error))
 
 
 def test_all_processes_end_when_one_cannot_export(tmp_path):
-    mp.spawn(_export_what_is_lost, (tmp_path,), nprocs=2)
+    together(2, _export_what_is_lost, tmp_path)
     assert "lost.safetensors is missing: delete " in (tmp_path / "0").read_text()
     assert (tmp_path / "1").read_text() == "rank 1 ends: rank 0 failed, as it explains"
     assert not (tmp_path / "models").exists()
