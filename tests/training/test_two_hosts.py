@@ -1,13 +1,11 @@
 """Two network namespaces as hosts: a training over both survives the loss of one, and a signal to one."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,46 +14,17 @@ from scm.base.distributed import Ranks
 from scm.base.processes import on_stop
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.training.checkpoint import FILE
+from tests.support.hosts import ADDRESSES, lose, two_hosts
 from tests.support.loops import equal, result, trainer
 
 ROOT = Path(__file__).parents[2]
-ADDRESSES = ("10.213.7.1", "10.213.7.2")
 LONG = {"images": 16 * 160, "checkpoint_every": 320}
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
 def hosts() -> Iterator[list[str]]:
-    """Two namespaces that are joined by a cable."""
-    if os.geteuid() or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and the program ip")
-    names = [f"scm{os.getpid()}{side}" for side in "ab"]
-    try:
-        for name in names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "cable", "netns", names[1])
-        for name, address in zip(names, ADDRESSES, strict=True):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
-            ip("-n", name, "link", "set", "cable", "up")
+    with two_hosts() as names:
         yield names
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"network namespaces are not allowed here: {error.stderr.strip()}")
-    finally:
-        for name in names:
-            with suppress(subprocess.CalledProcessError):
-                lose(name)
-                ip("netns", "delete", name)
-
-
-def lose(host: str) -> None:
-    """Kills all processes of a host at once."""
-    for process in ip("netns", "pids", host).split():
-        with suppress(ProcessLookupError):
-            os.kill(int(process), signal.SIGKILL)
 
 
 def start(hosts: list[str], work: Path, number: int) -> list[subprocess.Popen[bytes]]:
