@@ -9,6 +9,7 @@ from scm.pipeline.stage import Stage, main
 from scm.training.export import export
 from scm.training.loop import Trainer
 from scm.training.record import METRICS
+from scm.training.stability import Stability
 
 
 def run(stage: Stage) -> None:
@@ -35,6 +36,7 @@ def run(stage: Stage) -> None:
         ranks,
         stage.stopping,
         stage.progress,
+        probe=Stability(data, params.seed, network.sigma_d),
         micro_batch=params.runtime.images_at_once,
         checkpointing=params.runtime.checkpointing,
         divided=params.runtime.divides_state(ranks.device.type),

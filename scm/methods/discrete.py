@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scm.base.sections import Refusals
 from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, distillation_settings
 
 
@@ -13,16 +12,14 @@ class DiscreteBlock(GuidedBlock):
 
 
 def objective(settings: StudentSettings, parts: Parts) -> Trained:
+    import torch
+
+    from scm.base.precision import DTYPES
     from scm.objectives.discrete import DiscreteDistillation, time_grid
 
     grid = time_grid(settings.own.points, *parts.noise, parts.sigma_d)
-    return DiscreteDistillation(**distillation_settings(settings, parts), grid=grid), None
+    roundoff = torch.finfo(DTYPES[settings.precision]).eps / 2
+    return DiscreteDistillation(**distillation_settings(settings, parts), grid=grid, roundoff=roundoff), None
 
 
-def refusals(settings: StudentSettings) -> Refusals:
-    if settings.precision != "fp32":
-        problem = "differences between neighbouring points are lost in its rounding"
-        yield "precision", settings.precision, f"{problem}; write precision: fp32 in student.discrete"
-
-
-METHOD = Method("Discrete sCD", DiscreteBlock, objective, refusals=refusals)
+METHOD = Method("Discrete sCD", DiscreteBlock, objective)

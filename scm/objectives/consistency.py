@@ -1,7 +1,7 @@
 """The loss of continuous-time consistency models (sec. 4, alg. 1), which sCD, sCT and their variants share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -28,12 +28,14 @@ class Tangent:
         g: -cos^2 a (sigma_d F - dx/dt) - r cos a sin a (x_t + sigma_d dF/dt); equals cos a df/dt at r = 1.
         first: the first term of g.
         second: the second term of g, which contains dF/dt and may become unstable.
+        figures: further health figures, each [B].
     """
 
     output: Tensor
     g: Tensor
     first: Tensor
     second: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def consistency_tangent(
@@ -121,6 +123,7 @@ class ConsistencyLoss:
             "tangent_term2": length_of_each(tangent.second),
             "output_norm": norm_of_each(tangent.output),
             "log_weight": log_weight.detach(),
+            **tangent.figures,
         }
         value = log_weight.exp() * squared - log_weight
         if left_out is not None:

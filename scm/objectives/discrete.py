@@ -9,7 +9,7 @@ from torch import Tensor
 from scm import trigflow
 from scm.objectives.consistency import Function, Inputs, Tangent
 from scm.objectives.distillation import Distillation
-from scm.objectives.protocol import Batch
+from scm.objectives.protocol import Batch, length_of_each
 from scm.samplers.ode import edm_sigmas
 
 
@@ -20,7 +20,14 @@ def time_grid(points: int, sigma_min: float, sigma_max: float, rho: float, sigma
 
 
 def discrete_tangent(
-    function: Function, x_t: Tensor, t: Tensor, earlier: Tensor, dx_dt: Tensor, sigma_d: float, r: float
+    function: Function,
+    x_t: Tensor,
+    t: Tensor,
+    earlier: Tensor,
+    dx_dt: Tensor,
+    sigma_d: float,
+    r: float,
+    roundoff: float = 0.0,
 ) -> Tangent:
     """F_theta and g, which equals cos t (f(x_t, t) - f(x_t', t')) / sin(t - t') at r = 1 (app. E).
 
@@ -29,6 +36,8 @@ def discrete_tangent(
     Args:
         earlier: t' < t, the previous point of the grid, [B].
         dx_dt: sigma_d F_teacher, [B, C, H, W].
+        roundoff: relative error of one evaluation of F. The figure `rounding` is what becomes of it in g: the division
+            by sin(t - t') makes it grow with the number of points.
     """
     before = trigflow.per_sample(earlier, x_t)
     step = trigflow.per_sample(t, x_t) - before
@@ -42,7 +51,8 @@ def discrete_tangent(
     cos = torch.cos(trigflow.per_sample(t, x_t))
     first = -cos * torch.cos(before) * (sigma_d * now - dx_dt)
     second = -r * cos * torch.sin(before) * (x_t + sigma_d * slope)
-    return Tangent(output, first + second, first, second)
+    error = roundoff * torch.cos(t) * torch.sin(earlier) / torch.sin(t - earlier) * sigma_d * length_of_each(now)
+    return Tangent(output, first + second, first, second, {"rounding": error})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +62,11 @@ class DiscreteDistillation(Distillation):
     Attributes:
         grid: `time_grid`. Each proposed time moves up to the next point of the grid, so a point has the probability
             of the interval below it.
+        roundoff: relative rounding error of F in the format that the network computes in.
     """
 
     grid: tuple[float, ...]
+    roundoff: float = 0.0
 
     def times(self, batch: Batch) -> Tensor:
         grid = self._grid(batch.x_0)
@@ -65,7 +77,7 @@ class DiscreteDistillation(Distillation):
     ) -> Tangent:
         grid = self._grid(x_t)
         earlier = grid[self._upper(t, grid) - 1]
-        return discrete_tangent(function, x_t, t, earlier, direction, self.sigma_d, r)
+        return discrete_tangent(function, x_t, t, earlier, direction, self.sigma_d, r, self.roundoff)
 
     def _grid(self, like: Tensor) -> Tensor:
         return _on_device(self.grid, like.dtype, like.device)

@@ -13,9 +13,11 @@ from scm.report.wording import display_name
 from scm.results.reading import curve_path, measured_evaluations, metrics_path, progress_path, read_curve, read_numbers
 from scm.study import experiments
 from scm.study.experiments import Experiment
-from scm.study.variants import Figure, Study, Variant, number
+from scm.study.variants import MOST, Figure, Study, Variant, number, value_of
 
 LABELS = {"fd": "Fréchet distance", "precision": "precision", "recall": "recall"}
+OF_TEACHER = {"path_term": "change of f by the path, ∇ₓf · dx/dt", "time_term": "change of f by the time, ∂f/∂t"}
+OF_STUDENT = {"tangent_term1": "first term of the tangent", "tangent_term2": "second term, with dF/dt"}
 Rows = list[dict[str, float]]
 
 
@@ -57,8 +59,8 @@ def _read(root: Path, variant: Variant, experiment: Experiment, current: bool) -
         for model in variant.models:
             metrics[model] = read_numbers(metrics_path(folder, "evaluate", model))
             progress[model] = read_curve(progress_path(folder, model), "images")
-            if model != TEACHER:
-                training[model] = read_curve(curve_path(folder, "train_student", model), "images")
+            stage = "train_teacher" if model == TEACHER else "train_student"
+            training[model] = read_curve(curve_path(folder, stage, model), "images")
         return VariantResult(variant, experiment, metrics, progress, training, current)
 
 
@@ -74,13 +76,14 @@ def _colour_of(study: Study, result: VariantResult) -> str:
 
 
 def _terms(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
-    """Norms of both terms of the tangent over t, averaged over the last half of the training."""
+    """Norms over t, averaged over the last half of the training: of both terms of a student's tangent, or of df/dt."""
     for model in study.figure.models:
-        for term, meaning in ((1, "first term of the tangent"), (2, "second term, with dF/dt")):
+        terms = OF_TEACHER if model == TEACHER else OF_STUDENT
+        for order, (term, meaning) in enumerate(terms.items()):
             lines = []
             for result in results:
-                points = _binned(result.training.get(model, []), f"tangent_term{term}/")
-                label = result.variant.name if term == 1 else ""
+                points = _binned(result.training.get(model, []), f"{term}/")
+                label = "" if order else result.variant.name
                 lines.append(Line.through(points, _colour_of(study, result), label, points=True))
             yield Panel(f"{display_name(model)}: {meaning}", "t, radians", "norm", lines, logarithmic=True)
 
@@ -116,15 +119,17 @@ def _progress(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]
 
 
 def _versus(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
-    """Figures over a number in which the variants differ, one line for each model and number of evaluations."""
+    """Figures over a number in which the variants differ: lines for each model, number of evaluations, figure.lines."""
     figure, reference = study.figure, study.figure.reference
     apart = [each for each in results if reference and each.variant.name == reference.variant]
     placed = [(number(each.variant, figure.x or ""), each) for each in results if each not in apart]
     placed = [(x, each) for x, each in placed if x is not None]
     for order, name in enumerate(figure.figures):
         lines, levels = [], []
-        for label, points in _series(figure, name, placed):
-            lines.append(Line.through(sorted(points), colour(len(lines)), "" if order else label, points=True))
+        for value, group in _groups(figure, placed):
+            for label, points in _series(figure, name, group):
+                shown = "" if order else f"{label}, {value}" if value else label
+                lines.append(Line.through(sorted(points), colour(len(lines)), shown, points=True))
         for metrics in (result.metrics[reference.model] for result in apart if reference):
             for evaluations in _drawn(figure, [metrics]):
                 label = "" if order else f"{apart[0].variant.name}, {_steps(evaluations)}"
@@ -135,13 +140,21 @@ def _versus(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
         )  # fmt: skip
 
 
+def _groups(figure: Figure, placed: Sequence[tuple[float, VariantResult]]) -> Iterator[tuple[str, list]]:
+    """Yields each value of the parameter `figure.lines`, and the results that have it; one group without it."""
+    values = [value_of(result.variant, figure.lines) if figure.lines else "" for _, result in placed]
+    for each in dict.fromkeys(values):
+        yield each, [entry for entry, value in zip(placed, values, strict=True) if value == each]
+
+
 def _series(
     figure: Figure, name: str, placed: Sequence[tuple[float, VariantResult]]
 ) -> Iterator[tuple[str, list[tuple[float, float]]]]:
     """Yields label and points of each line: a teacher has one, a student one for each number of evaluations."""
     for model in figure.models:
         found = [(x, result.metrics[model]) for x, result in placed if model in result.metrics]
-        if model == TEACHER and found:  # a guided teacher takes twice as many evaluations
+        # A guided teacher takes twice as many evaluations, a multistep student one in each segment.
+        if found and (model == TEACHER or figure.evaluations == MOST):
             most = [(x, figures[f"{name}@{measured_evaluations(figures)[-1]}"]) for x, figures in found]
             yield display_name(model), most
             continue
@@ -166,7 +179,7 @@ def _drawn(figure: Figure, metrics: Sequence[dict[str, float]], most_only: bool 
     counts = sorted({count for figures in metrics for count in measured_evaluations(figures)})
     if most_only:
         return counts[-1:]
-    return [count for count in counts if figure.evaluations is None or count in figure.evaluations]
+    return [count for count in counts if figure.evaluations in (None, MOST) or count in figure.evaluations]
 
 
 def _steps(evaluations: int) -> str:

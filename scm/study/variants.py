@@ -40,6 +40,7 @@ BY = "by"
 _RELATIVE = re.compile(r"(?:=(?P<key>\w+(?:\.\w+)*))?(?:(?:^| )x(?P<factor>\d+(?:\.\d+)?))?")
 _VARIANT = re.compile(r"[A-Za-z0-9]+(?:[._=-][A-Za-z0-9]+)*")
 _FOLLOWS = "evaluate.models"
+MOST = "most"
 
 
 def _named(variants: dict[str, Any]) -> dict[str, Any]:
@@ -61,11 +62,14 @@ class Figure(Section):
     """What is drawn of a study.
 
     Attributes:
-        kind: terms: both terms of the tangent over t. progress: Frechet distance over the training. versus: figures
-            over a number in which the variants differ. bars: Frechet distance of each variant.
+        kind: terms: both terms of a student's tangent over t, or of a teacher's df/dt. progress: Frechet distance over
+            the training. versus: figures over a number in which the variants differ. bars: Frechet distance of each
+            variant.
         models: the models whose figures are drawn.
-        evaluations: numbers of network evaluations that are drawn; None = all that were measured.
+        evaluations: numbers of network evaluations that are drawn; `most` = each variant's largest, for versus; None =
+            all that were measured.
         x, x_label: for versus, the parameter on the horizontal axis, and its meaning.
+        lines: for versus, a parameter each of whose values gets lines of its own; a method's own value counts.
         figures: for versus, the figures that are drawn, one panel each.
         reference: for versus, the variant that is drawn as a horizontal line.
     """
@@ -74,8 +78,9 @@ class Figure(Section):
     models: Annotated[list[Text], Field(min_length=1)]
     x: Text | None = None
     x_label: Text | None = None
+    lines: Text | None = None
     figures: Annotated[list[Literal["fd", "precision", "recall"]], Field(min_length=1)] = Field(["fd"])
-    evaluations: list[int] | None = None
+    evaluations: list[int] | Literal["most"] | None = None
     reference: ReferenceVariant | None = None
 
 
@@ -228,6 +233,12 @@ def _check_figure(path: Path, figure: Figure, variants: list[Variant]) -> None:
         if not apart and number(variant, figure.x or "") is None:
             problem = f"not a number in the variant {variant.name}"
             raise UserError(f"{path}: figure.x = {shown(figure.x)}: {problem}; name a parameter of all variants")
+
+
+def value_of(variant: Variant, key: str) -> str:
+    """A parameter of a variant in words, `-` if it has none."""
+    value = _at(variant.values, key)
+    return "-" if value is None else str(value)
 
 
 def number(variant: Variant, key: str) -> float | None:

@@ -1,10 +1,11 @@
 """Diagnoses a run from its lines of metrics alone: what is wrong, where, and what to try.
 
-The diagnosis looks for four problems: a gradient far above its recent size; a tangent that jumps or is too large at
-some t, and which of its two terms causes it (fig. 4); samples that move away from the data; and steps that were not
-finite. Each problem is reported once, at the first line that shows it. The limits leave healthy runs alone: on the
-digits, healthy gradients keep their recent size and healthy tangents stay below 0.8 times a sample's length. Runs that
-fall apart reach 3 to 7 times that length; Fourier features of scale 16 make the second term 3 to 4.5 times as long.
+The diagnosis looks for five problems: a gradient far above its recent size; a tangent that jumps or is too large at
+some t, and which of its two terms causes it (fig. 4); differences that drown in rounding (fig. 5c); samples that move
+away from the data; and steps that were not finite. Each problem is reported once, at the first line that shows it. The
+limits leave healthy runs alone: on the digits, healthy gradients keep their recent size and healthy tangents stay
+below 0.8 times a sample's length. Runs that fall apart reach 3 to 7 times that length; Fourier features of scale 16
+make the second term 3 to 4.5 times as long.
 """
 
 import math
@@ -24,6 +25,8 @@ TANGENT_SPIKE = 5.0
 """A jump is reported above this multiple of the bin's median after the warm-up, if also longer than a sample."""
 TANGENT_LARGE = 2.0
 """A tangent is reported above this multiple of a sample's length, sigma_d sqrt(D). Healthy ones stay below 1."""
+ROUNDING = 0.1
+"""A difference's rounding error is reported above this fraction of a sample's length."""
 RISEN, RISEN_OF_FIRST = 2.0, 0.1
 """Samples have moved away at this multiple of the best distance, and this fraction of the first one above the best."""
 RISEN_PROBES = 2
@@ -85,7 +88,7 @@ class Finding:
     """One problem of a run.
 
     Attributes:
-        kind: gradient, tangent, samples, nonfinite or scale.
+        kind: gradient, tangent, rounding, samples, nonfinite or scale.
         images: images seen when it first showed.
         what: the problem in words.
         remedies: what to try, likeliest first.
@@ -122,7 +125,8 @@ class Diagnosis:
 
     def add(self, line: Mapping[str, Any]) -> list[Finding]:
         """Reads the next line; returns its new findings."""
-        found = [*self._nonfinite(line), *self._tangent(line), *self._gradient(line), *self._samples(line)]
+        found = [*self._nonfinite(line), *self._tangent(line), *self._rounding(line)]
+        found += [*self._gradient(line), *self._samples(line)]
         self.findings += found
         return found
 
@@ -185,6 +189,19 @@ class Diagnosis:
                     Finding("tangent", line["images"], what, self._remedies(term, bins, overflow=False), term, bins)
                 )
         return found
+
+    def _rounding(self, line: Mapping[str, Any]) -> list[Finding]:
+        """Finds bins in which the difference between two points of a grid is mostly rounding."""
+        length = self.context.data_norm or math.inf
+        errors = {k: line.get(f"rounding/{k}", 0.0) / length for k in range(BINS)}
+        bins = self._new("rounding", "rounding", [k for k, error in errors.items() if error > ROUNDING])
+        if not bins:
+            return []
+        most = max(errors[k] for k in bins)
+        what = f"in {self.context.precision}, the rounding error of the tangent's difference is up to {most:.2g} times "
+        what += f"as long as a sample at {_times(bins)}"
+        half = self._change("set", "precision", to="fp32") if self.context.precision != "fp32" else []
+        return [Finding("rounding", line["images"], what, (*half, *self._change("lower", "points")), "rounding", bins)]
 
     def _gradient(self, line: Mapping[str, Any]) -> list[Finding]:
         value = line.get("grad_norm_max")

@@ -60,7 +60,7 @@ class Trainer:
         stopping: called in each step; True saves the state and raises Interrupted.
         say: prints a line of progress.
         auxiliary: the module that the objective trains beside the model.
-        probe: measures the samples that the model draws with an average's weights; called at each snapshot.
+        probe: measures the model with an average's weights, at each snapshot; returns figures by name.
         micro_batch: images that a process computes at a time, at most; None = as many as its GPU's memory holds.
         checkpointing: `blocks` stores no activations of the networks' blocks, `none` stores them all, `auto` does so
             until the memory holds fewer than ENOUGH images with them. Results do not depend on it.
@@ -79,7 +79,7 @@ class Trainer:
         stopping: Callable[[], bool],
         say: Callable[[str], None],
         auxiliary: Auxiliary | None = None,
-        probe: Callable[[Model, Mapping[str, Tensor]], float] | None = None,
+        probe: Callable[[Model, Mapping[str, Tensor]], Mapping[str, float]] | None = None,
         micro_batch: int | None = None,
         checkpointing: Checkpointing = "auto",
         recomputed: Callable[..., Tensor] = recomputed,
@@ -103,7 +103,7 @@ class Trainer:
         self.images = self.step = self.skipped = self.skipped_in_a_row = 0
         self.gradient_norm = self.gradient_norm_max = 0.0
         self.asked_to_stop = False
-        self.sample_distance: float | None = None
+        self.probed: dict[str, float] = {}
         self.started = (time.monotonic(), 0)
         self.diagnosis = Diagnosis(settings.context)
         self.loss_scale = LossScale(device=ranks.device) if settings.half_precision else None
@@ -268,7 +268,7 @@ class Trainer:
         # The shortest average follows the training most closely, so it shows a bad turn first.
         if self.probe is not None and width == {"sigma_rel": min(self.settings.profiles)}:
             there = {key: value.to(self.ranks.device) for key, value in average.items()}
-            self.sample_distance = self.probe(self.model, there)
+            self.probed = dict(self.probe(self.model, there))
 
     def _figures(self) -> dict[str, Any]:
         """The figures since the last line; None = no such figure."""
@@ -281,10 +281,10 @@ class Trainer:
             "grad_norm_max": self.gradient_norm_max or None,
             "skipped": self.skipped,
             "loss_scale": None if self.loss_scale is None else self.loss_scale.value.item(),
-            "sample_fd": self.sample_distance,
+            **self.probed,
             **self.health.read(self.ranks.total),
         }
-        self.gradient_norm_max, self.sample_distance = 0.0, None
+        self.gradient_norm_max, self.probed = 0.0, {}
         return line
 
     def _write_line(self) -> None:

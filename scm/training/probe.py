@@ -6,6 +6,7 @@ falls apart, not which of two good models is better. The probe names its own dra
 training is bit-equal with and without it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,8 +64,8 @@ class Probe:
         self._seeds = [seed_of(seed, "probe", index) for index in range(SAMPLES)]
 
     @torch.no_grad()
-    def __call__(self, model: Model, weights: Mapping[str, Tensor]) -> float:
-        """The distance of the samples that the model draws with these weights; inf if a sample is not finite.
+    def __call__(self, model: Model, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        """`sample_fd`: the distance of the samples drawn with these weights; inf if a sample is not finite.
 
         Args:
             model: keeps its own weights and mode.
@@ -75,9 +76,8 @@ class Probe:
             starts = range(0, SAMPLES, BATCH)
             parts = [pooled(self._draw(model, weights, slice(start, start + BATCH), device)) for start in starts]
         samples = torch.cat(parts)
-        if not samples.isfinite().all():
-            return float("inf")
-        return frechet_distance(*self._real, *statistics(samples))
+        finite = bool(samples.isfinite().all())
+        return {"sample_fd": frechet_distance(*self._real, *statistics(samples)) if finite else math.inf}
 
     def _draw(self, model: Model, weights: Mapping[str, Tensor], part: slice, device: torch.device) -> Tensor:
         labels, noise = self._labels[part].to(device), SampleNoise(self._seeds[part], self._shape, device)

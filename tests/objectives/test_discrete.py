@@ -40,6 +40,25 @@ def sin(angle: torch.Tensor) -> torch.Tensor:
     return torch.sin(angle)[:, None, None, None]
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_the_rounding_figure_is_what_rounding_of_the_network_does_to_g(kind):
+    """On a fine grid, where neighbours differ by less than the format tells; the error is of the figure's size."""
+    data, grid = gaussian(), time_grid(1024, 0.002, 80.0, 7.0, SIGMA_D)
+    chosen = torch.tensor(grid[100::100], dtype=torch.float64)
+    earlier = torch.tensor(grid[99::100][: len(chosen)], dtype=torch.float64)
+    x_t = torch.randn(len(chosen), 1, 1, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * SIGMA_D
+    direction, roundoff = data.velocity(x_t, chosen), torch.finfo(kind).eps / 2
+
+    def found(function):
+        return discrete_tangent(function, x_t, chosen, earlier, direction, SIGMA_D, 1.0, roundoff)
+
+    exact, rounded = found(data), found(lambda x, t: data(x, t).to(kind).double())
+    error = (exact.second - rounded.second).flatten(1).norm(dim=1)
+    ratio = error / exact.figures["rounding"]
+    assert ratio.max() < 2 and ratio.median() > 0.2
+    assert found(data).figures["rounding"].max() > 30 * roundoff  # the division by sin(t - t') makes it grow
+
+
 def f(function, x, t):
     return cos(t) * x - sin(t) * SIGMA_D * function(x / SIGMA_D, t).detach()
 

@@ -226,11 +226,6 @@ IMPOSSIBLE = [
         "evaluate.teacher_few_steps = 35: not fewer than the 35 network evaluations of the teacher's 18 Heun steps; use less",
     ),
     (
-        {**methods(discrete="teacher"), "student.discrete": {**DISCRETE, "precision": "bf16"}},
-        'student.discrete.precision = "bf16": differences between neighbouring points are lost in its rounding; '
-        "write precision: fp32 in student.discrete",
-    ),
-    (
         {**methods(scd="teacher", scd_vsd="scd"), "student.scd_vsd": {**VSD, "tangent_warmup": "1Ki"}},
         'student.scd_vsd.tangent_warmup = "1Ki": scd, which it starts from, has finished its own warm-up; '
         "write tangent_warmup: 0 in student.scd_vsd",

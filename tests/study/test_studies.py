@@ -246,7 +246,7 @@ def test_every_shipped_study_works_with_every_preset(project, preset):
 
 
 def test_every_shipped_study_has_a_header():
-    assert set(variants.names(ROOT)) == {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3"}
+    assert set(variants.names(ROOT)) == {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3", "table6"}
     for name in variants.names(ROOT):
         first, *rest = (ROOT / "pipelines" / "studies" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         assert first.startswith("# ") and variants.summary(ROOT, name) == first[2:]
@@ -270,13 +270,14 @@ def test_guidance_scales_train_nothing_twice(project):
     assert written in stages["select_ema"]["outs"] and written in stages["evaluate"]["deps"]
 
 
-def test_discrete_time_is_compared_in_full_precision(project):
+def test_discrete_time_is_compared_in_full_precision_and_apart_in_half(project):
     """Neighbours on a fine grid differ by less than half precision can tell."""
     apply.apply(project / "params.yaml", project, "cifar3")
     assert current(project)["student"]["common"]["precision"] == "auto"
     for variant in variants.read(project, "fig5c").variants:
         params = validate(variant.values, variant.name)
-        assert [params.student.method(model).precision for model in params.student.methods] == ["fp32"]
+        asked = "bf16" if variant.name.endswith("-bf16") else "fp32"
+        assert [params.student.method(model).precision for model in params.student.methods] == [asked]
 
 
 def test_a_smaller_budget_shortens_all_that_is_counted_in_images(project):

@@ -34,11 +34,14 @@ def result(variant: variants.Variant, order: int, current: bool = True) -> Varia
         }
         one_step = {} if model in ("teacher", "vsd") else {"fd_1step": 20.0 + order}
         progress[model] = [{"images": images, "fd": 10.0 + order, **one_step} for images in (1024, 2048)]
-        if model != "teacher":
-            training[model] = [
-                {"images": images, **{f"tangent_term{term}/{k}": images * term + k for term in (1, 2) for k in BINS}}
-                for images in (1000, 2000, 3000, 4000)
-            ]
+        terms = ("tangent_term1", "tangent_term2")
+        if model == "teacher":  # by snapshots, which are apart from the other lines
+            terms, training[model] = ("path_term", "time_term"), [{"images": 3500}]
+        training.setdefault(model, []).extend(
+            {"images": images, **{f"{term}/{k}": images * n + k + n * (model == "teacher") for k in BINS}}
+            for images in (1000, 2000, 3000, 4000)
+            for n, term in enumerate(terms, 1)
+        )
     return VariantResult(
         variant, Experiment(variant.experiment, f"{order:040x}", 1e9), metrics, progress, training, current
     )
@@ -51,12 +54,15 @@ def all_of(project, name: str, without: tuple[str, ...] = ()) -> tuple[variants.
 
 
 def test_terms_are_means_of_the_last_half_at_the_centres_of_the_bins(project):
-    first, second = panels(*all_of(project, "fig4"))
+    by_path, by_time, first, second = panels(*all_of(project, "fig4"))
+    assert list(by_path.lines[1].y) == [3501.0 + k for k in BINS] and by_path.title.startswith("Teacher: change of f")
+    assert list(by_time.lines[1].y) == [7002.0 + k for k in BINS] and by_time.lines[1].label == ""
     line = first.lines[0]
     assert list(line.x) == pytest.approx([(k + 0.5) * math.pi / 16 for k in BINS])
     assert list(line.y) == pytest.approx([3500 + k for k in BINS])
     assert list(second.lines[0].y) == pytest.approx([7000 + k for k in BINS])
-    assert [line.label for line in first.lines] == ["trigflow-positional", "edm-positional", "edm-fourier16"]
+    for panel in (by_path, first):
+        assert [line.label for line in panel.lines] == ["trigflow-positional", "edm-positional", "edm-fourier16"]
 
 
 def test_progress_is_drawn_for_one_and_two_steps(project):
@@ -76,19 +82,36 @@ def test_a_missing_variant_leaves_the_others_their_colours(project):
 def test_discrete_time_is_drawn_against_continuous_time(project):
     (panel,) = panels(*all_of(project, "fig5c", without=("N=512",)))
     assert panel.ticks == [256, 1024, 2048, 4096]
-    assert [list(line.y) for line in panel.lines] == [[1.01, 3.01, 4.01, 5.01], [1.02, 3.02, 4.02, 5.02]]
+    half = [[6.01, 7.01, 8.01], [6.02, 7.02, 8.02]]
+    assert [list(line.y) for line in panel.lines] == [[1.01, 3.01, 4.01, 5.01], [1.02, 3.02, 4.02, 5.02], *half]
     assert [(level.y, level.label) for level in panel.levels] == [
         (0.01, "continuous, 1 evaluation"),
         (0.02, "continuous, 2 evaluations"),
     ]
     assert isinstance(panel.levels[0], Level)
-    assert [line.label for line in panel.lines] == ["Discrete sCD, 1 evaluation", "Discrete sCD, 2 evaluations"]
+    names = [
+        f"Discrete sCD, {steps}, {kind}" for kind in ("fp32", "bf16") for steps in ("1 evaluation", "2 evaluations")
+    ]
+    assert [line.label for line in panel.lines] == names
+
+
+def test_multistep_students_are_one_line_although_each_takes_other_evaluations(project):
+    study, found = all_of(project, "table6")
+    for each, segments in zip(found[1:], (2, 4, 8, 16), strict=True):
+        each.metrics["multistep"] = {f"fd@{segments}": float(segments)}
+    (panel,) = panels(study, found)
+    assert [(list(line.x), list(line.y), line.label) for line in panel.lines] == [
+        ([2, 4, 8, 16], [2, 4, 8, 16], "Multistep sCD")
+    ]
+    assert [level.label for level in panel.levels] == ["sCD, 1 evaluation", "sCD, 2 evaluations"]
 
 
 def test_guidance_has_a_panel_for_each_figure_and_a_line_for_each_model(project):
     precision, recall, distance = panels(*all_of(project, "fig7"))
     assert [panel.title for panel in (precision, recall, distance)] == ["precision", "recall", "Fréchet distance"]
-    students = [f"{name}, 1 evaluation" for name in ("sCD", "VSD", "sCD + VSD")]
+    steps = {"sCD": ("1 evaluation", "2 evaluations"), "VSD": ("1 evaluation",)}
+    steps["sCD + VSD"] = steps["sCD"]
+    students = [f"{name}, {each}" for name, counts in steps.items() for each in counts]
     assert [line.label for line in precision.lines] == ["Teacher", *students]
     assert all(list(line.x) == [1.0, 1.2, 1.4, 1.6, 1.8, 2.0] for line in recall.lines)
     assert list(distance.lines[0].y) == [index + 0.35 for index in range(6)]  # the teacher's full sampler
@@ -101,7 +124,7 @@ def test_a_guided_teacher_is_one_line_although_it_takes_twice_the_evaluations(pr
         each.metrics["teacher"] = doubled
     distance = panels(study, found)[2]
     assert [line.label for line in distance.lines].count("Teacher") == 0  # named in the first panel alone
-    assert len(distance.lines) == 4 and len(distance.lines[0].x) == 6
+    assert len(distance.lines) == 6 and len(distance.lines[0].x) == 6
 
 
 def test_parts_have_a_bar_for_the_teacher_and_each_step_of_the_student(project):

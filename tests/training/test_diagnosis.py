@@ -100,6 +100,19 @@ def test_a_tangent_out_of_proportion_names_its_bins_and_what_the_network_is_told
     assert (second.figure, second.bins) == ("tangent_term1", (7,))
 
 
+def test_a_difference_that_drowns_in_rounding_is_reported_with_its_remedies():
+    context = replace(CONTEXT, precision="bf16", places={"points": "student.discrete.points"})
+    run = lines(rounding=0.5, **{"rounding/2": 0.6, "rounding/6": 1.0, "rounding/3": 0.3})
+    assert "precision" not in str(diagnose(run, replace(context, precision="fp32")))
+    finding = only(diagnose(run, context))
+    assert (finding.kind, finding.bins) == ("rounding", (2, 6))
+    assert str(finding) == (
+        "in bf16, the rounding error of the tangent's difference is up to 0.25 times as long as a sample at t "
+        "0.39-0.59 and 1.18-1.37, from 2,000 images on: set student.common.precision: fp32, or lower "
+        "student.discrete.points"
+    )
+
+
 def test_samples_that_move_away_are_reported_at_the_second_probe():
     def run(*distances: float) -> list[dict[str, float]]:
         return [{"images": 100 * n, "sample_fd": value} for n, value in enumerate(distances, 1)]

@@ -46,7 +46,7 @@ def test_the_samples_are_one_step_of_the_model_with_the_given_weights():
     with torch.no_grad():
         samples = consistency(lambda x, t: other.eval()(x, t, labels), noise, [T_MAX], 0.5)
     expected = frechet_distance(*statistics(pooled(real)), *statistics(pooled(samples)))
-    assert measured(model, weights_of(other)) == pytest.approx(expected, rel=1e-5)
+    assert measured(model, weights_of(other))["sample_fd"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_probe_changes_neither_weights_nor_mode_nor_random_state():
@@ -62,17 +62,17 @@ def test_a_probe_changes_neither_weights_nor_mode_nor_random_state():
 def test_samples_that_are_not_finite_are_infinitely_far():
     model = tiny_model()
     spoiled = {name: value * math.nan for name, value in weights_of(model).items()}
-    assert probe()(model, spoiled) == math.inf
+    assert probe()(model, spoiled) == {"sample_fd": math.inf}
 
 
 def test_students_with_further_inputs_are_sampled_as_they_are():
     segmented = tiny_model(segments=True)
-    distances = {probe(segments=segments)(segmented, weights_of(segmented)) for segments in (1, 2)}
+    distances = {probe(segments=segments)(segmented, weights_of(segmented))["sample_fd"] for segments in (1, 2)}
     assert len(distances) == 2 and all(map(math.isfinite, distances))
     guided = tiny_model(guidance=True)
     for parameter in guided.network.emb_guidance.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-    distances = {probe(guidance=scale)(guided, weights_of(guided)) for scale in (1.0, 2.0)}
+    distances = {probe(guidance=scale)(guided, weights_of(guided))["sample_fd"] for scale in (1.0, 2.0)}
     assert len(distances) == 2 and all(map(math.isfinite, distances))
 
 

@@ -29,9 +29,9 @@ def trainer(work: Path, ranks: Ranks, *, divided: bool, stopping=lambda: False, 
     )  # fmt: skip
 
 
-def probe(model, average) -> float:
+def probe(model, average) -> dict[str, float]:
     assert average.keys() == dict(model.named_parameters()).keys()
-    return float(sum(value.double().sum() for value in average.values()))
+    return {"sample_fd": float(sum(value.double().sum() for value in average.values()))}
 
 
 def interrupt(work: Path, ranks: Ranks, *, divided: bool) -> None:
