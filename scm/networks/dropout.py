@@ -3,6 +3,7 @@
 A sample has the same masks in any part of a divided batch, on any device and at a repeated evaluation.
 """
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,12 +43,12 @@ def dropout(x: Tensor, probability: float, seeds: Tensor) -> Tensor:
     """Zeroes elements with `probability` and rescales the rest; x and its tangent share the mask.
 
     Args:
-        x: [B, C, H, W].
+        x: [B, ...], such as [B, C, H, W].
         seeds: int32 [B].
     """
     batch, *shape = x.shape
-    places = hashed(torch.arange(shape[0] * shape[1] * shape[2], dtype=torch.int32, device=x.device))
-    bits = hashed(places.reshape(1, *shape) ^ seeds.reshape(batch, 1, 1, 1))
+    places = hashed(torch.arange(math.prod(shape), dtype=torch.int32, device=x.device))
+    bits = hashed(places.reshape(1, *shape) ^ seeds.reshape(batch, *[1] * len(shape)))
     keep = bits >= round(probability * 2**32) - 2**31
     return x * (keep.to(x.dtype) / (1 - probability))
 

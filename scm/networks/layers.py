@@ -69,7 +69,19 @@ def recomputed(block: Callable[..., Tensor], *inputs: Any) -> Tensor:
     return _checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-class UNet(nn.Module):
+class Blockwise(nn.Module):
+    """A network of blocks, each of which may be evaluated without storing its activations.
+
+    Attributes:
+        evaluate: evaluates a block on its inputs; `recomputed` does so without storing activations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluate: Callable[..., Tensor] = evaluated
+
+
+class UNet(Blockwise):
     """Encoder and decoder of residual blocks, whose layers are named by resolution; the architectures add the rest.
 
     Blocks at the resolutions of `settings.attention` have self-attention, and so has the decoder's first block. At each
@@ -77,14 +89,10 @@ class UNet(nn.Module):
 
     Args:
         dropout: probability in blocks at a resolution <= `dropout_max_resolution`.
-
-    Attributes:
-        evaluate: evaluates a block on its inputs; `recomputed` does so without storing activations.
     """
 
     def __init__(self, settings: NetworkSettings, dropout: float = 0.0, dropout_max_resolution: int = 16) -> None:
         super().__init__()
-        self.evaluate: Callable[..., Tensor] = evaluated
         self._settings, self._dropout, self._dropout_max_resolution = settings, dropout, dropout_max_resolution
 
     def _build_encoder(self, first: nn.Module, channels: int, block: Callable[..., nn.Module]) -> list[int]:
@@ -156,5 +164,5 @@ class UNet(nn.Module):
 def recompute_blocks(module: nn.Module, recomputed: Callable[..., Tensor] = recomputed) -> None:
     """From now on the module's networks evaluate their blocks by `recomputed`."""
     for part in module.modules():
-        if isinstance(part, UNet):
+        if isinstance(part, Blockwise):
             part.evaluate = recomputed

@@ -31,6 +31,9 @@ class NetworkSettings:
         guidance: F also takes a guidance scale.
         segments: F also takes the start of the segment of multistep distillation.
         log_weight: `linear` (w_phi of a model that is trained here) or `edm2` (EDM2's log-variance head).
+        patch: pixels on a side of a transformer's token; U-Nets have 1.
+
+    A transformer has neither `multipliers` nor `attention`: its `blocks` are all equal, and all of them attend.
     """
 
     resolution: int
@@ -50,9 +53,13 @@ class NetworkSettings:
     guidance: bool = False
     segments: bool = False
     log_weight: LogWeight = "linear"
+    patch: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "multipliers": list(self.multipliers), "attention": list(self.attention)}
+        values = {**asdict(self), "multipliers": list(self.multipliers), "attention": list(self.attention)}
+        if self.patch == 1:
+            del values["patch"]  # which headers of U-Nets never had
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkSettings":

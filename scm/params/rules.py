@@ -24,6 +24,7 @@ PARTS = (
     "pyproject.toml", "scm", "stages", "tests",
 )  # fmt: skip
 """Files and folders of the project itself."""
+ARCHITECTURES = "scm.params.architectures"
 
 
 def impossible(params: Params) -> Iterator[Fault]:
@@ -111,8 +112,8 @@ def _reference(params: Params) -> Iterator[Fault]:
 
 
 def _network(params: Params) -> Iterator[Fault]:
-    network, modulation, folder = params.network, params.network.modulation, "scm.params.architectures"
-    architectures = {name: registry.part(folder, name) for name in registry.names(folder)}
+    network, modulation = params.network, params.network.modulation
+    architectures = {name: registry.part(ARCHITECTURES, name) for name in registry.names(ARCHITECTURES)}
     fitting = [name for name, file in architectures.items() if modulation in file.MODULATIONS]
     if network.architecture not in fitting:
         own = any_of(architectures[network.architecture].MODULATIONS)
@@ -127,28 +128,16 @@ def _network(params: Params) -> Iterator[Fault]:
 
 
 def _resolutions(params: Params) -> Iterator[Fault]:
-    network, resolution = params.network, params.data.resolution
-    halvings, latents = len(network.multipliers) - 1, params.codec.name != "identity"
-    multiple = 2**halvings * (LATENT_REDUCTION if latents else 1)
+    network, resolution, latents = params.network, params.data.resolution, params.codec.name != "identity"
+    architecture = registry.part(ARCHITECTURES, network.architecture)
+    divisor, asked, otherwise = architecture.divisor(network)
+    multiple = divisor * (LATENT_REDUCTION if latents else 1)
     if resolution % multiple:
         of = f" of the autoencoder's latents, {LATENT_REDUCTION} times smaller" if latents else ""
-        problem = f"not divisible by {multiple}, as {halvings + 1} network.multipliers ask{of}"
-        remedy = f"use a multiple of {multiple}" + (" or fewer multipliers" if halvings else "")
-        yield Fault("data.resolution", resolution, f"{problem}; {remedy}")
+        problem = f"not divisible by {multiple}, as {asked}{of}"
+        yield Fault("data.resolution", resolution, f"{problem}; use a multiple of {multiple}{otherwise}")
         return
-    levels = network.resolutions(params.shape[1])
-    lowest, heads = min(levels), network.channels_per_head
-    if levels[lowest] % heads and lowest not in network.attention:
-        channels = levels[lowest]
-        problem = f"does not divide the {channels} channels of the lowest resolution, which always has attention"
-        yield Fault("network.channels_per_head", heads, f"{problem}; use a divisor of {channels}")
-    for attended in network.attention:
-        if attended not in levels:
-            known = ", ".join(map(str, levels))
-            yield Fault("network.attention", attended, f"not a resolution of the U-Net; choose from {known}")
-        elif levels[attended] % heads:
-            problem = f"does not divide the {levels[attended]} channels at resolution {attended}, which has attention"
-            yield Fault("network.channels_per_head", heads, f"{problem}; use a divisor of {levels[attended]}")
+    yield from architecture.attention(network, params.shape[1])
 
 
 def _training(params: Params, key: str, settings: TeacherSettings | StudentSettings) -> Iterator[Fault]:

@@ -115,10 +115,7 @@ class NetworkSection(Section):
     embedding: Literal["positional", "fourier"]
     fourier_scale: Positive
     c_noise: Literal["t", "log_sigma"]
-
-    def resolutions(self, resolution: int) -> dict[int, int]:
-        """The U-Net's channels by resolution, for an input with `resolution` pixels on a side."""
-        return {resolution >> level: self.width * factor for level, factor in enumerate(self.multipliers)}
+    patch: Whole
 
 
 class TeacherSettings(Training):

@@ -51,7 +51,7 @@ def check(family: str, backend: str, recomputed: Callable[..., Tensor] | None = 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", ["edm2", "edm2-trigflow", "ddpmpp-trigflow"])
+@pytest.mark.parametrize("family", ["edm2", "edm2-trigflow", "ddpmpp-trigflow", "dit-trigflow"])
 def test_each_family_is_traced_whole(family: str):
     check(family, "aot_eager", blocks=0)
 

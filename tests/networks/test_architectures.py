@@ -1,10 +1,10 @@
 """Architectures are found by their names; what params.yaml may ask of each has a file of the same name."""
 
 import dataclasses
-import pkgutil
 
 import pytest
 
+from scm.base import registry
 from scm.errors import UserError
 from scm.networks import Model
 from scm.networks.architectures import names
@@ -14,11 +14,11 @@ from tests.support.models import TINY
 
 
 def test_each_architecture_has_a_file_of_what_params_may_ask_of_it():
-    assert {module.name for module in pkgutil.iter_modules(rules.__path__)} == set(names())
+    assert registry.names(rules.__name__) == names()
 
 
 def test_an_unknown_architecture_is_refused_in_a_line():
-    with pytest.raises(UserError, match=r"^network\.architecture 'unet': scm has ddpmpp, edm2; use one of them$"):
+    with pytest.raises(UserError, match=r"^network\.architecture 'unet': scm has ddpmpp, dit, edm2; use one of them$"):
         Model(dataclasses.replace(TINY, architecture="unet"))
 
 

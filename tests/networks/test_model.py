@@ -56,7 +56,7 @@ def test_every_family_trains_all_its_weights_and_writes_nothing_in_its_forward(f
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow", "dit-trigflow"])
 @pytest.mark.parametrize("name", ["guidance", "segment"])
 def test_a_further_input_matters_once_its_layer_has_learned(family, name):
     changes = {**FAMILIES[family], {"guidance": "guidance", "segment": "segments"}[name]: True}

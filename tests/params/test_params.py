@@ -302,7 +302,7 @@ ONE_KEY = [
     ),
     ("teacher", "label_dropout: 0.0", "label_dropout: 1.0", ": teacher.label_dropout = 1.0: must be less than 1"),
     ("teacher", "fp32", "fp64", """: teacher.precision = "fp64": must be 'auto', 'fp32', 'bf16' or 'fp16'"""),
-    ("network", "edm2", "unet", """: network.architecture = "unet": must be 'ddpmpp' or 'edm2'"""),
+    ("network", "edm2", "unet", """: network.architecture = "unet": must be 'ddpmpp', 'dit' or 'edm2'"""),
     ("teacher", "name: adam", "name: sgd", """: teacher.optimizer.name = "sgd": must be 'adam' or 'radam'"""),
     (
         "teacher",

@@ -35,6 +35,7 @@ def methods(**starts: str) -> dict[str, Any]:
 
 
 LATENTS = {"data.source": "folder", "data.channels": 3, "codec.name": "sd_vae"}
+DIT = {"network.architecture": "dit", "network.multipliers": [1], "network.attention": [], "network.patch": 2}
 IMPOSSIBLE = [
     *(
         (
@@ -237,6 +238,36 @@ IMPOSSIBLE = [
     (
         {"network.architecture": "ddpmpp", "network.width": 36, "network.channels_per_head": 72},
         "network.width = 36: DDPM++ would divide 144 channels into 32 groups; use a multiple of 32",
+    ),
+    (
+        {**DIT, "network.multipliers": [1, 2]},
+        "network.multipliers = [1, 2]: DiT has one width alone; write [1]",
+    ),
+    ({**DIT, "network.attention": [4]}, "network.attention = [4]: all blocks of DiT have attention; write []"),
+    (
+        {**DIT, "network.width": 18, "network.channels_per_head": 6},
+        "network.width = 18: the positions need as many sines as cosines, of rows and of columns; use a multiple of 4",
+    ),
+    (
+        {**DIT, "network.channels_per_head": 24},
+        "network.channels_per_head = 24: does not divide the 32 channels of network.width; use a divisor of 32",
+    ),
+    (
+        {**DIT, "network.patch": 3},
+        "data.resolution = 8: not divisible by 3, as network.patch asks; use a multiple of 3 or a smaller patch",
+    ),
+    (
+        {**DIT, **LATENTS, "data.resolution": 24},
+        "data.resolution = 24: not divisible by 16, as network.patch asks of the autoencoder's latents, 8 times smaller; use a multiple of 16 or a smaller patch",
+    ),
+    (
+        {**DIT, "network.modulation": "gain"},
+        'network.modulation = "gain": the architecture dit has no such modulation; use double_norm or scale_shift, or network.architecture: edm2',
+    ),
+    ({"network.patch": 2}, "network.patch = 2: a U-Net takes pixels; write 1, or network.architecture: dit"),
+    (
+        {"network.architecture": "ddpmpp", "network.patch": 2},
+        "network.patch = 2: a U-Net takes pixels; write 1, or network.architecture: dit",
     ),
     (
         {**LATENTS, "data.resolution": 100},

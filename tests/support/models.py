@@ -31,6 +31,7 @@ TINY = NetworkSettings(
 )  # fmt: skip
 T_MAX = math.atan(80.0 / 0.5)
 WIDER = {"width": 16, "channels_per_head": 16}
+PATCHES = {"width": 16, "channels_per_head": 8, "multipliers": (1,), "blocks": 2, "attention": (), "patch": 2}
 FLAVOURS = [f"{name}{ending}" for name in names() for ending in ("", "-trigflow")]
 """Every network as its authors wrote it, and as the paper changes it."""
 FAMILIES = {
@@ -39,6 +40,8 @@ FAMILIES = {
     "ddpmpp": {**flavoured("ddpmpp"), **WIDER},
     "ddpmpp-trigflow": {**flavoured("ddpmpp-trigflow"), **WIDER},
     "ddpmpp-scale_shift": {**flavoured("ddpmpp-trigflow"), **WIDER, "modulation": "scale_shift"},
+    "dit": {**flavoured("dit"), **PATCHES},
+    "dit-trigflow": {**flavoured("dit-trigflow"), **PATCHES},
 }
 """Changes of TINY to a network of each family and flavour."""
 

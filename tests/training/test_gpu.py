@@ -53,7 +53,7 @@ def trainer(gpu, work, name, family="edm2-trigflow", precision="fp32", stopping=
 
 
 @pytest.mark.parametrize("precision", TYPES)
-@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow", "dit-trigflow"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_never_waits_for_the_gpu(gpu, tmp_path, name, family, precision):
     one = trainer(gpu, tmp_path, name, family, precision)

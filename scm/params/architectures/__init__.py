@@ -1,5 +1,6 @@
 """The settings that each architecture accepts: one file for each in scm/networks/architectures, without torch.
 
 `MODULATIONS` lists the network's modulations. `faults` yields the faults of the section `network` that only this
-architecture has.
+architecture has. `divisor` says what divides the resolution of the network's input, and `attention` yields the faults
+of attention at such a resolution. A file with a leading underscore is no architecture.
 """

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 
+from scm.params.architectures._unet import attention, divisor, no_patches
 from scm.params.faults import Fault
 from scm.params.schema import NetworkSection
+
+__all__ = ["MODULATIONS", "attention", "divisor", "faults"]
 
 MODULATIONS = ("double_norm", "scale_shift", "add")
 
 
 def faults(network: NetworkSection) -> Iterator[Fault]:
-    """Refuses a width that the group norms cannot divide into 32 groups, or fewer with four channels each."""
+    """Refuses patches, and a width that the group norms cannot divide into 32 groups, or fewer of four channels."""
+    yield from no_patches(network)
     for channels in _group_normalized(network):
         groups = min(32, channels // 4)
         if not groups or channels % groups:
