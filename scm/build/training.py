@@ -124,7 +124,7 @@ def health_context(params: Params, training: TeacherSettings | StudentSettings, 
         places |= {key: f"student.{method}.{key}" for key in training.own.model_fields_set}
         if found.by_tangent:
             values |= {name: getattr(training, name) for name in ("tangent", "tangent_norm_c", "tangent_warmup")}
-        else:  # the method draws its times by other keys
+        if not found.common_times:
             places |= dict.fromkeys(("p_mean", "p_std"))
         if not training.tangent_warmup and params.student.methods.get(method) != TEACHER:
             places["tangent_warmup"] = None  # the student that it starts from has finished the warm-up

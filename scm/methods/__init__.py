@@ -155,6 +155,7 @@ class Method:
         two_steps: True if its students are also sampled in two steps, so that selection searches for t_mid.
         sampler: the sampler's name in reports.
         by_tangent: True if the method learns from alg. 1's tangent g, so that the tangent's settings have an effect.
+        common_times: True if the student's times follow from `p_mean` and `p_std`, False if from keys of its own.
         refusals: yields the combinations of settings that cannot work.
         advice: further settings for the diagnosis of a training (`scm.training.diagnosis.Context`).
     """
@@ -165,6 +166,7 @@ class Method:
     two_steps: bool = True
     sampler: str = "consistency"
     by_tangent: bool = True
+    common_times: bool = True
     refusals: Callable[[StudentSettings], Refusals] = lambda settings: iter(())
     advice: Callable[[StudentSettings], Mapping[str, Any]] = lambda settings: {}
 

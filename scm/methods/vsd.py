@@ -11,4 +11,13 @@ def objective(settings: StudentSettings, parts: Parts) -> Trained:
     return VariationalScoreDistillation(**arguments), auxiliary
 
 
-METHOD = Method("VSD", ScoreBlock, objective, two_steps=False, by_tangent=False, refusals=refusals, advice=advice)
+METHOD = Method(
+    "VSD",
+    ScoreBlock,
+    objective,
+    two_steps=False,
+    by_tangent=False,
+    common_times=False,
+    refusals=refusals,
+    advice=advice,
+)

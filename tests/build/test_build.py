@@ -23,6 +23,7 @@ from scm.generation import trained
 from scm.methods import StudentSettings
 from scm.objectives.discrete import DiscreteDistillation
 from scm.objectives.distillation import Distillation
+from scm.objectives.ect import EasyConsistencyTuning
 from scm.objectives.multistep import MultistepDistillation
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
@@ -313,6 +314,8 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
     params, teacher = params_of_all(guidance, **({"select.guidance.student": [1.5]} if guidance else {})), tiny_model()
     scale = None if guidance is None else (1.1, 1.9)
     distilled = {**SCM, "teacher": teacher, "guidance": scale}
+    ect = {name: SCM[name] for name in ("sigma_d", "p_mean", "p_std", "label_dropout")}
+    ect |= {"q": 4.0, "k": 6.0, "b": 0.5, "doubling": 49152, "c": 0.03}
     t_max = math.atan(50.0 / 0.5)
     levels = [(50**0.2 + i / 4 * (0.01**0.2 - 50**0.2)) ** 5 for i in range(5)]
     grid = (0.0, *(time_of_sigma(sigma, 0.5) for sigma in reversed(levels)))
@@ -321,6 +324,7 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
         "scd": (ConsistencyDistillation, distilled),
         "discrete": (DiscreteDistillation, {**distilled, "grid": pytest.approx(grid)}),
         "multistep": (MultistepDistillation, {**distilled, "segments": 3, "t_max": t_max}),
+        "ect": (EasyConsistencyTuning, ect),
     }
     for method, (kind, fields) in expected.items():
         objective, auxiliary = training.student_objective(

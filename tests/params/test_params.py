@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from scm import methods
 from scm.base.count import Count
 from scm.errors import UserError
 from scm.params import dump, flatten, load
@@ -118,7 +119,7 @@ GUIDED_SCT = ": student.sct.guidance = [1.0, 2.0]: unknown key; remove it (known
 METHODS = "{scd: teacher, sct: teacher}"
 MAP_EACH = "must map each method to the model that it starts from; write"
 NAME_IT = "must name the model that it starts from; write teacher, or a method"
-UNKNOWN = "unknown method; the methods are discrete, multistep, scd, scd_vsd, sct, vsd"
+UNKNOWN = f"unknown method; the methods are {', '.join(methods.names())}"
 ONE_KEY = [
     (
         "teacher",
@@ -158,7 +159,7 @@ ONE_KEY = [
         "[scd, sct]",
         f': student.methods = ["scd", "sct"]: {MAP_EACH} {{scd: teacher, sct: teacher}}',
     ),
-    ("student", METHODS, "[sct, ect]", f': student.methods = ["sct", "ect"]: {MAP_EACH} {{scd: teacher}}'),
+    ("student", METHODS, "[sct, icm]", f': student.methods = ["sct", "icm"]: {MAP_EACH} {{scd: teacher}}'),
     ("student", METHODS, "[[sct]]", f': student.methods = [["sct"]]: {MAP_EACH} {{scd: teacher}}'),
     ("student", METHODS, "[]", f": student.methods = []: {MAP_EACH} {{scd: teacher}}"),
     ("student", METHODS, "{}", f": student.methods = {{}}: {MAP_EACH} {{scd: teacher}}"),
@@ -166,8 +167,8 @@ ONE_KEY = [
     (
         "student",
         METHODS,
-        "{scd: teacher, ect: teacher}",
-        f': student.methods = "ect": {UNKNOWN}',
+        "{scd: teacher, icm: teacher}",
+        f': student.methods = "icm": {UNKNOWN}',
     ),
     ("student", METHODS, "{3: teacher}", f": student.methods = 3: {UNKNOWN}"),
     ("student", METHODS, "{scd}", f": student.methods.scd = null: {NAME_IT}"),

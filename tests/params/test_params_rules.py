@@ -25,6 +25,7 @@ VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": FAKE_SCORE,
 }
+ECT = {"images": "128Ki", "dropout": 0.0, "q": 2.0, "k": 8.0, "b": 1.0, "doubling": "8Ki", "c": 0.0}
 MULTISTEP = {"images": "128Ki", "dropout": 0.0, "tangent_warmup": 0, "segments": 2}
 GUIDED = {"teacher.label_dropout": 0.1, "student.scd.guidance": [1.2, 2.0]}
 
@@ -287,8 +288,8 @@ IMPOSSIBLE = [
     ),
     (methods(sct="sct"), 'student.methods.sct = "sct": not a model that sct can start from; use teacher'),
     (
-        methods(scd="teacher", sct="ect"),
-        'student.methods.sct = "ect": not a model that sct can start from; use teacher or scd',
+        methods(scd="teacher", sct="icm"),
+        'student.methods.sct = "icm": not a model that sct can start from; use teacher or scd',
     ),
     (methods(sct="scd"), 'student.methods.sct = "scd": scd is not switched on; use teacher, or switch it on'),
     (
@@ -311,6 +312,14 @@ IMPOSSIBLE = [
     (
         {**methods(vsd="teacher"), "student.vsd": {**VSD, "fake_score": {**VSD["fake_score"], "updates": 1025}}},
         "student.vsd.fake_score.updates = 1025: more than the 1024 steps of the training (images / batch), so the student would never learn; use less",
+    ),
+    (
+        {**methods(ect="teacher"), "student.ect": {**ECT, "precision": "bf16"}},
+        'student.ect.precision = "bf16": differences between neighbouring noise levels are lost in its rounding; write precision: fp32 in student.ect',
+    ),
+    (
+        {**methods(ect="teacher"), "student.ect": {**ECT, "doubling": "7Ki"}},
+        'student.ect.doubling = "7Ki": after 19 stages the differences are 1/2^19 of the noise level, lost in rounding; use more images, or a smaller q',
     ),
 ]
 

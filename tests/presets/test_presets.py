@@ -213,8 +213,8 @@ ILL_FORMED = [
     ("student: {methods: 3}", f"student.methods = 3: {STARTS}"),
     ("student: {methods: [scd]}", f'student.methods = ["scd"]: {STARTS}'),
     (
-        "student: {methods: {ect: teacher}}",
-        f'student.methods = "ect": unknown method; the methods are {", ".join(METHODS)}',
+        "student: {methods: {icm: teacher}}",
+        f'student.methods = "icm": unknown method; the methods are {", ".join(METHODS)}',
     ),
     ("student: {multistep: 7}", f"student.multistep = 7: {MAPPING}"),
     (

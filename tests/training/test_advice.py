@@ -56,6 +56,11 @@ def test_advice_names_no_key_without_effect():
     assert alone.endswith("from 8 images on: lower student.vsd.lr.max (it is 0.003), or lengthen student.vsd.lr.warmup")
     fake = advice(params, "vsd", **{"loss/7": 8.0, "fake_loss/7": 1.0})
     assert "lower student.vsd.fake_score.p_mean, or lower student.vsd.fake_score.lr_max (it is 0.0003)" in fake
+    differences = advice(params, "ect", **{"squared_error/7": 1.0})
+    assert differences.endswith(
+        "on: lower student.common.p_mean, or lower student.common.lr.max (it is 0.001), "
+        "or lengthen student.common.lr.warmup"
+    )
     changes = {"student.multistep.tangent_warmup": 0, "student.methods": {"scd": "teacher", "multistep": "scd"}}
     params = params_of_all(**changes, **{"evaluate.models": ["teacher", "scd", "multistep"]})
     assert "tangent_warmup" not in advice(params, "multistep", **{"output_norm/3": 1.0})
