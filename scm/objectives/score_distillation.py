@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scm import trigflow
 from scm.networks import Model
 from scm.networks.model import evaluating
-from scm.objectives.consistency import Inputs
+from scm.objectives.consistency import Function, Inputs
 from scm.objectives.diffusion import diffused, drop_labels, velocity_loss
 from scm.objectives.distillation import guidance_inputs, teacher_output
 from scm.objectives.protocol import Batch, Losses, Network, Objective, length_of_each, norm_of_each
@@ -83,7 +83,8 @@ class ScoreDistillation:
     consistency: Objective | None = None
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
-        learns = (images_seen // batch.size + 1) % self.updates == 0
+        step = images_seen // batch.size
+        learns = (step + 1) % self.updates == 0
         parts: dict[str, Losses] = {}
         if self.consistency is not None and learns:
             parts["scm"] = self.consistency(model, batch, images_seen)
@@ -92,8 +93,7 @@ class ScoreDistillation:
         z = batch.normal(*batch.x_0.shape[1:]) * self.sigma_d
         t_max = torch.full_like(z[:, 0, 0, 0], self.t_max)
         with torch.set_grad_enabled(learns):
-            output = model(z / self.sigma_d, t_max, labels, **inputs)
-        sample = trigflow.denoise(z, t_max, output, self.sigma_d).detach()
+            output, sample = self.generate(lambda x, t: model(x, t, labels, **inputs), batch, z, t_max, step)
         if learns:
             parts["vsd"] = self.generator_loss(batch, output, sample, labels, inputs)
         parts["fake"] = self.fake_loss(batch, sample, labels, inputs)
@@ -105,6 +105,16 @@ class ScoreDistillation:
             return Losses(value, main.t, main.figures, parts, left_out=main.left_out)
         figures = {} if self.consistency is not None else {"output_norm": norm_of_each(output)}
         return Losses(value, t_max, figures, parts, recorded=learns)
+
+    def generate(self, function: Function, batch: Batch, z: Tensor, t_max: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """F of the generator, with a graph where the sample depends on it by -sigma_d sin t_max F, and its sample.
+
+        Args:
+            z: noise at `t_max`, [B, C, H, W].
+            step: number of the training's step.
+        """
+        output = function(z / self.sigma_d, t_max)
+        return output, trigflow.denoise(z, t_max, output, self.sigma_d).detach()
 
     def generator_loss(self, batch: Batch, output: Tensor, sample: Tensor, labels: Tensor, inputs: Inputs) -> Losses:
         """L_VSD: compares the teacher's and the fake score at the generator's diffused sample."""

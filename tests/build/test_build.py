@@ -25,6 +25,7 @@ from scm.objectives.discrete import DiscreteDistillation
 from scm.objectives.distillation import Distillation
 from scm.objectives.ect import EasyConsistencyTuning
 from scm.objectives.multistep import MultistepDistillation
+from scm.objectives.rcm import ScoreRegularizedConsistency
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
 from scm.objectives.sct import ConsistencyTraining
@@ -331,12 +332,14 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
             method, params.student.method(method), params.sampler, teacher, 0
         )
         assert auxiliary is None and type(objective) is kind and fields_of(objective) == fields
-    for method, kind in (("scd_vsd", ConsistencyAndScoreDistillation), ("vsd", VariationalScoreDistillation)):
+    of_scores = {"scd_vsd": ConsistencyAndScoreDistillation, "rcm": ScoreRegularizedConsistency}
+    for method, kind in {**of_scores, "vsd": VariationalScoreDistillation}.items():
         settings = params.student.method(method)
         objective, auxiliary = training.student_objective(method, settings, params.sampler, teacher, 0)
         assert auxiliary is not None and type(objective) is kind
         fields = fields_of(objective)
         fake, consistency = fields.pop("fake"), fields.pop("consistency")
+        assert fields.pop("steps", None) == (3 if method == "rcm" else None)
         assert fields == {
             "sigma_d": 0.5, "t_max": t_max, "weight": 0.7, "p_mean": 0.3, "p_std": 1.9, "teacher": teacher,
             "fake_p_mean": -0.6, "fake_p_std": 1.5, "updates": 2, "guidance": scale, "label_dropout": 0.2,

@@ -146,6 +146,7 @@ def params_of_all(guidance: list[float] | None = None, **changes: Any) -> Params
     vsd = {"vsd": {"weight": 0.7, "p_mean": 0.3, "p_std": 1.9}}
     vsd |= {"fake_score": {"lr_max": 3e-4, "dropout": 0.25, "p_mean": -0.6, "p_std": 1.5, "updates": 2}}
     further = {"discrete": {"points": 5}, "multistep": {"segments": 3}, "scd_vsd": vsd, "vsd": vsd, "scd": {}}
+    further["rcm"] = {**vsd, "steps": 3}
     ect = {"q": 4.0, "k": 6.0, "b": 0.5, "doubling": "48Ki", "c": 0.03}
     return params_with(
         {f"student.common.{key}": value for key, value in OWN_VALUES.items()}
