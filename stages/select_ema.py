@@ -31,6 +31,8 @@ def run(stage: Stage) -> None:
     if ranks.rank == 0:
         # The choice of sampling has a file of its own, so that another choice leaves the weights' hash alone.
         how = {key: header.pop(key) for key in ("guidance_scale", "t_mid") if key in header}
+        if "any_steps" in header:
+            how["steps"] = sorted(params.evaluate.flow_map_steps)
         write_json(stage.root / f"models/{model}" / trained.SAMPLING, how)
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
         write_csv(stage.root / f"results/curves/select-{model}.csv", rows)

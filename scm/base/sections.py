@@ -18,6 +18,7 @@ Positive = Annotated[Finite, Field(gt=0)]
 Scale = Annotated[Finite, Field(ge=0)]
 Probability = Annotated[Finite, Field(ge=0, lt=1)]
 Fraction = Annotated[Finite, Field(gt=0, lt=1)]
+Share = Annotated[Finite, Field(ge=0, le=1)]
 Text = Annotated[str, Field(pattern=r"\S")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from scm import methods
 from scm.base.distributed import Ranks
 from scm.base.files import sha256
 from scm.base.precision import AUTO, DTYPES, has_bf16, precision_on
@@ -63,8 +64,8 @@ def network_settings(network: NetworkSection, classes: int, shape: list[int]) ->
 
 def student_settings(network: NetworkSettings, method: StudentSettings) -> NetworkSettings:
     """The student's network: the teacher's, with its own w_phi and the inputs that the method adds."""
-    guided, segmented = method.guidance is not None, method.segments is not None
-    return replace(network, log_weight="linear", guidance=guided, segments=segmented)
+    guided = method.guidance is not None
+    return replace(network, log_weight="linear", guidance=guided, segments=method.second_time)
 
 
 def new_model(settings: NetworkSettings, training: TeacherSettings | StudentSettings, seed: int) -> Model:
@@ -130,5 +131,6 @@ def student_header(
     header = {key: teacher[key] for key in ("classes", "codec", "sigma_d")}
     header |= {"model": method, "network": student.settings.to_dict(), "parent": sha256(start)}
     header["t_max"] = t_max_of(sampler.sigma_max, teacher["sigma_d"])
-    further = {"segments": settings.segments, "guidance": settings.guidance}
+    any_steps = methods.find(method).any_steps or None
+    further = {"segments": settings.segments, "any_steps": any_steps, "guidance": settings.guidance}
     return header | {key: value for key, value in further.items() if value is not None}

@@ -23,8 +23,8 @@ from scm.trigflow import time_of_sigma
 def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: float | None) -> list[Sampler]:
     """The samplers that measure a model, in order of network evaluations.
 
-    A teacher has a few-step sampler and a full one. A student with segments jumps once in each. Any other student is
-    sampled in one step and, if it has a `t_mid`, in two.
+    A teacher has a few-step sampler and a full one. A student with segments jumps once in each, and a flow map in the
+    numbers of steps of params.yaml. Any other student is sampled in one step and, if it has a `t_mid`, in two.
 
     Args:
         header: header of the model's file or of a snapshot.
@@ -39,6 +39,8 @@ def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: flo
     t_max = header["t_max"]
     if "segments" in header:
         return [multistep_sampler(header["segments"], t_max, sigma_d)]
+    if "any_steps" in header:
+        return [multistep_sampler(steps, t_max, sigma_d) for steps in sorted(params.evaluate.flow_map_steps)]
     one_step = consistency_sampler([t_max], sigma_d)
     return [one_step] if t_mid is None else [one_step, consistency_sampler([t_max, t_mid], sigma_d)]
 

@@ -143,7 +143,8 @@ def student_probe(params: Params, settings: StudentSettings, student: Model, dat
     """Measures a student's samples during training, a guided student's at the smallest scale that it learns."""
     sigma_d, guidance = student.settings.sigma_d, None if settings.guidance is None else settings.guidance[0]
     t_max = t_max_of(params.sampler.sigma_max, sigma_d)
-    return Probe(data, settings.batch, params.seed, t_max, sigma_d, settings.segments, guidance)
+    jumps = settings.segments or (1 if settings.second_time else None)
+    return Probe(data, settings.batch, params.seed, t_max, sigma_d, jumps, guidance)
 
 
 def student_objective(

@@ -18,10 +18,15 @@ def asked_labels(real: Tensor, count: int) -> Tensor:
 
 
 def conditioned(model: Model, labels: Tensor, guidance: float) -> Callable[..., Tensor]:
-    """F(x, t[, segment]) for these labels: the guidance scale is an input of a student; a teacher is guided by it."""
+    """F(x, t[, segment]) for these labels: the guidance scale is an input of a student; a teacher is guided by it.
+
+    A network that takes the segment is asked for the jump to the data, to time 0, if the sampler names no other.
+    """
     scale = torch.full(labels.shape, guidance, device=labels.device)
 
     def function(x: Tensor, t: Tensor, segment: Tensor | None = None) -> Tensor:
+        if segment is None and model.settings.segments:
+            segment = torch.zeros_like(t)
         if model.settings.guidance:
             return model(x, t, labels, guidance=scale, segment=segment)
         if guidance == 1:

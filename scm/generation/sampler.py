@@ -39,7 +39,7 @@ def consistency_sampler(times: Sequence[float], sigma_d: float) -> Sampler:
 
 
 def multistep_sampler(segments: int, t_max: float, sigma_d: float) -> Sampler:
-    """One jump in each segment of [0, t_max]."""
+    """One jump in each segment of [0, t_max]; a flow map's segments may be any number."""
     return Sampler(segments, lambda function, noise: multistep(function, noise, segments, t_max, sigma_d))
 
 

@@ -36,6 +36,7 @@ class ModelHeader(TypedDict):
     label_dropout: NotRequired[Annotated[float, at_least(0)]]
     t_max: NotRequired[Time]
     segments: NotRequired[Whole]
+    any_steps: NotRequired[Literal[True]]
     guidance: NotRequired[tuple[float, float]]
 
 
@@ -91,7 +92,9 @@ def evaluations_per_call(header: Mapping[str, Any], scale: float) -> int:
 
 
 def own_steps(header: Mapping[str, Any]) -> tuple[int, ...]:
-    """The numbers of steps that a student was trained for: one for each segment; or one and, with a t_mid, two."""
+    """A student's own numbers of steps: one for each segment; a flow map's as measured; or one and, with t_mid, two."""
+    if "any_steps" in header:
+        return tuple(header["steps"])
     if "segments" in header:
         return (header["segments"],)
     return (1,) if header.get("t_mid") is None else (1, 2)
@@ -100,8 +103,8 @@ def own_steps(header: Mapping[str, Any]) -> tuple[int, ...]:
 def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, option: str = "--steps") -> Sampler:
     """A teacher's Heun sampler, or a student's own sampler.
 
-    A student with a t_mid takes its second step there and spaces further steps evenly between t_mid and 0. Any other
-    student has one number of steps.
+    A flow map takes steps of equal length in t. A student with a t_mid takes its second step there and spaces further
+    steps evenly between t_mid and 0. Any other student has one number of steps.
 
     Args:
         levels: noise levels of a teacher's sampler.
@@ -110,6 +113,8 @@ def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, optio
     sigma_d, t_mid = header["sigma_d"], header.get("t_mid")
     if header["model"] == TEACHER:
         return heun_sampler(steps, *levels, sigma_d)
+    if "any_steps" in header:
+        return multistep_sampler(steps, header["t_max"], sigma_d)
     if t_mid is not None:
         further = [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
         return consistency_sampler([header["t_max"], *further], sigma_d)
@@ -158,6 +163,7 @@ class Selected(TypedDict):
 
     guidance_scale: Annotated[float, at_least(0)]
     t_mid: NotRequired[Time]
+    steps: NotRequired[list[Whole]]  # in which a flow map is measured
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:

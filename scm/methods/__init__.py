@@ -7,7 +7,7 @@ students are sampled, and its name in reports. Its mathematics is in scm/objecti
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, create_model
 
@@ -72,8 +72,13 @@ _Overrides: type[Section] = create_model("_Overrides", __base__=Section, **optio
 
 
 class MethodBlock(_Overrides):
-    """The section `student.NAME`: the method's budget, and any keys of `student.common` that it overrides."""
+    """The section `student.NAME`: the method's budget, and any keys of `student.common` that it overrides.
 
+    Attributes:
+        second_time: True if the student's network takes the time s <= t that it jumps to.
+    """
+
+    second_time: ClassVar[bool] = False
     images: PositiveCount
     dropout: Probability
 
@@ -98,6 +103,11 @@ class StudentSettings(StudentCommon):
     guidance: tuple[float, float] | None = None
     segments: int | None = None
     own: Any = None
+
+    @property
+    def second_time(self) -> bool:
+        """True if the student's network takes the time that it jumps to."""
+        return self.own.second_time if self.own is not None else self.segments is not None
 
     @classmethod
     def of(cls, common: StudentCommon, block: MethodBlock) -> "StudentSettings":
@@ -153,6 +163,7 @@ class Method:
         block: type of the section `student.NAME`.
         objective: makes the objective from the settings.
         two_steps: True if its students are also sampled in two steps, so that selection searches for t_mid.
+        any_steps: True if its students are flow maps, which are sampled in any number of steps.
         sampler: the sampler's name in reports.
         by_tangent: True if the method learns from alg. 1's tangent g, so that the tangent's settings have an effect.
         common_times: True if the student's times follow from `p_mean` and `p_std`, False if from keys of its own.
@@ -164,6 +175,7 @@ class Method:
     block: type[MethodBlock]
     objective: Callable[[StudentSettings, Parts], "Trained"]
     two_steps: bool = True
+    any_steps: bool = False
     sampler: str = "consistency"
     by_tangent: bool = True
     common_times: bool = True

@@ -5,6 +5,7 @@ from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, di
 
 
 class MultistepBlock(GuidedBlock):
+    second_time = True
     segments: Whole
 
 

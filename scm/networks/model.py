@@ -84,7 +84,7 @@ class Model(nn.Module):
             t: radians, [B].
             labels: int64 [B], -1 = no label; None = no labels at all.
             guidance: guidance scale, [B]; only for a network with `settings.guidance`.
-            segment: t_k, the start of each sample's segment, radians [B]; only for one with `settings.segments`.
+            segment: the time that a jump from t ends at, radians [B]; only for one with `settings.segments`.
 
         Returns:
             [B, C, R, R] in x's type.

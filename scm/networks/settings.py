@@ -29,7 +29,7 @@ class NetworkSettings:
         c_noise: the time as F receives it: `t` (the paper's) or `log_sigma`, ln(sigma_d tan t) / 4 (EDM's).
         sigma_d: standard deviation of the data; only c_noise = `log_sigma` uses it.
         guidance: F also takes a guidance scale.
-        segments: F also takes the start of the segment of multistep distillation.
+        segments: F also takes the time that a jump from t ends at: a segment's start, or a flow map's s.
         log_weight: `linear` (w_phi of a model that is trained here) or `edm2` (EDM2's log-variance head).
         patch: pixels on a side of a transformer's token; U-Nets have 1.
 

@@ -20,6 +20,25 @@ Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where a loss is taken: a point x_t of each sample's trajectory, and the trajectory's direction there.
+
+    Attributes:
+        x_t: [B, C, H, W].
+        t: radians [B].
+        labels: int64 [B], -1 = no label.
+        inputs: further inputs of the student's network.
+        direction: dx_t/dt, [B, C, H, W].
+    """
+
+    x_t: Tensor
+    t: Tensor
+    labels: Tensor
+    inputs: Inputs
+    direction: Tensor
+
+
+@dataclass(frozen=True)
 class Tangent:
     """alg. 1's g before it is limited, and its terms; all [B, C, H, W], and only `output` has a graph.
 
@@ -43,8 +62,8 @@ def consistency_tangent(
 ) -> Tangent:
     """Computes F_theta and g in one pass (alg. 1, rearranged as in sec. 5.1).
 
-    f(x_t, t) = cos a x_t - sin a sigma_d F. The angle a is t itself or, for multistep, the time since the start of the
-    segment. The network is differentiated along (cos a sin a dx/dt / sigma_d, cos a sin a), which yields
+    f(x_t, t) = cos a x_t - sin a sigma_d F. The angle a is t itself or, for a flow map, the time t - s of the jump.
+    The network is differentiated along (cos a sin a dx/dt / sigma_d, cos a sin a), which yields
     cos a sin a dF/dt. The factor keeps the numbers small near t = pi/2, where dx_t/dt is large compared with the
     signal.
 
@@ -62,6 +81,15 @@ def consistency_tangent(
     return Tangent(output, first + second, first, second)
 
 
+def diffusion_tangent(output: Tensor, dx_dt: Tensor, sigma_d: float) -> Tangent:
+    """The tangent of a jump of no length, a = 0, which needs no derivative: g = dx/dt - sigma_d F.
+
+    The loss's gradient -2 / D g dF is then that of the diffusion loss ||sigma_d F - dx/dt||^2 / D, over sigma_d.
+    """
+    g = dx_dt - sigma_d * output.detach()
+    return Tangent(output, g, g, torch.zeros_like(g))
+
+
 def normalized(g: Tensor, c: float) -> Tensor:
     """g / (||g|| + c), the norm taken over each sample's elements (sec. 4.2, tangent normalisation)."""
     return g / (trigflow.per_sample(length_of_each(g), g) + c)
@@ -77,6 +105,10 @@ def limited(g: Tensor, limit: Limit, c: float) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyLoss:
     """Alg. 1's loss. A method defines `direction`, and may override the times, the inputs and the tangent.
+
+    An input `segment` makes the student a flow map: f_s(x_t, t) = cos(t - s) x_t - sin(t - s) sigma_d F jumps from t to
+    s, the segment, and stays the same along the trajectory. So g is alg. 1's with t - s in every sine and cosine, and
+    equals cos(t - s) df_s/dt.
 
     Attributes:
         p_mean: mean of tau in t = arctan(e^tau / sigma_d).
@@ -101,14 +133,28 @@ class ConsistencyLoss:
     leave_out_overflow: bool = False
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
-        t = self.times(batch)
+        return self.loss_at(model, self.places(batch), images_seen)
+
+    def places(self, batch: Batch) -> Places:
+        """Draws the places at which the loss of this batch is taken."""
+        t, jump = self.jump(batch)
         x_t, v_t = diffused(batch, t, self.sigma_d)
         labels = drop_labels(batch, self.label_dropout)
-        inputs = self.inputs(batch, t)
-        direction = self.direction(x_t, t, labels, inputs, v_t)
-        # The tangent g, whose second term grows with r during the warm-up.
+        inputs = {**self.inputs(batch, t), **jump}
+        return Places(x_t, t, labels, inputs, self.direction(x_t, t, labels, inputs, v_t))
+
+    def loss_at(self, model: Network, places: Places, images_seen: int) -> Losses:
+        """The loss by the tangent g, whose second term grows with r during the warm-up."""
+
+        def function(x: Tensor, t: Tensor) -> Tensor:
+            return model(x, t, places.labels, **places.inputs)
+
         r = min(1.0, images_seen / self.tangent_warmup) if self.tangent_warmup else 1.0
-        tangent = self.tangent_of(lambda x, time: model(x, time, labels, **inputs), x_t, t, inputs, direction, r)
+        tangent = self.tangent_of(function, places.x_t, places.t, places.inputs, places.direction, r)
+        return self.loss_of(model, places.t, tangent)
+
+    def loss_of(self, model: Network, t: Tensor, tangent: Tangent) -> Losses:
+        """exp(w) / D ||F - F^- - g||^2 - w, with g limited and w = w_phi(t)."""
         g, left_out = limited(tangent.g, self.tangent, self.tangent_norm_c), None
         if self.leave_out_overflow:
             left_out = norm_of_each(tangent.output).isfinite() & ~length_of_each(g).isfinite()
@@ -116,7 +162,7 @@ class ConsistencyLoss:
         # The loss's gradient is proportional to -g^T dF.
         log_weight = model.log_weight(t) if self.adaptive_weighting else torch.zeros_like(t)
         difference = tangent.output - tangent.output.detach() - g
-        squared = difference.flatten(1).square().mean(dim=1)  # ||.||^2 / D
+        squared = self.distance(difference)
         figures = {
             "tangent_norm": length_of_each(tangent.g),
             "tangent_term1": length_of_each(tangent.first),
@@ -134,6 +180,10 @@ class ConsistencyLoss:
         """t of each sample, radians [B]."""
         return trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, self.sigma_d)
 
+    def jump(self, batch: Batch) -> tuple[Tensor, Inputs]:
+        """t of each sample, and its `segment` s <= t for a method that draws the two together."""
+        return self.times(batch), {}
+
     def inputs(self, batch: Batch, t: Tensor) -> Inputs:
         """Further inputs of the student's network."""
         return {}
@@ -150,4 +200,9 @@ class ConsistencyLoss:
         self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
     ) -> Tangent:
         """F and g along the trajectory that `direction` defines."""
-        return consistency_tangent(function, x_t, t, t, direction, self.sigma_d, r)
+        angle = t - inputs["segment"] if "segment" in inputs else t
+        return consistency_tangent(function, x_t, t, angle, direction, self.sigma_d, r)
+
+    def distance(self, difference: Tensor) -> Tensor:
+        """||F - F^- - g||^2 / D of each sample. [B, C, H, W] -> [B]."""
+        return difference.flatten(1).square().mean(dim=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scm.objectives.consistency import Function, Inputs, Tangent, consistency_tangent
+from scm.objectives.consistency import Inputs
 from scm.objectives.distillation import Distillation
 from scm.objectives.protocol import Batch
 
@@ -22,7 +22,7 @@ def segment_start(t: Tensor, segments: int, t_max: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class MultistepDistillation(Distillation):
-    """sCD on segments: alg. 1 with t - t_k for t in every sine and cosine, so that g = cos(t - t_k) df/dt.
+    """sCD on segments: the flow map whose s is the start of t's segment.
 
     Attributes:
         segments: M.
@@ -34,8 +34,3 @@ class MultistepDistillation(Distillation):
 
     def inputs(self, batch: Batch, t: Tensor) -> Inputs:
         return {**super().inputs(batch, t), "segment": segment_start(t, self.segments, self.t_max)}
-
-    def tangent_of(
-        self, function: Function, x_t: Tensor, t: Tensor, inputs: Inputs, direction: Tensor, r: float
-    ) -> Tangent:
-        return consistency_tangent(function, x_t, t, t - inputs["segment"], direction, self.sigma_d, r)

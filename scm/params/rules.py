@@ -212,10 +212,14 @@ def _start(params: Params, method: str, start: str) -> Iterator[Fault]:
     first = chain[1]
     if first not in student.declared:
         return  # `_methods` reports it
-    for name in ("guidance", "segments"):
-        if getattr(student.method(first), name) and not getattr(student.method(method), name):
-            problem = f"the network of {first} takes {name}, that of {method} does not"
-            yield Fault(key, first, f"{problem}; add student.{method}.{name}, or start from {TEACHER}")
+    theirs, own = student.method(first), student.method(method)
+    for taken, missing, remedy in (
+        ("guidance", theirs.guidance and not own.guidance, f"add student.{method}.guidance, or "),
+        ("a second time", theirs.second_time and not own.second_time, ""),
+    ):
+        if missing:
+            problem = f"the network of {first} takes {taken}, that of {method} does not"
+            yield Fault(key, first, f"{problem}; {remedy}start from {TEACHER}")
             return
     warmup = student.method(method).tangent_warmup
     if warmup and all(methods.find(name).by_tangent for name in (method, first)):

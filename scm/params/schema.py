@@ -201,6 +201,7 @@ class Evaluate(Section):
     seed: Seed
     teacher_few_steps: Whole
     teacher_few_spacing: Literal["edm", "uniform"]
+    flow_map_steps: Annotated[tuple[Whole, ...], Items, Distinct]
     neighbours: Whole
     grid_rows: Whole
     grid_classes: Whole

@@ -2,8 +2,8 @@
 
 from scm.samplers.consistency import consistency
 from scm.samplers.guidance import guided
-from scm.samplers.multistep import multistep
+from scm.samplers.multistep import jumps, multistep
 from scm.samplers.noise import SampleNoise
 from scm.samplers.ode import ddim, edm_sigmas, heun
 
-__all__ = ["SampleNoise", "consistency", "ddim", "edm_sigmas", "guided", "heun", "multistep"]
+__all__ = ["SampleNoise", "consistency", "ddim", "edm_sigmas", "guided", "heun", "jumps", "multistep"]

@@ -49,8 +49,8 @@ FIGURES = {
     "loss": "the loss",
 }
 """Figures in the order of computation, so the first that is not finite is the origin."""
-PARTS = {"": "sCM", "fake": "the fake score", "vsd": "VSD"}
-"""The parts of score distillation in the same order: the prefix of their figures, and their names."""
+PARTS = {"": "sCM", "anchor": "the anchor", "fake": "the fake score", "vsd": "VSD"}
+"""The parts of a loss in the same order: the prefix of their figures, and their names."""
 
 
 @dataclass(frozen=True)

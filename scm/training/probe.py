@@ -39,7 +39,7 @@ class Probe:
         seed: names the noise.
         t_max: radians, where sampling starts.
         sigma_d: standard deviation of the data.
-        segments: jumps of a multistep student; None = one step from t_max.
+        segments: jumps of a student whose network takes the time that it jumps to; None = one step from t_max.
         guidance: guidance scale of a student that takes one.
     """
 

@@ -21,9 +21,12 @@ from scm.data.shards.shards import write_latents
 from scm.errors import UserError
 from scm.generation import trained
 from scm.methods import StudentSettings
+from scm.objectives.ayf import FlowMapDistillation
 from scm.objectives.discrete import DiscreteDistillation
 from scm.objectives.distillation import Distillation
 from scm.objectives.ect import EasyConsistencyTuning
+from scm.objectives.facm import FlowAnchoredDistillation
+from scm.objectives.meanflow import MeanFlow
 from scm.objectives.multistep import MultistepDistillation
 from scm.objectives.rcm import ScoreRegularizedConsistency
 from scm.objectives.scd import ConsistencyDistillation
@@ -113,6 +116,11 @@ def test_a_students_header_says_what_its_sampling_depends_on(tmp_path):
     student = build.new_student(teacher, settings, 0)
     header = build.student_header("multistep", settings, sampler, student, inherited, start)
     assert (header["segments"], header["guidance"], header["network"]["guidance"]) == (3, (1.0, 2.0), True)
+    for method, any_steps in (("ayf", True), ("meanflow", True), ("facm", None)):
+        settings = params_of_all().student.method(method)
+        student = build.new_student(teacher, settings, 0)
+        header = build.student_header(method, settings, sampler, student, inherited, start)
+        assert student.settings.segments and "segments" not in header and header.get("any_steps") == any_steps
 
 
 SHARDS = ("auto", "none", "optimizer")
@@ -326,6 +334,9 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
         "discrete": (DiscreteDistillation, {**distilled, "grid": pytest.approx(grid)}),
         "multistep": (MultistepDistillation, {**distilled, "segments": 3, "t_max": t_max}),
         "ect": (EasyConsistencyTuning, ect),
+        "ayf": (FlowMapDistillation, {**distilled, "r_max": 0.9}),
+        "facm": (FlowAnchoredDistillation, {**distilled, "anchor": 0.5}),
+        "meanflow": (MeanFlow, {**SCM, "jumps": 0.6, "weight_p": 0.7, "weight_c": 0.01}),
     }
     for method, (kind, fields) in expected.items():
         objective, auxiliary = training.student_objective(
@@ -418,7 +429,7 @@ def test_samplers_follow_from_the_header():
     few, full = sampling.samplers(params, header("teacher"), 1.0, None)
     assert (few.nfe, len(times_of(few)), full.nfe, len(times_of(full))) == (2, 2, 35, 35)
     assert times_of(few)[0] == times_of(full)[0] == pytest.approx(t_max, abs=1e-6)
-    for method in ("scd", "sct", "discrete", "scd_vsd"):
+    for method in ("scd", "sct", "discrete", "facm", "scd_vsd"):
         one, two = sampling.samplers(params, header(method), 1.0, 0.9)
         assert (one.nfe, two.nfe) == (1, 2)
         assert times_of(one) == pytest.approx([T_MAX]) and times_of(two) == pytest.approx([T_MAX, 0.9])
@@ -427,13 +438,17 @@ def test_samplers_follow_from_the_header():
     (jumps,) = sampling.samplers(params, header("multistep", segments=3), 1.0, None)
     assert jumps.nfe == 3
     assert times_of(jumps, 3) == pytest.approx([T_MAX, T_MAX * 2 / 3, T_MAX / 3])
+    params = params_of_all(**{"evaluate.flow_map_steps": [4, 1]})
+    one, four = sampling.samplers(params, header("meanflow", any_steps=True), 1.0, None)
+    assert (one.nfe, four.nfe) == (1, 4) and times_of(one, 3) == pytest.approx([T_MAX])
+    assert times_of(four, 3) == pytest.approx([T_MAX, T_MAX * 3 / 4, T_MAX / 2, T_MAX / 4])
 
 
 def test_two_steps_are_tried_for_those_that_know_all_times():
     params = params_of_all()
-    for method in ("scd", "sct", "discrete", "scd_vsd"):
+    for method in ("scd", "sct", "discrete", "facm", "scd_vsd"):
         assert sampling.two_step_times(params, header(method)) == params.select.t_mid == (0.6, 0.8, 1.1)
-    for model in ("teacher", "vsd", "multistep"):
+    for model in ("teacher", "vsd", "multistep", "ayf", "meanflow"):
         assert sampling.two_step_times(params, header(model)) == ()
 
 
@@ -486,6 +501,9 @@ def test_a_student_is_probed_as_it_is_sampled():
     settings = params.student.method("multistep").model_copy(update={"guidance": (1.0, 2.0), "batch": 16})
     probe = training.student_probe(params, settings, student, Images())
     assert (probe.segments, probe.guidance) == (settings.segments, 1.0)
+    for method in ("ayf", "meanflow", "facm"):
+        settings = params.student.method(method).model_copy(update={"batch": 16})
+        assert training.student_probe(params, settings, student, Images()).segments == 1
     assert probe.t_max == pytest.approx(math.atan(params.sampler.sigma_max / 0.5))
     plain = params.student.method("sct")
     assert training.student_probe(params, plain, tiny_model(), Images()).guidance is None

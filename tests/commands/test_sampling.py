@@ -13,7 +13,7 @@ from scm.base.files import write_json
 from scm.base.yaml_files import render
 from scm.errors import UserError
 from scm.generation.sampler import Sampler
-from scm.generation.trained import NoiseLevels, class_numbers, sampler_of, scale_of
+from scm.generation.trained import NoiseLevels, class_numbers, own_steps, sampler_of, scale_of
 from scm.params import Params
 from scm.params.project import Project
 from scm.results.provenance import chain, run_entry
@@ -106,6 +106,12 @@ def test_samplers_by_model_and_steps():
     assert vsd.nfe == 1 and times_of(vsd) == pytest.approx([t_max])
     jumps = drawn(params, {**HEADER, "model": "multistep", "segments": 3}, 3)
     assert jumps.nfe == 3 and times_of(jumps) == pytest.approx([t_max, t_max * 2 / 3, t_max / 3])
+    flow_map = {**HEADER, "model": "ayf", "any_steps": True, "steps": [1, 2, 4]}
+    assert own_steps(flow_map) == (1, 2, 4)
+    for steps in (1, 3, 8):
+        assert times_of(drawn(params, flow_map, steps)) == pytest.approx(
+            [t_max * k / steps for k in range(steps, 0, -1)]
+        )
 
 
 @pytest.mark.parametrize(

@@ -124,9 +124,9 @@ def test_of_a_student_the_second_step_is_chosen_as_well(tmp_path, drawn, model):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "steps"), [("vsd", 1), ("multistep", 3)])
+@pytest.mark.parametrize(("model", "steps"), [("vsd", 1), ("multistep", 3), ("meanflow", 4)])
 def test_what_is_sampled_in_one_way_only_has_no_second_step_to_choose(tmp_path, drawn, model, steps):
-    folder = run_of(tmp_path, model, **({"segments": 3} if model == "multistep" else {}))
+    folder = run_of(tmp_path, model, **{"multistep": {"segments": 3}, "meanflow": {"any_steps": True}}.get(model, {}))
     searched = selection_of(folder, drawn, lambda call: 1.0 + len(drawn))
     _state, header, rows = searched.best((0.05, 0.1))
     assert rows == [{"sigma_rel": 0.05, "fd": 2.0}, {"sigma_rel": 0.1, "fd": 3.0}]

@@ -298,7 +298,7 @@ IMPOSSIBLE = [
     ),
     (
         {**methods(scd="multistep", multistep="teacher"), "student.multistep": MULTISTEP},
-        'student.methods.scd = "multistep": the network of multistep takes segments, that of scd does not; add student.scd.segments, or start from teacher',
+        'student.methods.scd = "multistep": the network of multistep takes a second time, that of scd does not; start from teacher',
     ),
     (
         {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scm.objectives.multistep import segment_start
-from scm.samplers import SampleNoise, consistency, multistep
+from scm.samplers import SampleNoise, consistency, jumps, multistep
 from tests.support.closed_forms import DATA, SIGMA_D, T_MAX, Student, integrate, mixture
 
 
@@ -30,6 +30,15 @@ def test_exact_jumps_land_where_the_ode_does(data, segments):
     assert torch.allclose(found, data.flow(z, start, torch.zeros_like(start)), rtol=0, atol=1e-7)
     assert torch.allclose(found, integrate(data.velocity, z, start, torch.zeros_like(start)), rtol=0, atol=1e-6)
     assert noise.draws == 1  # deterministic after the start
+
+
+@pytest.mark.parametrize("times", [[T_MAX, 0.0], [T_MAX, 1.2, 0.9, 0.88, 0.1, 0.0]], ids=len)
+def test_exact_jumps_through_any_times_land_where_the_ode_does(times):
+    data, noise = mixture(), Fixed()
+    student, start = Student(data), torch.full((6,), T_MAX, dtype=torch.float64)
+    found = jumps(lambda x, t, s: student(x, t, segment=s), noise, times, SIGMA_D)
+    expected = data.flow(Fixed().draw() * SIGMA_D, start, torch.zeros_like(start))
+    assert torch.allclose(found, expected, rtol=0, atol=1e-7) and noise.draws == 1
 
 
 def test_a_jump_that_is_not_exact_shows():

@@ -105,9 +105,10 @@ class Data(nn.Module):
 
 
 class Student(nn.Module):
-    """The exact consistency function, bent: f = f* (1 - bend sigma_d sin a), a = t or the time since t_k.
+    """The exact flow map, bent: f = f* (1 - bend sigma_d sin a), a = t or the time t - s of a jump to the segment s.
 
-    f* is constant along the ODE, so that df/dt = -bend sigma_d cos a f*, and bend = 0 is the fixed point.
+    f* is constant along the ODE, so that df/dt = -bend sigma_d cos a f*, and bend = 0 is the fixed point. At a = 0 it
+    is the limit, F = E[v_t | x_t] / sigma_d + bend x_t.
     """
 
     def __init__(self, data: Data, bend: float = 0.0, level: float = 0.0) -> None:
@@ -120,7 +121,9 @@ class Student(nn.Module):
         x_t, start = x * SIGMA_D, torch.zeros(x.shape[0], dtype=torch.float64) if segment is None else segment
         solution, angle = self.data.flow(x_t, t, start, labels), trigflow.per_sample(t - start, x)
         sin = torch.clamp(torch.sin(angle), 1e-9)  # at t = 0 any finite answer will do
-        return (torch.cos(angle) * x_t - solution) / (sin * SIGMA_D) + self.bend * solution
+        jump = (torch.cos(angle) * x_t - solution) / (sin * SIGMA_D)
+        apart = trigflow.per_sample(getattr(t, "primal", t) > start, x)
+        return torch.where(apart, jump, self.data(x, t, labels)) + self.bend * solution
 
     def log_weight(self, t: Tensor) -> Tensor:
         return self.level.expand_as(t)

@@ -146,12 +146,17 @@ def params_of_all(guidance: list[float] | None = None, **changes: Any) -> Params
     vsd = {"vsd": {"weight": 0.7, "p_mean": 0.3, "p_std": 1.9}}
     vsd |= {"fake_score": {"lr_max": 3e-4, "dropout": 0.25, "p_mean": -0.6, "p_std": 1.5, "updates": 2}}
     further = {"discrete": {"points": 5}, "multistep": {"segments": 3}, "scd_vsd": vsd, "vsd": vsd, "scd": {}}
-    further["rcm"] = {**vsd, "steps": 3}
+    further |= {"rcm": {**vsd, "steps": 3}, "ayf": {"r_max": 0.9}, "facm": {"anchor": 0.5}}
     ect = {"q": 4.0, "k": 6.0, "b": 0.5, "doubling": "48Ki", "c": 0.03}
+    meanflow = {"jumps": 0.6, "weight_p": 0.7, "weight_c": 0.01}
+    of_data = {
+        f"student.{name}": {"images": "128Ki", "dropout": 0.0, **own}
+        for name, own in (("ect", ect), ("meanflow", meanflow))
+    }
     return params_with(
         {f"student.common.{key}": value for key, value in OWN_VALUES.items()}
         | {f"student.{method}": {**block, **more} for method, more in further.items()}
-        | {"student.ect": {"images": "128Ki", "dropout": 0.0, **ect}}
+        | of_data
         | {"student.methods": dict.fromkeys(METHODS, "teacher"), "evaluate.models": ["teacher", *METHODS]}
         | {"teacher.label_dropout": 0.1, "sampler.sigma_min": 0.01, "sampler.sigma_max": 50.0, "sampler.rho": 5.0}
         | changes

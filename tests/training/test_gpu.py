@@ -17,9 +17,9 @@ from tests.support import gpu as fake
 from tests.support.gpu import CUDA, Gpu
 from tests.support.loops import Digits, settings
 from tests.support.models import FAMILIES, tiny_model
-from tests.training.test_micro_batches import objectives
+from tests.training.test_micro_batches import TWO_TIMES, objectives
 
-NAMES = ["diffusion", "sct", "scd, guided", "discrete", "multistep", "vsd", "scd + vsd"]
+NAMES = ["diffusion", "sct", "scd, guided", "discrete", "multistep", "facm, two times", "vsd", "scd + vsd"]
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,7 +38,10 @@ def trainer(gpu, work, name, family="edm2-trigflow", precision="fp32", stopping=
     """A training whose networks are on the GPU."""
     objective = objectives()[name]
     network = {**FAMILIES[family], "multipliers": (1,), "attention": (8,)}
-    inputs = {"guidance": getattr(objective, "guidance", None) is not None, "segments": "multistep" in name}
+    inputs = {
+        "guidance": getattr(objective, "guidance", None) is not None,
+        "segments": isinstance(objective, TWO_TIMES),
+    }
     model = tiny_model(1, dropout=0.3, **network, **inputs)
     model.precision = TYPES[precision]
     auxiliary = getattr(objective, "fake", None)

@@ -12,6 +12,8 @@ from scm.errors import Interrupted, UserError
 from scm.jvp import recomputed
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.discrete import DiscreteDistillation, time_grid
+from scm.objectives.facm import FlowAnchoredDistillation
+from scm.objectives.meanflow import MeanFlow
 from scm.objectives.multistep import MultistepDistillation
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.sct import ConsistencyTraining
@@ -26,6 +28,8 @@ from tests.support.models import tiny_model
 TIMES = {"sigma_d": 0.5, "p_mean": -1.0, "p_std": 1.4, "label_dropout": 0.2}
 """Settings of the objectives that follow a trajectory."""
 
+TWO_TIMES = (MultistepDistillation, MeanFlow, FlowAnchoredDistillation)
+
 
 def objectives() -> dict[str, object]:
     """One of each kind; the fake score of the last two has dropout as well."""
@@ -38,6 +42,8 @@ def objectives() -> dict[str, object]:
         "scd, guided": ConsistencyDistillation(**trajectory, guidance=(1.0, 2.0)),
         "discrete": DiscreteDistillation(**trajectory, grid=time_grid(16, 0.002, 80.0, 7.0, 0.5)),
         "multistep": MultistepDistillation(**trajectory, segments=2, t_max=1.56),
+        "meanflow, flow map": MeanFlow(**TIMES, jumps=0.5, weight_p=0.75, weight_c=1e-3, tangent="raw"),
+        "facm, two times": FlowAnchoredDistillation(**trajectory, anchor=1.0),
         "vsd": VariationalScoreDistillation(**alone),
         "scd + vsd": both,
     }
@@ -49,7 +55,7 @@ def trainer(
     """A training whose network suits the objective; `way` of checkpointing."""
     network = {
         "guidance": getattr(objective, "guidance", None) is not None,
-        "segments": isinstance(objective, MultistepDistillation),
+        "segments": isinstance(objective, TWO_TIMES),
     }
     fake = getattr(objective, "fake", None)
     return loop.Trainer(
@@ -59,7 +65,7 @@ def trainer(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["diffusion", "sct", "scd, guided", "discrete", "multistep", "vsd", "scd + vsd"])
+@pytest.mark.parametrize("name", objectives())
 def test_the_gradients_are_the_whole_batchs(tmp_path, name):
     """With dropout, of labels too, for the model and for the fake score beside it."""
     gradients, losses = {}, {}
