@@ -18,10 +18,11 @@ def run(stage: Stage) -> None:
     settings = with_precision(params.teacher, ranks, stage.progress)
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
     shape, classes = data.codec.header["shape"], data.loader.classes
-    network = network_settings(params.network, len(classes), shape)
+    network = network_settings(params.network, len(classes), shape, settings.augment)
     model = new_model(network, settings, params.seed).to(ranks.device)
     compile_networks(model, params.runtime, ranks.device, stage.progress)
-    objective = Diffusion(network.sigma_d, settings.p_mean, settings.p_std, settings.label_dropout)
+    times = network.sigma_d, settings.p_mean, settings.p_std
+    objective = Diffusion(*times, settings.label_dropout, settings.augment)
     header = {"model": TEACHER, "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
     header |= {"sigma_d": params.network.sigma_d, "label_dropout": settings.label_dropout}
     stage.extra |= {"device": str(ranks.device), "precision": settings.precision}

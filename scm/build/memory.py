@@ -231,11 +231,12 @@ def setup(params: Params, stage: str, item: str, classes: int) -> Setup:
         item: the student's method.
         classes: number of classes.
     """
-    network = network_settings(params.network, classes, params.shape)
+    network = network_settings(params.network, classes, params.shape, params.teacher.augment)
     with torch.device("meta"), global_draws(0):
         if stage == "train_teacher":
             settings = on_gpu(params.teacher)
-            objective = Diffusion(network.sigma_d, settings.p_mean, settings.p_std, settings.label_dropout)
+            times = network.sigma_d, settings.p_mean, settings.p_std
+            objective = Diffusion(*times, settings.label_dropout, settings.augment)
             return Setup(new_model(network, settings, 0), objective, None, None, 0)
         method = on_gpu(params.student.method(item))
         teacher = Model(network, precision=DTYPES[on_gpu(params.teacher).precision]).requires_grad_(False).eval()

@@ -56,16 +56,23 @@ def with_precision(settings: TrainingSettings, ranks: Ranks, say: Callable[[str]
     return settings.model_copy(update={"precision": precision})
 
 
-def network_settings(network: NetworkSection, classes: int, shape: list[int]) -> NetworkSettings:
-    """The network for samples of `shape` [C, R, R] with that many classes."""
+def network_settings(network: NetworkSection, classes: int, shape: list[int], augment: float = 0.0) -> NetworkSettings:
+    """The teacher's network for samples of `shape` [C, R, R] with that many classes.
+
+    Args:
+        augment: probability of augmentation in its training; above 0 the network is told of it.
+    """
     options = {name: getattr(network, name) for name in type(network).model_fields}
-    return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, **options)
+    return NetworkSettings(resolution=shape[1], channels=shape[0], classes=classes, augment=augment > 0, **options)
 
 
 def student_settings(network: NetworkSettings, method: StudentSettings) -> NetworkSettings:
-    """The student's network: the teacher's, with its own w_phi and the inputs that the method adds."""
+    """The student's network: the teacher's, with its own w_phi and the inputs that the method adds.
+
+    It is not told of augmentation, as its own images are not augmented.
+    """
     guided = method.guidance is not None
-    return replace(network, log_weight="linear", guidance=guided, segments=method.second_time)
+    return replace(network, log_weight="linear", guidance=guided, segments=method.second_time, augment=False)
 
 
 def new_model(settings: NetworkSettings, training: TeacherSettings | StudentSettings, seed: int) -> Model:
@@ -104,11 +111,14 @@ def _has_compiler(variable: str, *usual: str) -> bool:
 def new_student(start: Model, method: StudentSettings, seed: int, *, keep_weight: bool = False) -> Model:
     """A student that starts from another model: the same F, with the layers of new inputs at zero.
 
+    A teacher's layer that is told of augmentation is left out, which is F of images that are not augmented.
+
     Args:
         keep_weight: True copies w_phi, which another student has learned for this loss; False starts it at 0.
     """
     student = new_model(student_settings(start.settings, method), method, seed)
-    student.network.load_state_dict({**student.network.state_dict(), **start.network.state_dict()})
+    state = {name: value for name, value in start.network.state_dict().items() if "_augment." not in name}
+    student.network.load_state_dict({**student.network.state_dict(), **state})
     if keep_weight:
         student.log_weight_head.load_state_dict(start.log_weight_head.state_dict())
     return student

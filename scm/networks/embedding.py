@@ -67,3 +67,20 @@ class ScalarInput(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         return self.linear(self.embedding(value))
+
+
+AUGMENTATION_LABELS = 9
+"""Numbers that tell F how a sample was augmented (EDM, app. F.2)."""
+
+
+class AugmentationInput(nn.Linear):
+    """How a training's sample was augmented, as an addition to the time embedding. [B, 9] -> [B, channels].
+
+    Zeros, which tell "not at all", add nothing; so a sampler leaves the input out. The layer starts at zero.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(AUGMENTATION_LABELS, channels, bias=False)  # pyright: ignore[reportUnknownMemberType]
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)

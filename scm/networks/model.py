@@ -76,6 +76,7 @@ class Model(nn.Module):
         *,
         guidance: Tensor | None = None,
         segment: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """F(x, t).
 
@@ -85,6 +86,8 @@ class Model(nn.Module):
             labels: int64 [B], -1 = no label; None = no labels at all.
             guidance: guidance scale, [B]; only for a network with `settings.guidance`.
             segment: the time that a jump from t ends at, radians [B]; only for one with `settings.segments`.
+            augment: how each sample was augmented, [B, 9], only for a network with `settings.augment`; None = not at
+                all, as for all samples that are drawn.
 
         Returns:
             [B, C, R, R] in x's type.
@@ -98,12 +101,15 @@ class Model(nn.Module):
         ):
             if (value is not None) != taken:
                 raise ValueError(f"this network {'needs' if taken else 'takes no'} {name}")
+        if augment is not None and not self.settings.augment:
+            raise ValueError("this network takes no augment")
         stored = self.log_weight_head.linear.weight.dtype
         t, rows = t.to(stored), self._one_hot(labels, t) if self.settings.classes else None
         further = [value if value is None else value.to(stored) for value in (guidance, segment)]
         compute = stored if stored == torch.float64 else self.precision
         seeds = seeds_of_samples(t.shape[0], t.device) if self.training and self.dropout else None
-        return self.network(x.to(compute), self._c_noise(t), rows, *further, seeds).to(x.dtype)
+        told = {} if augment is None else {"augment": augment.to(stored)}
+        return self.network(x.to(compute), self._c_noise(t), rows, *further, seeds, **told).to(x.dtype)
 
     def log_weight(self, t: Tensor) -> Tensor:
         """w_phi(t), [B] -> [B]: the learned log weight of the loss at t (sec. 4.2, adaptive weighting)."""

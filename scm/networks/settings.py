@@ -30,6 +30,7 @@ class NetworkSettings:
         sigma_d: standard deviation of the data; only c_noise = `log_sigma` uses it.
         guidance: F also takes a guidance scale.
         segments: F also takes the time that a jump from t ends at: a segment's start, or a flow map's s.
+        augment: F is also told how a sample of its training was augmented.
         log_weight: `linear` (w_phi of a model that is trained here) or `edm2` (EDM2's log-variance head).
         patch: pixels on a side of a transformer's token; U-Nets have 1.
 
@@ -53,10 +54,13 @@ class NetworkSettings:
     guidance: bool = False
     segments: bool = False
     log_weight: LogWeight = "linear"
+    augment: bool = False
     patch: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "multipliers": list(self.multipliers), "attention": list(self.attention)}
+        if not self.augment:  # as in headers that are older than this field
+            del values["augment"]
         if self.patch == 1:
             del values["patch"]  # which headers of U-Nets never had
         return values

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from scm import trigflow
+from scm.objectives.augmentation import augmented
 from scm.objectives.protocol import Batch, Losses, Network, norm_of_each
 
 
@@ -16,18 +17,22 @@ class Diffusion:
         p_mean: mean of tau in t = arctan(e^tau / sigma_d).
         p_std: its standard deviation.
         label_dropout: fraction of samples trained without their label.
+        augment: probability of each distortion of EDM's augmentation, which F is told; 0 = no augmentation.
     """
 
     sigma_d: float
     p_mean: float
     p_std: float
     label_dropout: float = 0.0
+    augment: float = 0.0
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
-        sigma_d = self.sigma_d
+        sigma_d, told = self.sigma_d, dict[str, torch.Tensor]()
+        if self.augment:
+            batch, told["augment"] = augmented(batch, self.augment)
         t = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, sigma_d)
         x_t, v_t = diffused(batch, t, sigma_d)
-        output = model(x_t / sigma_d, t, drop_labels(batch, self.label_dropout))
+        output = model(x_t / sigma_d, t, drop_labels(batch, self.label_dropout), **told)
         return velocity_loss(output, v_t, t, model.log_weight(t), sigma_d)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 class Network(Protocol):
     """The model as an objective uses it: F and w_phi, as scm.networks.Model implements them.
 
-    `guidance` and `segment` are passed only to a network that takes them.
+    `guidance`, `segment` and `augment` are passed only to a network that takes them.
     """
 
     def __call__(
@@ -22,6 +22,7 @@ class Network(Protocol):
         *,
         guidance: Tensor | None = ...,
         segment: Tensor | None = ...,
+        augment: Tensor | None = ...,
     ) -> Tensor: ...
 
     def log_weight(self, t: Tensor) -> Tensor: ...
@@ -50,9 +51,9 @@ class Batch:
         """Standard normal draws for this rank's samples, [B, *shape]."""
         return self._own(torch.randn, *shape)
 
-    def uniform(self) -> Tensor:
-        """Draws from U[0, 1) for this rank's samples, [B]."""
-        return self._own(torch.rand)
+    def uniform(self, *shape: int) -> Tensor:
+        """Draws from U[0, 1) for this rank's samples, [B, *shape]."""
+        return self._own(torch.rand, *shape)
 
     @property
     def size(self) -> int:

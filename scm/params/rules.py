@@ -35,6 +35,7 @@ def impossible(params: Params) -> Iterator[Fault]:
     yield from _network(params)
     yield from _resolutions(params)
     yield from _training(params, TEACHER, params.teacher)
+    yield from _augmentation(params)
     yield from _methods(params)
     yield from _profiles(params)
     yield from _sampling(params)
@@ -162,6 +163,16 @@ def _training(params: Params, key: str, settings: TeacherSettings | StudentSetti
     if rate.decay == "cosine" and rate.decay_from >= images:
         problem = f"the cosine decay would begin after the {images.written} images of {key}"
         yield Fault(f"{key}.lr.decay_from", rate.decay_from.written, f"{problem}; use less, or decay: constant")
+
+
+def _augmentation(params: Params) -> Iterator[Fault]:
+    augment, architecture = params.teacher.augment, params.network.architecture
+    if augment and params.codec.name != "identity":
+        problem = "a distorted latent is not the latent of a distorted image"
+        yield Fault("teacher.augment", augment, f"{problem}; write 0.0, or codec.name: identity")
+    if augment and not getattr(registry.part("scm.params.architectures", architecture), "AUGMENTED", False):
+        problem = f"the architecture {architecture} cannot be told of augmentation"
+        yield Fault("teacher.augment", augment, f"{problem}; write 0.0, or another network.architecture")
 
 
 def _methods(params: Params) -> Iterator[Fault]:

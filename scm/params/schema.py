@@ -121,6 +121,7 @@ class NetworkSection(Section):
 class TeacherSettings(Training):
     images: PositiveCount
     dropout: Probability
+    augment: Probability
 
 
 class _Student(Section):

@@ -63,6 +63,16 @@ def test_a_student_begins_as_its_teacher_whatever_its_method_adds(family, change
     assert student.settings.guidance == bool(changes) and student.settings.c_noise == teacher.settings.c_noise
 
 
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+def test_a_student_of_an_augmented_teacher_is_the_teacher_of_images_that_are_not(family):
+    teacher = tiny_model(**FAMILIES[family], augment=True).eval()
+    torch.nn.init.normal_(next(p for name, p in teacher.named_parameters() if "_augment." in name))
+    student = build.new_student(teacher, StudentSettings(**METHOD), seed=0).eval()
+    x, t, labels = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2]), torch.tensor([1, -1])
+    assert torch.equal(student(x, t, labels), teacher(x, t, labels, augment=torch.zeros(2, 9)))
+    assert not student.settings.augment and not [name for name in student.state_dict() if "_augment." in name]
+
+
 def test_a_students_new_weights_follow_from_the_seed():
     teacher = tiny_model()
     one, same, other = (build.new_student(teacher, StudentSettings(**METHOD), seed) for seed in (0, 0, 1))

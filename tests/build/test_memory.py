@@ -28,11 +28,11 @@ GIB, ROOT = 2**30, Path(__file__).parents[2]
 
 def trained(params, item, work, micro_batch, way="none"):
     """Two steps of the real training of digits by one method, or of the teacher; returns what stays in memory."""
-    network = network_settings(params.network, 3, params.shape)
+    network = network_settings(params.network, 3, params.shape, params.teacher.augment)
     teacher = new_model(network, params.teacher, 0)
     if item == "teacher":
         settings, model, beside = params.teacher, teacher, None
-        objective = Diffusion(0.5, settings.p_mean, settings.p_std, settings.label_dropout)
+        objective = Diffusion(0.5, settings.p_mean, settings.p_std, settings.label_dropout, settings.augment)
     else:
         settings = params.student.method(item)
         teacher.requires_grad_(False).eval()
@@ -78,6 +78,14 @@ def test_a_training_needs_what_was_said_before(item, micro_batch, way, tmp_path)
         kept = trained(params, item, tmp_path, micro_batch, way)
     assert said(params, item, micro_batch, way) == pytest.approx(memory.peak, rel=0.03)
     del kept
+
+
+def test_the_layer_that_is_told_of_augmentation_is_counted():
+    plain, augmented = (params_of_all(**SMALL, **{"teacher.augment": augment}) for augment in (0.0, 0.12))
+    before, after = (count(params, "train_teacher", "teacher", 3) for params in (plain, augmented))
+    layer = 9 * max(plain.network.multipliers) * plain.network.width  # from nine numbers to EDM2's embedding
+    assert after.weights - before.weights == after.gradients - before.gradients == 4 * layer
+    assert after.peaks("none").whole.at(16) > before.peaks("none").whole.at(16)
 
 
 def test_the_allocator_counts_the_same(tmp_path):

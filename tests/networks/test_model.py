@@ -68,6 +68,25 @@ def test_a_further_input_matters_once_its_layer_has_learned(family, name):
     assert not torch.allclose(low, high, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["edm2-trigflow", "ddpmpp-trigflow"])
+def test_augmentation_that_is_told_matters_and_none_is_zeros(family):
+    model, plain = (tiny_model(**FAMILIES[family], augment=augment) for augment in (True, False))
+    x, t, told = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 0.5]), torch.randn(2, 9)
+    assert torch.equal(model(x, t, None, augment=told), plain(x, t, None))  # its layer starts at zero
+    nn.init.normal_(next(p for key, p in model.named_parameters() if "_augment." in key))
+    assert not torch.allclose(model(x, t, None, augment=told), plain(x, t, None), atol=1e-3)
+    assert torch.equal(model(x, t, None), plain(x, t, None))
+    assert torch.equal(model(x, t, None, augment=torch.zeros(2, 9)), plain(x, t, None))
+    with pytest.raises(ValueError, match="this network takes no augment"):
+        plain(x, t, None, augment=told)
+
+
+def test_headers_of_networks_without_augmentation_are_as_before():
+    assert "augment" not in TINY.to_dict()
+    augmented = dataclasses.replace(TINY, augment=True)
+    assert type(TINY).from_dict(augmented.to_dict()) == augmented
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inputs_of_any_type_are_computed_in_the_weights(family):
     model, labels = tiny_model(**FAMILIES[family]), torch.tensor([0, -1])

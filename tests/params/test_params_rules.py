@@ -1,6 +1,7 @@
 """What params.yaml may not say together: each refusal by its text, and that what is allowed can be built."""
 # ruff: noqa: E501 (the messages, whole)
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
 from scm.networks import Model, NetworkSettings
 from scm.params import dump, validate
+from scm.params.architectures import edm2
 from scm.params.project import Project
 from tests.support.plan_projects import edit
 from tests.support.projects import make_project
@@ -209,6 +211,10 @@ IMPOSSIBLE = [
     (
         {"data.source": "folder", "data.labels": False, "teacher.label_dropout": 0.1},
         "teacher.label_dropout = 0.1: there are no labels to leave out, as data.labels is false; write 0.0, or data.labels: true",
+    ),
+    (
+        {**LATENTS, "data.resolution": 64, "codec.path": "data/vae", "teacher.augment": 0.12},
+        "teacher.augment = 0.12: a distorted latent is not the latent of a distorted image; write 0.0, or codec.name: identity",
     ),
     (
         {"data.source": "folder", "data.labels": False, "student.sct.label_dropout": 0.1},
@@ -430,6 +436,14 @@ def test_the_shape_follows_from_the_codec():
     assert validate(with_values({}), "").shape == [1, 8, 8]
     values = {**LATENTS, "data.resolution": 512, "network.attention": [32]}
     assert validate(with_values(values), "").shape == [4, 64, 64]
+
+
+def test_an_architecture_that_cannot_be_told_of_augmentation_refuses_it(monkeypatch):
+    assert validate(with_values({"teacher.augment": 0.12}), "params.yaml").teacher.augment == 0.12
+    monkeypatch.delattr(edm2, "AUGMENTED")
+    told = "teacher.augment = 0.12: the architecture edm2 cannot be told of augmentation; write 0.0, or another network.architecture"
+    with pytest.raises(UserError, match=re.escape(told)):
+        validate(with_values({"teacher.augment": 0.12}), "params.yaml")
 
 
 def test_one_method_is_enough():

@@ -19,7 +19,9 @@ from tests.support.loops import Digits, settings
 from tests.support.models import FAMILIES, tiny_model
 from tests.training.test_micro_batches import TWO_TIMES, objectives
 
-NAMES = ["diffusion", "sct", "scd, guided", "discrete", "multistep", "facm, two times", "vsd", "scd + vsd"]
+NAMES = [
+    "diffusion", "diffusion, augmented", "sct", "scd, guided", "discrete", "multistep", "facm, two times", "vsd", "scd + vsd"
+]  # fmt: skip
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,6 +43,7 @@ def trainer(gpu, work, name, family="edm2-trigflow", precision="fp32", stopping=
     inputs = {
         "guidance": getattr(objective, "guidance", None) is not None,
         "segments": isinstance(objective, TWO_TIMES),
+        "augment": "augmented" in name,
     }
     model = tiny_model(1, dropout=0.3, **network, **inputs)
     model.precision = TYPES[precision]

@@ -38,6 +38,7 @@ def objectives() -> dict[str, object]:
     alone = {name: getattr(both, name) for name in both.__dataclass_fields__ if name != "consistency"}
     return {
         "diffusion": Diffusion(0.5, -0.8, 1.6, 0.2),
+        "diffusion, augmented": Diffusion(0.5, -0.8, 1.6, 0.2, augment=0.3),
         "sct": ConsistencyTraining(**TIMES),
         "scd, guided": ConsistencyDistillation(**trajectory, guidance=(1.0, 2.0)),
         "discrete": DiscreteDistillation(**trajectory, grid=time_grid(16, 0.002, 80.0, 7.0, 0.5)),
@@ -56,6 +57,7 @@ def trainer(
     network = {
         "guidance": getattr(objective, "guidance", None) is not None,
         "segments": isinstance(objective, TWO_TIMES),
+        "augment": hasattr(objective, "augment") and objective.augment > 0,
     }
     fake = getattr(objective, "fake", None)
     return loop.Trainer(

@@ -18,7 +18,8 @@ class Network(Protocol):
     """The constructor of F's network; the result is a module.
 
     Its forward takes (x, c_noise, one-hot labels or None, guidance or None, segment or None, dropout's seeds or
-    None) and returns F.
+    None) and returns F. If its settings may have `augment`, it also takes `augment`, None by default; the layer of that
+    input is called *_augment and starts at zero.
     """
 
     def __call__(self, settings: NetworkSettings, dropout: float, dropout_max_resolution: int) -> nn.Module: ...

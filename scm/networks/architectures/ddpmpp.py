@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.networks.dropout import dropout
-from scm.networks.embedding import ScalarInput, time_embedding
+from scm.networks.embedding import AugmentationInput, ScalarInput, time_embedding
 from scm.networks.layers import UNet, attention, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import downsample, upsample
 from scm.networks.settings import NetworkSettings
@@ -134,6 +134,7 @@ class DDPMPP(UNet):
         self.map_label = Linear(settings.classes, width) if settings.classes else None
         self.map_guidance = ScalarInput(width, width) if settings.guidance else None
         self.map_segment = ScalarInput(width, width) if settings.segments else None
+        self.map_augment = AugmentationInput(width) if settings.augment else None
         self.map_layer0 = Linear(width, embedding_channels)
         self.map_layer1 = Linear(embedding_channels, embedding_channels)
 
@@ -150,6 +151,7 @@ class DDPMPP(UNet):
         guidance: Tensor | None,
         segment: Tensor | None,
         seeds: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """F; arguments as in EDM2UNet.forward."""
         embedding = self.emb_time(noise)
@@ -159,6 +161,8 @@ class DDPMPP(UNet):
         for layer, value in ((self.map_guidance, guidance), (self.map_segment, segment)):
             if layer is not None:
                 embedding = embedding + layer(value)
+        if self.map_augment is not None and augment is not None:
+            embedding = embedding + self.map_augment(augment)
         if self.map_label is not None and labels is not None:
             embedding = embedding + self.map_label(labels * math.sqrt(self.classes))
         embedding = functional.silu(self.map_layer1(functional.silu(self.map_layer0(embedding))))

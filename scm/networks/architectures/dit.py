@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scm.networks.dropout import dropout, for_layer
-from scm.networks.embedding import PositionalEmbedding, ScalarInput, time_embedding
+from scm.networks.embedding import AugmentationInput, PositionalEmbedding, ScalarInput, time_embedding
 from scm.networks.layers import Blockwise, attention, pnorm
 from scm.networks.magnitude import normalize
 from scm.networks.settings import NetworkSettings
@@ -127,6 +127,7 @@ class DiT(Blockwise):
         self.emb_label = Linear(settings.classes, width) if settings.classes else None
         self.emb_guidance = ScalarInput(width, width) if settings.guidance else None
         self.emb_segment = ScalarInput(width, width) if settings.segments else None
+        self.emb_augment = AugmentationInput(width) if settings.augment else None
 
         self.emb_place = PositionalEmbedding(width // 2)
         self.patch_in = Linear(settings.channels * self.patch**2, width)
@@ -144,12 +145,15 @@ class DiT(Blockwise):
         guidance: Tensor | None,
         segment: Tensor | None,
         seeds: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """F; arguments as in EDM2UNet.forward."""
         embedding = self.emb_layer1(functional.silu(self.emb_layer0(self.emb_time(noise))))
         for layer, value in ((self.emb_guidance, guidance), (self.emb_segment, segment)):
             if layer is not None:
                 embedding = embedding + layer(value)
+        if self.emb_augment is not None and augment is not None:
+            embedding = embedding + self.emb_augment(augment)
         if self.emb_label is not None and labels is not None:
             embedding = embedding + self.emb_label(labels * math.sqrt(self.classes))
         embedding = functional.silu(embedding)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scm.networks.dropout import dropout
-from scm.networks.embedding import ScalarInput, time_embedding
+from scm.networks.embedding import AugmentationInput, ScalarInput, time_embedding
 from scm.networks.layers import UNet, attention, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, upsample
 from scm.networks.settings import NetworkSettings
@@ -99,6 +99,7 @@ class EDM2UNet(UNet):
         self.emb_label = MPConv(settings.classes, embedding_channels, 0) if settings.classes else None
         self.emb_guidance = ScalarInput(width, embedding_channels) if settings.guidance else None
         self.emb_segment = ScalarInput(width, embedding_channels) if settings.segments else None
+        self.emb_augment = AugmentationInput(embedding_channels) if settings.augment else None
 
         block = partial(Block, embedding_channels=embedding_channels, modulation=settings.modulation)
         first = width * settings.multipliers[0]
@@ -116,6 +117,7 @@ class EDM2UNet(UNet):
         guidance: Tensor | None,
         segment: Tensor | None,
         seeds: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
         """F.
 
@@ -125,6 +127,7 @@ class EDM2UNet(UNet):
             labels: one-hot rows [B, classes], a zero row for no label.
             guidance: scale, [B]; segment: its start in radians, [B].
             seeds: of dropout's masks, int32 [B]; None = no dropout.
+            augment: how each sample was augmented, [B, 9]; None = not at all.
 
         Returns:
             [B, C, R, R], float32.
@@ -133,6 +136,8 @@ class EDM2UNet(UNet):
         for layer, value in ((self.emb_guidance, guidance), (self.emb_segment, segment)):
             if layer is not None:
                 embedding = embedding + layer(value)
+        if self.emb_augment is not None and augment is not None:
+            embedding = embedding + self.emb_augment(augment)
         if self.emb_label is not None and labels is not None:
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.classes)), 0.5)
         embedding = mp_silu(embedding)

@@ -9,6 +9,7 @@ from scm.params.schema import NetworkSection
 __all__ = ["MODULATIONS", "attention", "divisor", "faults"]
 
 MODULATIONS = ("double_norm", "scale_shift", "add")
+AUGMENTED = True
 
 
 def faults(network: NetworkSection) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ from scm.params.faults import Fault
 from scm.params.schema import NetworkSection
 
 MODULATIONS = ("double_norm", "scale_shift")
+AUGMENTED = True
 
 
 def faults(network: NetworkSection) -> Iterator[Fault]:
