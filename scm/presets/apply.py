@@ -5,7 +5,8 @@ wins. Presets in base/ are parts that others share; they cannot be applied.
 
 With all that it extends, a preset names every value but those of runtime, mlflow and publish. So applying it gives the
 same values whatever was applied before. Those three sections are the user's: they stay as they are, except for keys
-that a preset names. Keys of other sections that the preset does not name (say, a method's own `p_mean`) are removed.
+that a preset names, such as how often a training reports and is saved, which belongs to its batch. Keys of other
+sections that the preset does not name (say, a method's own `p_mean`) are removed.
 
 The values become ordinary parameters, so `dvc params diff`, `dvc exp show` and MLflow see them; values that DVC's own
 Hydra composition writes at run time would stay hidden. The key `paper` is not a value; it says which column of the

@@ -15,6 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 from scm.build import models as build
+from scm.ema.profiles import coefficients
 from scm.errors import UserError
 from scm.networks import Model, NetworkSettings, flavoured
 from scm.params import Params, dump, load, validate
@@ -104,8 +105,6 @@ READERS: dict[str, Reader] = {
     "vsd.weight": lambda _, training: training.own.vsd.weight,
     "vsd.t_max": lambda params, _: f"arctan({params.sampler.sigma_max:g}/sigma_d)",
 }
-OTHERWISE = {("scd_vsd", "tangent_warmup_k"): 0}
-"""Where a preset says something else than the tables: scd_vsd starts from a finished sCD, whose warm-up is over."""
 NO_SETTINGS = {"fid", "fake_score.ema", *(f"fid_1step_at_k.{m}.{k}" for m in ("ECT", "sCT") for k in (100, 200, 400))}
 """Results that stand among the settings, and that the fake score keeps no average: there is nothing to set."""
 
@@ -138,8 +137,7 @@ def test_every_setting_is_the_papers(name):
         for key, published_value in leaves(block, size) if preset == name else ():
             for model in models if key not in NO_SETTINGS else ():
                 training = params.teacher if model == "teacher" else params.student.method(model)
-                expected = OTHERWISE.get((model, key), published_value)
-                assert READERS[key](params, training) == expected, (model, key)
+                assert READERS[key](params, training) == published_value, (model, key)
                 compared += 1
     assert compared > 5
 
@@ -182,14 +180,15 @@ def test_what_a_comment_derives_from_the_tables_stays_so(name):
     """Values that the tables do not print for a method, and that the presets therefore take from another."""
     params = applied(name)
     student, dataset = params.student, apply.paper_row(ROOT, name)["dataset"]
-    others = {"imagenet512": {"multistep": "teacher", "scd_vsd": "scd", "vsd": "teacher"}}.get(dataset, {})
+    others = {"imagenet512": {"multistep": "teacher", "scd_vsd": "teacher", "vsd": "teacher"}}.get(dataset, {})
     scd = {} if name == "cifar10-ect" else {"scd": "teacher"}
     assert student.methods == {**scd, "sct": "teacher", **others}
     assert params.evaluate.models == ("teacher", *student.methods)
     assert (student.common.tangent, student.common.adaptive_weighting) == ("normalized", True)
     assert {kind: list(scales) for kind, scales in params.select.guidance} == published_scales(name)
-    assert (params.evaluate.samples, params.select.t_mid, params.ema.profiles) == (50_000, (1.1,), (0.05, 0.10))
-    assert params.student.common.dropout_max_resolution == 16
+    assert (params.evaluate.samples, params.select.t_mid) == (50_000, (1.1,))
+    assert student.common.dropout_max_resolution == (32 if dataset == "cifar10" else 16)
+    assert params.teacher.augment == (0.12 if dataset == "cifar10" else 0.0)  # EDM, app. F.2
     assert params.teacher.dropout_max_resolution >= params.shape[1]
     if dataset == "cifar10":
         assert (params.shape, params.data.labels, params.codec.normalize) == ([3, 32, 32], False, "none")
@@ -213,13 +212,37 @@ def test_what_a_comment_derives_from_the_tables_stays_so(name):
     assert scd.dropout == multistep.dropout == scd_vsd.dropout == vsd.dropout
     assert multistep.segments in TABLES["results"]["imagenet512"]["multistep_scd"]["fid"]
     assert {**multistep.values(), "segments": None} == {**scd.values(), "segments": None}
-    assert scd_vsd.tangent_warmup == 0 and "tangent needs no warm-up" in apply.show(ROOT, "base/imagenet512")
-    assert vsd.values() == {**scd_vsd.values(), "tangent_warmup": student.common.tangent_warmup.written}
+    assert vsd.values() == scd_vsd.values()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_snapshots_are_the_averages_that_are_sampled(name):
+    """So few are kept, and no average is a sum of several."""
+    params = applied(name)
+    lengths, snapshots = params.ema.profiles, params.ema.snapshots
+    times = [time for time in range(1, snapshots + 1) for _ in lengths]
+    for wanted in {*params.select.sigma_rel.teacher, *params.select.sigma_rel.student}:
+        factors = coefficients(times, [*lengths] * snapshots, snapshots, wanted)
+        expected = [0.0] * len(times)
+        expected[lengths.index(wanted) - len(lengths)] = 1.0
+        assert factors.tolist() == pytest.approx(expected, abs=1e-9)
+    assert snapshots == params.select.progress == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_names_its_data_and_intervals_for_its_batch(name):
+    params = applied(name)
+    cifar10, imagenet = ("cifar10", "cifar-10-python.tar.gz"), ("imagenet", "ILSVRC2012_img_train.tar")
+    source, file = cifar10 if apply.paper_row(ROOT, name)["dataset"] == "cifar10" else imagenet
+    assert (params.data.source, params.data.path) == (source, f"data/raw/{file}")
+    assert params.runtime.log_every == 100 * params.teacher.batch
+    assert (params.runtime.checkpoint_every, params.runtime.checkpoint_minutes) == (None, 15)
 
 
 def networks(name: str) -> tuple[Params, NetworkSettings]:
     params = applied(name)
-    return params, build.network_settings(params.network, CLASSES if params.data.labels else 0, params.shape)
+    classes = CLASSES if params.data.labels else 0
+    return params, build.network_settings(params.network, classes, params.shape, params.teacher.augment)
 
 
 def count(model: Model) -> int:
@@ -243,7 +266,8 @@ def test_teacher_and_students_have_their_parameters(name):
         assert (shape.guidance, shape.segments) == (training.guidance is not None, method == "multistep")
         with torch.device("meta"):
             student = build.new_model(shape, training, params.seed)
-        added = count(student) - count(teacher)
+        told = 9 * params.network.width * settings.augment  # of augmentation, which students are not
+        added = count(student) - (count(teacher) - told)
         inputs = shape.guidance + shape.segments
         assert (added == 0) if not inputs else (0 < added < 0.01 * count(teacher) * inputs)
 
@@ -261,8 +285,9 @@ def test_as_edm2_has_it_the_network_has_edm2s_parameters(name, dataset, size):
 def test_as_edm_has_it_the_network_has_edms_parameters():
     head = 129  # w_phi, which EDM's network has not
     _, settings = networks("cifar10-ect")
+    assert settings.augment
     with torch.device("meta"):
-        assert count(Model(settings)) - head == GOLDEN_EDM
+        assert count(Model(dataclasses.replace(settings, augment=False))) - head == GOLDEN_EDM
     assert settings.channels_per_head == settings.width * max(settings.multipliers)  # one head
     _, adaptive = networks("cifar10")
     assert adaptive == dataclasses.replace(settings, modulation="double_norm")

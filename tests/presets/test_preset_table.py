@@ -75,8 +75,8 @@ def test_the_lines(project):
     lines = table.table(chosen)
     assert max(map(len, lines)) <= 120 and [line for line in lines if line != line.rstrip()] == []
     assert lines[0].split() == ["preset", "data", "methods", "what", "it", "is"]
-    assert lines[1].startswith("digits  digits  scd *, sct *  ") and "  scikit-learn's 1,797 handwritten" in lines[1]
-    assert lines[2].startswith("a-wide  folder  scd *, sct *,  ") and "  Wide. And long. And" in lines[2]
+    assert lines[1].startswith("digits  digits    scd *, sct *  ") and "  scikit-learn's 1,797 handwritten" in lines[1]
+    assert lines[2].startswith("a-wide  imagenet  scd *, sct *,  ") and "  Wide. And long. And" in lines[2]
     assert lines[3].split()[:4] == ["multistep", "*,", "scd_vsd", "*,"] and "And long." in lines[3]
     assert lines[4].split()[:2] == ["vsd", "*"] and lines[4].endswith(" ...") and lines[5] == ""
     header, first = lines[6], next(line for line in lines if line.startswith("imagenet512-m "))

@@ -246,11 +246,21 @@ def test_every_shipped_study_works_with_every_preset(project, preset):
 
 
 def test_every_shipped_study_has_a_header():
-    assert set(variants.names(ROOT)) == {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3", "table6"}
+    names = {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "start", "table3", "table6"}
+    assert set(variants.names(ROOT)) == names
     for name in variants.names(ROOT):
         first, *rest = (ROOT / "pipelines" / "studies" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         assert first.startswith("# ") and variants.summary(ROOT, name) == first[2:]
         assert f"# Command: scm study {name}" in rest
+
+
+def test_scd_vsd_starts_from_the_teacher_or_from_scd(project):
+    """The paper's start warms the tangent up; a finished sCD has done so."""
+    apply.apply(project / "params.yaml", project, "digits")
+    teacher, scd = (validate(each.values, each.name).student for each in variants.read(project, "start").variants)
+    assert teacher.methods == {"scd": "teacher", "scd_vsd": "teacher"} and scd.methods["scd_vsd"] == "scd"
+    assert teacher.method("scd_vsd").tangent_warmup == teacher.common.tangent_warmup > 0
+    assert scd.method("scd_vsd").values() == {**teacher.method("scd_vsd").values(), "tangent_warmup": 0}
 
 
 def test_guidance_scales_train_nothing_twice(project):

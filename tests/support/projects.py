@@ -63,10 +63,20 @@ select:
   progress: 4
 evaluate: {models: [teacher, scd, sct], samples: 1797, seed: 1000000, teacher_few_steps: 2, neighbours: 3}
 runtime:
-  {device: auto, threads: null, processes: 1, compile: false, log_every: 4Ki, checkpoint_every: 32Ki}
+  device: auto
+  threads: null
+  processes: 1
+  compile: false
+  log_every: 4Ki
+  checkpoint_every: 32Ki
+  checkpoint_minutes: 15
 mlflow: {enabled: true, uri: null, experiment: null}
 publish: {name: null, model: scd, evaluations: null, allowed: 0.0, deviations: 2.0}
 """
+
+
+INTERVALS = ("log_every", "checkpoint_every", "checkpoint_minutes")
+"""What presets name of the section runtime."""
 
 
 def make_project(folder: Path) -> Path:
@@ -98,7 +108,8 @@ def _fill(folder: Path) -> None:
     params_file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", params_file)
     apply.apply(params_file, folder, "digits")
-    for users_section in USERS_SECTIONS:
+    values["runtime"] = {key: values["runtime"][key] for key in INTERVALS}
+    for users_section in {*USERS_SECTIONS} - {"runtime"}:
         values.pop(users_section)
     digits.write_text(render(values), encoding="utf-8")
     for name in ("shipped", "fixed"):
