@@ -8,7 +8,9 @@ from scm.base.files import replacing_folder, write_json
 from scm.data.latents.autoencoders import codec_path, weight_files
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
 from scm.data.preparation.summary import account, colour_advice, contact_images, summary, write_skipped
+from scm.data.reading.held_out import divided
 from scm.data.reading.source import Wanted, open_source
+from scm.data.shards.shards import HELD_OUT, held_out_of, read_index
 from scm.generation.grids import save_grid, scale_for
 from scm.pipeline.ranks import own_threads
 from scm.pipeline.stage import Stage, main
@@ -30,21 +32,26 @@ def run(stage: Stage) -> None:
         stage.progress(f"{len(source):,} images in {source.name}, {len(source.classes)} classes")
         if advice := tar_advice(wanted, data.path, len(source)):
             stage.progress(advice)
-        ingest(source, plan, stage.work, workers, stage.progress, stage.stopping)
+        training, held_out = divided(source, data.held_out)
+        ingest(training, plan, stage.work, workers, stage.progress, stage.stopping)
+        if held_out is not None:
+            ingest(held_out, plan, stage.work / HELD_OUT, workers, stage.progress, stage.stopping)
         if workers.rank:
             return
-        index, tally = assemble(source, plan, stage.work, shards)
+        index, tally = assemble(training, plan, stage.work, shards, held_out)
+    aside = held_out_of(shards)
+    held = 0 if aside is None else read_index(aside)["count"]
     samples = stage.root / "results/samples/prepare"
     with replacing_folder(samples) as folder:
         images = contact_images(shards, index)
         save_grid(folder / "contact.png", images, COLUMNS, scale_for(images.shape[2]))
-        write_json(folder / "data.json", summary(index, tally))
+        write_json(folder / "data.json", summary(index, tally, held))
         write_skipped(tally.skipped, folder / "skipped.jsonl")
-    if advice := colour_advice(index, tally):
+    if advice := colour_advice(index, tally, held):
         stage.progress(advice)
-    stage.progress(account(index, tally))
+    stage.progress(account(index, tally, held))
     figures = {"images": index["count"], "classes": len(index["classes"]), "skipped": len(tally.skipped)}
-    stage.metrics("prepare", figures)
+    stage.metrics("prepare", figures | ({"held_out": held} if held else {}))
 
 
 def tar_advice(wanted: Wanted, path: str, count: int) -> str | None:

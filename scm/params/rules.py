@@ -107,6 +107,9 @@ def _reference(params: Params) -> Iterator[Fault]:
         remedy = "docs/evaluation.md says where to get them"
         problem = f"the extractor {reference.extractor} needs its weights"
         yield Fault("reference.weights", None, f"{problem}; {remedy}")
+    if reference.statistics is not None and params.data.held_out:
+        problem = "reference.statistics are of images that other people chose, held-out ones perhaps among them"
+        yield Fault("data.held_out", params.data.held_out, f"{problem}; write 0.0, or reference.statistics: null")
     if reference.statistics is None and reference.statistics_sha256 is not None:
         problem = "there is no reference.statistics that it could be the hash of"
         yield Fault("reference.statistics_sha256", reference.statistics_sha256, f"{problem}; write null")

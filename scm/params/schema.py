@@ -73,6 +73,7 @@ class DataSettings(Section):
     on_bad_image: Literal["error", "skip"]
     max_pixels: PositiveCount
     shard_images: PositiveCount
+    held_out: Probability
 
 
 class CodecSettings(Section):

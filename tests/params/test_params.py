@@ -316,6 +316,8 @@ ONE_KEY = [
     ("data", "channels: 1", "channels: true", ": data.channels = true: must be a whole number; write one such as 128"),
     ("data", "channels: 1", "channels: 2", ": data.channels = 2: must be 1 or 3"),
     ("data", "labels: true", "labels: yes", ': data.labels = "yes": must be true or false'),
+    ("data", "held_out: 0.0", "held_out: 1.0", ": data.held_out = 1.0: must be less than 1"),
+    ("data", "held_out: 0.0", "held_out: -0.1", ": data.held_out = -0.1: must be at least 0"),
     ("reference", "held_out: 0.2", "held_out: 1.0", ": reference.classifier.held_out = 1.0: must be less than 1"),
     (
         "ema",

@@ -105,6 +105,15 @@ IMPOSSIBLE = [
         "reference.weights = null: the extractor dinov2 needs its weights; docs/evaluation.md says where to get them",
     ),
     (
+        {
+            "data.held_out": 0.1,
+            "reference.extractor": "inception",
+            "reference.weights": "a.pth",
+            "reference.statistics": "a.npz",
+        },
+        "data.held_out = 0.1: reference.statistics are of images that other people chose, held-out ones perhaps among them; write 0.0, or reference.statistics: null",
+    ),
+    (
         {"reference.extractor": "inception", "reference.weights": "a.pth", "reference.statistics_sha256": "0" * 64},
         'reference.statistics_sha256 = "00000000000000000000000000000000000000000000000000000000...: there is no reference.statistics that it could be the hash of; write null',
     ),

@@ -21,7 +21,7 @@ from scm.presets import apply
 ROOT = Path(__file__).parents[2]
 FIXED = """
 extends: shipped
-data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1}
+data: {source: digits, path: data/raw, labels: true, resolution: 8, channels: 1, held_out: 0.0}
 reference: {classifier: {held_out: 0.2}}
 codec: {name: identity, normalize: measured}
 network:

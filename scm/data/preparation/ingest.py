@@ -8,12 +8,13 @@ A finished shard lies in the work folder with a record beside it; a shard that h
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,18 @@ from scm.data.reading.containers import shown
 from scm.data.reading.images import pillow_without_limits_of_its_own, read_cropped
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.source import ImageSource
-from scm.data.shards.shards import AHEAD, FORMAT, LABELS, encode_png, finish, in_order, write_array, write_tar
+from scm.data.shards.shards import (
+    AHEAD,
+    FORMAT,
+    HELD_OUT,
+    INDEX,
+    LABELS,
+    encode_png,
+    finish,
+    in_order,
+    write_array,
+    write_tar,
+)
 from scm.errors import Interrupted, UserError
 
 POLL_SECONDS = 1.0
@@ -83,6 +95,12 @@ class Tally:
     in_colour: int = 0
     skipped: Skipped = field(default_factory=Skipped)
 
+    def add(self, other: "Tally") -> None:
+        self.labels.extend(other.labels)
+        self.short_sides.update(other.short_sides)
+        self.in_colour += other.in_colour
+        self.skipped.extend(other.skipped)
+
 
 def ingest(
     source: ImageSource,
@@ -127,8 +145,13 @@ def ingest(
         _wait_for_others(work, set(shards) - set(own), progress, stopping)
 
 
-def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple[dict[str, Any], Tally]:
+def assemble(
+    source: ImageSource, plan: Plan, work: Path, folder: Path, held_out: ImageSource | None = None
+) -> tuple[dict[str, Any], Tally]:
     """Assembles `folder` from the shards of the work folder; an older one is replaced as a whole.
+
+    Args:
+        held_out: the images that no training sees, whose shards lie in `held_out` of the work folder.
 
     Returns:
         The index, as `shards.read_index` gives it, and what happened to all files. Files that are no images leave no
@@ -137,36 +160,49 @@ def assemble(source: ImageSource, plan: Plan, work: Path, folder: Path) -> tuple
     Raises:
         UserError: a class of which no image is left, a shard that does not account for its images, a full disk.
     """
-    total, entries = Tally(skipped=Skipped(source.skipped)), []
     with replacing_folder(folder) as temporary:
-        for shard in plan.shards_of(len(source)):
-            path, record_path = _paths(work, shard)
-            record = read_sealed(record_path)
-            if record is None:
-                raise UserError(f"{record_path} was changed while the stage ran: run the same command again")
-            if len(record["labels"]) + len(record["skipped"]) != len(plan.images_of(shard, len(source))):
-                raise UserError(f"{record_path} does not say what became of each image: delete it, and run this again")
-            total.labels.extend(record["labels"])
-            total.short_sides.update({int(side): count for side, count in record["short_sides"].items()})
-            total.in_colour += record["in_colour"]
-            total.skipped.extend(record["skipped"])
-            if record["count"]:
-                link_or_copy(path, temporary / path.name)
-                entries.append({"file": path.name, **{key: record[key] for key in ("count", "bytes", "sha256")}})
-        _check_classes(source, set(total.labels))
-        write_array(temporary / LABELS, np.array(total.labels, dtype=np.int64))
-        index = {
-            "format": FORMAT,
-            "kind": "images",
-            "count": len(total.labels),
-            "shape": [plan.resolution, plan.resolution, plan.channels],
-            "dtype": "uint8",
-            "shards": entries,
-            "classes": source.classes,
-            "channels": plan.channels,
-            "resolution": plan.resolution,
-        }
-        return finish(index, temporary), total
+        if held_out is None:
+            return _assembled(source, plan, work, temporary)
+        (temporary / HELD_OUT).mkdir()
+        _, others = _assembled(held_out, plan, work / HELD_OUT, temporary / HELD_OUT)
+        digest = sha256(temporary / HELD_OUT / INDEX)
+        index, total = _assembled(source, plan, work, temporary, {HELD_OUT: digest})
+        total.add(others)
+        return index, total
+
+
+def _assembled(
+    source: ImageSource, plan: Plan, work: Path, folder: Path, further: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[dict[str, Any], Tally]:
+    """Puts finished shards and their index, with `further` entries, into an empty folder."""
+    total, entries = Tally(skipped=Skipped(source.skipped)), []
+    for shard in plan.shards_of(len(source)):
+        path, record_path = _paths(work, shard)
+        record = read_sealed(record_path)
+        if record is None:
+            raise UserError(f"{record_path} was changed while the stage ran: run the same command again")
+        if len(record["labels"]) + len(record["skipped"]) != len(plan.images_of(shard, len(source))):
+            raise UserError(f"{record_path} does not say what became of each image: delete it, and run this again")
+        sides = Counter({int(side): count for side, count in record["short_sides"].items()})
+        total.add(Tally(array("i", record["labels"]), sides, record["in_colour"], Skipped(record["skipped"])))
+        if record["count"]:
+            link_or_copy(path, folder / path.name)
+            entries.append({"file": path.name, **{key: record[key] for key in ("count", "bytes", "sha256")}})
+    _check_classes(source, set(total.labels))
+    write_array(folder / LABELS, np.array(total.labels, dtype=np.int64))
+    index = {
+        "format": FORMAT,
+        "kind": "images",
+        "count": len(total.labels),
+        "shape": [plan.resolution, plan.resolution, plan.channels],
+        "dtype": "uint8",
+        "shards": entries,
+        "classes": source.classes,
+        "channels": plan.channels,
+        "resolution": plan.resolution,
+        **further,
+    }
+    return finish(index, folder), total
 
 
 def _check_classes(source: ImageSource, used: set[int]) -> None:

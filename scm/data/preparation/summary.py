@@ -26,14 +26,15 @@ SPOKEN = 5
 """Most reasons in a line for people."""
 
 
-def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
-    """The content of results/samples/prepare/data.json, of finished shards."""
+def summary(index: dict[str, Any], tally: Tally, held_out: int = 0) -> dict[str, Any]:
+    """The content of results/samples/prepare/data.json, of finished shards; `held_out` images are not in the index."""
     ranges = Counter[int]()
     for side, count in tally.short_sides.items():
         ranges[side.bit_length()] += count
     counts = zip(index["classes"], index["class_counts"], strict=True)
     return {
         "images": index["count"],
+        **({"held_out": held_out} if held_out else {}),
         "resolution": index["resolution"],
         "channels": index["channels"],
         "classes": [{"name": name, "images": count} for name, count in counts],
@@ -50,19 +51,21 @@ def summary(index: dict[str, Any], tally: Tally) -> dict[str, Any]:
     }
 
 
-def account(index: dict[str, Any], tally: Tally) -> str:
-    """What became of all files, in one line: each was taken, or left out for a reason."""
+def account(index: dict[str, Any], tally: Tally, held_out: int = 0) -> str:
+    """What became of all files, in one line: each was taken, held out, or left out for a reason."""
     taken, skipped = index["count"], tally.skipped
     reasons = skipped.reasons().most_common()
     said = [f"{files:,} x {reason}" for reason, files in reasons[:SPOKEN]]
     said += [f"{len(reasons) - SPOKEN:,} more reasons"] if len(reasons) > SPOKEN else []
     left_out = f"{len(skipped):,} left out" + (f" ({'; '.join(said)})" if said else "")
-    return f"{taken + len(skipped):,} files: {taken:,} images taken, in {len(index['shards']):,} shards; {left_out}"
+    aside = f", {held_out:,} held out" if held_out else ""
+    total = taken + held_out + len(skipped)
+    return f"{total:,} files: {taken:,} images taken, in {len(index['shards']):,} shards{aside}; {left_out}"
 
 
-def colour_advice(index: dict[str, Any], tally: Tally) -> str | None:
+def colour_advice(index: dict[str, Any], tally: Tally, held_out: int = 0) -> str | None:
     """A line for people if the images' colours and `data.channels` do not go together."""
-    count, coloured = index["count"], tally.in_colour
+    count, coloured = index["count"] + held_out, tally.in_colour
     if index["channels"] == 3 and not coloured:
         return f"all {count:,} images are grey, but data.channels is 3: write 1, unless three equal channels are wanted"
     if index["channels"] == 1 and coloured:

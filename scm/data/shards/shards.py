@@ -4,6 +4,8 @@ Image shards hold <key>.png and <key>.cls; latent shards hold <key>.npy, uncompr
 all labels, and offsets.npy (latents) tells where each sample's numbers begin, so that the loader reads any sample
 without unpacking. The index has the hashes of all these files and of itself. A folder of shards is written under a
 temporary name and renamed, so that it is whole or absent.
+
+A folder of image shards may hold another one, `held_out`, of the images that no training sees.
 """
 
 import io
@@ -17,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ from scm.errors import UserError
 
 FORMAT = 2
 INDEX, LABELS, OFFSETS = "index.json", "labels.npy", "offsets.npy"
+HELD_OUT = "held_out"
+"""Name of the folder of held-out images' shards, and of the entry for it in the index."""
 HASHING = 8
 """Most shards that are hashed at the same time."""
 AHEAD = 4
@@ -62,6 +66,7 @@ class _Images(_Index):
     kind: Literal["images"]
     channels: Whole
     resolution: Whole
+    held_out: NotRequired[Sha256]
 
 
 class _Latents(_Index):
@@ -143,6 +148,21 @@ def read_index(folder: Path) -> dict[str, Any]:
     if content is None:
         raise UserError(f"{path} is not what was written (its hash differs): {REMEDY}")
     return content
+
+
+def held_out_of(folder: Path) -> Path | None:
+    """The folder of shards with the images that no training sees; None if no image is held out.
+
+    Raises:
+        UserError: that folder is missing, or is not the one that was written.
+    """
+    digest, held_out = read_index(folder).get(HELD_OUT), folder / HELD_OUT
+    if digest is None:
+        return None
+    if not (held_out / INDEX).is_file():
+        raise UserError(f"{held_out / INDEX} is missing: {REMEDY}")
+    _compare(held_out / INDEX, digest)
+    return held_out
 
 
 def check_sizes(folder: Path, index: dict[str, Any]) -> None:
