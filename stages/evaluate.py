@@ -2,24 +2,30 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scm.base.distributed import Ranks
-from scm.base.files import replacing_folder
+from scm.base.files import replacing_folder, write_json
 from scm.base.project import TEACHER
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
 from scm.evaluation.figures import figures_of, kept_features, sampled_features
+from scm.evaluation.held_out import Pair, pictures_of
 from scm.evaluation.reference import Reference, load_reference
 from scm.generation import trained
 from scm.generation.generate import asked_labels, batches, generate
 from scm.generation.grids import save_grid, scale_for
 from scm.generation.sampler import Sampler
 from scm.pipeline.stage import Stage, main
+
+Nearest = tuple[Tensor, dict[str, Any]]
+"""Pictures of the nearest pairs, and the content of nearest-NFE.json."""
 
 
 def run(stage: Stage) -> None:
@@ -41,6 +47,7 @@ def run(stage: Stage) -> None:
     figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
     figures |= {"guidance": scale} if sampling.is_guided(header) else {}
     grids: dict[int, Tensor] = {}
+    nearest: dict[int, Nearest] = {}
 
     def drawn(sampler: Sampler, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
         place = settings.batch, ranks.device, scale, ranks.rank, ranks.world
@@ -64,22 +71,54 @@ def run(stage: Stage) -> None:
             for _ in sets:
                 pass
             continue
-        measured = figures_of(sets, labels, reference, settings.neighbours)
+        measured, best, pairs = figures_of(sets, labels, reference, settings.neighbours)
         figures |= {f"{name}@{nfe}": value for name, value in measured.items()}
+
+        def shown(seeds: Sequence[int], asked: Tensor, sampler: Sampler = sampler) -> Tensor:
+            samples, _ = generate(model, sampler, seeds, asked, shape, settings.batch, ranks.device, scale)
+            return codec.decode(samples)
+
         number = columns * settings.grid_rows
-        asked = torch.full((number,), -1) if grid_labels is None else grid_labels
-        shown, _ = generate(model, sampler, range(number), asked, shape, settings.batch, ranks.device, scale)
-        grids[nfe] = codec.decode(shown)
+        grids[nfe] = shown(range(number), torch.full((number,), -1) if grid_labels is None else grid_labels)
+        nearest |= {nfe: nearest_pairs(reference, pairs, ranges[best], labels, shown)} if pairs else {}
         stage.progress(f"{nfe} network evaluations: Frechet distance {figures[f'fd@{nfe}']:.3f}")
     ranks.wait()
     ranks.leave()
     if ranks.rank:
         return
-    with replacing_folder(stage.root / f"results/samples/{model_name}") as folder:
-        for nfe, images in grids.items():
-            save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(images.shape[-1]))
+    figures |= reference.floors(count, settings.neighbours, ranks.device)
+    save_pictures(stage.root / f"results/samples/{model_name}", grids, columns, nearest)
     stage.extra |= {"device": device, "protocol": protocol_of(stage, reference, model_name)}
     stage.metrics(f"evaluate-{model_name}", figures)
+
+
+def save_pictures(path: Path, grids: Mapping[int, Tensor], columns: int, nearest: Mapping[int, Nearest]) -> None:
+    """Writes the pictures for each number of evaluations, and what belongs to the nearest pairs."""
+    with replacing_folder(path) as folder:
+        for nfe, images in grids.items():
+            save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(images.shape[-1]))
+        for nfe, (images, told) in nearest.items():
+            save_grid(folder / f"nearest-{nfe}.png", images, len(images) // 2, scale_for(images.shape[-1]))
+            write_json(folder / f"nearest-{nfe}.json", told)
+
+
+def nearest_pairs(
+    reference: Reference, pairs: Sequence[Pair], seeds: range, labels: Tensor, shown: Callable[..., Tensor]
+) -> Nearest:
+    """The samples that are nearest to a training image, and what nearest-NFE.json says about them.
+
+    Args:
+        seeds: of the samples, which have these labels.
+        shown: draws the images of some seeds and labels again.
+
+    Returns:
+        uint8 [2 P, C, H, W]: the samples, then the nearest training image of each.
+    """
+    assert reference.held_out is not None
+    drawn = shown([seeds[pair.sample] for pair in pairs], labels[[pair.sample for pair in pairs]])
+    images = reference.held_out.pictures[[pair.training for pair in pairs]]
+    told = [{"seed": seeds[pair.sample], "distance": pair.distance} for pair in pairs]
+    return torch.cat([pictures_of(drawn).cpu(), images]), {"threshold": reference.held_out.threshold, "pairs": told}
 
 
 def protocol_of(stage: Stage, reference: Reference, model: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from scm.base.distributed import Ranks
 from scm.base.registry import part
 from scm.build.models import device_of
-from scm.data.shards.shards import read_index
+from scm.data.shards.shards import HELD_OUT, held_out_of, read_index
 from scm.evaluation.extractor import EXTRACTORS, read_extractor
 from scm.evaluation.measuring import collect, measure
 from scm.evaluation.reference import build_reference
@@ -34,15 +34,23 @@ def run(stage: Stage) -> None:
     # Refuse unusable statistics before the long pass over the images.
     statistics = given_statistics(stage, kind.EDM2_STATISTICS, extractor.num_features)
     threads = own_threads(stage.params.runtime.threads)
+    aside, aside_work = held_out_of(shards), stage.work / HELD_OUT
     measure(extractor, shards, stage.work, seed, ranks, stage.progress, threads)
+    if aside is not None:
+        aside_work.mkdir(exist_ok=True)
+        measure(extractor, aside, aside_work, seed, ranks, stage.progress, threads)
     if ranks.rank:
         return
     # Only the first process puts the parts together.
     real, digest = collect(shards, stage.work, seed), block.statistics_sha256
-    reference = build_reference(extractor, real, statistics=statistics, statistics_sha256=digest, **taught)
+    unseen = None if aside is None else collect(aside, aside_work, seed)
+    given = {"statistics": statistics, "statistics_sha256": digest, "unseen": unseen}
+    reference = build_reference(extractor, real, **given, **taught)
     reference.save(stage.root / "data/reference")
     stage.extra["device"] = ranks.device.type
-    figures = {"fd_floor": reference.floor, "features": extractor.num_features, "images": len(reference.labels)}
+    figures: dict[str, float] = {"features": extractor.num_features, "images": len(reference.labels)}
+    if unseen is not None:
+        figures["held_out"] = len(unseen.labels)
     if reference.held_out_accuracy is not None:
         figures["held_out_accuracy"] = reference.held_out_accuracy
     stage.metrics("reference", figures)

@@ -7,7 +7,7 @@ Only the features grow with the number of samples: 50,000 of 2,048 numbers take 
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.base.forms import at_least
+from scm.evaluation.held_out import Pair
 from scm.evaluation.reference import Reference
 from scm.generation.generate import count_bad, require_finite
 
@@ -79,9 +80,21 @@ def kept_features(file: Path, measure: Callable[[], tuple[Tensor, float]], ranks
     return features, seconds
 
 
-def figures_of(
-    sets: Iterable[tuple[Tensor, float]], labels: Tensor, reference: Reference, neighbours: int
-) -> dict[str, float]:
+class Measured(NamedTuple):
+    """What was found about a model's samples.
+
+    Attributes:
+        figures: by name.
+        best: number of the set that the figures are of.
+        pairs: its samples that are nearest to a training image; empty if no images are held out.
+    """
+
+    figures: dict[str, float]
+    best: int
+    pairs: list[Pair]
+
+
+def figures_of(sets: Iterable[tuple[Tensor, float]], labels: Tensor, reference: Reference, neighbours: int) -> Measured:
     """All figures of the set of samples with the smallest Frechet distance, as papers quote them.
 
     Args:
@@ -91,21 +104,30 @@ def figures_of(
         neighbours: k of `precision_recall`.
 
     Returns:
-        "fd" and the figures of `Reference.further` for the best set, and "images_per_second" over all sets. Several
-        sets also give "fd_mean", "fd_std" (dividing by their number less 1) and "fd_0", "fd_1", ... for each set.
+        "fd", "fd_inf" and the figures of `Reference.further` for the best set, and "images_per_second" over all sets.
+        Several sets also give "fd_mean", "fd_std" (dividing by their number less 1) and "fd_0", "fd_1", ... for each
+        set. If images are held out, there are the figures of `HeldOut` and "copies" for the best set, and
+        "fd_held_out_0", ... for several.
     """
-    distances: list[float] = []
+    distances, apart, held_out = list[float](), list[float](), reference.held_out
     best, images, seconds = None, 0, 0.0
     for features, taken in sets:
         images, seconds = images + len(features), seconds + taken
         distances.append(reference.distance_of(features))
+        apart += [held_out.distance_of(features)] if held_out else []
         if best is None or distances[-1] < min(distances[:-1]):
             best = features
     if best is None:
         raise ValueError("no samples to measure")
-    figures = {"fd": min(distances), **reference.further(best, labels, neighbours)}
+    figures = {"fd": min(distances), **reference.without_bias(best, min(distances))}
+    figures |= reference.further(best, labels, neighbours)
+    pairs = list[Pair]()
+    if held_out is not None:
+        figures |= held_out.figures(best, neighbours)
+        figures["copies"], pairs = held_out.copies(best)
     figures["images_per_second"] = images / seconds
     if len(distances) > 1:
         figures |= {"fd_mean": statistics.mean(distances), "fd_std": statistics.stdev(distances)}
         figures |= {f"fd_{index}": distance for index, distance in enumerate(distances)}
-    return figures
+        figures |= {f"fd_held_out_{index}": distance for index, distance in enumerate(apart)}
+    return Measured(figures, distances.index(min(distances)), pairs)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,18 +21,19 @@ from scm.base.distributed import Ranks
 from scm.base.files import PATIENCE, awaited, remove
 from scm.base.progress import Progress
 from scm.base.randomness import generator
-from scm.data.shards.shards import LABELS, iterate_batches, read_array, read_index
+from scm.data.shards.shards import LABELS, held_out_of, iterate_batches, read_array, read_index
 from scm.errors import UserError
 from scm.evaluation.extractor import LARGEST_BATCH, Extractor, require_finite
 from scm.evaluation.frechet import FEWEST_SAMPLES
+from scm.evaluation.held_out import pictures_of
 from scm.evaluation.precision_recall import MOST_IMAGES
 from scm.evaluation.statistics import Statistics, statistics_of, together
 
 BLOCKS = 16
 """Number of blocks, of nearly equal size; with 2,048 features, the sums of a block take 100 MB."""
 AGAIN = "run the same command again"
-PARTS = ("first half", "second half", "rest")
-"""Parts of the images: two random halves, whose distance is the floor, and the last image of an odd number."""
+MOST_COMPARED = 50_000
+"""Most images whose features and pictures are kept if samples are searched for copies of them."""
 Batches = Iterator[tuple[slice, Tensor]]
 """Positions of images, and the images uint8 [B, C, H, W]."""
 
@@ -41,18 +43,19 @@ class RealImages:
     """Statistics and features of all real images.
 
     Attributes:
-        halves: statistics of the two halves.
-        whole: statistics of all images.
+        statistics: of all images.
         features: float32 [M, F], of M images chosen at random, in random order.
+        pictures: uint8 [M, C, H, W], the images of these features, reduced if they are large; None if no images are
+            held out, since copies are only looked for with them.
         labels: int64 [N], of all images, in order.
         classes: names of the classes; empty for unlabelled data.
         shape: [C, H, W] of an image.
-        identity: hash of the images' pixels and labels in order, and of the seed that divided them.
+        identity: hash of the images' pixels and labels in order, and of the seed that chose the features.
     """
 
-    halves: tuple[Statistics, Statistics]
-    whole: Statistics
+    statistics: Statistics
     features: Tensor
+    pictures: Tensor | None
     labels: Tensor
     classes: tuple[str, ...]
     shape: tuple[int, ...]
@@ -73,26 +76,26 @@ def measure(
     Args:
         extractor: an extractor on the device of `ranks`.
         work: the folder of unfinished work, which all processes see.
-        seed: the user's seed, which decides the halves and the features that are kept.
+        seed: the user's seed, which decides which features are kept.
         threads: decode the images while the extractor works on those before.
 
     Raises:
-        UserError: too few images to divide into two halves, or a damaged shard.
+        UserError: too few images, or a damaged shard.
     """
     index = read_index(shards)
     count = index["count"]
-    if count < 2 * FEWEST_SAMPLES:
-        fewest = f"at least {2 * FEWEST_SAMPLES} images, not {count}"
+    if count < FEWEST_SAMPLES:
+        fewest = f"at least {FEWEST_SAMPLES} images, not {count}"
         raise UserError(f"the reference needs {fewest}: add images to data.path")
-    part = torch.randperm(count, generator=generator(seed, "reference floor")).argsort() // (count // 2)
     place = torch.randperm(count, generator=generator(seed, "precision and recall")).argsort()
+    keep = _keep(shards)
     own = _blocks(count)[ranks.rank :: ranks.world]
     mine = [block for block in own if weights.load_sealed(_file(work, block)) is None]
     for block in mine:  # a damaged one is measured again
         remove(_file(work, block))
     speed = Progress(sum(map(len, mine)), progress, "measured")
     for block in mine:
-        content, pixels = _block(extractor, _batches(shards, block, threads), part, place, ranks.device, speed)
+        content, pixels = _block(extractor, _batches(shards, block, threads), place, keep, ranks.device, speed)
         weights.save_sealed(_file(work, block), content, {"pixels": pixels})
 
 
@@ -100,31 +103,38 @@ def collect(shards: Path, work: Path, seed: int, every: float = 0.5, patience: f
     """Waits for all processes and puts their blocks together. torchrun ends all of them if one fails."""
     index = read_index(shards)
     files = [_file(work, block) for block in _blocks(index["count"])]
-    parts: list[list[Statistics]] = [[] for _ in PARTS]
-    features: Tensor | None = None
-    pixels = list[str]()
+    kept, most = dict[str, Tensor](), min(index["count"], _keep(shards).most)
+    parts, pixels = list[Statistics](), list[str]()
     for file in files:
         content, header = awaited(file, weights.load_sealed, every, patience)
         pixels.append(header["pixels"])
-        for number, name in enumerate(PARTS):
-            parts[number].append({key: content[f"{name} {key}"] for key in ("sum", "outer_sum", "count")})
-        if features is None:
-            features = torch.empty(min(index["count"], MOST_IMAGES), content["features"].shape[1])
-        features[content["places"]] = content["features"]
-    assert features is not None
-    first, second, rest = (together(each) for each in parts)
+        parts.append({key: content[key] for key in ("sum", "outer_sum", "count")})
+        for name in content.keys() & {"features", "pictures"}:
+            some = content[name]
+            kept.setdefault(name, torch.empty(most, *some.shape[1:], dtype=some.dtype))[content["places"]] = some
     labels = read_array(shards, index, LABELS)
     shape = (index["channels"], index["resolution"], index["resolution"])
     known = [seed, shape, hashlib.sha256(labels.tobytes()).hexdigest(), pixels]
     return RealImages(
-        (first, second),
-        together([first, second, rest]),
-        features,
+        together(parts),
+        kept["features"],
+        kept.get("pictures"),
         torch.from_numpy(labels),
         tuple(index["classes"]),
         shape,
         hashlib.sha256(json.dumps(known).encode()).hexdigest(),
     )
+
+
+class _Keep(NamedTuple):
+    """What is kept of single images."""
+
+    most: int
+    pictures: bool
+
+
+def _keep(shards: Path) -> _Keep:
+    return _Keep(MOST_IMAGES, pictures=False) if held_out_of(shards) is None else _Keep(MOST_COMPARED, pictures=True)
 
 
 def _blocks(count: int) -> list[range]:
@@ -153,24 +163,24 @@ def _batches(shards: Path, block: range, threads: int) -> Batches:
 
 @torch.no_grad()
 def _block(
-    extractor: Extractor, batches: Batches, part: Tensor, place: Tensor, device: torch.device, speed: Progress
+    extractor: Extractor, batches: Batches, place: Tensor, keep: _Keep, device: torch.device, speed: Progress
 ) -> tuple[dict[str, Tensor], str]:
-    """Measures a block: sums of each part's features, the features to keep with their places, and the pixels' hash."""
-    sums = [statistics_of(torch.zeros(0, extractor.num_features, dtype=torch.float64, device=device)) for _ in PARTS]
-    places, kept, pixels = list[Tensor](), list[Tensor](), hashlib.sha256()
+    """Measures a block: its features' sums, the features and pictures to keep with their places, the pixels' hash."""
+    sums = statistics_of(torch.zeros(0, extractor.num_features, dtype=torch.float64, device=device))
+    places, kept, pictures, pixels = list[Tensor](), list[Tensor](), list[Tensor](), hashlib.sha256()
     with ThreadPoolExecutor(1) as beside:  # hashes while the extractor works
         for rows, images in batches:
             hashed = beside.submit(pixels.update, images.numpy().data)
             features = require_finite(extractor(images.to(device)), extractor.name).double()
-            for number, each in enumerate(sums):
-                for key, value in statistics_of(features[(part[rows] == number).to(features.device)]).items():
-                    each[key] += value
-            chosen = place[rows] < MOST_IMAGES
+            for key, value in statistics_of(features).items():
+                sums[key] += value
+            chosen = place[rows] < keep.most
             places.append(place[rows][chosen])
             kept.append(features.float().cpu()[chosen])
+            pictures += [pictures_of(images[chosen])] if keep.pictures else []
             hashed.result()
             speed.add(len(images))
     content = {"places": torch.cat(places), "features": torch.cat(kept)}
-    for name, each in zip(PARTS, sums, strict=True):
-        content |= {f"{name} {key}": value.cpu() for key, value in each.items()}
+    content |= {"pictures": torch.cat(pictures)} if keep.pictures else {}
+    content |= {key: value.cpu() for key, value in sums.items()}
     return content, pixels.hexdigest()

@@ -40,7 +40,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int) -> tuple[
         raise UserError(f"evaluate.neighbours = {neighbours} takes {sides}: {remedy}")
     real_radii, generated_radii = _radii(real, neighbours), _radii(generated, neighbours)
     precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=real.device)
-    for rows, distances in _distances(generated, real):
+    for rows, distances in distances_between(generated, real):
         precise += int((distances <= real_radii).any(dim=1).sum())
         recalled |= (distances <= generated_radii[rows, None]).any(dim=0)
     return precise / len(generated), int(recalled.sum()) / len(real)
@@ -54,11 +54,13 @@ def spread(features: Tensor, count: int) -> Tensor:
 
 def _radii(features: Tensor, neighbours: int) -> Tensor:
     """Distance [N] of each of features [N, F] to the k-th nearest other one; the nearest of all is itself."""
-    blocks = [block.topk(neighbours + 1, largest=False).values[:, -1] for _, block in _distances(features, features)]
+    blocks = [
+        block.topk(neighbours + 1, largest=False).values[:, -1] for _, block in distances_between(features, features)
+    ]
     return torch.cat(blocks)
 
 
-def _distances(first: Tensor, second: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def distances_between(first: Tensor, second: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yields some rows at a time, and their Euclidean distances [rows, M] from features [N, F] to [M, F]."""
     height = max(1, BLOCK // len(second))
     for start in range(0, len(first), height):

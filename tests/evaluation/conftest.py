@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from scm.base.distributed import Ranks
+from scm.base.files import sha256
+from scm.data.shards.shards import HELD_OUT, INDEX, read_index, write_index
 from scm.evaluation.augmentation import augment
+from scm.evaluation.extractor import Extractor
 from scm.evaluation.extractors.classifier import ClassifierSettings, train_classifier
-from scm.evaluation.measuring import collect, measure
+from scm.evaluation.measuring import RealImages, collect, measure
 from scm.evaluation.reference import Reference, build_reference
 from tests.support.shards import write_shards
 
@@ -43,12 +46,22 @@ def shards_of(folder: Path, images: Tensor, labels: Tensor, classes: list[str], 
     return folder
 
 
+def with_held_out(folder: Path, images: Tensor, labels: Tensor, classes: list[str]) -> Path:
+    """The images as shards of which every fourth image is held out."""
+    held = torch.arange(len(images)) % 4 == 0
+    index = read_index(shards_of(folder, images[~held], labels[~held], classes))
+    shards_of(folder / HELD_OUT, images[held], labels[held], classes)
+    write_index({**index, HELD_OUT: sha256(folder / HELD_OUT / INDEX)}, folder)
+    return folder
+
+
 def reference_of(
     images: Tensor,
     labels: Tensor,
     classes: list[str],
     settings: ClassifierSettings = SETTINGS,
     seed: int = 0,
+    held_out: bool = False,
 ) -> Reference:
     """The reference of these images, by a classifier of them."""
     task = "class" if len(classes) > 1 else "rotation"
@@ -56,12 +69,18 @@ def reference_of(
         images, labels, settings, task=task, outputs=len(classes) if task == "class" else 4, seed=seed, augment=augment
     )
     with tempfile.TemporaryDirectory() as folder:
-        shards, work = shards_of(Path(folder) / "shards", images, labels, classes), Path(folder) / "work"
-        measure(extractor, shards, work, seed, Ranks(0, 1, torch.device("cpu")), lambda line: None)
-        return build_reference(extractor, collect(shards, work, seed), task, reached)
+        shards = (with_held_out if held_out else shards_of)(Path(folder) / "shards", images, labels, classes)
+        real = _measured(extractor, shards, Path(folder) / "work", seed)
+        unseen = _measured(extractor, shards / HELD_OUT, Path(folder) / "unseen", seed) if held_out else None
+        return build_reference(extractor, real, task, reached, unseen=unseen)
 
 
-def reference_of_stripes() -> Reference:
+def _measured(extractor: Extractor, shards: Path, work: Path, seed: int) -> RealImages:
+    measure(extractor, shards, work, seed, Ranks(0, 1, torch.device("cpu")), lambda line: None)
+    return collect(shards, work, seed)
+
+
+def reference_of_stripes(held_out: bool = False) -> Reference:
     """The reference of the striped images by a classifier that has hardly learned, for what needs no good one."""
     settings = ClassifierSettings(width=8, features=8, epochs=1, batch=32, lr=5e-3, held_out=0.25)
-    return reference_of(*striped_images(), ["lying", "standing", "none"], settings)
+    return reference_of(*striped_images(), ["lying", "standing", "none"], settings, held_out=held_out)

@@ -77,7 +77,7 @@ def test_of_several_ranges_of_seeds_the_smallest_distance_is_quoted(reference):
         (real[:COUNT] + shift * torch.rand(COUNT, real.shape[1], generator=random, dtype=torch.float64), taken)
         for shift, taken in ((2.0, 1.0), (0.5, 2.0), (1.0, 1.0))
     ]
-    found = figures_of(iter(sets), LABELS, reference, 3)
+    found = figures_of(iter(sets), LABELS, reference, 3).figures
     distances = [reference.distance_of(features) for features, _ in sets]
     assert distances[1] < distances[2] < distances[0]
     assert [found[f"fd_{index}"] for index in range(3)] == distances and found["fd"] == distances[1]
@@ -91,7 +91,7 @@ def test_of_several_ranges_of_seeds_the_smallest_distance_is_quoted(reference):
 
 def test_one_range_of_seeds_has_no_spread(reference):
     features = reference.features.double()[:COUNT]
-    found = figures_of([(features, 2.0)], LABELS, reference, 3)
+    found = figures_of([(features, 2.0)], LABELS, reference, 3).figures
     assert found.keys() == {"fd", "kid", "precision", "recall", "accuracy", "images_per_second"}
     assert found["images_per_second"] == COUNT / 2.0
     with pytest.raises(ValueError, match="no samples"):
@@ -120,7 +120,7 @@ def measure(ranks: Ranks, file: Path) -> dict[str, float | str]:
     sets = [measured(ranges[0]), kept_features(new, partial(measured, ranges[1]), ranks)]
     figures: dict[str, float | str] = {}
     if ranks.rank == 0:
-        figures |= figures_of(sets, LABELS, reference, 3)
+        figures |= figures_of(sets, LABELS, reference, 3).figures
     kept, seconds = kept_features(new, partial(pytest.fail, "drawn again"), ranks)
     figures["same"] = float(ranks.rank > 0 or (torch.equal(kept, sets[1][0]) and seconds == sets[1][1]))
     known = Measured(file, ranks)
@@ -171,7 +171,7 @@ def test_the_figures_of_two_processes_are_those_of_one(tmp_path, reference):
         sampled_features(drawn(ALONE, seeds), COUNT, decode, reference, ALONE)
         for seeds in (range(COUNT), range(COUNT, 2 * COUNT))
     )
-    expected = figures_of(sets, LABELS, reference, 3)
+    expected = figures_of(sets, LABELS, reference, 3).figures
     del first["images_per_second"], expected["images_per_second"]
     assert first == pytest.approx(expected, rel=1e-9)
 

@@ -13,10 +13,9 @@ from scm.data.shards.shards import read_index
 from scm.errors import UserError
 from scm.evaluation import measuring
 from scm.evaluation.extractor import Extractor
-from scm.evaluation.frechet import distance_between
 from scm.evaluation.measuring import collect, measure
 from scm.evaluation.statistics import statistics_of
-from tests.evaluation.conftest import shards_of
+from tests.evaluation.conftest import shards_of, with_held_out
 
 CLASSES = ["lying", "standing", "none"]
 
@@ -58,18 +57,17 @@ def alone(many, tmp_path_factory):
 
 
 def equal(first, second) -> bool:
-    pairs = [(first.whole, second.whole), *zip(first.halves, second.halves, strict=True)]
     alike = torch.equal(first.features, second.features) and first.identity == second.identity
-    return alike and all(torch.equal(one[name], other[name]) for one, other in pairs for name in one)
+    return alike and all(torch.equal(first.statistics[name], second.statistics[name]) for name in first.statistics)
 
 
 def test_everything_is_of_all_images_once(alone, striped: tuple[Tensor, Tensor]):
     images, labels = striped
     features = Squashed()(images)
     expected = statistics_of(features)
-    assert alone.whole["count"] == 240
+    assert alone.statistics["count"] == 240
     for name in ("sum", "outer_sum"):
-        torch.testing.assert_close(alone.whole[name], expected[name], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alone.statistics[name], expected[name], rtol=1e-12, atol=1e-12)
     assert torch.equal(alone.labels, labels) and alone.classes == tuple(CLASSES) and alone.shape == (1, 8, 8)
     rows = {tuple(row) for row in features.float().tolist()}
     assert {tuple(row) for row in alone.features.tolist()} == rows and len(rows) == 240
@@ -81,7 +79,7 @@ def test_shards_do_not_show(alone, tmp_path, striped: tuple[Tensor, Tensor]):
         measured(Squashed(), shards, tmp_path / f"work-{shard_images}", 3)
         real = collect(shards, tmp_path / f"work-{shard_images}", 3)
         assert torch.equal(real.features, alone.features)
-        torch.testing.assert_close(real.whole, alone.whole, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(real.statistics, alone.statistics, rtol=1e-12, atol=1e-12)
         assert real.identity == alone.identity
 
 
@@ -112,21 +110,6 @@ def test_other_images_have_another_identity(alone, tmp_path, striped: tuple[Tens
     shards = shards_of(tmp_path / "shards", images, labels, CLASSES)
     measured(Squashed(), shards, tmp_path / "work", 3)
     assert collect(shards, tmp_path / "work", 3).identity != alone.identity
-
-
-def test_the_halves_are_disjoint_random_and_equal(alone):
-    first, second = alone.halves
-    assert first["count"] == second["count"] == 120
-    torch.testing.assert_close(first["sum"] + second["sum"], alone.whole["sum"])
-    assert 0 < distance_between(first, second) < 0.05 * alone.whole["outer_sum"].trace() / 240
-
-
-def test_one_image_more_belongs_to_the_whole_alone(tmp_path, striped: tuple[Tensor, Tensor]):
-    shards = shards_of(tmp_path / "shards", striped[0][:81], striped[1][:81], CLASSES)
-    measured(Squashed(), shards, tmp_path / "work", 3)
-    real = collect(shards, tmp_path / "work", 3)
-    assert [half["count"] for half in real.halves] == [40, 40] and real.whole["count"] == 81
-    torch.testing.assert_close(real.whole["sum"], Squashed()(striped[0][:81]).sum(0))
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -211,20 +194,27 @@ def test_of_many_images_some_are_kept_at_random(many, alone, tmp_path, monkeypat
     assert torch.equal(fewer.features, alone.features[:60])
 
 
-def test_another_seed_gives_other_halves_of_the_same_whole(many, alone, tmp_path):
+def test_another_seed_keeps_other_features_of_the_same_images(many, alone, tmp_path):
     measured(Squashed(), many, tmp_path, 4)
     other = collect(many, tmp_path, 4)
-    assert other.identity != alone.identity
-    assert all(torch.equal(other.whole[name], alone.whole[name]) or name != "count" for name in other.whole)
-    torch.testing.assert_close(other.whole["sum"], alone.whole["sum"])
-    assert not torch.equal(other.halves[0]["sum"], alone.halves[0]["sum"])
+    assert other.identity != alone.identity and not torch.equal(other.features, alone.features)
+    assert all(torch.equal(other.statistics[name], alone.statistics[name]) for name in other.statistics)
+
+
+def test_pictures_are_kept_where_images_are_held_out(many, alone, tmp_path, striped: tuple[Tensor, Tensor]):
+    shards = with_held_out(tmp_path / "shards", *striped, CLASSES)
+    measured(Squashed(), shards, tmp_path / "work", 3)
+    real = collect(shards, tmp_path / "work", 3)
+    assert real.pictures is not None and alone.pictures is None
+    assert torch.equal(Squashed()(real.pictures).float(), real.features), "in the order of the features"
+    assert real.statistics["count"] == len(real.pictures) == 180, "held-out images are not among them"
 
 
 def test_too_few_images(tmp_path, striped: tuple[Tensor, Tensor]):
-    shards = shards_of(tmp_path / "shards", striped[0][:3], striped[1][:3], CLASSES)
+    shards = shards_of(tmp_path / "shards", striped[0][:1], striped[1][:1], CLASSES)
     with pytest.raises(UserError) as error:
         measured(Squashed(), shards, tmp_path / "work", 0)
-    assert str(error.value) == "the reference needs at least 4 images, not 3: add images to data.path"
+    assert str(error.value) == "the reference needs at least 2 images, not 1: add images to data.path"
 
 
 def test_features_that_are_no_numbers_are_refused(many, tmp_path):

@@ -25,7 +25,7 @@ def distance(reference, images):
 
 def measure(reference, images, labels, neighbours):
     """All figures of one set of samples, which need no sampling."""
-    figures = figures_of([(reference.features_of(images), 1.0)], labels, reference, neighbours)
+    figures = figures_of([(reference.features_of(images), 1.0)], labels, reference, neighbours).figures
     del figures["images_per_second"]
     return figures
 
@@ -41,12 +41,6 @@ def test_distance_tells_real_from_distorted(reference, striped: tuple[Tensor, Te
     assert 0 <= distance(reference, images) < 1e-6 * scale
     distorted = [distance(reference, (images * strength).to(torch.uint8)) for strength in (0.95, 0.8, 0.5)]
     assert 0 < distorted[0] < distorted[1] < distorted[2]
-
-
-def test_floor_is_the_bias_of_halves(reference, striped: tuple[Tensor, Tensor]):
-    """Small beside a real distortion, yet well above the rounding of equal sets."""
-    images, _ = striped
-    assert 1e-4 < reference.floor < 0.2 * distance(reference, (images * 0.5).to(torch.uint8))
 
 
 def test_real_statistics_are_of_all_images_once(reference, striped: tuple[Tensor, Tensor]):
@@ -73,7 +67,7 @@ def test_all_figures_follow_from_one_pass(reference, striped: tuple[Tensor, Tens
     monkeypatch.setattr(Classifier, "forward", lambda self, some: seen.append(len(some)) or forward(self, some))
     figures = measure(reference, images, labels, 5)
     assert sum(seen) == 200
-    assert list(figures) == ["fd", "kid", "precision", "recall", "accuracy"]
+    assert list(figures) == ["fd", "fd_inf", "kid", "precision", "recall", "accuracy"]
     assert figures["fd"] == distance(reference, images)
     features = reference.extractor(images).detach().float()
     assert (figures["precision"], figures["recall"]) == precision_recall(reference.features[:200], features, 5)
@@ -110,7 +104,7 @@ def test_data_without_two_classes_learn_rotations(striped: tuple[Tensor, Tensor]
     assert reference.task == "rotation"
     assert reference.extractor.settings["outputs"] == 4
     figures = measure(reference, images // 2, labels, 3)
-    assert list(figures) == ["fd", "kid", "precision", "recall"] and figures["fd"] > 0
+    assert list(figures) == ["fd", "fd_inf", "kid", "precision", "recall"] and figures["fd"] > 0
 
 
 def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor, Tensor], tmp_path):
@@ -125,7 +119,7 @@ def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor
     assert distance(loaded, images // 2) == distance(reference, images // 2)
     assert measure(loaded, images // 2, labels, 3) == measure(reference, images // 2, labels, 3)
     assert torch.equal(loaded.labels, labels) and torch.equal(loaded.features, reference.features)
-    for name in ("classes", "task", "held_out_accuracy", "floor", "protocol"):
+    for name in ("classes", "task", "held_out_accuracy", "protocol"):
         assert getattr(loaded, name) == getattr(reference, name)
 
 
@@ -156,15 +150,19 @@ def test_protocol_of_a_given_network_follows_from_files_and_not_from_rounding(re
     def nudged(value):
         return {name: each * (1 + 1e-9) for name, each in value.items()}
 
-    halves = reference.statistics, reference.statistics
     known = {"labels": reference.labels, "classes": reference.classes, "shape": reference.shape, "identity": "images"}
-    real = RealImages(halves=halves, whole=reference.statistics, features=reference.features, **known)
+    real = RealImages(statistics=reference.statistics, features=reference.features, pictures=None, **known)
     given = Given(**reference.extractor.settings)
     expected = protocol(given, real)
-    assert protocol(given, replace(real, whole=nudged(real.whole), features=real.features * (1 + 1e-6))) == expected
+    assert (
+        protocol(given, replace(real, statistics=nudged(real.statistics), features=real.features * (1 + 1e-6)))
+        == expected
+    )
     assert protocol(given, replace(real, identity="others")) != expected
-    assert protocol(given, real, statistics=real.whole, statistics_sha256="2" * 64) != expected
-    assert protocol(reference.extractor, replace(real, whole=nudged(real.whole))) != protocol(reference.extractor, real)
+    assert protocol(given, real, statistics=real.statistics, statistics_sha256="2" * 64) != expected
+    assert protocol(reference.extractor, replace(real, statistics=nudged(real.statistics))) != protocol(
+        reference.extractor, real
+    )
     given.weights_sha256 = "3" * 64
     assert protocol(given, real) != expected
 
@@ -197,5 +195,5 @@ def test_load_refuses_missing_changed_and_foreign_files(reference, tmp_path):
         load_reference(folder)
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps({**header, "format": 9}))
-    with pytest.raises(UserError, match=r"header.json has format 9, not 3: run `dvc repro --force reference`$"):
+    with pytest.raises(UserError, match=r"header.json has format 9, not 4: run `dvc repro --force reference`$"):
         load_reference(folder)
