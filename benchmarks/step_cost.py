@@ -144,10 +144,11 @@ def preset_params(name: str) -> "Params":
     from scm.base.yaml_files import parse_mapping, render
     from scm.params import USERS_SECTIONS, dump, load, validate
     from scm.presets import apply
+    from scm.presets.overlays import laid_over
 
     current = dump(load(ROOT / "params.yaml"))
     users = {key: current[key] for key in USERS_SECTIONS} | {"preset": name}
-    return validate({**users, **parse_mapping(render(apply.resolve(ROOT, name)), name)}, name)
+    return validate(laid_over(users, parse_mapping(render(apply.resolve(ROOT, name)), name)), name)
 
 
 def preset_settings(name: str) -> NetworkSettings:
