@@ -197,6 +197,9 @@ def page(study: Study, results: Sequence[VariantResult], missing: Sequence[str])
         lines += [f"The paper: {study.paper}", ""]
     head = ("variant", "model", "evaluations", "FD", "precision", "recall")
     lines.append(markdown_table(head, list(_table(study, results)), align="llrrrr"))
+    if study.figure.kind == "progress":
+        head = ("variant", "model", "images", "FD in 1 step", "FD")
+        lines += ["", markdown_table(head, list(_progress_table(study, results)), align="llrrr")]
     older = [result.variant.name for result in results if not result.current]
     if missing:
         lines += ["", f"Missing: {', '.join(missing)}."]
@@ -204,6 +207,15 @@ def page(study: Study, results: Sequence[VariantResult], missing: Sequence[str])
         lines += ["", f"Measured with other code than the present one: {', '.join(older)}."]
     preset = study.variants[0].values["preset"]
     return "\n".join([*lines, "", f"Parameters: preset {preset}. Command: `scm study {study.name}`.", ""])
+
+
+def _progress_table(study: Study, results: Sequence[VariantResult]) -> Iterator[list[str]]:
+    """Yields a row for each variant, model and number of images seen."""
+    for result in results:
+        for model in study.figure.models:
+            for row in result.progress.get(model, []):
+                cells = [f"{row[name]:.3f}" if name in row else "" for name in ("fd_1step", "fd")]
+                yield [escape(result.variant.name), display_name(model), f"{row['images']:,.0f}", *cells]
 
 
 def _table(study: Study, results: Sequence[VariantResult]) -> Iterator[list[str]]:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scm.base.count import Count
 from scm.base.yaml_files import parse_mapping
 from scm.errors import UserError
-from scm.params import flatten, validate
+from scm.params import validate
 from scm.presets import apply
 from scm.study import run, variants
 from tests.support import projects as shipped
@@ -290,10 +289,10 @@ def test_discrete_time_is_compared_in_full_precision_and_apart_in_half(project):
         assert [params.student.method(model).precision for model in params.student.methods] == [asked]
 
 
-def test_a_smaller_budget_shortens_all_that_is_counted_in_images(project):
-    quarter, half, whole = (variant.values["student"] for variant in variants.read(project, "table3").variants)
-    for student, factor in ((quarter, 0.25), (half, 0.5)):
-        for key in ("tangent_warmup", "lr.warmup", "lr.decay_from"):
-            small, large = (Count(flatten(values["common"])[key]) for values in (student, whole))
-            assert small == large * factor
-        assert Count(student["sct"]["images"]) == Count(whole["sct"]["images"]) * factor
+def test_a_budget_is_read_from_one_run_whose_learning_rate_stays(project):
+    """ECT has sCT's budget, and both are measured at quarters of it."""
+    (variant,) = variants.read(project, "table3").variants
+    params = validate(variant.values, variant.name)
+    sct, ect = (params.student.method(name) for name in ("sct", "ect"))
+    assert sct.images == ect.images == 8 * ect.own.doubling and sct.lr.decay == ect.lr.decay == "constant"
+    assert params.select.progress == 4

@@ -135,19 +135,20 @@ def test_parts_have_a_bar_for_the_teacher_and_each_step_of_the_student(project):
 
 
 def test_the_page_states_figures_what_is_missing_and_older_code(project):
-    study = variants.read(project, "table3")
-    quarter, _, whole = study.variants
-    text = page(study, [result(quarter, 0), result(whole, 2, current=False)], ["half"])
-    assert "| whole | sCT | 2 | 2.020 | 2.020 | 2.020 |" in text
-    assert "Missing: half." in text
-    assert "Measured with other code than the present one: whole." in text
+    study = variants.read(project, "fig5a")
+    normalized, _, raw = study.variants
+    text = page(study, [result(normalized, 0), result(raw, 2, current=False)], ["clipped"])
+    assert "| raw | sCD | 2 | 2.020 | 2.020 | 2.020 |" in text
+    assert "| raw | sCD | 1,024 | 22.000 | 12.000 |" in text  # over the training
+    assert "Missing: clipped." in text
+    assert "Measured with other code than the present one: raw." in text
     assert study.paper is not None and f"The paper: {study.paper}" in text
-    assert "`scm study table3`" in text and "preset digits" in text
+    assert "`scm study fig5a`" in text and "preset digits" in text
     own = replace(study, paper=None)
-    assert "paper" not in page(own, [result(quarter, 0)], [])
+    assert "paper" not in page(own, [result(normalized, 0)], [])
 
 
-@pytest.mark.parametrize("name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "table3"])
+@pytest.mark.parametrize("name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "start", "table3", "table6"])
 def test_pictures_are_small_and_the_same_each_time(project, name):
     study, found = all_of(project, name)
     svg, png, _ = run.write_figures(project, study, found, [])
