@@ -67,7 +67,9 @@ def said(params, item, micro_batch, way="none") -> int:
     return Memory(count(params, stage, item, 3), 16).need(micro_batch, way).total
 
 
-slow = [pytest.param(name, 8, "none", marks=pytest.mark.slow) for name in methods.names()]
+LIKE_OTHERS = {"ayf", "meanflow"}
+"""Methods whose steps are those of sCD and sCT, with another second time."""
+slow = [pytest.param(name, 8, "none", marks=pytest.mark.slow) for name in methods.names() if name not in LIKE_OTHERS]
 CASES = [("teacher", 16, "none"), ("teacher", 8, "blocks"), ("scd", 16, "none"), ("scd", 8, "blocks"), *slow]
 
 
