@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from scm.base.documents import read_json
 from scm.base.forms import Natural
@@ -42,6 +42,7 @@ class Summary(TypedDict):
     """data.json, which `scm.data.preparation.summary` makes."""
 
     images: Natural
+    held_out: NotRequired[Natural]
     resolution: Natural
     channels: Natural
     classes: list[ClassCount]
@@ -67,14 +68,15 @@ def sentence(data: Summary) -> str:
     in_classes = f" in {len(classes):,} class{'es' if len(classes) != 1 else ''}{each}" if classes else ""
     reasons = ", ".join(f"{entry['files']:,} × {entry['reason']}" for entry in data["skipped_reasons"])
     left_out = f"{data['skipped']:,} files left out" + (f" ({reasons})" if reasons else "")
+    aside = f", and {data['held_out']:,} held out" if data.get("held_out") else ""
     colours = ""
     if data["channels"] == 3 and not data["in_colour"]:
         colours = " All images are grey."
     elif data["channels"] == 1 and data["in_colour"]:
         colours = f" {data['in_colour']:,} images were in colour."
     return (
-        f"{data['images']:,} images{in_classes}, scaled to {side}×{side} pixels, {kind}; {data['enlarged']:,} were "
-        f"smaller. {left_out}.{colours}"
+        f"{data['images']:,} images{in_classes}{aside}, scaled to {side}×{side} pixels, {kind}; "
+        f"{data['enlarged']:,} were smaller. {left_out}.{colours}"
     )
 
 

@@ -7,7 +7,7 @@ a method that was switched off leaves its old files behind.
 from dataclasses import dataclass
 from pathlib import Path
 
-from scm.base.documents import DAMAGED_RESULT
+from scm.base.documents import DAMAGED_RESULT, read_json
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.params.project import Project
@@ -16,6 +16,41 @@ from scm.report import data as report_data
 from scm.report.wording import DISTANCES, display_name, number, sampler_name
 from scm.results import reading
 from scm.results.reading import measured_evaluations, metrics_path, read_curve, read_numbers, read_run, run_path
+
+DRAWN = ("Training images", "drawn at random", "–")
+"""First cells of a row of floors: as many draws with replacement from the training images as there are samples."""
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Figures against the held-out images.
+
+    Attributes:
+        distance: Fréchet distance to them.
+        precision: fraction of samples that lie in their manifold.
+        recall: fraction of them that lie in the samples' manifold.
+        copies: fraction of samples as near to a training image as only few held-out images are.
+    """
+
+    distance: float
+    precision: float
+    recall: float
+    copies: float
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The figures of as many draws from the training images as there are samples.
+
+    Attributes:
+        distance: their Fréchet distance to all training images.
+        unseen: the same draws against the held-out images; None if there are none.
+        copies: fraction of the held-out images that count as copies; None as above.
+    """
+
+    distance: float
+    unseen: Unseen | None
+    copies: float | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +62,7 @@ class Row:
         sampler: how it was sampled.
         evaluations: network evaluations per sample (NFE).
         distance: Fréchet distance to the real images; the smallest of `ranges`.
+        unbiased: the same extrapolated to infinitely many samples; None if there were too few.
         ranges: the distance of each range of seeds; empty if there is only one.
         ratio: `distance` over the teacher's best.
         kernel_distance: KID to the real images; the estimate is unbiased and can fall below 0.
@@ -35,12 +71,15 @@ class Row:
         recall: fraction of real images that lie in the samples' manifold.
         accuracy: fraction of samples in which the classifier sees the requested class; None without classes.
         speed: images per second.
+        unseen: figures against the held-out images; None if there are none.
+        nearest: distances of the nearest pairs; None as above.
     """
 
     model: str
     sampler: str
     evaluations: int
     distance: float
+    unbiased: float | None
     ranges: tuple[float, ...]
     ratio: float
     kernel_distance: float
@@ -49,6 +88,8 @@ class Row:
     recall: float
     accuracy: float | None
     speed: float
+    unseen: Unseen | None
+    nearest: reading.Nearest | None
 
     @property
     def name(self) -> str:
@@ -63,7 +104,7 @@ class Findings:
         models: in the order in which the report shows them.
         rows: the table.
         data: what prepare counted.
-        floor: Fréchet distance between two halves of the real images.
+        floors: what the figures fall to at best.
         extractor: `reference.extractor`.
         held_out_accuracy: accuracy of the pipeline's own classifier on held-out images; None for other extractors.
         training: each model's training curve.
@@ -77,7 +118,7 @@ class Findings:
     models: list[str]
     rows: list[Row]
     data: report_data.Summary
-    floor: float
+    floors: Floors
     extractor: str
     held_out_accuracy: float | None
     training: dict[str, list[dict[str, float]]]
@@ -93,8 +134,13 @@ class Findings:
     @property
     def head(self) -> tuple[str, ...]:
         """Column names of the table, one for each of `row_cells`."""
-        sizes = (self.distance, "× teacher", "KID", "M params × NFE")
+        sizes = (self.distance, f"{self.distance}∞", "× teacher", "KID", "M params × NFE")
         return ("Model", "Sampler", "NFE", *sizes, "Precision", "Recall", "Accuracy", "Images/s")
+
+    @property
+    def unseen_head(self) -> tuple[str, ...]:
+        """Column names of the table of figures against held-out images, one for each of `unseen_rows`' cells."""
+        return ("Model", "Sampler", "NFE", self.distance, "Precision", "Recall", "Copies")
 
     @property
     def best_teacher(self) -> Row:
@@ -130,7 +176,7 @@ def collect(project: Project) -> Findings:
         models=models,
         rows=_rows(root, models),
         data=report_data.read(root),
-        floor=_figure(reference, "fd_floor", reference_file),
+        floors=_floors(root, models),
         extractor=extractor,
         held_out_accuracy=accuracy,
         training={model: read_curve(reading.curve_path(root, training_of[model], model), "images") for model in models},
@@ -160,8 +206,41 @@ def row_cells(row: Row) -> tuple[str, ...]:
     accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1%}"
     shares = (f"{row.precision:.3f}", f"{row.recall:.3f}", accuracy)
     each = f" ({', '.join(map(number, row.ranges))})" if row.ranges else ""
-    sizes = (number(row.distance) + each, number(row.ratio), number(row.kernel_distance), number(row.compute))
-    return (row.name, row.sampler, str(row.evaluations), *sizes, *shares, number(row.speed))
+    unbiased = "–" if row.unbiased is None else number(row.unbiased)
+    sizes = (number(row.ratio), number(row.kernel_distance), number(row.compute))
+    distances = (number(row.distance) + each, unbiased)
+    return (row.name, row.sampler, str(row.evaluations), *distances, *sizes, *shares, number(row.speed))
+
+
+def floor_cells(findings: Findings) -> tuple[str, ...]:
+    """The last row of the table: as many training images, drawn at random."""
+    known = {findings.distance: number(findings.floors.distance), f"{findings.distance}∞": "0", "KID": "0"}
+    return DRAWN + tuple(known.get(name, "–") for name in findings.head[len(DRAWN) :])
+
+
+def unseen_rows(findings: Findings) -> list[tuple[str, ...]]:
+    """The table of figures against held-out images, whose last rows are its floors; empty if there are none."""
+    floors = findings.floors
+    if floors.unseen is None or floors.copies is None:
+        return []
+    models = [
+        (row.name, row.sampler, str(row.evaluations), *_unseen_cells(row.unseen)) for row in findings.rows if row.unseen
+    ]
+    held_out = ("Held-out images", "all", "–", "–", "–", "–", f"{floors.copies:.1%}")
+    return [*models, (*DRAWN, *_unseen_cells(floors.unseen)), held_out]
+
+
+def _unseen_cells(unseen: Unseen) -> tuple[str, ...]:
+    return number(unseen.distance), f"{unseen.precision:.3f}", f"{unseen.recall:.3f}", f"{unseen.copies:.1%}"
+
+
+def pairs_caption(row: Row) -> str:
+    """What the picture of a row's nearest pairs shows, in words; empty if there is none."""
+    if row.nearest is None:
+        return ""
+    distances = [pair["distance"] for pair in row.nearest["pairs"]]
+    span = f"{number(distances[0])} to {number(distances[-1])}"
+    return f"{len(distances)} pairs, distances {span}; copies have at most {number(row.nearest['threshold'])}"
 
 
 def health_lines(findings: Findings) -> list[str]:
@@ -193,12 +272,14 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
             if not reading.sample_path(root, model, evaluations).is_file():
                 raise UserError(f"{reading.sample_path(root, model, evaluations)} is missing: run `dvc repro` first")
             distance = _figure(figures, f"fd@{evaluations}", path)
+            unseen = _unseen(figures, path, f"@{evaluations}")
             rows.append(
                 Row(
                     model=model,
                     sampler=_sampler(model, evaluations == most, figures.get("guidance")),
                     evaluations=evaluations,
                     distance=distance,
+                    unbiased=figures.get(f"fd_inf@{evaluations}"),
                     ranges=reading.distance_ranges(figures, evaluations),
                     ratio=distance / best,
                     kernel_distance=_figure(figures, f"kid@{evaluations}", path),
@@ -207,11 +288,35 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     recall=_figure(figures, f"recall@{evaluations}", path),
                     accuracy=figures.get(f"accuracy@{evaluations}"),
                     speed=_figure(figures, f"images_per_second@{evaluations}", path),
+                    unseen=unseen,
+                    nearest=None if unseen is None else _nearest(root, model, evaluations),
                 )
             )
         if not any(row.model == model for row in rows):
             raise UserError(f"{path} has no figure 'fd@<evaluations>': delete it and run `dvc repro`")
     return rows
+
+
+def _floors(root: Path, models: list[str]) -> Floors:
+    """The floors, which are the same for all models, as their samples are equally many."""
+    path = metrics_path(root, "evaluate", models[0])
+    figures = read_numbers(path)
+    unseen = _unseen(figures, path, "_floor")
+    return Floors(_figure(figures, "fd_floor", path), unseen, figures.get("copies_expected"))
+
+
+def _unseen(figures: dict[str, float], path: Path, end: str) -> Unseen | None:
+    """The figures whose names have this end, if images are held out. Draws from the training images are all copies."""
+    if "copies_expected" not in figures:
+        return None
+    names = (f"fd_held_out{end}", f"precision_held_out{end}", f"recall_held_out{end}")
+    copies = 1.0 if end == "_floor" else _figure(figures, f"copies{end}", path)
+    return Unseen(*(_figure(figures, name, path) for name in names), copies)
+
+
+def _nearest(root: Path, model: str, evaluations: int) -> reading.Nearest:
+    path = reading.nearest_path(root, model, evaluations).with_suffix(".json")
+    return read_json(path, reading.Nearest)
 
 
 def _sampler(model: str, full: bool, guidance: float | None) -> str:

@@ -4,19 +4,21 @@ from html import escape as html_escape
 
 from scm.base.tables import escape, markdown_table
 from scm.report.data import sentence
-from scm.report.findings import Findings, headline, health_lines, row_cells
-from scm.report.wording import duration, number, stage_cells
+from scm.report.findings import Findings, floor_cells, headline, health_lines, pairs_caption, row_cells, unseen_rows
+from scm.report.wording import FLOOR, INFINITE, UNSEEN, duration, stage_cells
 
 
 def text(findings: Findings) -> str:
     """The whole report; pictures are links relative to results/."""
     # The headline, and the table that stands behind it.
-    rows = [[escape(cell) for cell in row_cells(row)] for row in findings.rows]
+    rows = [[escape(cell) for cell in cells] for cells in [*map(row_cells, findings.rows), floor_cells(findings)]]
     table = markdown_table(findings.head, rows, align="ll" + "r" * (len(findings.head) - 2))
-    halves = f"Two halves of the real images, compared with each other: {findings.distance} {number(findings.floor)}."
     accuracy = findings.held_out_accuracy
     lines = [f"# Few-step generation: {escape(findings.preset)}", "", headline(findings), "", table, ""]
-    lines += [halves if accuracy is None else f"{halves} The extractor's held-out accuracy: {accuracy:.1%}.", ""]
+    lines += [f"{FLOOR.format(distance=findings.distance)} {INFINITE.format(distance=findings.distance)}", ""]
+    if accuracy is not None:
+        lines += [f"The extractor's accuracy on images that it did not see: {accuracy:.1%}.", ""]
+    lines += _unseen(findings)
 
     # What the figures cannot say: the pictures.
     lines += ["## Samples", "", "Every model got the same noise and the same classes.", ""]
@@ -38,3 +40,17 @@ def text(findings: Findings) -> str:
     total, machine = duration(sum(run["seconds"] for run in findings.runs)), escape(str(findings.runs[-1]["machine"]))
     lines += [f"Total {total} on {machine}. Curves and all parameters: report.html.", ""]
     return "\n".join(lines)
+
+
+def _unseen(findings: Findings) -> list[str]:
+    """The section about held-out images, if there are any."""
+    rows = [[escape(cell) for cell in cells] for cells in unseen_rows(findings)]
+    if not rows:
+        return []
+    align = "ll" + "r" * (len(findings.unseen_head) - 2)
+    lines = ["## Held-out images", "", UNSEEN, "", markdown_table(findings.unseen_head, rows, align=align), ""]
+    for row in findings.rows:
+        source = f"samples/{row.model}/nearest-{row.evaluations}.png"
+        lines += [f"**{escape(row.name)}, {row.evaluations} NFE**: {pairs_caption(row)}.", ""]
+        lines += [f'<img src="{source}" alt="Nearest pairs of {html_escape(row.name)}" width="480">', ""]
+    return lines

@@ -11,12 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scm.charts.inline import BIN_COLOURS, svg
-from scm.report import data
+from scm.report import data, wording
 from scm.report.curves import LINES, selection_charts, training_charts
-from scm.report.findings import Findings, headline, health_lines, row_cells
+from scm.report.findings import Findings, floor_cells, headline, health_lines, pairs_caption, row_cells, unseen_rows
 from scm.report.paper import paper_charts
 from scm.report.wording import commit_of, display_name, duration, number, stage_cells
-from scm.results.reading import sample_path
+from scm.results.reading import nearest_path, sample_path
 
 FOLDER = Path(__file__).parent
 
@@ -47,6 +47,14 @@ def page(findings: Findings) -> str:
         tiles=_tiles(findings),
         features={"inception": "Inception", "dinov2": "DINOv2"}.get(findings.extractor, "the extractor"),
         paper=paper_charts(findings, LINES),
+        wording=wording,
+        floor=floor_cells(findings),
+        unseen=unseen_rows(findings),
+        pairs=[
+            (row, pairs_caption(row), data.embedded(nearest_path(findings.root, row.model, row.evaluations)))
+            for row in findings.rows
+            if row.nearest is not None
+        ],
         samples=[(row, data.embedded(sample_path(findings.root, row.model, row.evaluations))) for row in findings.rows],
         data=data.shown(findings.root, findings.data),
         health=health_lines(findings),

@@ -8,6 +8,18 @@ DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
 """Name of the Fréchet distance in an extractor's features; other extractors give it the name FD."""
 
 
+FLOOR = (
+    "The last row is as many draws with replacement from the training images: the {distance} to which a model with as "
+    "many samples can fall."
+)
+INFINITE = "{distance}∞ is extrapolated to infinitely many samples, whose floor is 0 (arXiv 1911.07023)."
+UNSEEN = (
+    "The same samples against images that no training has seen. The training images themselves, drawn at random, show "
+    "what can be reached. Copies: share of samples that are as near to a training image as only the nearest twentieth "
+    "of the held-out images is; a model that repeats training images has more than the held-out images."
+)
+
+
 def display_name(model: str) -> str:
     """Name of a model or method as the paper writes it: "scd" -> "sCD"; an unknown key stays as it is."""
     if model == TEACHER:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from scm.base.documents import DAMAGED_RESULT, MISSING_RESULT, parse_json, read_json, read_text
-from scm.base.forms import Rule, at_least
+from scm.base.forms import Natural, Rule, at_least
 from scm.base.project import TEACHER
 from scm.errors import UserError
 
@@ -103,6 +103,25 @@ def progress_path(root: Path, model: str) -> Path:
 def sample_path(root: Path, model: str, evaluations: int) -> Path:
     """Sample grid of `model` with this number of network evaluations (NFE)."""
     return root / "results" / "samples" / model / f"nfe-{evaluations}.png"
+
+
+def nearest_path(root: Path, model: str, evaluations: int) -> Path:
+    """Picture of the samples of `model` that are nearest to a training image; a .json of that name describes it."""
+    return root / "results" / "samples" / model / f"nearest-{evaluations}.png"
+
+
+class NearestPair(TypedDict):
+    """A sample by its seed, and how far from its nearest training image it is, in the extractor's features."""
+
+    seed: Natural
+    distance: Annotated[float, at_least(0)]
+
+
+class Nearest(TypedDict):
+    """nearest-NFE.json, which the stage evaluate makes: pairs in order of distance, and up to where they are copies."""
+
+    threshold: Annotated[float, at_least(0)]
+    pairs: Annotated[list[NearestPair], Rule(bool, "has no pairs")]
 
 
 def read_numbers(path: Path, *needed: str, finite: bool = True) -> dict[str, float]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -83,19 +84,21 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     row = re.search(r'<tr class="best">(.*?)</tr>', page)
     assert row is not None
     assert re.findall(r"<td[^>]*>([^<]*)", row.group(1)) == [
-        *("sCD", "consistency", "2", "5.00", "1.25", "0.0531", "0.183", "0.944", "0.917", "–", "5,450")
+        *("sCD", "consistency", "2", "5.00", "–", "1.25", "0.0531", "0.183", "0.944", "0.917", "–", "5,450")
     ]
     assert page.count("<tr><td>Teacher</td>") == 2
     head = re.findall(r"<th(?: [^>]*)?>([^<]*)", page[: page.index("</thead>")])
-    assert head[5:9] == ["KID", "M params × NFE", "Precision", "Recall"] and len(head) == 11
+    assert head[3:7] == ["FD", "FD∞", "× teacher", "KID"] and len(head) == 12
     sentence = (
         "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, against the teacher&#39;s 4.00 in 35: "
         "1.25 × the distance with 17.5 × fewer evaluations."
     )
     assert sentence in page
-    assert "FD 1.42" in page and "98.6%" in page and "3f2a9c1e5b + changes" in page and "9b1c44d2e0f7" in page
+    floor = ("Training images", "drawn at random", "–", "1.42", "0", "–", "0", *["–"] * 5)
+    assert re.findall(r"<td[^>]*>([^<]*)", page[page.index('<tr class="floor">') :])[:12] == list(floor)
+    assert "98.6%" in page and "3f2a9c1e5b + changes" in page and "9b1c44d2e0f7" in page
     text = (root / "results/report.md").read_text()
-    assert "| sCD | consistency | 2 | 5.00 | 1.25 | 0.0531 | 0.183 | 0.944 | 0.917 | – | 5,450 |" in text
+    assert "| sCD | consistency | 2 | 5.00 | – | 1.25 | 0.0531 | 0.183 | 0.944 | 0.917 | – | 5,450 |" in text
     sources = re.findall(r'src="([^"]*)"', text)
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
 
@@ -105,15 +108,55 @@ def test_the_distance_is_called_by_its_extractor(root: Path, extractor: str, nam
     """Extractors other than our classifier have no held-out accuracy and know no classes."""
     change(root / "results/metrics/evaluate-scd.json", **{"fd@2": 5.0, "accuracy@2": None})
     change(root / "results/runs/reference.json", params={"reference.extractor": extractor})
-    (root / "results/metrics/reference.json").write_text(json.dumps({"fd_floor": 1.42}))
+    (root / "results/metrics/reference.json").write_text(json.dumps({"features": 64}))
     build(fake_project(root))
     page, text = html(root), (root / "results/report.md").read_text()
     long = {"FD": "a Fréchet distance"}.get(name, f"an {name}")
     for shown in (page, text):
-        assert f"sCD reaches {long} of 5.00 in 2" in shown and f"other: {name} 1.42. " in shown.replace("\n", " ")
-        assert "held-out" not in shown
+        assert f"sCD reaches {long} of 5.00 in 2" in shown and f"the {name} to which a model" in shown
+        assert "that it did not see" not in shown
     assert f'<th class="n">{name}</th>' in page and f"· consistency · {name} 5.00<" in page
     assert f"| NFE | {name} |" in text
+
+
+def test_held_out_images_and_nearest_pairs_are_shown(root: Path) -> None:
+    build(fake_project(root))
+    assert "Held-out images" not in html(root)
+    hold_out(root)
+    build(fake_project(root))
+    page, text = html(root), (root / "results/report.md").read_text()
+    assert "| sCD | consistency | 2 | 6.50 | 0.810 | 0.620 | 7.0% |" in text
+    assert "| Training images | drawn at random | – | 6.00 | 0.900 | 0.700 | 100.0% |" in text
+    assert "| Held-out images | all | – | – | – | – | 5.1% |" in text
+    cells = re.findall(r"<td[^>]*>([^<]*)", page[page.index("<h2>Held-out images") : page.index("Nearest pairs")])
+    assert "7.0%" in cells and cells[-7:] == ["Held-out images", "all", "–", "–", "–", "–", "5.1%"]
+    caption = "2 pairs, distances 0.125 to 0.250; copies have at most 0.200"
+    assert page.count(caption) == text.count(caption) == 6
+    (root / "results/samples/scd/nearest-2.json").write_text('{"threshold": 0.2, "pairs": []}')
+    with pytest.raises(UserError, match=r"nearest-2\.json: pairs = \[\]: has no pairs: "):
+        build(fake_project(root))
+
+
+def test_figures_of_an_older_program_are_refused_in_one_line(root: Path) -> None:
+    path = root / "results/metrics/evaluate-teacher.json"
+    path.write_text(json.dumps({name: value for name, value in metrics(root, "teacher").items() if name != "fd_floor"}))
+    with pytest.raises(UserError, match=r"evaluate-teacher\.json has no figure 'fd_floor': run `dvc repro`$"):
+        build(fake_project(root))
+
+
+def hold_out(root: Path) -> None:
+    """Adds what an evaluation leaves of held-out images."""
+    for model in ("teacher", "scd", "sct"):
+        found = {"fd_held_out_floor": 6.0, "precision_held_out_floor": 0.9, "recall_held_out_floor": 0.7}
+        found["copies_expected"] = 0.051
+        for grid in list((root / f"results/samples/{model}").glob("nfe-*.png")):
+            nfe = grid.stem.removeprefix("nfe-")
+            found |= {f"fd_held_out@{nfe}": 6.5, f"precision_held_out@{nfe}": 0.81}
+            found |= {f"recall_held_out@{nfe}": 0.62, f"copies@{nfe}": 0.07}
+            shutil.copy(grid, grid.with_name(f"nearest-{nfe}.png"))
+            pairs = [{"seed": 1000000, "distance": 0.125}, {"seed": 1000007, "distance": 0.25}]
+            grid.with_name(f"nearest-{nfe}.json").write_text(json.dumps({"threshold": 0.2, "pairs": pairs}))
+        change(root / f"results/metrics/evaluate-{model}.json", **found)
 
 
 def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
@@ -123,7 +166,7 @@ def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
     change(root / "results/metrics/evaluate-scd.json", **several)
     build(fake_project(root))
     assert '<td class="n">5.00 (5.30, 5.00, 5.12)</td>' in html(root) and "of each range of seeds" in html(root)
-    assert "| sCD | consistency | 2 | 5.00 (5.30, 5.00, 5.12) |" in (root / "results/report.md").read_text()
+    assert "| sCD | consistency | 2 | 5.00 (5.30, 5.00, 5.12) | – |" in (root / "results/report.md").read_text()
 
 
 def test_the_papers_ratios_stand_beside_ones_own(root: Path) -> None:

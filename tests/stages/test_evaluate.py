@@ -12,16 +12,20 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from scm.base import weights
+from scm.base.documents import read_json
 from scm.base.files import write_json
 from scm.data.latents.autoencoders import save_codec
 from scm.data.latents.codec import plain_header
 from scm.generation.generate import batches
+from scm.generation.grids import GAP, scale_for
 from scm.params.project import Project
 from scm.pipeline.stage import Stage
 from scm.results.fingerprint import Inputs
+from scm.results.reading import Nearest
 from stages import evaluate
 from tests.evaluation.conftest import reference_of_stripes
 from tests.support.models import T_MAX, tiny_model
@@ -97,6 +101,26 @@ def test_an_evaluation_goes_on_after_kill_9_with_the_same_figures(tmp_path):
     slower = evaluated(folder, lambda *batch: pytest.fail(f"drawn again: {batch}"))
     assert slower.pop("images_per_second@1") == pytest.approx(3 * COUNT / (9 * 0.25 + 3))
     assert slower.items() < expected.items()
+
+
+def test_the_nearest_pairs_are_kept_as_a_picture(tmp_path, monkeypatch):
+    measured_by = reference_of_stripes(held_out=True)
+    monkeypatch.setattr(sys.modules[__name__], "reference", lambda: measured_by)
+    figures = evaluated(tmp_path, lambda *batch: None)
+    assert {"fd_floor", "fd_held_out_floor", "copies_expected", "copies@1", "fd_held_out_2@2"} <= figures.keys()
+    folder = tmp_path / "results/samples/scd"
+    for nfe in (1, 2):
+        told = read_json(folder / f"nearest-{nfe}.json", Nearest)
+        distances = [pair["distance"] for pair in told["pairs"]]
+        assert len(distances) == 10 and distances == sorted(distances)
+        assert told["threshold"] == measured_by.held_out.threshold
+        assert sum(each <= told["threshold"] for each in distances) == min(10, round(figures[f"copies@{nfe}"] * COUNT))
+        best = min(range(3), key=lambda each: figures[f"fd_{each}@{nfe}"])
+        first = SEED + best * COUNT
+        assert all(first <= pair["seed"] < first + COUNT for pair in told["pairs"])
+        with Image.open(folder / f"nearest-{nfe}.png") as picture:
+            scale = scale_for(8)
+            assert picture.size == (10 * (8 * scale + GAP) + GAP, 2 * (8 * scale + GAP) + GAP)
 
 
 if __name__ == "__main__":
