@@ -22,8 +22,8 @@ from tests.end_to_end.conftest import ROOT, Run, environment, make_project, runn
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 VALUES = (
-    "data.source=folder data.path=data/images student.methods='{scd: teacher}' evaluate.models=[teacher,scd] "
-    "evaluate.repeats=3 runtime.log_every=256 runtime.checkpoint_every=1Ki"
+    "data.source=folder data.path=data/images data.held_out=0.0 student.methods='{scd: teacher}' "
+    "evaluate.models=[teacher,scd] evaluate.repeats=3 runtime.log_every=256 runtime.checkpoint_every=1Ki"
 )
 WIDTH = 150
 """Characters of a line that the log keeps."""

@@ -55,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scm_here(folder, "preset", "apply", "photos-latent")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
-    params["data"] |= {"resolution": SIDE, "shard_images": 4}
+    params["data"] |= {"resolution": SIDE, "shard_images": 4, "held_out": 0.0}
     params["codec"] |= {"name": "sd_vae", "channels": 4, "precision": "fp32"}
     params["reference"]["classifier"] |= {"width": 8, "features": 16, "epochs": 1, "batch": 16}
     params["network"] |= {"width": 16, "blocks": 1, "attention": [4], "channels_per_head": 16}

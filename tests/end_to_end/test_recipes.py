@@ -107,6 +107,7 @@ def test_parts_that_nobody_uses_leave_everything_up_to_date(copy):
 def test_a_new_source_is_one_file(copy):
     write(copy, scm__data__sources__stripes=SOURCE)
     edit(copy, "data.source", "stripes")
+    edit(copy, "data.held_out", 0.0)
     said = runner(copy)("python", "-m", "stages.prepare").stdout
     assert "12 images in stripes, 2 classes" in said
     assert json.loads((copy / "data/shards/index.json").read_text())["classes"] == ["lying", "standing"]

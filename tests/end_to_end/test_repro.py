@@ -81,12 +81,14 @@ def test_the_figures_are_dvc_metrics(project, run):
 def test_the_grids_show_the_same_classes_for_every_model(project):
     sizes = set()
     for model in MODELS:
-        for path in (project / "results/samples" / model).iterdir():
+        for path in (project / "results/samples" / model).glob("nfe-*.png"):
             with Image.open(path) as picture:
                 sizes.add(picture.size)
     assert len(sizes) == 1
-    assert {path.name for path in (project / "results/samples/teacher").iterdir()} == {"nfe-2.png", "nfe-35.png"}
-    assert {path.name for path in (project / "results/samples/sct").iterdir()} == {"nfe-1.png", "nfe-2.png"}
+    for model, evaluations in (("teacher", (2, 35)), ("sct", (1, 2))):
+        expected = {f"{name}-{nfe}.png" for name in ("nfe", "nearest") for nfe in evaluations}
+        expected |= {f"nearest-{nfe}.json" for nfe in evaluations}
+        assert {path.name for path in (project / "results/samples" / model).iterdir()} == expected
 
 
 def test_a_students_parameter_reruns_that_student_and_what_follows(project, run):
