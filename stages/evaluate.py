@@ -34,7 +34,7 @@ def run(stage: Stage) -> None:
     ranks = Ranks.join(device)
     reference = load_reference(stage.root / "data/reference", ranks.device)
     model, header = trained.load_selected(stage.root / f"models/{model_name}", ranks.device)
-    codec, scale = load_codec(stage.root / "data/codec", ranks.device), header["guidance_scale"]
+    codec = load_codec(stage.root / "data/codec", ranks.device)
     codec.check(header["codec"], f"models/{model_name}")
     shape, count = codec.header["shape"], settings.samples
     labels = asked_labels(reference.labels, count)
@@ -44,37 +44,39 @@ def run(stage: Stage) -> None:
     columns = min(settings.grid_classes, len(header["classes"])) or settings.grid_classes
     grid_labels = torch.arange(columns).repeat(settings.grid_rows) if header["classes"] else None
     figures: dict[str, float] = {"mparams": sum(p.numel() for p in model.parameters()) / 1e6}
-    figures |= {key: header[key] for key in ("sigma_rel", "t_mid") if header.get(key) is not None}
-    figures |= {"guidance": scale} if sampling.is_guided(header) else {}
+    figures |= {"sigma_rel": header["sigma_rel"]} if header.get("sigma_rel") is not None else {}
     grids: dict[int, Tensor] = {}
     nearest: dict[int, Nearest] = {}
 
-    def drawn(sampler: Sampler, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
+    def drawn(sampler: Sampler, scale: float, seeds: range) -> Iterator[tuple[slice, Tensor, float]]:
         place = settings.batch, ranks.device, scale, ranks.rank, ranks.world
         return batches(model, sampler, seeds, labels, shape, *place)
 
-    samplers = sampling.samplers(params, header, scale, header.get("t_mid"))
+    samplers = sampling.measured_samplers(params, header)
     # The first batch is slow, and images_per_second leaves it out.
-    warm_up = cache(lambda: next(drawn(samplers[0], ranges[0]), None))
+    warm_up = cache(lambda: next(drawn(samplers[0][0], samplers[0][1]["guidance_scale"], ranges[0]), None))
 
-    def features_of(sampler: Sampler, seeds: range) -> tuple[Tensor, float]:
+    def features_of(sampler: Sampler, scale: float, seeds: range) -> tuple[Tensor, float]:
         def measure() -> tuple[Tensor, float]:
             warm_up()
-            return sampled_features(drawn(sampler, seeds), count, codec.decode, reference, ranks)
+            return sampled_features(drawn(sampler, scale, seeds), count, codec.decode, reference, ranks)
 
         file = stage.work / f"features-{sampler.nfe}-{seeds.start}.safetensors"
         return kept_features(file, measure, ranks)
 
-    for sampler in samplers:
-        sets, nfe = map(partial(features_of, sampler), ranges), sampler.nfe
+    for sampler, choice in samplers:
+        scale, nfe = choice["guidance_scale"], sampler.nfe
+        sets = map(partial(features_of, sampler, scale), ranges)
         if ranks.rank:  # only rank 0 measures; the others just draw their part of the samples
             for _ in sets:
                 pass
             continue
         measured, best, pairs = figures_of(sets, labels, reference, settings.neighbours)
         figures |= {f"{name}@{nfe}": value for name, value in measured.items()}
+        figures |= {f"guidance@{nfe}": scale} if sampling.is_guided(header, scale) else {}
+        figures |= {f"t_mid@{nfe}": choice["t_mid"]} if "t_mid" in choice else {}
 
-        def shown(seeds: Sequence[int], asked: Tensor, sampler: Sampler = sampler) -> Tensor:
+        def shown(seeds: Sequence[int], asked: Tensor, sampler: Sampler = sampler, scale: float = scale) -> Tensor:
             samples, _ = generate(model, sampler, seeds, asked, shape, settings.batch, ranks.device, scale)
             return codec.decode(samples)
 

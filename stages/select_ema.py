@@ -1,4 +1,4 @@
-"""Post-hoc EMA: measures averages of several lengths at several guidance scales with the same seeds; keeps the best."""
+"""Post-hoc EMA: measures averages of several lengths, sampled in several ways, with the same seeds; keeps the best."""
 
 from scm.base import weights
 from scm.base.distributed import Ranks
@@ -7,8 +7,9 @@ from scm.base.project import TEACHER
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
 from scm.ema.reconstruct import verify
+from scm.evaluation.candidates import chosen
 from scm.evaluation.reference import load_reference
-from scm.evaluation.selection import Measured, chosen
+from scm.evaluation.selection import Measured
 from scm.generation import trained
 from scm.pipeline.stage import Stage, main
 from scm.results.reading import progress_path
@@ -20,7 +21,8 @@ def run(stage: Stage) -> None:
     ranks.first(lambda: verify(snapshots))
     reference = load_reference(stage.root / "data/reference", ranks.device)
     codec = load_codec(stage.root / "data/codec", ranks.device)
-    # Find the length, guidance scale and t_mid with the smallest distance; distances in `known` are not measured again.
+    # Find the length, and for each number of steps the guidance scale and t_mid, with the smallest distance; distances
+    # in `known` are not measured again.
     known = Measured(stage.work / "measured.jsonl", ranks)
     selection = sampling.selection(params, reference, codec, snapshots, ranks, stage.progress, known)
     lengths = params.select.sigma_rel
@@ -30,10 +32,7 @@ def run(stage: Stage) -> None:
     progress = list(selection.progress(header, choice))
     if ranks.rank == 0:
         # The choice of sampling has a file of its own, so that another choice leaves the weights' hash alone.
-        how = {key: header.pop(key) for key in ("guidance_scale", "t_mid") if key in header}
-        if "any_steps" in header:
-            how["steps"] = sorted(params.evaluate.flow_map_steps)
-        write_json(stage.root / f"models/{model}" / trained.SAMPLING, how)
+        write_json(stage.root / f"models/{model}" / trained.SAMPLING, header.pop("sampling"))
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
         write_csv(stage.root / f"results/curves/select-{model}.csv", rows)
         write_csv(progress_path(stage.root, model), progress)

@@ -11,38 +11,60 @@ from scm.base.distributed import Ranks
 from scm.base.project import TEACHER
 from scm.data.latents.codec import Codec
 from scm.errors import UserError
+from scm.evaluation.candidates import Way
 from scm.evaluation.reference import Reference
-from scm.evaluation.selection import Measured, Selection, Way
-from scm.generation.sampler import Sampler, consistency_sampler, ddim_sampler, heun_sampler, multistep_sampler, t_max_of
-from scm.generation.trained import evaluations_per_call
+from scm.evaluation.selection import Measured, Selection
+from scm.generation.sampler import Sampler, ddim_sampler, t_max_of
+from scm.generation.trained import (
+    Choice,
+    NoiseLevels,
+    choice_of,
+    evaluations_per_call,
+    own_steps,
+    sampler_of,
+    takes_t_mid,
+)
 from scm.params import Params
 from scm.samplers import edm_sigmas
 from scm.trigflow import time_of_sigma
 
 
-def samplers(params: Params, header: Mapping[str, Any], scale: float, t_mid: float | None) -> list[Sampler]:
-    """The samplers that measure a model, in order of network evaluations.
+def measured_samplers(params: Params, header: Mapping[str, Any]) -> list[tuple[Sampler, Choice]]:
+    """The samplers that measure a model, each with what was chosen for it, in order of network evaluations.
 
-    A teacher has a few-step sampler and a full one. A student with segments jumps once in each, and a flow map in the
-    numbers of steps of params.yaml. Any other student is sampled in one step and, if it has a `t_mid`, in two.
+    A student is sampled in each of its own numbers of steps. A teacher's full sampler has a few-step one beside it,
+    which takes the same guidance scale.
 
     Args:
-        header: header of the model's file or of a snapshot.
-        scale: guidance scale; guidance doubles a teacher's evaluations.
+        header: header of the model's file, with `sampling`.
     """
-    settings, sigma_d = params.sampler, header["sigma_d"]
+    found = [(sampler_in(params, header, steps), choice_of(header, steps)) for steps in own_steps(header)]
+    if header["model"] != TEACHER:
+        return found
+    ((_, choice),) = found
+    few = ddim_sampler(few_step_times(params, header["sigma_d"]), header["sigma_d"])
+    return [(_counted(few, header, choice), choice), *found]
+
+
+def steps_of(params: Params, header: Mapping[str, Any]) -> tuple[int, ...]:
+    """The numbers of steps for which a model's sampling is chosen, fewest first; a teacher's are Heun steps."""
     if header["model"] == TEACHER:
-        few = ddim_sampler(few_step_times(params, sigma_d), sigma_d)
-        full = heun_sampler(settings.teacher_steps, settings.sigma_min, settings.sigma_max, settings.rho, sigma_d)
-        evaluations = evaluations_per_call(header, scale)
-        return [replace(each, nfe=each.nfe * evaluations) for each in (few, full)]
-    t_max = header["t_max"]
+        return (params.sampler.teacher_steps,)
     if "segments" in header:
-        return [multistep_sampler(header["segments"], t_max, sigma_d)]
+        return (header["segments"],)
     if "any_steps" in header:
-        return [multistep_sampler(steps, t_max, sigma_d) for steps in sorted(params.evaluate.flow_map_steps)]
-    one_step = consistency_sampler([t_max], sigma_d)
-    return [one_step] if t_mid is None else [one_step, consistency_sampler([t_max, t_mid], sigma_d)]
+        return tuple(sorted(params.evaluate.flow_map_steps))
+    return (1, 2) if methods.find(header["model"]).two_steps else (1,)
+
+
+def sampler_in(params: Params, header: Mapping[str, Any], steps: int) -> Sampler:
+    """The sampler of `steps` steps as `sampling` in the header has it; guidance doubles a teacher's evaluations."""
+    sampler = sampler_of(header, steps, NoiseLevels(*params.sampler.noise_levels))
+    return _counted(sampler, header, choice_of(header, steps))
+
+
+def _counted(sampler: Sampler, header: Mapping[str, Any], choice: Choice) -> Sampler:
+    return replace(sampler, nfe=sampler.nfe * evaluations_per_call(header, choice["guidance_scale"]))
 
 
 def selection(
@@ -56,22 +78,24 @@ def selection(
 ) -> Selection:
     """The search for a model's best average, as the section `select` describes it."""
     select, place = params.select, (reference, codec, snapshots, ranks, say, measured)
-    how = partial(ways, params), partial(samplers, params)
+    how = partial(ways, params), partial(sampler_in, params)
     return Selection(
         *place, *how, select.samples, select.coarse, select.refine, select.progress, batch=params.evaluate.batch
     )
 
 
 def ways(params: Params, header: Mapping[str, Any]) -> list[Way]:
-    """The pairs of a candidate guidance scale and a candidate t_mid."""
-    times = two_step_times(params, header) or (None,)
-    return [(scale, t_mid) for scale in scales_of(params, header) for t_mid in times]
+    """The candidate ways to sample a model: for each number of steps its guidance scales and, in two steps, its t_mid.
 
-
-def two_step_times(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
-    """The candidates for t_mid, if the model is sampled in two steps."""
-    trained = header["model"]
-    return params.select.t_mid if trained != TEACHER and methods.find(trained).two_steps else ()
+    The fewest steps come first.
+    """
+    scales = scales_of(params, header)
+    return [
+        Way(steps, scale, t_mid)
+        for steps in steps_of(params, header)
+        for scale in scales
+        for t_mid in (params.select.t_mid if takes_t_mid(header, steps) else (None,))
+    ]
 
 
 def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
@@ -86,9 +110,9 @@ def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
     return scales.teacher
 
 
-def is_guided(header: Mapping[str, Any]) -> bool:
+def is_guided(header: Mapping[str, Any], scale: float) -> bool:
     """True if the guidance scale affects the model's samples."""
-    return bool(header["network"].get("guidance")) or header["guidance_scale"] != 1
+    return bool(header["network"].get("guidance")) or scale != 1
 
 
 def few_step_times(params: Params, sigma_d: float) -> list[float]:

@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--classes", type=names, help="class names or numbers, comma-separated (default: all in turn)")
     sample.add_argument("-n", "--count", type=whole, default=64, help="number of images (default: 64)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default: 0)")
-    sample.add_argument("--guidance", type=float, help="guidance scale (default: the one that select_ema chose)")
+    sample.add_argument("--guidance", type=float, help="guidance scale (default: the one chosen for these steps)")
     sample.add_argument("-o", "--output", type=Path, default=Path("grid.png"), help="default: grid.png")
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
 
@@ -63,7 +63,7 @@ def _sample(options: argparse.Namespace) -> int:
     codec.check(header["codec"], f"models/{options.model}")
     chosen = trained.class_numbers(options.classes, header["classes"])
     sampler = trained.sampler_of(header, options.steps, trained.NoiseLevels(*params.sampler.noise_levels))
-    scale = trained.scale_of(header, options.guidance)
+    scale = trained.scale_of(header, options.steps, options.guidance)
 
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(count)])
     seeds, shape = range(options.seed, options.seed + count), codec.header["shape"]

@@ -5,6 +5,7 @@ has no params.yaml and no project, so this module needs only torch, numpy and sa
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
@@ -21,6 +22,7 @@ from scm.errors import UserError
 from scm.generation.sampler import Sampler, consistency_sampler, heun_sampler, multistep_sampler
 from scm.networks import Model, NetworkSettings
 
+_STEPS = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 Time = Annotated[float, Rule(lambda t: 0 < t < math.pi / 2, "must lie between 0 and pi / 2")]
 
 
@@ -38,6 +40,21 @@ class ModelHeader(TypedDict):
     segments: NotRequired[Whole]
     any_steps: NotRequired[Literal[True]]
     guidance: NotRequired[tuple[float, float]]
+
+
+class Choice(TypedDict):
+    """What selection chose for one number of steps."""
+
+    guidance_scale: Annotated[float, at_least(0)]
+    t_mid: NotRequired[Time]
+
+
+_CHOICES: Any = Annotated[
+    dict[str, Choice],
+    Rule(bool, "names no number of steps"),
+    Rule(lambda choices: all(map(_STEPS.fullmatch, choices)), "has a key that is not a number of steps"),
+]
+"""A choice for each number of steps, as sampling.json has it."""
 
 
 class NoiseLevels(NamedTuple):
@@ -92,38 +109,45 @@ def evaluations_per_call(header: Mapping[str, Any], scale: float) -> int:
 
 
 def own_steps(header: Mapping[str, Any]) -> tuple[int, ...]:
-    """A student's own numbers of steps: one for each segment; a flow map's as measured; or one and, with t_mid, two."""
-    if "any_steps" in header:
-        return tuple(header["steps"])
-    if "segments" in header:
-        return (header["segments"],)
-    return (1,) if header.get("t_mid") is None else (1, 2)
+    """The numbers of steps that selection has chosen a way to sample for, fewest first."""
+    return tuple(sorted(header["sampling"]))
+
+
+def choice_of(header: Mapping[str, Any], steps: int) -> Choice:
+    """The choice for a number of steps; one without a choice takes that of the next smaller number, or the smallest."""
+    own = own_steps(header)
+    return header["sampling"][max((each for each in own if each <= steps), default=own[0])]
+
+
+def takes_t_mid(header: Mapping[str, Any], steps: int) -> bool:
+    """True if the model's own sampler of so many steps has a second time, which selection chooses."""
+    return header["model"] != TEACHER and not header.keys() & {"segments", "any_steps"} and steps > 1
 
 
 def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, option: str = "--steps") -> Sampler:
     """A teacher's Heun sampler, or a student's own sampler.
 
     A flow map takes steps of equal length in t. A student with a t_mid takes its second step there and spaces further
-    steps evenly between t_mid and 0. Any other student has one number of steps.
+    steps evenly between t_mid and 0. Any other student has its own numbers of steps alone.
 
     Args:
+        header: a header with `sampling`, the choice for each number of steps.
         levels: noise levels of a teacher's sampler.
         option: name of `steps` in error messages.
     """
-    sigma_d, t_mid = header["sigma_d"], header.get("t_mid")
+    sigma_d = header["sigma_d"]
     if header["model"] == TEACHER:
         return heun_sampler(steps, *levels, sigma_d)
     if "any_steps" in header:
         return multistep_sampler(steps, header["t_max"], sigma_d)
-    if t_mid is not None:
-        further = [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
-        return consistency_sampler([header["t_max"], *further], sigma_d)
-    (only,) = own_steps(header)
-    if steps != only:
-        raise UserError(f"{option} {steps}: {header['model']} is sampled in {only}; write {option} {only}")
+    own, t_mid = own_steps(header), choice_of(header, steps).get("t_mid")
+    if steps not in own and t_mid is None:
+        known = " or ".join(map(str, own))
+        raise UserError(f"{option} {steps}: {header['model']} is sampled in {known}; write {option} {own[-1]}")
     if "segments" in header:
-        return multistep_sampler(only, header["t_max"], sigma_d)
-    return consistency_sampler([header["t_max"]], sigma_d)
+        return multistep_sampler(steps, header["t_max"], sigma_d)
+    further = [] if t_mid is None else [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
+    return consistency_sampler([header["t_max"], *further], sigma_d)
 
 
 def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guidance") -> None:
@@ -158,14 +182,6 @@ SAMPLING = "sampling.json"
 """The selected way to sample a model. As it is not in the weights' file, another choice retrains no student."""
 
 
-class Selected(TypedDict):
-    """The content of sampling.json."""
-
-    guidance_scale: Annotated[float, at_least(0)]
-    t_mid: NotRequired[Time]
-    steps: NotRequired[list[Whole]]  # in which a flow map is measured
-
-
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[Model, dict[str, Any]]:
     """Loads a model in eval mode and the header of its file."""
     state, header = weights.load(path)
@@ -187,16 +203,37 @@ def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int
     return [class_number(text, names) for text in asked or names]
 
 
-def scale_of(header: Mapping[str, Any], asked: float | None) -> float:
-    """The guidance scale given on the command line, if the model allows it; by default the selected scale."""
+def scale_of(header: Mapping[str, Any], steps: int, asked: float | None) -> float:
+    """The guidance scale given on the command line, if the model allows it; by default the one chosen for `steps`."""
     if asked is not None:
         require_scale(header, asked)
-    return header["guidance_scale"] if asked is None else asked
+    return choice_of(header, steps)["guidance_scale"] if asked is None else asked
 
 
 def selected_header(folder: Path) -> dict[str, Any]:
-    """The header of the model in models/NAME, with the `guidance_scale` and t_mid that selection chose."""
+    """The header of the model in models/NAME, with `sampling`: what selection chose for each number of steps."""
     file = folder / "model.safetensors"
     header = weights.read_header(file)
     _require_header(header, str(file))
-    return {**header, **read_json(folder / SAMPLING, Selected)}
+    source = folder / SAMPLING
+    return with_choices(header, read_json(source, dict[str, Any]), str(source))
+
+
+def with_choices(
+    header: dict[str, Any], choices: dict[str, Any], source: str, damaged: str = DAMAGED_RESULT
+) -> dict[str, Any]:
+    """Adds `sampling` to a model's header; errors call the origin of the choices `source`.
+
+    Raises:
+        UserError: the choices are not of the form {"1": {"guidance_scale": 1.5}, "2": {"guidance_scale": 1.3, "t_mid":
+            1.1}}, or the model is not sampled in these numbers of steps.
+    """
+    require(choices, _CHOICES, source, damaged)
+    sampling = {int(steps): choices[steps] for steps in sorted(choices, key=int)}
+    if header["model"] != TEACHER and "any_steps" not in header:
+        needed = header.get("segments", 1)
+        if needed not in sampling or ("segments" in header and len(sampling) > 1):
+            raise UserError(f"{source} has {', '.join(choices)}; {header['model']} is sampled in {needed}: {damaged}")
+        if lacking := [each for each in sampling if takes_t_mid(header, each) and "t_mid" not in sampling[each]]:
+            raise UserError(f"{source}: {lacking[0]} lacks t_mid: {damaged}")
+    return {**header, "sampling": sampling}

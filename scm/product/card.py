@@ -14,7 +14,7 @@ from scm.data.latents.autoencoders import HEADER, read_header
 from scm.errors import printable
 from scm.params import flatten
 from scm.params.project import Project
-from scm.product.content import MAX_SEED, Content
+from scm.product.content import MAX_SEED, Content, Sampling
 from scm.report import data
 from scm.report.wording import DISTANCES, commit_of, display_name, duration, number
 from scm.results.provenance import chain, licence_of, params_hash
@@ -143,9 +143,19 @@ def _limits(content: Content) -> Iterator[str]:
     for role, sampling in (("student", content.student), ("teacher", content.teacher)):
         if sampling is not None:
             limits = sampling.guidance_range
-            told = f"{limits[0]:g} to {limits[1]:g}, {sampling.guidance:g} by default" if limits else "none"
-            yield f"- guidance of the {role}: {told}."
+            yield f"- guidance of the {role}: {f'{limits[0]:g} to {limits[1]:g}' if limits else 'none'}."
+            yield from _choices(role, sampling)
     yield "- It draws what its training images show, with their faults and gaps, and may repeat some of them."
+
+
+def _choices(role: str, sampling: Sampling) -> Iterator[str]:
+    """What was chosen for each number of steps, where there was a choice."""
+    for steps in sorted(sampling.choices, key=int):
+        choice = sampling.choices[steps]
+        told = [f"guidance {choice['guidance_scale']:g}"] if sampling.guidance_range else []
+        told += [f"second step at t = {choice['t_mid']:g}"] if "t_mid" in choice else []
+        if told:
+            yield f"- the {role} in {steps} step{'s' if steps != '1' else ''} by default: {', '.join(told)}."
 
 
 def _origin(project: Project, model: str) -> Iterator[str]:

@@ -9,15 +9,16 @@ card.md                for people
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from scm.base.documents import read_json
 from scm.base.files import write_json
-from scm.base.forms import Positive, Whole, at_least, require
+from scm.base.forms import Positive, Whole, require
 from scm.base.project import TEACHER
 from scm.errors import UserError
+from scm.generation.trained import Choice
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS, CARD, CODEC = "settings.json", "card.md", "codec"
 STUDENT = "student"
 """Role of the packaged model, whose teacher has the role TEACHER."""
@@ -30,9 +31,8 @@ REPACK = "fetch the package again, or make it again with `scm publish`"
 class Sampling:
     """How one of the two models is sampled."""
 
-    header: dict[str, Any]  # what selection chose, in addition to the file's own header, e.g. {"t_mid": 0.8}
-    guidance: Annotated[float, at_least(0)]  # scale for requests that name none
-    guidance_range: tuple[float, float] | None  # scales that a request may ask for; None = only `guidance`
+    choices: dict[str, Choice]  # for each number of steps the chosen scale, for requests that name none, and t_mid
+    guidance_range: tuple[float, float] | None  # scales that a request may ask for; None = only the chosen one
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,16 @@ class Content:
     classes: list[str]  # names of the classes; empty = trained without classes
     student: Sampling | None  # None if a teacher is the product
     teacher: Sampling
-    student_steps: list[Whole]  # numbers of steps that the student draws in; the teacher draws in larger numbers
     teacher_steps: Whole  # Heun steps that the teacher was measured with
     steps: Whole  # number of steps for requests that name none
     sigma_min: Positive  # smallest noise level that the teacher is sampled on
     sigma_max: Positive  # largest noise level
     rho: Positive  # exponent of EDM's spacing between the two
+
+    @property
+    def student_steps(self) -> list[int]:
+        """Numbers of steps that the student draws in, fewest first; the teacher draws in larger numbers."""
+        return sorted(map(int, self.student.choices)) if self.student else []
 
     def write(self, folder: Path) -> None:
         write_json(folder / SETTINGS, {"format": FORMAT, **asdict(self)})

@@ -30,7 +30,7 @@ from scm.generation import trained
 from scm.generation.generate import generate
 from scm.generation.sampler import Sampler
 from scm.networks import Model
-from scm.product.content import CODEC, MAX_SEED, REPACK, STUDENT, TEACHER, Content
+from scm.product.content import CODEC, MAX_SEED, REPACK, SETTINGS, STUDENT, TEACHER, Content
 
 COLUMNS = ("class", "seed", "steps", "guidance")
 
@@ -78,7 +78,8 @@ class Product:
                 state, header = weights.load(file, device, missing=REPACK, damaged=REPACK)
                 model = trained.model_of(state, header, device, str(file), REPACK)
                 self.codec.check(header["codec"], str(file), str(folder / CODEC), REPACK)
-                self._models[role] = model, {**header, **sampling.header}
+                source = str(folder / SETTINGS)
+                self._models[role] = model, trained.with_choices(header, sampling.choices, source, REPACK)
         self._turn = threading.Lock()
 
     def wish(self, row: dict[str, Any]) -> Wish:
@@ -94,7 +95,8 @@ class Product:
             raise UserError(f"seed {seed}: must be between 0 and {MAX_SEED}")
         steps = _whole("steps", given.get("steps", self.content.steps))
         role = self._role(steps)
-        return Wish(self._label(given.get("class")), seed, steps, role, self._guidance(role, given.get("guidance")))
+        guidance = self._guidance(role, steps, given.get("guidance"))
+        return Wish(self._label(given.get("class")), seed, steps, role, guidance)
 
     def wishes(self, rows: list[dict[str, Any]]) -> list[Wish]:
         """Checks a request's rows."""
@@ -161,11 +163,11 @@ class Product:
             raise UserError(f"class: missing; give a name, or a number from 0 to {len(names) - 1}")
         return trained.class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
 
-    def _guidance(self, role: str, asked: Any) -> float:
+    def _guidance(self, role: str, steps: int, asked: Any) -> float:
         sampling = self.content.student if role == STUDENT else self.content.teacher
         assert sampling is not None
         if asked is None:
-            return sampling.guidance
+            return trained.choice_of(self._models[role][1], steps)["guidance_scale"]
         if isinstance(asked, bool) or not isinstance(asked, int | float):
             raise UserError(f"guidance {asked!r}: must be a number, such as 1.5")
         scale, limits = float(asked), sampling.guidance_range

@@ -113,11 +113,11 @@ def content_of(project: Project, model: str) -> tuple[Content, dict[str, dict[st
     for role, name in roles.items():
         codec.check(headers[role]["codec"], f"models/{name}")
     samplings = {role: _sampling(header) for role, header in headers.items()}
-    student_steps = list(own_steps(headers[STUDENT])) if STUDENT in headers else []
     teacher_steps = params.sampler.teacher_steps
+    default = max(own_steps(headers[STUDENT])) if STUDENT in headers else teacher_steps
     content = Content(
         model, params.preset, list(headers[TEACHER]["classes"]), samplings.get(STUDENT), samplings[TEACHER],
-        student_steps, teacher_steps, max(student_steps, default=teacher_steps), *params.sampler.noise_levels,
+        teacher_steps, default, *params.sampler.noise_levels,
     )  # fmt: skip
     return content, headers
 
@@ -185,8 +185,7 @@ def _sampling(header: dict[str, Any]) -> Sampling:
     """How to sample this model: what selection chose, and the guidance scales that it takes."""
     trained = header.get("guidance")
     limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if header.get("label_dropout") else None
-    chosen = {key: header[key] for key in ("t_mid",) if header.get(key) is not None}
-    return Sampling(chosen, header["guidance_scale"], limits)
+    return Sampling({str(steps): choice for steps, choice in header["sampling"].items()}, limits)
 
 
 def _stage(root: Path, folder: Path, headers: dict[str, dict[str, Any]]) -> None:

@@ -172,7 +172,10 @@ def described(product: Any) -> dict[str, Any]:
     """Facts about the model that the page, or another program, needs in order to ask for images."""
     content = product.content
     guidance = {
-        role: {"default": sampling.guidance, "range": sampling.guidance_range}
+        role: {
+            "default": {steps: choice["guidance_scale"] for steps, choice in sampling.choices.items()},
+            "range": sampling.guidance_range,
+        }
         for role, sampling in (("student", content.student), ("teacher", content.teacher))
         if sampling is not None
     }

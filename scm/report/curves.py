@@ -1,6 +1,8 @@
 """Charts of how each model was trained, and of how its weight average was chosen."""
 
 import itertools
+import re
+from collections.abc import Iterator
 
 from scm.charts.axes import IMAGES, Line, places
 from scm.charts.inline import BIN_COLOURS, Chart
@@ -9,7 +11,10 @@ from scm.report.wording import display_name
 
 LINES = ("#228be6", "#12b886", "#e8a200", "#f76707", "#be4bdb")
 """Colours of lines that are not bins of t."""
-PALE = "#868e96"
+KEYS = {"sigma_rel": "σ_rel", "t_mid": "t_mid", "guidance": "guidance"}
+"""What selection chooses, and its name in captions."""
+FEWER = re.compile(r"_(\d+)step$", re.ASCII)
+"""The end of a name that speaks of fewer steps than the most."""
 HEALTH = (
     ("loss", "Loss", False),
     ("grad_norm", "Gradient norm", True),
@@ -61,9 +66,10 @@ def selection_charts(findings: Findings) -> tuple[list[Captioned], bool]:
         x = "sigma_rel" if "sigma_rel" in choice else "guidance"
         if x not in choice:
             continue
-        # Distances of a first look come from fewer samples and do not compare with the others.
-        most = max(row.get("samples", 0) for row in rows)
-        compared = [row for row in rows if row.get("samples", 0) == most]
+        # The average is chosen in the most steps. Distances of a first look come from fewer samples and do not compare.
+        steps, samples = (max(row.get(key, 0) for row in rows) for key in ("steps", "samples"))
+        rows = [row for row in rows if row.get("steps", 0) == steps]
+        compared = [row for row in rows if row.get("samples", 0) == samples]
         dropped |= len(compared) < len(rows)
         # The ring marks the choice.
         lines = [line for line in selection_lines(compared, choice, x) if line.x]
@@ -77,31 +83,41 @@ def selection_charts(findings: Findings) -> tuple[list[Captioned], bool]:
 def _chosen(rows: list[dict[str, float]], choice: dict[str, float]) -> str:
     """The choice in words, with a warning if better values may lie outside the candidates."""
     words, edges = [], []
-    for key, name in (("sigma_rel", "σ_rel"), ("t_mid", "t_mid"), ("guidance", "guidance")):
+    for key, name in KEYS.items():
         if key in choice:
             words.append(f"{name} {choice[key]:g}")
             values = {row[key] for row in rows if key in row}
             if len(values) > 1 and choice[key] in (min(values), max(values)):
                 edges.append(name)
-    return ", ".join(words) + (f"; at the edge of the candidates: {', '.join(edges)}" if edges else "")
+    parts = [", ".join(words), *_in_fewer_steps(choice)]
+    parts += [f"at the edge of the candidates: {', '.join(edges)}"] if edges else []
+    near = f"{choice.get('within_noise', 1):g} of {choice.get('candidates', 1):g} candidates"
+    return "; ".join([*parts, *([f"{near} are within the noise"] if choice.get("within_noise", 1) > 1 else [])])
+
+
+def _in_fewer_steps(choice: dict[str, float]) -> Iterator[str]:
+    """What was chosen for each smaller number of steps, where there was a choice."""
+    for steps in sorted({int(found[1]) for key in choice if (found := FEWER.search(key))}):
+        told = [f"{name} {choice[own]:g}" for key, name in KEYS.items() if (own := f"{key}_{steps}step") in choice]
+        if told:
+            yield f"in {steps} step{'s' if steps > 1 else ''} {', '.join(told)}"
 
 
 def selection_lines(rows: list[dict[str, float]], choice: dict[str, float], x: str) -> list[Line]:
     """Lines of one model's candidates over the column `x`, sigma_rel or guidance.
 
     Args:
-        rows: the candidates: `x`, `fd`, and where the model has them `guidance`, `t_mid` and `fd_1step`.
+        rows: the candidates in the most steps: `x`, `fd`, and where the model has them `guidance` and `t_mid`.
         choice: the chosen candidate.
 
     Returns:
-        a line for each guidance scale at the chosen t_mid; without scales, a line for each t_mid. A student has one
-        line more, the distance of one-step samples.
+        a line for each guidance scale at the chosen t_mid; without scales, a line for each t_mid.
     """
 
     def having(**values: float | None) -> list[dict[str, float]]:
         return [row for row in rows if all(row.get(key) == value for key, value in values.items())]
 
-    scale, t_mid = choice.get("guidance"), choice.get("t_mid")
+    t_mid = choice.get("t_mid")
     scales = sorted({row["guidance"] for row in rows if "guidance" in row}) if x != "guidance" else []
     middles = sorted({row["t_mid"] for row in rows if "t_mid" in row})
     if scales:
@@ -112,12 +128,7 @@ def selection_lines(rows: list[dict[str, float]], choice: dict[str, float], x: s
     else:
         named = [("", rows)]
     colours = itertools.cycle(LINES)
-    lines = [
+    return [
         Line.through(sorted(places(some, x, "fd")), colour, name, points=True)
         for (name, some), colour in zip(named, colours, strict=False)
     ]
-    # One step does not depend on t_mid: the rows of any one t_mid hold its distances.
-    if middles:
-        one = having(guidance=scale, t_mid=t_mid) if scales else having(t_mid=middles[0])
-        lines.append(Line.through(sorted(places(one, x, "fd_1step")), PALE, "1 step", dashed=True, points=True))
-    return lines

@@ -68,7 +68,8 @@ def sentence(data: Summary) -> str:
     in_classes = f" in {len(classes):,} class{'es' if len(classes) != 1 else ''}{each}" if classes else ""
     reasons = ", ".join(f"{entry['files']:,} × {entry['reason']}" for entry in data["skipped_reasons"])
     left_out = f"{data['skipped']:,} files left out" + (f" ({reasons})" if reasons else "")
-    aside = f", and {data['held_out']:,} held out" if data.get("held_out") else ""
+    held_out = data.get("held_out", 0)
+    aside = f", and {held_out:,} held out" if held_out else ""
     colours = ""
     if data["channels"] == 3 and not data["in_colour"]:
         colours = " All images are grey."

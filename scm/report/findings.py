@@ -276,7 +276,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
             rows.append(
                 Row(
                     model=model,
-                    sampler=_sampler(model, evaluations == most, figures.get("guidance")),
+                    sampler=_sampler(model, evaluations == most, figures.get(f"guidance@{evaluations}")),
                     evaluations=evaluations,
                     distance=distance,
                     unbiased=figures.get(f"fd_inf@{evaluations}"),
@@ -310,8 +310,9 @@ def _unseen(figures: dict[str, float], path: Path, end: str) -> Unseen | None:
     if "copies_expected" not in figures:
         return None
     names = (f"fd_held_out{end}", f"precision_held_out{end}", f"recall_held_out{end}")
+    distance, precision, recall = (_figure(figures, name, path) for name in names)
     copies = 1.0 if end == "_floor" else _figure(figures, f"copies{end}", path)
-    return Unseen(*(_figure(figures, name, path) for name in names), copies)
+    return Unseen(distance, precision, recall, copies)
 
 
 def _nearest(root: Path, model: str, evaluations: int) -> reading.Nearest:

@@ -104,8 +104,10 @@ def _progress(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]
     for model in study.figure.models:
         rows_of = [(result, result.progress[model]) for result in results if model in result.progress]
         shown = set()
-        two_steps = any("fd_1step" in row for _, rows in rows_of for row in rows)
-        for column, steps in (("fd_1step", "1 step"), ("fd", "2 steps" if two_steps else "")):
+        columns = sorted({key for _, rows in rows_of for row in rows for key in row if key.startswith("fd_")})
+        most = max((measured_evaluations(result.metrics[model])[-1] for result, _ in rows_of), default=0)
+        named = {column: column.removeprefix("fd_").replace("step", " step") for column in columns}
+        for column, steps in (*named.items(), ("fd", f"{most} steps" if named else "")):
             lines = []
             for result, rows in rows_of:
                 points, name = places(rows, "images", column), result.variant.name

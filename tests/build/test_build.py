@@ -20,6 +20,7 @@ from scm.data.latents.codec import plain_header
 from scm.data.shards.shards import write_latents
 from scm.errors import UserError
 from scm.generation import trained
+from scm.generation.sampler import Sampler
 from scm.methods import StudentSettings
 from scm.objectives.ayf import FlowMapDistillation
 from scm.objectives.discrete import DiscreteDistillation
@@ -33,6 +34,7 @@ from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
 from scm.objectives.sct import ConsistencyTraining
 from scm.objectives.vsd import VariationalScoreDistillation
+from scm.params import Params
 from scm.params.schema import Runtime
 from scm.samplers import SampleNoise
 from scm.training import room
@@ -341,7 +343,7 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
     expected = {
         "sct": (ConsistencyTraining, SCM),
         "scd": (ConsistencyDistillation, distilled),
-        "discrete": (DiscreteDistillation, {**distilled, "grid": pytest.approx(grid)}),
+        "discrete": (DiscreteDistillation, {**distilled, "roundoff": 2.0**-24, "grid": pytest.approx(grid)}),
         "multistep": (MultistepDistillation, {**distilled, "segments": 3, "t_max": t_max}),
         "ect": (EasyConsistencyTuning, ect),
         "ayf": (FlowMapDistillation, {**distilled, "r_max": 0.9}),
@@ -420,6 +422,17 @@ def header(model: str, **changes: Any) -> dict[str, Any]:
     return {"model": model, "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}, **changes}
 
 
+ALONE = {1: {"guidance_scale": 1.0}}
+TWO = {**ALONE, 2: {"guidance_scale": 1.0, "t_mid": 0.9}}
+
+
+def samplers_of(params: Params, of: dict[str, Any], choices: dict[int, Any]) -> list[Sampler]:
+    """The samplers that measure a model for which selection made these choices."""
+    found = sampling.measured_samplers(params, {**of, "sampling": choices})
+    assert [choice for _, choice in found][-1] == choices[max(choices)]
+    return [sampler for sampler, _ in found]
+
+
 def times_of(sampler: Any, inputs: int = 2) -> list[float]:
     """Times at which a sampler asks for F, read off a stand-in for the network."""
     seen: list[float] = []
@@ -436,30 +449,38 @@ def times_of(sampler: Any, inputs: int = 2) -> list[float]:
 def test_samplers_follow_from_the_header():
     params = params_of_all()
     t_max = math.atan(50.0 / 0.5)
-    few, full = sampling.samplers(params, header("teacher"), 1.0, None)
+    few, full = samplers_of(params, header("teacher"), {18: {"guidance_scale": 1.0}})
     assert (few.nfe, len(times_of(few)), full.nfe, len(times_of(full))) == (2, 2, 35, 35)
     assert times_of(few)[0] == times_of(full)[0] == pytest.approx(t_max, abs=1e-6)
     for method in ("scd", "sct", "discrete", "facm", "scd_vsd"):
-        one, two = sampling.samplers(params, header(method), 1.0, 0.9)
+        one, two = samplers_of(params, header(method), TWO)
         assert (one.nfe, two.nfe) == (1, 2)
         assert times_of(one) == pytest.approx([T_MAX]) and times_of(two) == pytest.approx([T_MAX, 0.9])
-    (only,) = sampling.samplers(params, header("vsd"), 1.0, None)
+    (only,) = samplers_of(params, header("vsd"), ALONE)
     assert only.nfe == 1 and times_of(only) == pytest.approx([T_MAX])
-    (jumps,) = sampling.samplers(params, header("multistep", segments=3), 1.0, None)
+    (jumps,) = samplers_of(params, header("multistep", segments=3), {3: {"guidance_scale": 1.0}})
     assert jumps.nfe == 3
     assert times_of(jumps, 3) == pytest.approx([T_MAX, T_MAX * 2 / 3, T_MAX / 3])
     params = params_of_all(**{"evaluate.flow_map_steps": [4, 1]})
-    one, four = sampling.samplers(params, header("meanflow", any_steps=True), 1.0, None)
+    one, four = samplers_of(params, header("meanflow", any_steps=True), {4: ALONE[1], 1: ALONE[1]})
     assert (one.nfe, four.nfe) == (1, 4) and times_of(one, 3) == pytest.approx([T_MAX])
     assert times_of(four, 3) == pytest.approx([T_MAX, T_MAX * 3 / 4, T_MAX / 2, T_MAX / 4])
 
 
-def test_two_steps_are_tried_for_those_that_know_all_times():
-    params = params_of_all()
-    for method in ("scd", "sct", "discrete", "facm", "scd_vsd"):
-        assert sampling.two_step_times(params, header(method)) == params.select.t_mid == (0.6, 0.8, 1.1)
-    for model in ("teacher", "vsd", "multistep", "ayf", "meanflow"):
-        assert sampling.two_step_times(params, header(model)) == ()
+def test_each_number_of_steps_has_its_candidates_and_two_have_a_second_time():
+    params = params_of_all([1.0, 2.0], **{"select.guidance.student": [1.2, 1.5]})
+    told = {"network": {"guidance": True}}
+    for method in ("scd", "discrete", "facm", "scd_vsd"):
+        assert sampling.ways(params, header(method, **told)) == [
+            (1, 1.2, None), (1, 1.5, None), *((2, scale, t_mid) for scale in (1.2, 1.5) for t_mid in (0.6, 0.8, 1.1)),
+        ]  # fmt: skip
+    assert sampling.ways(params, header("sct")) == [(1, 1.0, None), *((2, 1.0, t) for t in params.select.t_mid)]
+    assert sampling.ways(params, header("vsd", **told)) == [(1, 1.2, None), (1, 1.5, None)]
+    assert sampling.ways(params, header("multistep", segments=3)) == [(3, 1.0, None)]
+    assert sampling.ways(params, header("teacher")) == [(18, 1.0, None)]
+    params = params_of_all(**{"evaluate.flow_map_steps": [4, 1]})
+    for method in ("ayf", "meanflow"):
+        assert sampling.ways(params, header(method, any_steps=True)) == [(1, 1.0, None), (4, 1.0, None)]
 
 
 def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_more():
@@ -468,8 +489,8 @@ def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_
     told = {"network": {"guidance": True}}
     teacher = header("teacher", label_dropout=0.1)
     for scale, evaluations in ((1.7, [4, 70]), (0.0, [4, 70]), (1.0, [2, 35])):
-        assert [sampler.nfe for sampler in sampling.samplers(params, teacher, scale, None)] == evaluations
-    assert [sampler.nfe for sampler in sampling.samplers(params, header("scd", **told), 1.5, 0.9)] == [1, 2]
+        assert [sampler.nfe for sampler in samplers_of(params, teacher, {18: {"guidance_scale": scale}})] == evaluations
+    assert [sampler.nfe for sampler in samplers_of(params, header("scd", **told), TWO)] == [1, 2]
     cases = {
         "a teacher": (params, teacher, (1.0, 1.7), [False, True]),
         "one that is not guided": (plain, header("teacher"), (1.0,), [False]),
@@ -480,7 +501,7 @@ def test_a_guided_teacher_takes_twice_the_evaluations_and_a_guided_student_none_
     }
     for name, (settings, of, scales, guided) in cases.items():
         assert sampling.scales_of(settings, of) == scales, name
-        assert [sampling.is_guided({**of, "guidance_scale": scale}) for scale in scales] == guided, name
+        assert [sampling.is_guided(of, scale) for scale in scales] == guided, name
     assert [trained.evaluations_per_call(header("teacher"), scale) for scale in (1.0, 1.7)] == [1, 2]
     assert trained.evaluations_per_call(header("scd", **told), 1.7) == 1
 
@@ -500,10 +521,46 @@ def test_a_selected_model_is_loaded_with_how_it_is_sampled(tmp_path):
     teacher_file(tmp_path / "model.safetensors", label_dropout=0.1)
     with pytest.raises(UserError, match=r"sampling\.json is missing: run `dvc repro` first$"):
         trained.load_selected(tmp_path)
-    write_json(tmp_path / "sampling.json", {"guidance_scale": 1.25})
+    write_json(tmp_path / "sampling.json", {18: {"guidance_scale": 1.25}})
     _, of_file = trained.load_model(tmp_path / "model.safetensors")
     model, found = trained.load_selected(tmp_path)
-    assert found == {**of_file, "guidance_scale": 1.25} and not model.training
+    assert found == {**of_file, "sampling": {18: {"guidance_scale": 1.25}}} and not model.training
+
+
+ONE, SECOND = {"guidance_scale": 1.5}, {"guidance_scale": 1.3, "t_mid": 1.1}
+
+
+@pytest.mark.parametrize(
+    ("model", "choices"),
+    [
+        ("scd", {"1": ONE, "2": SECOND}), ("scd", {"1": ONE, "2": SECOND, "4": SECOND}), ("vsd", {"1": ONE}),
+        ("multistep", {"3": ONE}), ("teacher", {"18": ONE}),
+    ],
+)  # fmt: skip
+def test_choices_that_fit_the_model_are_read(model, choices):
+    given = header(model, **({"segments": 3} if model == "multistep" else {}))
+    found = trained.with_choices(given, choices, "sampling.json")
+    assert found == {**given, "sampling": {int(steps): choice for steps, choice in choices.items()}}
+
+
+@pytest.mark.parametrize(
+    ("model", "choices", "problem"),
+    [
+        ("scd", {"guidance_scale": 1.0, "t_mid": 0.8}, ": guidance_scale = 1.0: must be a mapping"),  # scm's older form
+        ("scd", {}, " names no number of steps"),
+        ("scd", {"1": ONE, "two": SECOND}, " has a key that is not a number of steps"),
+        ("scd", {"1": ONE, "2": {**SECOND, "t_mid": 1.6}}, ": 2.t_mid = 1.6: must lie between 0 and pi / 2"),
+        ("scd", {"1": ONE, "2": ONE}, ": 2 lacks t_mid"),
+        ("scd", {"2": SECOND}, " has 2; scd is sampled in 1"),
+        ("multistep", {"1": ONE}, " has 1; multistep is sampled in 3"),
+        ("multistep", {"3": ONE, "4": ONE}, " has 3, 4; multistep is sampled in 3"),
+    ],
+)
+def test_choices_that_do_not_fit_the_model_are_refused_in_one_line(model, choices, problem):
+    given = header(model, **({"segments": 3} if model == "multistep" else {}))
+    with pytest.raises(UserError) as caught:
+        trained.with_choices(given, choices, "sampling.json")
+    assert str(caught.value) == f"sampling.json{problem}: delete it and run `dvc repro`"
 
 
 def test_a_student_is_probed_as_it_is_sampled():

@@ -20,9 +20,25 @@ from scm.results.provenance import chain, run_entry
 from tests.support import projects as shipped
 from tests.support.models import T_MAX, save_model
 
-HEADER = {"model": "scd", "sigma_d": 0.5, "t_max": T_MAX, "network": {"guidance": False}, "guidance_scale": 1.0}
-GUIDED = {**HEADER, "network": {"guidance": True}, "guidance": [1.2, 2.0], "guidance_scale": 1.6}
-TEACHER = {"model": "teacher", "sigma_d": 0.5, "network": {"guidance": False}, "guidance_scale": 1.3}
+HEADER = {
+    "model": "scd",
+    "sigma_d": 0.5,
+    "t_max": T_MAX,
+    "network": {"guidance": False},
+    "sampling": {1: {"guidance_scale": 1.0}},
+}
+GUIDED = {
+    **HEADER,
+    "network": {"guidance": True},
+    "guidance": [1.2, 2.0],
+    "sampling": {1: {"guidance_scale": 1.8}, 2: {"guidance_scale": 1.6, "t_mid": 0.9}},
+}
+TEACHER = {
+    "model": "teacher",
+    "sigma_d": 0.5,
+    "network": {"guidance": False},
+    "sampling": {18: {"guidance_scale": 1.3}},
+}
 
 
 @pytest.fixture
@@ -68,7 +84,7 @@ def times_of(sampler: Any) -> list[float]:
     ],
 )
 def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scale):
-    assert scale_of(header, asked) == scale
+    assert scale_of(header, 2, asked) == scale
 
 
 @pytest.mark.parametrize(
@@ -88,8 +104,16 @@ def test_the_scale_is_the_selected_one_or_what_was_asked_for(header, asked, scal
 )  # fmt: skip
 def test_a_scale_that_the_model_does_not_know_is_refused(header, asked, message):
     with pytest.raises(UserError) as caught:
-        scale_of(header, asked)
+        scale_of(header, 2, asked)
     assert str(caught.value) == message
+
+
+def test_each_number_of_steps_has_its_own_scale():
+    """Other numbers take the scale of the next smaller one, or of the smallest."""
+    assert [scale_of(GUIDED, steps, None) for steps in (1, 2, 3, 9)] == [1.8, 1.6, 1.6, 1.6]
+    assert [scale_of(TEACHER, steps, None) for steps in (1, 18, 50)] == [1.3] * 3
+    any_steps = {**GUIDED, "sampling": {steps: {"guidance_scale": steps / 4 + 1} for steps in (1, 2, 4)}}
+    assert [scale_of(any_steps, steps, None) for steps in (1, 2, 3, 4, 8)] == [1.25, 1.5, 1.5, 2.0, 2.0]
 
 
 def test_samplers_by_model_and_steps():
@@ -97,16 +121,17 @@ def test_samplers_by_model_and_steps():
     t_max = T_MAX
     teacher = drawn(params, TEACHER, 4)
     assert teacher.nfe == 7 == len(times_of(teacher))
-    student = {**HEADER, "t_mid": 0.9}
+    student = {**HEADER, "sampling": {1: {"guidance_scale": 1.0}, 2: {"guidance_scale": 1.0, "t_mid": 0.9}}}
     expected = {1: [t_max], 2: [t_max, 0.9], 4: [t_max, 0.9, 0.6, 0.3]}
     for steps, times in expected.items():
         sampler = drawn(params, student, steps)
         assert sampler.nfe == steps and times_of(sampler) == pytest.approx(times)
     vsd = drawn(params, {**HEADER, "model": "vsd"}, 1)
     assert vsd.nfe == 1 and times_of(vsd) == pytest.approx([t_max])
-    jumps = drawn(params, {**HEADER, "model": "multistep", "segments": 3}, 3)
+    jumps = drawn(params, {**HEADER, "model": "multistep", "segments": 3, "sampling": {3: {"guidance_scale": 1.0}}}, 3)
     assert jumps.nfe == 3 and times_of(jumps) == pytest.approx([t_max, t_max * 2 / 3, t_max / 3])
-    flow_map = {**HEADER, "model": "ayf", "any_steps": True, "steps": [1, 2, 4]}
+    flow_map = {**HEADER, "model": "ayf", "any_steps": True}
+    flow_map["sampling"] = dict.fromkeys((1, 2, 4), {"guidance_scale": 1.0})
     assert own_steps(flow_map) == (1, 2, 4)
     for steps in (1, 3, 8):
         assert times_of(drawn(params, flow_map, steps)) == pytest.approx(
@@ -118,9 +143,12 @@ def test_samplers_by_model_and_steps():
     ("header", "steps", "message"),
     [
         ({**HEADER, "model": "vsd"}, 2, "--steps 2: vsd is sampled in 1; write --steps 1"),
-        ({**HEADER, "model": "multistep", "segments": 4}, 2, "--steps 2: multistep is sampled in 4; write --steps 4"),
+        (
+            {**HEADER, "model": "multistep", "segments": 4, "sampling": {4: {"guidance_scale": 1.0}}}, 2,
+            "--steps 2: multistep is sampled in 4; write --steps 4",
+        ),
     ],
-)
+)  # fmt: skip
 def test_steps_that_the_model_was_not_made_for_are_refused(header, steps, message):
     with pytest.raises(UserError) as caught:
         drawn(shipped.params_with({}), header, steps)

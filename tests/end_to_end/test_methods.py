@@ -69,11 +69,13 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
         figures = metrics(project, model)
         for name in ("fd", "kid", "precision", "recall", "accuracy", "images_per_second"):
             assert {int(key.partition("@")[2]) for key in figures if key.startswith(f"{name}@")} == evaluations, model
-        assert figures.get("guidance") == (1.5 if model in ("teacher", "scd", "scd_vsd") else None)
-        assert ("t_mid" in figures) == (evaluations == {1, 2})
+        guided = evaluations if model in ("teacher", "scd", "scd_vsd") else set()
+        scales = {key: value for key, value in figures.items() if key.startswith("guidance")}
+        assert scales == {f"guidance@{number}": 1.5 for number in guided}
+        assert ("t_mid@2" in figures) == (evaluations == {1, 2}) and "t_mid@1" not in figures
         progress = (project / f"results/curves/progress-{model}.csv").read_text().splitlines()
         assert len(progress) == 1 + (1 if model == "teacher" else 2) and ("fd_1step" in progress[0]) == (
-            "t_mid" in figures
+            "t_mid@2" in figures
         )
 
 
@@ -128,12 +130,11 @@ def test_another_guidance_scale_retrains_nobody(project, run):
     run_stages(project, "select_ema@teacher")
     lines = (project / "results/curves/select-teacher.csv").read_text().splitlines()
     scales, samples = zip(*(line.split(",")[1:3] for line in lines[1:]), strict=True)
-    assert lines[0] == "sigma_rel,guidance,samples,fd" and scales[:3] == ("1.0", "1.3", "1.7")
+    assert lines[0] == "sigma_rel,guidance,samples,fd,noise" and scales[:3] == ("1.0", "1.3", "1.7")
     assert set(scales[3:]) < set(scales[:3]) and samples == ("32",) * 3 + (str(params["select"]["samples"]),) * 2
     chosen = json.loads((project / "models/teacher/sampling.json").read_text())
-    assert chosen == {
-        "guidance_scale": json.loads((project / "results/metrics/select-teacher.json").read_text())["guidance"]
-    }
+    scale = json.loads((project / "results/metrics/select-teacher.json").read_text())["guidance"]
+    assert chosen == {"6": {"guidance_scale": scale}}
     stale = json.loads(run("dvc", "status", "--json").stdout)
     assert "evaluate@teacher" in stale and not [stage for stage in stale if stage.startswith("train")]
     path.write_text(text)

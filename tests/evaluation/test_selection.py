@@ -17,7 +17,9 @@ from scm.data.latents.codec import Codec, plain_header
 from scm.ema.reconstruct import HALFLIFE_FILE, reconstruct, snapshot_file
 from scm.errors import UserError
 from scm.evaluation import selection
-from scm.evaluation.selection import Measured, Selection, better_half, between, chosen, finer, telling
+from scm.evaluation.candidates import Candidate, Way, better_half, between, chosen, finer_lengths, finer_ways, telling
+from scm.evaluation.selection import Measured, Selection
+from scm.generation.sampler import Sampler, consistency_sampler
 from tests.support.models import tiny_model
 from tests.support.processes import together
 from tests.support.projects import params_with
@@ -95,8 +97,9 @@ def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn
     weight = {sigma_rel: float(reconstruct(folder, sigma_rel)[0][BIAS]) for sigma_rel in figures}
     searched = selection_of(folder, drawn, lambda call: next(f for s, f in figures.items() if weight[s] == call.weight))
     state, header, rows = searched.best(tuple(figures))
-    assert rows == [{"sigma_rel": sigma_rel, "fd": fd} for sigma_rel, fd in figures.items()]
-    assert header["sigma_rel"] == 0.05 and "t_mid" not in header and state[BIAS] == weight[0.05]
+    assert rows == [{"sigma_rel": sigma_rel, "fd": fd, "noise": 0.0} for sigma_rel, fd in figures.items()]
+    assert (header["sigma_rel"], header["sampling"]) == (0.05, {18: {"guidance_scale": 1.0}})
+    assert state[BIAS] == weight[0.05]
     for call in drawn:
         assert (len(call.times), call.seeds, call.guidance) == (35, range(6), 1.0)
         assert call.labels == [0, 0, 1, 1, 2, 2]
@@ -113,24 +116,29 @@ def test_of_a_student_the_second_step_is_chosen_as_well(tmp_path, drawn, model):
 
     state, header, rows = selection_of(folder, drawn, figure).best((0.05, 0.1))
     assert rows == [
-        {"sigma_rel": 0.05, "t_mid": 0.6, "fd": pytest.approx(5.4), "fd_1step": 11.0},
-        {"sigma_rel": 0.05, "t_mid": 0.8, "fd": pytest.approx(5.2), "fd_1step": 11.0},
-        {"sigma_rel": 0.1, "t_mid": 0.6, "fd": pytest.approx(1.4), "fd_1step": 7.0},
-        {"sigma_rel": 0.1, "t_mid": 0.8, "fd": pytest.approx(1.2), "fd_1step": 7.0},
+        {"sigma_rel": 0.05, "steps": 2, "t_mid": 0.6, "fd": pytest.approx(5.4), "noise": 0.0},
+        {"sigma_rel": 0.05, "steps": 2, "t_mid": 0.8, "fd": pytest.approx(5.2), "noise": 0.0},
+        {"sigma_rel": 0.1, "steps": 2, "t_mid": 0.6, "fd": pytest.approx(1.4), "noise": 0.0},
+        {"sigma_rel": 0.1, "steps": 2, "t_mid": 0.8, "fd": pytest.approx(1.2), "noise": 0.0},
+        {"sigma_rel": 0.1, "steps": 1, "fd": 7.0, "noise": 0.0},
     ]
-    assert (header["sigma_rel"], header["t_mid"], state[BIAS]) == (0.1, 0.8, weight)
+    choices = {1: {"guidance_scale": 1.0}, 2: {"guidance_scale": 1.0, "t_mid": 0.8}}
+    assert (header["sigma_rel"], header["sampling"], state[BIAS]) == (0.1, choices, weight)
+    assert chosen(rows) == {
+        "sigma_rel": 0.1, "t_mid": 0.8, "fd": pytest.approx(1.2), "candidates": 4, "within_noise": 1, "fd_1step": 7.0,
+    }  # fmt: skip
     assert {tuple(round(t, 4) for t in call.times) for call in drawn} == {
         (round(T_MAX, 4),), (round(T_MAX, 4), 0.6), (round(T_MAX, 4), 0.8),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "steps"), [("vsd", 1), ("multistep", 3), ("meanflow", 4)])
+@pytest.mark.parametrize(("model", "steps"), [("vsd", 1), ("multistep", 3)])
 def test_what_is_sampled_in_one_way_only_has_no_second_step_to_choose(tmp_path, drawn, model, steps):
-    folder = run_of(tmp_path, model, **{"multistep": {"segments": 3}, "meanflow": {"any_steps": True}}.get(model, {}))
+    folder = run_of(tmp_path, model, **({"segments": 3} if model == "multistep" else {}))
     searched = selection_of(folder, drawn, lambda call: 1.0 + len(drawn))
     _state, header, rows = searched.best((0.05, 0.1))
-    assert rows == [{"sigma_rel": 0.05, "fd": 2.0}, {"sigma_rel": 0.1, "fd": 3.0}]
-    assert header["sigma_rel"] == 0.05 and "t_mid" not in header
+    assert rows == [{"sigma_rel": 0.05, "fd": 2.0, "noise": 0.0}, {"sigma_rel": 0.1, "fd": 3.0, "noise": 0.0}]
+    assert (header["sigma_rel"], header["sampling"]) == (0.05, {steps: {"guidance_scale": 1.0}})
     assert all(call.times == pytest.approx([T_MAX * k / steps for k in range(steps, 0, -1)]) for call in drawn)
     points = list(searched.progress(header, rows[0]))
     assert [set(point) for point in points] == [{"images", "fd"}] * 4 and points[-1]["fd"] == 2.0
@@ -147,7 +155,8 @@ def test_guided_models_are_measured_at_their_scale(tmp_path, drawn):
         drawn.clear()
         folder = run_of(tmp_path / model, model, **header)
         _state, found, rows = selection_of(folder, drawn, lambda call: 1.0, **changes).best((0.05,))
-        assert {call.guidance for call in drawn} == {scale} == {found["guidance_scale"]}, model
+        scales = {choice["guidance_scale"] for choice in found["sampling"].values()}
+        assert {call.guidance for call in drawn} == {scale} == scales, model
         assert "guidance" not in rows[0] and found.get("guidance") == header.get("guidance"), model
 
 
@@ -160,7 +169,8 @@ def test_progress_measures_the_choice_along_the_run(tmp_path, drawn, number, ima
     searched = selection_of(folder, drawn, lambda call: call.weight + len(call.times), **{"select.progress": number})
     _, header = reconstruct(folder, 0.08)
     choice = {"sigma_rel": 0.08, "t_mid": 0.8, "fd": 1002.0, "fd_1step": 1001.0}
-    points = list(searched.progress({**header, "guidance_scale": 1.0, "t_mid": 0.8}, choice))
+    sampling = {1: {"guidance_scale": 1.0}, 2: {"guidance_scale": 1.0, "t_mid": 0.8}}
+    points = list(searched.progress({**header, "sampling": sampling}, choice))
     expected = [float(reconstruct(folder, 0.08, until=seen)[0][BIAS]) for seen in images[:-1]] + [1000.0]
     assert [point["images"] for point in points] == images
     assert [point["fd"] for point in points] == pytest.approx([weight + 2 for weight in expected])
@@ -179,9 +189,9 @@ def test_the_average_with_a_half_life_takes_part_and_has_one_point(tmp_path, dra
     )
     searched = selection_of(folder, drawn, lambda call: abs(call.weight - 7.0))
     state, header, rows = searched.best((0.05,))
-    assert [row["sigma_rel"] for row in rows] == [0.05, 0.05, 0.004, 0.004]
-    assert (header["sigma_rel"], header["t_mid"], rows[-1]["fd"]) == (0.004, 0.6, 0.0)
-    assert list(searched.progress(header, rows[2])) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
+    assert [row["sigma_rel"] for row in rows] == [0.05, 0.05, 0.004, 0.004, 0.004]
+    assert (header["sigma_rel"], header["sampling"][2]["t_mid"], rows[-1]["fd"]) == (0.004, 0.6, 0.0)
+    assert list(searched.progress(header, chosen(rows))) == [{"images": 500, "fd": 0.0, "fd_1step": 0.0}]
 
 
 @pytest.mark.parametrize("sigma_rel", [None, 0.075])
@@ -191,7 +201,7 @@ def test_an_imported_teacher_is_measured_as_it_is(tmp_path, drawn, sigma_rel):
     (folder / snapshot_file(500, 0.10)).unlink()
     searched = selection_of(folder, drawn, lambda call: 1.5)
     _state, header, rows = searched.best((0.03, 0.05))
-    assert rows == [{"fd": 1.5} if sigma_rel is None else {"sigma_rel": 0.075, "fd": 1.5}]
+    assert rows == [({} if sigma_rel is None else {"sigma_rel": 0.075}) | {"fd": 1.5, "noise": 0.0}]
     assert list(searched.progress(header, rows[0])) == [{"images": 500, "fd": 1.5}]
 
 
@@ -224,26 +234,23 @@ def test_a_finer_search_closes_in_on_the_best_length_and_second_step(tmp_path, d
     changes, given = {"select.t_mid": [0.4, 0.6, 0.9]}, (0.03, 0.05, 0.1, 0.2)
     coarse = selection_of(folder, drawn, figure, **changes).best(given)
     fine = selection_of(folder, drawn, figure, **changes, **{"select.refine": 4}).best(given)
-    assert (coarse[1]["sigma_rel"], coarse[1]["t_mid"]) == (0.1, 0.6)
-    assert fine[1]["sigma_rel"] == pytest.approx(0.08, rel=0.03) and fine[1]["t_mid"] == pytest.approx(0.7, abs=0.03)
-    assert fine[2][:12] == coarse[2] and len(fine[2]) <= 12 + 4 * 4
+    assert (coarse[1]["sigma_rel"], coarse[1]["sampling"][2]["t_mid"]) == (0.1, 0.6)
+    assert fine[1]["sigma_rel"] == pytest.approx(0.08, rel=0.03)
+    assert fine[1]["sampling"][2]["t_mid"] == pytest.approx(0.7, abs=0.03)
+    assert [row["fd"] for row in fine[2][:12]] == [row["fd"] for row in coarse[2][:12]]
+    assert len(fine[2]) <= 12 + 4 * 4 + 1
     assert torch.equal(fine[0][BIAS], reconstruct(folder, fine[1]["sigma_rel"])[0][BIAS])
 
 
 def test_the_next_candidates_lie_halfway_to_the_neighbours():
-    rows = [
-        {"sigma_rel": s, "guidance": g, "t_mid": t}
-        for s in (0.05, 0.1, 0.2)
-        for g in (2.0, 1.25, 1.0)
-        for t in (0.4, 0.8)
-    ]
-    best = {"sigma_rel": 0.1, "guidance_scale": 1.25, "t_mid": 0.4}
-    ways = [(1.125, 0.4), (1.625, 0.4), (1.25, 0.6)]
-    assert finer(rows, best) == ([0.0707, 0.1414], ways)
-    assert finer(rows, {**best, "halflife": 9}) == finer(rows, {**best, "sigma_rel": None}) == ([], ways)
-    teachers = [{"sigma_rel": 0.05, "guidance": 1.0}, {"sigma_rel": 0.1, "guidance": 1.0}]
-    assert finer(teachers, {"sigma_rel": 0.1, "guidance_scale": 1.0}) == ([0.0707], [])
-    assert finer([{"guidance": 1.0}], {"sigma_rel": None, "guidance_scale": 1.0}) == ([], [])
+    rows = [{"sigma_rel": length} for length in (0.05, 0.1, 0.2)]
+    assert finer_lengths(rows, {"sigma_rel": 0.1}) == [0.0707, 0.1414]
+    assert finer_lengths(rows, {"sigma_rel": 0.1, "halflife": 9}) == finer_lengths([{}], {"sigma_rel": None}) == []
+    assert finer_lengths(rows[:2], {"sigma_rel": 0.1}) == [0.0707]
+    ways = [Way(2, scale, t_mid) for scale in (2.0, 1.25, 1.0) for t_mid in (0.4, 0.8)]
+    assert finer_ways(ways, Way(2, 1.25, 0.4)) == [(2, 1.125, 0.4), (2, 1.625, 0.4), (2, 1.25, 0.6)]
+    assert finer_ways([Way(1, 1.0), Way(1, 2.0)], Way(1, 2.0)) == [(1, 1.5, None)]
+    assert finer_ways([Way(18, 1.0)], Way(18, 1.0)) == []
     assert between([0.1, 0.1001], 0.1, lambda a, b: (a + b) / 2, 4) == []
 
 
@@ -268,15 +275,53 @@ def test_length_guidance_scale_and_second_step_are_searched_together(tmp_path, d
     folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
     weight = float(reconstruct(folder, 0.1)[0][BIAS])
     state, header, rows = selection_of(folder, drawn, valley(weight, 1.55, 0.8), **GUIDED).best((0.05, 0.1))
-    assert (header["sigma_rel"], header["guidance_scale"], header["t_mid"]) == (0.1, 1.5, 0.9)
+    choices = {1: {"guidance_scale": 1.5}, 2: {"guidance_scale": 1.5, "t_mid": 0.9}}
+    assert (header["sigma_rel"], header["sampling"]) == (0.1, choices)
     assert header["guidance"] == [1.0, 2.0] and state[BIAS] == weight
-    assert [(row["sigma_rel"], row["guidance"], row["t_mid"]) for row in rows] == [
-        (s, g, t) for s in (0.05, 0.1) for g in (1.0, 1.5, 2.0) for t in (0.4, 0.9)
+    assert [(row["sigma_rel"], row["steps"], row["guidance"], row.get("t_mid")) for row in rows] == [
+        *((s, 2, g, t) for s in (0.05, 0.1) for g in (1.0, 1.5, 2.0) for t in (0.4, 0.9)),
+        *((0.1, 1, g, None) for g in (1.0, 1.5, 2.0)),
     ]
     assert chosen(rows) == {
-        "sigma_rel": 0.1, "guidance": 1.5, "t_mid": 0.9, "fd": pytest.approx(1.15), "fd_1step": pytest.approx(6.05),
+        "sigma_rel": 0.1, "guidance": 1.5, "t_mid": 0.9, "fd": pytest.approx(1.15), "candidates": 12, "within_noise": 1,
+        "guidance_1step": 1.5, "fd_1step": pytest.approx(6.05), "candidates_1step": 3, "within_noise_1step": 1,
     }  # fmt: skip
-    assert len(drawn) == 2 * 3 * (2 + 1), "one step does not depend on t_mid, but on the scale"
+
+
+def test_one_step_has_another_scale_than_two(tmp_path, drawn):
+    """As table 6 has it; the average is that of two steps, and the finer search goes on in one step as well."""
+    folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
+    weight = {length: float(reconstruct(folder, length)[0][BIAS]) for length in (0.05, 0.1)}
+
+    def figure(call: Any) -> float:
+        scale, length = (1.7, 0.05) if len(call.times) == 1 else (1.2, 0.1)
+        return 1 + abs(call.guidance - scale) + abs(call.weight - weight[length]) / 100
+
+    settings = {**GUIDED, "select.t_mid": [0.8], "select.refine": 3}
+    searched = selection_of(folder, drawn, figure, **settings)
+    _, header, rows = searched.best((0.05, 0.1))
+    one, two = (header["sampling"][steps]["guidance_scale"] for steps in (1, 2))
+    assert (header["sigma_rel"], one, two) == (0.1, pytest.approx(1.7, abs=0.07), pytest.approx(1.2, abs=0.07))
+    assert (chosen(rows)["guidance_1step"], chosen(rows)["guidance"]) == (one, two)
+    drawn.clear()
+    assert {"fd", "fd_1step"} < next(searched.progress(header, chosen(rows))).keys()
+    assert {(len(call.times), call.guidance) for call in drawn} == {(1, one), (2, two)}
+
+
+def test_a_model_of_any_steps_has_a_scale_for_each_and_no_t_mid(tmp_path, drawn):
+    folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
+    best = {1: 2.0, 2: 1.5, 4: 1.0}
+    plain = selection_of(folder, drawn, lambda call: abs(call.guidance - best[len(call.times)]) + 1, **GUIDED)
+    ways = [Way(steps, scale) for steps in best for scale in best.values()]
+
+    def sampler(header: dict[str, Any], steps: int) -> Sampler:
+        return consistency_sampler([T_MAX * (1 - step / steps) for step in range(steps)], 0.5)
+
+    searched = replace(plain, ways=lambda header: ways, sampler=sampler)
+    _, header, rows = searched.best((0.1,))
+    assert header["sampling"] == {steps: {"guidance_scale": scale} for steps, scale in best.items()}
+    (point, *_) = searched.progress(header, chosen(rows))
+    assert point == {"images": 100, "fd": 1.0, "fd_2step": 1.0, "fd_1step": 1.0}
 
 
 def test_a_finer_search_closes_in_on_the_best_guidance_scale(tmp_path, drawn):
@@ -285,14 +330,16 @@ def test_a_finer_search_closes_in_on_the_best_guidance_scale(tmp_path, drawn):
     weight = float(reconstruct(folder, 0.1)[0][BIAS])
     refined = {**GUIDED, "select.refine": 4}
     _, header, rows = selection_of(folder, drawn, valley(weight, 1.3, 0.77), **refined).best((0.05, 0.1, 0.2))
-    assert header["guidance_scale"] == pytest.approx(1.3, abs=0.03) and header["t_mid"] == pytest.approx(0.77, abs=0.03)
+    two = header["sampling"][2]
+    assert two["guidance_scale"] == pytest.approx(1.3, abs=0.03) and two["t_mid"] == pytest.approx(0.77, abs=0.03)
     assert header["sigma_rel"] == 0.1 and all(row["guidance"] == round(row["guidance"], 3) for row in rows)
     points = list(selection_of(folder, drawn, valley(weight, 1.3, 0.77), **refined).progress(header, chosen(rows)))
-    assert {call.guidance for call in drawn[-2 * (len(points) - 1) :]} == {header["guidance_scale"]}
+    scales = {choice["guidance_scale"] for choice in header["sampling"].values()}
+    assert {call.guidance for call in drawn[-2 * (len(points) - 1) :]} == scales
     folder = run_of(tmp_path / "teacher", "teacher", times=(500,), sigma_rel=None, label_dropout=0.1)
     (folder / snapshot_file(500, 0.10)).unlink()
     _, header, rows = selection_of(folder, drawn, lambda call: abs(call.guidance - 1.7), **refined).best((0.03, 0.05))
-    assert header["guidance_scale"] == pytest.approx(1.7, abs=0.03) and header["sigma_rel"] is None
+    assert header["sampling"] == {18: {"guidance_scale": pytest.approx(1.7, abs=0.03)}} and header["sigma_rel"] is None
     assert [row["guidance"] for row in rows[:5]] == [1.0, 1.5, 2.0, 1.25, 1.75]
 
 
@@ -300,7 +347,15 @@ def test_a_first_look_sorts_out_the_worse_half(tmp_path, drawn):
     """The distances on few samples are the smaller ones here, which must not matter."""
     folder = run_of(tmp_path, "scd", guidance=[1.0, 2.0])
     few = {(0.05, 1.0): 1.1, (0.05, 1.5): 1.0, (0.05, 2.0): 1.4, (0.1, 1.0): 1.3, (0.1, 1.5): 0.9, (0.1, 2.0): 1.2}
-    many = {(0.05, 1.0): 5, (0.05, 1.5): 4, (0.1, 1.5): 6, (0.0707, 1.5): 8, (0.05, 1.25): 3, (0.05, 1.75): 7}
+    many = {
+        (0.05, 1.0): 5,
+        (0.05, 1.5): 4,
+        (0.05, 2.0): 9,
+        (0.1, 1.5): 6,
+        (0.0707, 1.5): 8,
+        (0.05, 1.25): 3,
+        (0.05, 1.75): 7,
+    }
     weights_of = {float(reconstruct(folder, s)[0][BIAS]): s for s in (0.05, 0.0707, 0.1)}
 
     def figure(call: Any) -> float:
@@ -312,20 +367,24 @@ def test_a_first_look_sorts_out_the_worse_half(tmp_path, drawn):
     assert [(row["sigma_rel"], row["guidance"], row["fd"]) for row in rows if row["samples"] == 3] == [
         (*place, fd - 0.5) for place, fd in few.items()
     ]
-    whole = [(row["sigma_rel"], row["guidance"]) for row in rows if row["samples"] == 6]
+    whole = [(row["sigma_rel"], row["guidance"]) for row in rows if row["samples"] == 6 and row["steps"] == 2]
     # 2.0 fell out, and is a neighbour still
     assert whole == [(0.05, 1.0), (0.05, 1.5), (0.1, 1.5), (0.0707, 1.5), (0.05, 1.25), (0.05, 1.75)]
-    assert [row["samples"] for row in rows] == [3] * 6 + [6] * 6
-    assert (header["sigma_rel"], header["guidance_scale"], chosen(rows)["fd"]) == (0.05, 1.25, 2.5)
+    one_step = [row for row in rows if row["steps"] == 1]
+    assert [row["guidance"] for row in one_step] == [1.0, 1.5, 2.0, 1.25, 1.75], "of the chosen average, all scales"
+    assert [row["samples"] for row in rows] == [3] * 6 + [6] * (6 + 5)
+    assert all(("noise" in row) == (row["samples"] == 6) for row in rows)
+    assert (header["sigma_rel"], header["sampling"][2], chosen(rows)["fd"]) == (
+        0.05, {"guidance_scale": 1.25, "t_mid": 0.8}, 2.5,
+    )  # fmt: skip
     assert {call.seeds for call in drawn} == {range(3), range(6)}
-    assert all(("fd_1step" in row) == (row["samples"] == 6) for row in rows)
-    assert len(drawn) == 6 + 2 * 6
+    assert len(drawn) == 6 + 6 + 5
     assert selection_of(folder, drawn, figure, **settings).best((0.05, 0.1))[1:] == (header, rows)
-    assert len(drawn) == 6 + 2 * 6, "nothing is measured twice"
+    assert len(drawn) == 6 + 6 + 5, "nothing is measured twice"
     drawn.clear()
     plain = run_of(tmp_path / "plain", "scd", guidance=[1.0, 2.0])
     rows = selection_of(plain, drawn, lambda call: 1.0, **{**settings, "select.samples": 3}).best((0.05,))[2]
-    assert len(rows) == 4 and all("samples" not in row for row in rows), "as many samples as decide: no first look"
+    assert len(rows) == 4 + 4 and all("samples" not in row for row in rows), "as many samples as decide: no first look"
 
 
 def test_figures_on_different_numbers_of_samples_are_not_compared():
@@ -334,12 +393,15 @@ def test_figures_on_different_numbers_of_samples_are_not_compared():
         *({"guidance": 1.0, "samples": 6, "fd": fd} for fd in (4, 3, 5)),
     ]
     assert chosen(rows) == {"guidance": 1.0, "samples": 6, "fd": 3}
-    assert telling(rows) == [{"samples": row["samples"], "fd": row["fd"]} for row in rows]
-    assert telling(rows[1:]) == [{"fd": 4}, {"fd": 3}, {"fd": 5}]
+    told = [{"steps": 2, **row} for row in rows]
+    assert telling(told) == [{"samples": row["samples"], "fd": row["fd"]} for row in rows]
+    assert telling(told[1:]) == [{"fd": 4}, {"fd": 3}, {"fd": 5}]
     assert chosen([{"fd": math.nan}, {"fd": 2.0}, {"fd": math.inf}]) == {"fd": 2.0}
-    assert [row["fd"] for row in better_half(rows)] == [0.5, 3]
-    assert [row["fd"] for row in better_half([*rows, {"fd": math.nan}])] == [0.5, 3, 4]
-    assert better_half(rows[:1]) == rows[:1]
+    found = [Candidate(row, Way(2, 1.0), ()) for row in rows]
+    assert [each.row["fd"] for each in better_half(found)] == [0.5, 3]
+    lost = Candidate({"fd": math.nan}, Way(2, 1.0), ())
+    assert [each.row["fd"] for each in better_half([*found, lost])] == [0.5, 3, 4]
+    assert better_half(found[:1]) == found[:1]
 
 
 def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
@@ -351,14 +413,14 @@ def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
 
     whole = selection_of(folder, drawn, figure, **GUIDED)
     _, header, rows = whole.best((0.05, 0.1))
-    points = list(whole.progress(header, rows[0]))
+    points = list(whole.progress(header, chosen(rows)))
     number, file = len(drawn), folder / "measured.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     assert len(lines) == number == len(set(lines))
     file.write_bytes(b"".join(lines[:3]) + lines[3][:-4])
     drawn.clear()
     again = selection_of(folder, drawn, figure, **GUIDED)
-    assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, rows[0])) == points
+    assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, chosen(rows))) == points
     assert len(drawn) == number - 3 and file.read_bytes() == b"".join(lines)
     # Damaged lines are measured again, not believed.
     content = bytearray(file.read_bytes())
@@ -367,7 +429,7 @@ def test_an_interrupted_search_measures_what_is_missing(tmp_path, drawn):
     file.write_bytes(content)
     drawn.clear()
     again = selection_of(folder, drawn, figure, **GUIDED)
-    assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, rows[0])) == points
+    assert again.best((0.05, 0.1))[1:] == (header, rows) and list(again.progress(header, chosen(rows))) == points
     assert len(drawn) == 2 and sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
 
 
@@ -381,7 +443,8 @@ def _averages_on_two_machines(ranks: Ranks, folder: Path) -> None:
     for found, sigma_rel in zip(elsewhere._given((0.05, 0.1)), (0.05, 0.1), strict=True):
         state, header = reconstruct(folder, sigma_rel)
         assert found[1] == header and all(torch.equal(found[0][name], value) for name, value in state.items())
-    ((found, _, _),) = elsewhere._finer([{"sigma_rel": 0.05, "guidance": 1.0}], ({}, {**header, "guidance_scale": 1.0}))
+    neighbour = Candidate({"sigma_rel": 0.05}, Way(18, 1.0), ())
+    ((found, _, _),) = elsewhere._finer([neighbour], {}, header, Way(18, 1.0), other_lengths=True)
     assert torch.equal(found[BIAS], reconstruct(folder, 0.0707)[0][BIAS])
 
 

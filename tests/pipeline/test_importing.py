@@ -111,7 +111,7 @@ def test_images_are_drawn_from_it(project, teacher, tmp_path):
     cli.main(["import-teacher", str(teacher)])
     (snapshot,) = (project / SNAPSHOTS).iterdir()
     shutil.copy(snapshot, project / "models/teacher/model.safetensors")
-    (project / "models/teacher/sampling.json").write_text('{"guidance_scale": 1.0}')
+    (project / "models/teacher/sampling.json").write_text('{"18": {"guidance_scale": 1.0}}')
     for name in ("a.png", "b.png"):
         options = ("--model", "teacher", "--steps", "3", "-n", "6", "--classes", "0,1,2", "-o", str(tmp_path / name))
         assert cli.main(["sample", *options]) == 0

@@ -164,13 +164,13 @@ def test_every_column_has_its_preset_and_every_result_its_method():
 
 
 def published_scales(name: str) -> dict[str, list[float]]:
-    """The best guidance scales for FID and for FDD, of the students together; of those in one step or two, in two."""
+    """The best guidance scales for FID and for FDD, of the students together and for all numbers of steps."""
     row = apply.paper_row(ROOT, name)
     size, found = row.get("size"), {"teacher": set[float](), "student": set[float]()}
     for model, block in TABLES["results"][row["dataset"]].items():
         if model != "vsd_ablation_M" or size == "M":
             values = dict(leaves(block, size))
-            scales = {scale for key, scale in values.items() if re.search(r"guidance_f(id|dd)(_2step)?$", key)}
+            scales = {scale for key, scale in values.items() if re.search(r"guidance_f(id|dd)(_[12]step)?$", key)}
             found["teacher" if model == "teacher" else "student"] |= scales
     return {kind: sorted(scales) or [1.0] for kind, scales in found.items()}
 

@@ -129,7 +129,7 @@ def test_models_that_are_not_there_or_do_not_belong_together_are_refused(project
 def test_settings_of_another_format_are_refused(packed, tmp_path):
     values = json.loads((packed / "artifacts/product/settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({**values, "format": 99}))
-    with pytest.raises(UserError, match=r"not of format 1; load it with the scm that packaged it$"):
+    with pytest.raises(UserError, match=r"not of format 2; load it with the scm that packaged it$"):
         Content.read(tmp_path)
 
 

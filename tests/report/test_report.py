@@ -204,16 +204,17 @@ def test_a_choice_at_the_edge_of_the_candidates_is_said(root: Path) -> None:
 
 def guided(root: Path) -> None:
     """sCD chose among three scales after a first look; the teacher is imported, and its average's length is unknown."""
-    lines = ["sigma_rel,guidance,t_mid,samples,fd,fd_1step"]
+    lines = ["sigma_rel,steps,guidance,t_mid,samples,fd,noise"]
     for length, times in itertools.product((0.03, 0.05, 0.1, 0.2), (0.6, 0.8)):
         for scale in (1.0, 1.4, 1.8):
             fd = 5 + 8 * abs(scale - 1.4) + 3 * abs(times - 0.8) + 4 * abs(math.log(length / 0.1))
-            lines.append(f"{length},{scale},{times},500,{fd * 0.2},")
+            lines.append(f"{length},2,{scale},{times},500,{fd * 0.2},")
             if fd < 12:
-                lines.append(f"{length},{scale},{times},2000,{fd},{fd + 3}")
-    lines.append("0.1,1.6,0.8,2000,7.0,9.0")
+                lines.append(f"{length},2,{scale},{times},2000,{fd},0.3")
+    lines += ["0.1,2,1.6,0.8,2000,7.0,0.3", "0.1,1,1.4,,2000,8.0,0.2", "0.1,1,1.8,,2000,7.5,0"]
     (root / "results/curves/select-scd.csv").write_text("\n".join(lines) + "\n")
-    choice = {"sigma_rel": 0.1, "guidance": 1.4, "t_mid": 0.8, "samples": 2000, "fd": 5.0, "fd_1step": 8.0}
+    choice = {"sigma_rel": 0.1, "guidance": 1.4, "t_mid": 0.8, "samples": 2000, "fd": 5.0}
+    choice |= {"candidates": 19, "within_noise": 2, "guidance_1step": 1.8, "fd_1step": 7.5}
     (root / "results/metrics/select-scd.json").write_text(json.dumps(choice))
     (root / "results/curves/select-teacher.csv").write_text("guidance,fd\n1.0,9.0\n1.5,4.0\n2.0,3.0\n")
     (root / "results/metrics/select-teacher.json").write_text(json.dumps({"guidance": 2.0, "fd": 3.0}))
@@ -223,19 +224,20 @@ def test_guidance_scales_have_a_line_each_and_first_looks_none(root: Path) -> No
     guided(root)
     build(fake_project(root))
     text = html(root)
-    assert "sCD: chosen σ_rel 0.1, t_mid 0.8, guidance 1.4; at the edge of the candidates: t_mid</b>" in text
+    chosen = "sCD: chosen σ_rel 0.1, t_mid 0.8, guidance 1.4; in 1 step guidance 1.8"
+    assert f"{chosen}; at the edge of the candidates: t_mid; 2 of 19 candidates are within the noise</b>" in text
     assert "Teacher: chosen guidance 2; at the edge of the candidates: guidance</b>" in text
     assert "Teacher: Fréchet distance over guidance" in text and "sCT: Fréchet distance over σ_rel" in text
     assert all(f"2 steps, guidance {scale}" in text for scale in ("1", "1.4", "1.6", "1.8"))
     assert text.count("dropped after a first look at fewer samples") == 1
     findings = collect(fake_project(root))
-    rows = [row for row in findings.selection["scd"] if row["samples"] == 2000]
-    *scales, one = selection_lines(rows, findings.choices["scd"], "sigma_rel")
+    rows = [row for row in findings.selection["scd"] if row["samples"] == 2000 and row["steps"] == 2]
+    scales = selection_lines(rows, findings.choices["scd"], "sigma_rel")
     assert [(line.label, list(line.x)) for line in scales] == [
         ("2 steps, guidance 1", [0.05, 0.1, 0.2]), ("2 steps, guidance 1.4", [0.03, 0.05, 0.1, 0.2]),
         ("2 steps, guidance 1.6", [0.1]), ("2 steps, guidance 1.8", [0.05, 0.1, 0.2]),
     ]  # fmt: skip
-    assert min(scales[1].y) == 5.0 and min(one.y) == 8.0 and len(one.x) == 4 and one.label == "1 step"
+    assert min(scales[1].y) == 5.0
 
 
 def test_the_data_are_counted_and_shown(root: Path) -> None:

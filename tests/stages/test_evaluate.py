@@ -50,7 +50,9 @@ def stage_in(folder: Path) -> Stage:
         "classes": ["0", "1", "2"], "codec": CODEC, "sigma_rel": 0.05,
     }  # fmt: skip
     weights.save(folder / "models/scd/model.safetensors", net.state_dict(), header)
-    write_json(folder / "models/scd/sampling.json", {"guidance_scale": 1.0, "t_mid": 0.8})
+    write_json(
+        folder / "models/scd/sampling.json", {1: {"guidance_scale": 1.0}, 2: {"guidance_scale": 1.0, "t_mid": 0.8}}
+    )
     save_codec(folder / "data/codec", CODEC, None)
     (folder / "work").mkdir(exist_ok=True)
     project = Project(folder, params_with(VALUES))

@@ -45,7 +45,8 @@ def write_candidate(
     **run_entries: Any,
 ) -> None:
     """What training and evaluation of scd leave: weights, dvc.lock, figures and run files that fit each other."""
-    contents = {"model.safetensors": weights, "sampling.json": json.dumps({"guidance_scale": 1.0, "t_mid": t_mid})}
+    sampling = {"1": {"guidance_scale": 1.0}, "2": {"guidance_scale": 1.0, "t_mid": t_mid}}
+    contents = {"model.safetensors": weights, "sampling.json": json.dumps(sampling)}
     (root / "models/scd").mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (root / "models/scd" / name).write_text(content, encoding="utf-8")

@@ -53,7 +53,7 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
         _selection(results, model, generator)
         metrics = {"sigma_rel": 0.1, "mparams": 0.0914, "fd_floor": 1.42}
         if model != "teacher":
-            metrics["t_mid"] = 0.8
+            metrics["t_mid@2"] = 0.8
         for evaluations, (distance, precision, recall, accuracy, speed) in FIGURES[model].items():
             metrics[f"fd@{evaluations}"] = distance * generator.uniform(0.95, 1.05)
             metrics[f"kid@{evaluations}"] = distance / 100
@@ -100,9 +100,11 @@ def _selection(results: Path, model: str, generator: random.Random) -> None:
             continue
         for t_mid in (0.6, 0.8, 1.1):
             shifted = distance + 8 * abs(t_mid - 0.8)
-            rows.append({"sigma_rel": sigma_rel, "t_mid": t_mid, "fd": shifted, "fd_1step": distance + 2.2})
-    _csv(results / f"curves/select-{model}.csv", rows)
+            rows.append({"sigma_rel": sigma_rel, "steps": 2, "t_mid": t_mid, "fd": shifted, "noise": 0.1})
     choice = {"sigma_rel": 0.1, "fd": min(float(row["fd"]) for row in rows)}
+    if model != "teacher":
+        rows.append({"sigma_rel": 0.1, "steps": 1, "t_mid": "", "fd": choice["fd"] + 2.2, "noise": 0.0})
+    _csv(results / f"curves/select-{model}.csv", rows)
     _json(results / f"metrics/select-{model}.json", choice if model == "teacher" else {**choice, "t_mid": 0.8})
 
 

@@ -73,7 +73,8 @@ def save_model(
         "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
-    sampling = {"guidance_scale": scale} | ({} if t_mid is None else {"t_mid": t_mid})
+    choice, first = {"guidance_scale": scale}, changes.get("segments", 18 if name == "teacher" else 1)
+    sampling = {first: choice} | ({} if t_mid is None else {2: {**choice, "t_mid": t_mid}})
     write_json(project / f"models/{name}/sampling.json", sampling)
     save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 

@@ -40,7 +40,7 @@ def test_the_evaluate_record_carries_the_chain_the_figures_and_the_grids(root: P
     )
     record = sync.record_of(root, run_file)
     assert record.params["teacher.lr.max"] == 0.01 and record.params["model"] == "scd"
-    assert record.metrics["t_mid"] == 0.8 and {"fd@1", "fd@2"} <= record.metrics.keys()
+    assert record.metrics["t_mid@2"] == 0.8 and {"fd@1", "fd@2"} <= record.metrics.keys()
     assert record.images["samples-nfe-2"] == (root / "results/samples/scd/nfe-2.png", 2)
     assert record.tags["scm.dirty"] == "true" and record.tags["eval.protocol"] == "p1"
     assert record.tags["scm.params_hash"] == "9b1c44d2e0f7" and record.tags["scm.deps.models/scd"] == "md5"
