@@ -22,6 +22,7 @@ from scm.generation import trained
 from scm.generation.generate import asked_labels, batches, generate
 from scm.generation.grids import save_grid, scale_for
 from scm.generation.sampler import Sampler
+from scm.networks.model import GUIDE
 from scm.pipeline.stage import Stage, main
 
 Nearest = tuple[Tensor, dict[str, Any]]
@@ -43,7 +44,8 @@ def run(stage: Stage) -> None:
     ranges = [range(start, start + count) for start in starts]
     columns = min(settings.grid_classes, len(header["classes"])) or settings.grid_classes
     grid_labels = torch.arange(columns).repeat(settings.grid_rows) if header["classes"] else None
-    figures: dict[str, float] = {"mparams": sum(p.numel() for p in model.parameters()) / 1e6}
+    own = [value for name, value in model.named_parameters() if not name.startswith(GUIDE)]
+    figures: dict[str, float] = {"mparams": sum(p.numel() for p in own) / 1e6}
     figures |= {"sigma_rel": header["sigma_rel"]} if header.get("sigma_rel") is not None else {}
     grids: dict[int, Tensor] = {}
     nearest: dict[int, Nearest] = {}

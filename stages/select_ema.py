@@ -5,6 +5,7 @@ from scm.base.distributed import Ranks
 from scm.base.files import write_csv, write_json
 from scm.base.project import TEACHER
 from scm.build import models, sampling
+from scm.build.given import guide_of
 from scm.data.latents.autoencoders import load_codec
 from scm.ema.reconstruct import verify
 from scm.evaluation.candidates import chosen
@@ -24,7 +25,9 @@ def run(stage: Stage) -> None:
     # Find the length, and for each number of steps the guidance scale and t_mid, with the smallest distance; distances
     # in `known` are not measured again.
     known = Measured(stage.work / "measured.jsonl", ranks)
-    selection = sampling.selection(params, reference, codec, snapshots, ranks, stage.progress, known)
+    guide, origin = guide_of(stage.root, params, snapshots) if model == TEACHER else (None, {})
+    stage.extra |= {"given": origin} if origin else {}
+    selection = sampling.selection(params, reference, codec, snapshots, ranks, stage.progress, known, guide)
     lengths = params.select.sigma_rel
     state, header, rows = selection.best(lengths.teacher if model == TEACHER else lengths.student)
     choice = chosen(rows)

@@ -2,6 +2,7 @@
 
 from scm.base.distributed import Ranks
 from scm.base.project import TEACHER
+from scm.build.given import start_teacher
 from scm.build.models import compile_networks, device_of, network_settings, new_model, with_precision
 from scm.build.training import TrainingData, training_settings
 from scm.objectives.diffusion import Diffusion
@@ -19,12 +20,15 @@ def run(stage: Stage) -> None:
     data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
     shape, classes = data.codec.header["shape"], data.loader.classes
     network = network_settings(params.network, len(classes), shape, settings.augment)
-    model = new_model(network, settings, params.seed).to(ranks.device)
+    model = new_model(network, settings, params.seed)
+    start = start_teacher(stage.root, params, model, data.codec.header, classes, stage.progress)
+    model.to(ranks.device)
     compile_networks(model, params.runtime, ranks.device, stage.progress)
     times = network.sigma_d, settings.p_mean, settings.p_std
     objective = Diffusion(*times, settings.label_dropout, settings.augment)
     header = {"model": TEACHER, "network": network.to_dict(), "classes": classes, "codec": data.codec.header}
-    header |= {"sigma_d": params.network.sigma_d, "label_dropout": settings.label_dropout}
+    header |= {"sigma_d": params.network.sigma_d, "label_dropout": settings.label_dropout, **start}
+    stage.extra |= {"given": start} if start else {}
     stage.extra |= {"device": str(ranks.device), "precision": settings.precision}
     stage.progress(f"{sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}")
     loop = training_settings(params, settings, TEACHER, header)

@@ -240,6 +240,8 @@ def setup(params: Params, stage: str, item: str, classes: int) -> Setup:
             return Setup(new_model(network, settings, 0), objective, None, None, 0)
         method = on_gpu(params.student.method(item))
         teacher = Model(network, precision=DTYPES[on_gpu(params.teacher).precision]).requires_grad_(False).eval()
+        if params.select.guide is not None:  # of unknown size; most are smaller than the teacher
+            teacher.guide = Model(network, precision=teacher.precision).requires_grad_(False).eval()
         student = new_student(teacher, method, 0)
         objective, auxiliary = student_objective(item, method, params.sampler, teacher, 0)
     beside = None if auxiliary is None else auxiliary.module

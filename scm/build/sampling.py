@@ -13,11 +13,12 @@ from scm.data.latents.codec import Codec
 from scm.errors import UserError
 from scm.evaluation.candidates import Way
 from scm.evaluation.reference import Reference
-from scm.evaluation.selection import Measured, Selection
+from scm.evaluation.selection import Average, Measured, Selection
 from scm.generation.sampler import Sampler, ddim_sampler, t_max_of
 from scm.generation.trained import (
     Choice,
     NoiseLevels,
+    can_be_guided,
     choice_of,
     evaluations_per_call,
     own_steps,
@@ -75,12 +76,17 @@ def selection(
     ranks: Ranks,
     say: Callable[[str], None],
     measured: Measured,
+    guide: Callable[[Average], Average] | None = None,
 ) -> Selection:
-    """The search for a model's best average, as the section `select` describes it."""
+    """The search for a model's best average, as the section `select` describes it.
+
+    Args:
+        guide: gives an average its guide; None = there is none.
+    """
     select, place = params.select, (reference, codec, snapshots, ranks, say, measured)
     how = partial(ways, params), partial(sampler_in, params)
     return Selection(
-        *place, *how, select.samples, select.coarse, select.refine, select.progress, batch=params.evaluate.batch
+        *place, *how, select.samples, select.coarse, select.refine, select.progress, params.evaluate.batch, guide
     )
 
 
@@ -104,7 +110,7 @@ def scales_of(params: Params, header: Mapping[str, Any]) -> tuple[float, ...]:
     if header["model"] != TEACHER:
         return scales.student if header["network"].get("guidance") else (1.0,)
     for scale in scales.teacher:
-        if scale != 1 and not header.get("label_dropout"):
+        if scale != 1 and not can_be_guided(header):
             problem = "this teacher was never trained without labels and cannot be guided"
             raise UserError(f"params.yaml: select.guidance.teacher = {scale}: {problem}; write [1.0]")
     return scales.teacher

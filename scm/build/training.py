@@ -21,7 +21,7 @@ from scm.data.shards.loader import LatentLoader
 from scm.data.shards.shards import INDEX, read_index, verify_all
 from scm.errors import UserError
 from scm.generation.sampler import t_max_of
-from scm.generation.trained import load_model
+from scm.generation.trained import can_be_guided, load_model
 from scm.methods import StudentSettings
 from scm.networks import Model
 from scm.params import Params
@@ -76,10 +76,10 @@ def fitting_teacher(path: Path, data: TrainingData, settings: StudentSettings) -
             f"{path} knows {len(header['classes'])} classes, data/latents has {len(data.loader.classes)}: "
             "train a teacher on these data, or prepare the teacher's data"
         )
-    if settings.guidance and not header.get("label_dropout"):
+    if settings.guidance and not can_be_guided(header):
         raise UserError(
             f"{path} cannot be guided, as it was never trained without labels: remove guidance from the method, "
-            "or train a teacher with label_dropout 0.1"
+            "train a teacher with label_dropout 0.1, or name a select.guide"
         )
     return teacher.requires_grad_(False), header
 

@@ -49,7 +49,7 @@ def verify(folder: Path) -> None:
         UserError: a snapshot or the index is missing or damaged, or there is a snapshot of something else.
     """
     index, remedy = folder / INDEX, "run `dvc checkout`, or delete the folder and run `dvc repro`"
-    if not index.exists() and len(_power_snapshots(folder)) == 1:
+    if not index.exists() and len(snapshots_of(folder)) == 1:
         return
     written = read_sealed(index)
     if written is None:
@@ -69,7 +69,7 @@ def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[s
 
     An imported model has a single snapshot, which is returned unchanged whatever its length.
     """
-    files = _power_snapshots(folder)
+    files = snapshots_of(folder)
     if len(files) == 1:
         yield weights.load(files[0])
     else:
@@ -81,7 +81,7 @@ def averages(folder: Path, sigma_rels: Sequence[float]) -> Iterator[tuple[dict[s
 
 def snapshot_times(folder: Path) -> list[int]:
     """Images seen at each snapshot, ascending."""
-    return sorted({weights.read_header(file, Dated)["images"] for file in _power_snapshots(folder)})
+    return sorted({weights.read_header(file, Dated)["images"] for file in snapshots_of(folder)})
 
 
 def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -97,7 +97,7 @@ def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tup
     Returns:
         State of the model in float32, and the last snapshot's header with the new sigma_rel.
     """
-    read = [(file, weights.read_header(file, Snapshot)) for file in _power_snapshots(folder)]
+    read = [(file, weights.read_header(file, Snapshot)) for file in snapshots_of(folder)]
     read = [(file, header) for file, header in read if until is None or header["images"] <= until]
     files, headers = [file for file, _ in read], [header for _, header in read]
     last = max(range(len(files)), key=lambda index: headers[index]["images"])
@@ -115,7 +115,8 @@ def reconstruct(folder: Path, sigma_rel: float, until: int | None = None) -> tup
     return state, {**headers[last], "sigma_rel": sigma_rel}
 
 
-def _power_snapshots(folder: Path) -> list[Path]:
+def snapshots_of(folder: Path) -> list[Path]:
+    """The snapshots of a run's power-function averages, by time."""
     files = sorted(file for file in folder.glob("*.safetensors") if file.name != HALFLIFE_FILE)
     if not files:
         raise UserError(f"{folder} holds no snapshots: run `dvc repro` to train the model")

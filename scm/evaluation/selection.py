@@ -45,6 +45,7 @@ from scm.networks import Model
 
 State = dict[str, Tensor]
 Header = dict[str, Any]
+Average = tuple[State, Header]
 DIGITS = 16
 """Length of the hash before each measured line."""
 Planned = tuple[State, Header, Sequence[Way]]
@@ -101,6 +102,7 @@ class Selection:
         refine: rounds of a finer search.
         points: number of points of a student's run at which the chosen average is measured.
         batch: samples that are drawn at once.
+        guide: gives an average the network that guides it; None = there is none.
     """
 
     reference: Reference
@@ -116,6 +118,7 @@ class Selection:
     refine: int
     points: int
     batch: int
+    guide: Callable[[Average], Average] | None = None
 
     def best(self, sigma_rels: Sequence[float]) -> tuple[State, Header, list[Figures]]:
         """Finds the average that is best in the most steps, and the best way to sample it in each number of steps.
@@ -206,7 +209,10 @@ class Selection:
     def _read(self, read: Callable[[], tuple[State, Header] | None]) -> tuple[State, Header] | None:
         """What rank 0 reads, on the CPU of every process: the snapshots can be hundreds of GB."""
         found = self.ranks.read_once(read)
-        return None if found is None else ({name: value.cpu() for name, value in found[0]}, found[1])
+        if found is None:
+            return None
+        average = {name: value.cpu() for name, value in found[0]}, found[1]
+        return average if self.guide is None else self.guide(average)
 
     def _measured(
         self, state: State, header: Header, ways: Sequence[Way], count: int, blocks: int = 0

@@ -48,10 +48,16 @@ class GivenWeights:
         return path, verify(path, self.sha256, "reference.sha256")
 
 
-def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
+WHERE = "docs/evaluation.md says where to get it"
+
+
+def located(key: str, value: str, sha256: str | None, root: Path, where: str = WHERE) -> Path:
     """Finds the file that a key of params.yaml names: a path from `root`, or an address that is downloaded once.
 
     Downloads are kept in torch's cache, which other programs use as well, and must have the SHA-256 of params.yaml.
+
+    Args:
+        where: remedy if there is no such file.
 
     Raises:
         UserError: the file does not exist, cannot be downloaded, or has another hash.
@@ -59,7 +65,7 @@ def located(key: str, value: str, sha256: str | None, root: Path) -> Path:
     if not value.startswith(ADDRESSES):
         path = own_path(root, value)
         if not path.is_file():
-            raise UserError(f"{key} = {value}: there is no such file; docs/evaluation.md says where to get it")
+            raise UserError(f"{key} = {value}: there is no such file; {where}")
         return path
     path = Path(torch.hub.get_dir()) / "checkpoints" / value.rsplit("/", 1)[1]
     if path.is_file() and sha256 not in (None, digest_of(path)):  # of another address

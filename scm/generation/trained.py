@@ -21,9 +21,17 @@ from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.generation.sampler import Sampler, consistency_sampler, heun_sampler, multistep_sampler
 from scm.networks import Model, NetworkSettings
+from scm.networks.model import GUIDE
 
 _STEPS = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 Time = Annotated[float, Rule(lambda t: 0 < t < math.pi / 2, "must lie between 0 and pi / 2")]
+
+
+class GuideHeader(TypedDict):
+    """A second network in a teacher's file, which guides the teacher; its tensors' names begin with GUIDE."""
+
+    network: NetworkSettings
+    file: str
 
 
 class ModelHeader(TypedDict):
@@ -40,6 +48,7 @@ class ModelHeader(TypedDict):
     segments: NotRequired[Whole]
     any_steps: NotRequired[Literal[True]]
     guidance: NotRequired[tuple[float, float]]
+    guide: NotRequired[GuideHeader]
 
 
 class Choice(TypedDict):
@@ -85,16 +94,45 @@ def model_of(
 ) -> Model:
     """Builds the model of a state and its header, in eval mode; errors call the file of both `source`."""
     _require_header(header, source, damaged)
-    settings = NetworkSettings.from_dict(header["network"])
-    widest = settings.width * max(settings.multipliers, default=0)
-    least = max(9 * widest**2, settings.width * max(settings.classes, settings.channels))
+    networks = [header["network"], *([header["guide"]["network"]] if "guide" in header else [])]
+    settings = [NetworkSettings.from_dict(network) for network in networks]
+
+    def build() -> Model:
+        model, *guides = (Model(each, precision=DTYPES[header["precision"]]) for each in settings)
+        model.guide = guides[0] if guides else None
+        return model
+
     try:
-        if settings.blocks * len(settings.multipliers) > len(state):
+        if sum(each.blocks * len(each.multipliers) for each in settings) > len(state):
             raise ValueError("it has more blocks than tensors")
-        model = weights.filled(state, lambda: Model(settings, precision=DTYPES[header["precision"]]), least)
+        model = weights.filled(state, build, sum(map(_least_numbers, settings)))
     except (ValueError, UserError) as problem:
         raise UserError(f"{source}: the weights do not fit their header ({problem}): {damaged}") from None
     return model.to(device).eval()
+
+
+def _least_numbers(settings: NetworkSettings) -> int:
+    """Numbers that the weights of such a network are at least."""
+    widest = settings.width * max(settings.multipliers, default=0)
+    return max(9 * widest**2, settings.width * max(settings.classes, settings.channels))
+
+
+def guided_by(
+    state: Mapping[str, Tensor], header: Mapping[str, Any], guide: Mapping[str, Tensor], entry: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State and header of a teacher with a second network, which guides it.
+
+    Args:
+        guide: the second network's state.
+        entry: its settings and origin, `GuideHeader`.
+    """
+    named = {f"{GUIDE}{name}": value for name, value in guide.items()}
+    return {**state, **named}, {**header, "guide": dict(entry)}
+
+
+def can_be_guided(header: Mapping[str, Any]) -> bool:
+    """True if a teacher takes a guidance scale: a second network guides it, or it was trained without labels too."""
+    return "guide" in header or bool(header.get("label_dropout"))
 
 
 def _require_header(header: dict[str, Any], source: str, damaged: str = DAMAGED_RESULT) -> None:
@@ -158,7 +196,7 @@ def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guid
     if trained and not trained[0] <= scale <= trained[1]:
         low, high = trained
         raise UserError(f"{option} {scale:g}: {name} was trained for {low:g} to {high:g}; choose from there")
-    if scale != 1 and not trained and not header.get("label_dropout"):
+    if scale != 1 and not trained and not can_be_guided(header):
         raise UserError(f"{option} {scale:g}: {name} was not trained for guidance; leave the option out")
 
 

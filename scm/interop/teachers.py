@@ -17,19 +17,22 @@ import torch
 from torch import Tensor
 
 from scm.base import weights
+from scm.base.files import sha256
 from scm.base.project import TEACHER
 from scm.base.randomness import global_draws, seed_of
 from scm.errors import UserError
 from scm.interop import modules
 from scm.interop.names import EDM, EDM2, Program, check_tensors, program_of, settings_of
 from scm.networks import NetworkSettings
-from scm.networks.model import LogWeight
+from scm.networks.model import GUIDE, LogWeight
 from scm.pickles import edm
 from scm.pickles.machine import Record, Refused, short
 
 SIGMA_D = 0.5
 """Both programs' value, for files that do not give it."""
 OWN = "scm"
+LICENCE = "CC BY-NC-SA 4.0 (non-commercial)"
+"""Licence of the weights that EDM's and EDM2's authors publish."""
 NETWORKS = {"Precond": EDM2, "EDMPrecond": EDM}
 """The class around the network in each program's pickles."""
 
@@ -48,6 +51,7 @@ class Teacher:
         sigma_rel: length of the average; None = unknown.
         notes: what was left out or assumed.
         label_dropout: fraction of training samples without their label; 0 = it cannot be guided.
+        licence: terms of the weights, if they are known.
     """
 
     program: str
@@ -59,6 +63,20 @@ class Teacher:
     sigma_rel: float | None
     notes: list[str]
     label_dropout: float = 0.0
+    licence: str | None = None
+
+    def takes(self, codec: dict[str, Any]) -> bool:
+        """True if it was trained on what this codec makes.
+
+        The pickles of EDM2's authors do not say which autoencoder encoded their images; any is accepted for them.
+        """
+        silent = self.program != OWN and self.codec["autoencoder"] is None
+        return codec == (self.codec | {"autoencoder": codec.get("autoencoder")} if silent else self.codec)
+
+    def origin(self, file: Path) -> dict[str, str]:
+        """The file that it was read from, for the headers of networks that are made from it."""
+        found = {"file": file.name, "sha256": sha256(file), "program": self.program}
+        return found if self.licence is None else {**found, "licence": self.licence}
 
 
 def read_teacher(path: Path) -> Teacher:
@@ -93,11 +111,16 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
         values = json.loads(header)
         if values["model"] != TEACHER:
             raise Refused(f"a {short(str(values['model']))}, not a teacher")
-        settings = NetworkSettings.from_dict(values["network"])
+        settings, notes = NetworkSettings.from_dict(values["network"]), []
+        if "guide" in values:
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(GUIDE)}
+            notes.append("left out: the network that guides it; select.guide names one")
         check_tensors(_shapes(tensors), settings)
         program = values.get("imported", {}).get("program", OWN)
         codec, classes, images, sigma_rel = (values[key] for key in ("codec", "classes", "images", "sigma_rel"))
         dropped = values.get("label_dropout", 0.0)
+        made_from = [values.get(key, {}) for key in ("imported", "start")]
+        bound = any(each.get("program", OWN) != OWN or "licence" in each for each in made_from)
         good = program in (OWN, EDM.name, EDM2.name) and modules.is_codec_of(codec, settings)
         good = good and isinstance(dropped, float) and 0 <= dropped < 1
         good = good and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
@@ -106,7 +129,8 @@ def _own(tensors: dict[str, Tensor], header: str) -> Teacher:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Refused("its header is not that of a teacher of scm's") from None
     state = {name: _plain(name, value) for name, value in tensors.items()}
-    return Teacher(program, settings, state, codec, classes, images, sigma_rel, [], dropped)
+    licence = LICENCE if bound else None
+    return Teacher(program, settings, state, codec, classes, images, sigma_rel, notes, dropped, licence)
 
 
 def _from_pickle(path: Path) -> Teacher:
@@ -148,7 +172,7 @@ def _converted(
             state |= {f"log_weight_head.{name}": value for name, value in LogWeight().state_dict().items()}
     images, sigma_rel = run_of(path.stem)
     codec = modules.codec_of(encoder, settings)
-    return Teacher(program.name, settings, state, codec, [], images, sigma_rel, notes)
+    return Teacher(program.name, settings, state, codec, [], images, sigma_rel, notes, licence=LICENCE)
 
 
 def _used(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -16,6 +16,10 @@ WEIGHT_FEATURES = 128
 """Number of Fourier features in w_phi, as in EDM2's log-variance head."""
 
 
+GUIDE = "guide."
+"""Beginning of the names of the tensors of a model's guide in the model's state."""
+
+
 class LogWeight(nn.Module):
     """w_phi as a linear function of Fourier features of t, zero at the start. [B] -> [B]."""
 
@@ -53,6 +57,9 @@ class Model(nn.Module):
         dropout: probability of dropout in training, at resolutions <= `dropout_max_resolution`.
         precision: type of convolutions and attention; embeddings, norms, w_phi and the last layer stay float32. Weights
             in float64 (`model.double()`) compute in float64 whatever the precision.
+
+    Attributes:
+        guide: a network that guides this one (scm.samplers.guidance); None = it guides itself, if anything does.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Model(nn.Module):
         self.settings, self.precision, self.dropout = settings, precision, dropout
         self.network = architecture(settings.architecture).NETWORK(settings, dropout, dropout_max_resolution)
         self.log_weight_head = LogWeight() if settings.log_weight == "linear" else LogVariance()
+        self.guide: Model | None = None
 
     def forward(
         self,

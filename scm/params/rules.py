@@ -34,6 +34,7 @@ def impossible(params: Params) -> Iterator[Fault]:
     yield from _reference(params)
     yield from _network(params)
     yield from _resolutions(params)
+    yield from _hashes(params)
     yield from _training(params, TEACHER, params.teacher)
     yield from _augmentation(params)
     yield from _methods(params)
@@ -144,6 +145,16 @@ def _resolutions(params: Params) -> Iterator[Fault]:
     yield from architecture.attention(network, params.shape[1])
 
 
+def _hashes(params: Params) -> Iterator[Fault]:
+    """Refuses the hash of a file that is not named."""
+    for key, file, sha256 in (
+        ("teacher.start", params.teacher.start, params.teacher.start_sha256),
+        ("select.guide", params.select.guide, params.select.guide_sha256),
+    ):
+        if file is None and sha256 is not None:
+            yield Fault(f"{key}_sha256", sha256, f"there is no {key} that it could be the hash of; write null")
+
+
 def _training(params: Params, key: str, settings: TeacherSettings | StudentSettings) -> Iterator[Fault]:
     images, batch, processes = settings.images, settings.batch, params.runtime.processes
     if images < batch:
@@ -190,9 +201,9 @@ def _methods(params: Params) -> Iterator[Fault]:
         settings = student.method(method)
         yield from _training(params, key, settings)
         yield from _start(params, method, start)
-        if settings.guidance and not params.teacher.label_dropout:
+        if settings.guidance and not _guided(params):
             problem = "a teacher can be guided only if it was trained without labels as well"
-            remedy = "set teacher.label_dropout to 0.1, or take guidance out"
+            remedy = "set teacher.label_dropout to 0.1, name a select.guide, or take guidance out"
             yield Fault(f"{key}.guidance", list(settings.guidance), f"{problem}; {remedy}")
         yield from (Fault(f"{key}.{name}", *rest) for name, *rest in methods.find(method).refusals(settings))
     expected = [TEACHER, *student.methods]
@@ -280,16 +291,25 @@ def _sampling(params: Params) -> Iterator[Fault]:
         yield Fault("evaluate.teacher_few_steps", evaluate.teacher_few_steps, problem)
 
 
+def _guided(params: Params) -> bool:
+    """True if the teacher takes a guidance scale."""
+    return params.select.guide is not None or bool(params.teacher.label_dropout)
+
+
 def _guidance(params: Params) -> Iterator[Fault]:
     """Refuses guidance scales that a model is not trained for."""
     scales = params.select.guidance
-    for scale in scales.teacher if not params.teacher.label_dropout else ():
+    for scale in scales.teacher if not _guided(params) else ():
         if scale != 1:
             problem = "a teacher can be guided only if it was trained without labels as well"
-            remedy = "set teacher.label_dropout to 0.1, or write [1.0]"
+            remedy = "set teacher.label_dropout to 0.1, name a select.guide, or write [1.0]"
             yield Fault("select.guidance.teacher", scale, f"{problem}; {remedy}")
     student = params.student
     guided = {name: given for name in student.declared if (given := student.method(name).guidance)}
+    guide = params.select.guide
+    if guide is not None and set(scales.teacher) == {1} and not any(name in guided for name in student.methods):
+        problem = "it would guide nothing, as select.guidance.teacher has only 1 and no student has guidance"
+        yield Fault("select.guide", guide, f"{problem}; add scales such as 1.5, or write null")
     ranges = [guided[name] for name in student.methods if name in guided]
     for scale in scales.student:
         if scale != 1 and not guided:  # a method that is switched off counts, so its scales may stay

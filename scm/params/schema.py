@@ -120,6 +120,8 @@ class NetworkSection(Section):
 
 
 class TeacherSettings(Training):
+    start: Text | None
+    start_sha256: Sha256 | None
     images: PositiveCount
     dropout: Probability
     augment: Probability
@@ -188,6 +190,8 @@ class Scales(Section):
 class Select(Section):
     sigma_rel: Lengths
     guidance: Scales
+    guide: Text | None
+    guide_sha256: Sha256 | None
     t_mid: Annotated[tuple[Positive, ...], Items, Distinct]
     refine: Annotated[int, Field(ge=0)]
     coarse: Annotated[Count, Field(ge=2)] | None

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from scm.base import weights
-from scm.base.files import link_or_copy, replacing, replacing_folder, sha256, write_json, write_text
+from scm.base.files import link_or_copy, replacing, replacing_folder, write_json, write_text
 from scm.base.precision import precision_on
 from scm.base.project import TEACHER
 from scm.base.sections import MAX_SIGMA_REL
@@ -28,7 +28,8 @@ from scm.data.latents.codec import LATENT_REDUCTION, NAMES
 from scm.data.shards.shards import INDEX, read_index
 from scm.ema.reconstruct import snapshot_file
 from scm.errors import UserError
-from scm.interop.teachers import OWN, Teacher, read_teacher
+from scm.interop.teachers import Teacher, read_teacher
+from scm.networks import NetworkSettings
 from scm.params import Params, dump, flatten
 from scm.params.project import Project
 from scm.pipeline.dvc_command import dvc, reason_of
@@ -41,8 +42,6 @@ from scm.tracking.sync import record_of
 STAGE = "train_teacher"
 SNAPSHOTS = Path("models/teacher/snapshots")
 CURVE = Path("results/curves/train-teacher.csv")
-LICENCE = "CC BY-NC-SA 4.0 (non-commercial)"
-"""Licence of the weights that EDM's and EDM2's authors publish."""
 UNDO = "to train a teacher here, remove that line and run `scm run --force --single-item train_teacher`"
 
 
@@ -92,7 +91,7 @@ def fitting_classes(project: Project, teacher: Teacher, file: Path) -> list[str]
     if not (folder / INDEX).exists():
         raise UserError(f"{folder} is missing, and the teacher must fit the data: run `scm run encode` first")
     index = read_index(folder)
-    if not _same_codec(index["codec"], teacher):
+    if not teacher.takes(index["codec"]):
         remedy = _remedy(project.params, teacher)
         raise UserError(f"{file} was trained on another encoding than {folder} holds: {remedy}")
     names, wanted = index["classes"], teacher.settings.classes
@@ -102,15 +101,6 @@ def fitting_classes(project: Project, teacher: Teacher, file: Path) -> list[str]
     if teacher.classes and teacher.classes != names:
         raise UserError(f"{file} was trained with classes of other names than {folder} has: use the same classes")
     return names
-
-
-def _same_codec(codec: dict[str, Any], teacher: Teacher) -> bool:
-    """True if the teacher was trained on what this codec makes.
-
-    The pickles of EDM2's authors do not say which autoencoder encoded their images; any is accepted for them.
-    """
-    silent = teacher.program != OWN and teacher.codec["autoencoder"] is None
-    return codec == (teacher.codec | {"autoencoder": codec.get("autoencoder")} if silent else teacher.codec)
 
 
 def _remedy(params: Params, teacher: Teacher) -> str:
@@ -133,9 +123,6 @@ def _remedy(params: Params, teacher: Teacher) -> str:
 
 def header_of(teacher: Teacher, file: Path, classes: list[str], params: Params) -> dict[str, Any]:
     """Makes a snapshot's header as the training loop writes it, with the network's origin."""
-    imported = {"file": file.name, "sha256": sha256(file), "program": teacher.program}
-    if teacher.program != OWN:
-        imported["licence"] = LICENCE
     gpu = torch.cuda.is_available() and params.runtime.device != "cpu"
     precision = precision_on(torch.device("cuda" if gpu else "cpu"), params.teacher.precision)
     return {
@@ -143,7 +130,7 @@ def header_of(teacher: Teacher, file: Path, classes: list[str], params: Params) 
         "sigma_d": teacher.settings.sigma_d, "label_dropout": teacher.label_dropout,
         "images": teacher.images, "sigma_rel": teacher.sigma_rel,
         "buffers": sorted(name for name in teacher.state if name.endswith((".freqs", ".phases"))),
-        "precision": precision, "preset": params.preset, "imported": imported,
+        "precision": precision, "preset": params.preset, "imported": teacher.origin(file),
     }  # fmt: skip
 
 
@@ -198,6 +185,13 @@ def undone_on_failure(root: Path, paths: Sequence[Path]) -> Iterator[None]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def unstable_parts(settings: NetworkSettings) -> list[str]:
+    """What makes the tangent of a network long (sec. 4.1, fig. 4), in the words of params.yaml."""
+    stable = {"embedding": "positional", "c_noise": "t", "modulation": "double_norm"}
+    found = {name: getattr(settings, name) for name in stable}
+    return [f"network.{name}: {value}" for name, value in found.items() if value != stable[name]]
+
+
 def summary(teacher: Teacher, header: dict[str, Any], snapshot: Path) -> list[str]:
     """Says what was imported, and how to undo it, in lines for people."""
     settings, codec = teacher.settings, teacher.codec
@@ -210,6 +204,11 @@ def summary(teacher: Teacher, header: dict[str, Any], snapshot: Path) -> list[st
         *teacher.notes,
         f"written to {snapshot}; dvc.yaml has frozen: true for {STAGE} now, so nothing overwrites it: {UNDO}",
     ]
-    if "licence" in header["imported"]:
-        lines.append(f"licence of EDM's and EDM2's published weights, and of models made from them: {LICENCE}")
+    if teacher.licence is not None:
+        lines.append(f"licence of EDM's and EDM2's published weights, and of models made from them: {teacher.licence}")
+    if causes := unstable_parts(settings):
+        lines.append(
+            f"a student inherits this network, whose tangent is unstable (sec. 4.1, fig. 4) by {', '.join(causes)}: "
+            "for a TrigFlow teacher that starts from its weights, write teacher.start instead (docs/teachers.md)"
+        )
     return lines

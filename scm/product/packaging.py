@@ -17,7 +17,7 @@ from scm.base.files import link_or_copy, sha256, write_text
 from scm.data.latents.autoencoders import load_codec
 from scm.data.latents.codec import RANDOM
 from scm.errors import UserError
-from scm.generation.trained import own_steps, selected_header
+from scm.generation.trained import can_be_guided, own_steps, selected_header
 from scm.params.project import Project
 from scm.product.card import card
 from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Sampling
@@ -184,7 +184,7 @@ def _file_of(name: str) -> Path | None:
 def _sampling(header: dict[str, Any]) -> Sampling:
     """How to sample this model: what selection chose, and the guidance scales that it takes."""
     trained = header.get("guidance")
-    limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if header.get("label_dropout") else None
+    limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if can_be_guided(header) else None
     return Sampling({str(steps): choice for steps, choice in header["sampling"].items()}, limits)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from scm.base.documents import is_there
 from scm.base.processes import last_line, own_environment, run_program
+from scm.base.project import TEACHER
 from scm.params import USERS_SECTIONS, Params, dump, flatten
 from scm.params.project import Project
 from scm.results.reading import read_run, run_path
@@ -66,10 +67,21 @@ def chain(project: Project, item: str | None) -> dict[str, Any]:
         plain["student"] = params.student.lineage(str(item))
     teacher = run_path(project.root, "train_teacher")
     made_by = read_run(teacher)["params"] if is_there(teacher) else {}
+    given = given_networks(project.root)
     if "imported.file" not in made_by:
-        return flatten(plain)
+        return {**flatten(plain), **given}
     del plain["teacher"], plain["network"]  # the teacher was not trained here
-    return {**flatten(plain), **made_by}
+    return {**flatten(plain), **made_by, **given}
+
+
+def given_networks(root: Path) -> dict[str, str]:
+    """Origins of the networks that the teacher started from and is guided by, from the run files of their stages."""
+    found: dict[str, str] = {}
+    for stage in ("train_teacher", f"select_ema@{TEACHER}"):
+        path = run_path(root, stage)
+        for key, value in (read_run(path).get("given", {}) if is_there(path) else {}).items():
+            found |= {f"{key}.{name}": text for name, text in value.items()}
+    return found
 
 
 def params_hash(params: Params) -> str:
@@ -131,9 +143,18 @@ def machine_name() -> str:
 
 
 def licence_of(chain: Mapping[str, Any]) -> str:
-    """A note on the terms of a model's weights, which follow from its teacher's origin in the chain of parameters."""
-    file = chain.get("imported.file")
-    if file is None:
+    """A note on the terms of a model's weights, which follow from the networks that it was made from."""
+    origins = {
+        "imported": "made from the imported teacher",
+        "start": "made from a teacher that started from",
+        "guide": "made from a teacher that is guided by",
+    }
+    found = [
+        (chain.get(f"{key}.licence"), f"{origin} {chain[f'{key}.file']}")
+        for key, origin in origins.items()
+        if f"{key}.file" in chain
+    ]
+    if not found:
         return OWN_LICENCE
-    terms = chain.get("imported.licence") or "whatever terms its owner states"
-    return f"code: Apache-2.0; weights: made from the imported teacher {file}, so under {terms}"
+    terms, origin = min(found, key=lambda each: each[0] is None)  # the first whose terms are known
+    return f"code: Apache-2.0; weights: {origin}, so under {terms or 'whatever terms its owner states'}"

@@ -63,6 +63,7 @@ class Run(TypedDict):
     precision: NotRequired[str]
     protocol: NotRequired[str | None]
     health: NotRequired[list[str]]
+    given: NotRequired[dict[str, dict[str, str]]]
 
 
 _FIGURE = re.compile(r"[^@]+(?:@[1-9]\d{0,8})?", re.ASCII)

@@ -297,6 +297,19 @@ def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
         assert header["label_dropout"] == dropout
 
 
+def test_a_teacher_with_a_guide_is_one_that_can_be_guided(tmp_path):
+    """Its student starts from the teacher alone."""
+    state, header = weights.load(teacher_file(tmp_path / "model.safetensors"))
+    guide, settings = tiny_model(4, width=16), StudentSettings(**METHOD, guidance=(1.0, 2.0))
+    entry = {"network": guide.settings.to_dict(), "file": "guide.pkl"}
+    weights.save(tmp_path / "model.safetensors", *trained.guided_by(state, header, guide.state_dict(), entry))
+    data = latents(tmp_path / "latents")
+    teacher, _ = training.fitting_teacher(tmp_path / "model.safetensors", data, settings)
+    assert teacher.guide is not None and not any(value.requires_grad for value in teacher.guide.parameters())
+    student = build.new_student(teacher, settings, 0)
+    assert student.guide is None and not any(name.startswith("guide.") for name in student.state_dict())
+
+
 @pytest.mark.parametrize(
     ("changes", "guidance", "message"),
     [
@@ -311,8 +324,8 @@ def test_a_fitting_teacher_is_frozen_and_in_eval_mode(tmp_path):
         ),
         (
             {}, (1.0, 2.0),
-            "cannot be guided, as it was never trained without labels: remove guidance from the method, or train a "
-            "teacher with label_dropout 0.1",
+            "cannot be guided, as it was never trained without labels: remove guidance from the method, train a "
+            "teacher with label_dropout 0.1, or name a select.guide",
         ),
     ],
 )  # fmt: skip

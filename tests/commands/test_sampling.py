@@ -9,16 +9,17 @@ import torch
 from PIL import Image
 
 from scm import cli
+from scm.base import weights
 from scm.base.files import write_json
 from scm.base.yaml_files import render
 from scm.errors import UserError
 from scm.generation.sampler import Sampler
-from scm.generation.trained import NoiseLevels, class_numbers, own_steps, sampler_of, scale_of
+from scm.generation.trained import NoiseLevels, class_numbers, guided_by, own_steps, sampler_of, scale_of
 from scm.params import Params
 from scm.params.project import Project
 from scm.results.provenance import chain, run_entry
 from tests.support import projects as shipped
-from tests.support.models import T_MAX, save_model
+from tests.support.models import T_MAX, save_model, tiny_model
 
 HEADER = {
     "model": "scd",
@@ -78,6 +79,7 @@ def times_of(sampler: Any) -> list[float]:
         ({**TEACHER, "label_dropout": 0.1}, None, 1.3),
         ({**TEACHER, "label_dropout": 0.1}, 0.0, 0.0),
         ({**TEACHER, "label_dropout": 0.1}, 2.5, 2.5),
+        ({**TEACHER, "guide": {}}, 2.5, 2.5),
         (GUIDED, 1.2, 1.2),
         (GUIDED, 2.0, 2.0),
         (GUIDED, None, 1.6),
@@ -131,7 +133,7 @@ def test_samplers_by_model_and_steps():
     jumps = drawn(params, {**HEADER, "model": "multistep", "segments": 3, "sampling": {3: {"guidance_scale": 1.0}}}, 3)
     assert jumps.nfe == 3 and times_of(jumps) == pytest.approx([t_max, t_max * 2 / 3, t_max / 3])
     flow_map = {**HEADER, "model": "ayf", "any_steps": True}
-    flow_map["sampling"] = dict.fromkeys((1, 2, 4), {"guidance_scale": 1.0})
+    flow_map["sampling"] = {steps: {"guidance_scale": 1.0} for steps in (1, 2, 4)}
     assert own_steps(flow_map) == (1, 2, 4)
     for steps in (1, 3, 8):
         assert times_of(drawn(params, flow_map, steps)) == pytest.approx(
@@ -153,6 +155,27 @@ def test_steps_that_the_model_was_not_made_for_are_refused(header, steps, messag
     with pytest.raises(UserError) as caught:
         drawn(shipped.params_with({}), header, steps)
     assert str(caught.value) == message
+
+
+def test_a_guide_in_the_teachers_file_guides_and_counts_twice(project, capsys):
+    """It needs no label dropout; at scale 1 the pictures are those of the teacher alone."""
+    save_model(project, "teacher")
+    assert sampled(model="teacher", steps=3) == 0
+    with Image.open("grid.png") as picture:
+        alone = picture.tobytes()
+    file, guide = project / "models/teacher/model.safetensors", tiny_model(7, width=16, classes=0)
+    state, header = weights.load(file)
+    entry = {"network": guide.settings.to_dict(), "file": "guide.pkl"}
+    weights.save(file, *guided_by(state, header, guide.state_dict(), entry))
+    capsys.readouterr()
+    for scale, evaluations, same in ((None, 5, True), (1.0, 5, True), (2.0, 10, False)):
+        assert sampled(model="teacher", guidance=scale, steps=3) == 0
+        assert f" {evaluations} network evaluations each, " in capsys.readouterr().err
+        with Image.open("grid.png") as picture:
+            assert (picture.tobytes() == alone) == same
+    weights.save(file, state, {**header, "guide": entry})
+    assert sampled(model="teacher", steps=3) == 1
+    assert "the weights do not fit their header (guide.log_weight_head." in capsys.readouterr().err
 
 
 def test_pictures_are_drawn_and_guidance_counts(project, capsys):

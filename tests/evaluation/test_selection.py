@@ -20,6 +20,7 @@ from scm.evaluation import selection
 from scm.evaluation.candidates import Candidate, Way, better_half, between, chosen, finer_lengths, finer_ways, telling
 from scm.evaluation.selection import Measured, Selection
 from scm.generation.sampler import Sampler, consistency_sampler
+from scm.generation.trained import guided_by, model_of
 from tests.support.models import tiny_model
 from tests.support.processes import together
 from tests.support.projects import params_with
@@ -70,7 +71,14 @@ def drawn(monkeypatch) -> list[SimpleNamespace]:
         sampler.run(function, SimpleNamespace(draw=lambda: torch.zeros(1, *shape)))
         weight = float(model.state_dict()[BIAS])
         calls.append(
-            SimpleNamespace(times=times, weight=weight, labels=labels.tolist(), seeds=seeds, guidance=guidance)
+            SimpleNamespace(
+                times=times,
+                weight=weight,
+                labels=labels.tolist(),
+                seeds=seeds,
+                guidance=guidance,
+                guided=model.guide is not None,
+            )
         )
         yield slice(0, len(seeds)), torch.zeros(len(seeds), *shape), 0.0
 
@@ -103,6 +111,20 @@ def test_of_a_teacher_the_length_is_chosen_with_its_full_sampler(tmp_path, drawn
     for call in drawn:
         assert (len(call.times), call.seeds, call.guidance) == (35, range(6), 1.0)
         assert call.labels == [0, 0, 1, 1, 2, 2]
+
+
+def test_each_average_of_a_teacher_is_sampled_with_its_guide_and_kept_with_it(tmp_path, drawn):
+    folder, guide = run_of(tmp_path, "teacher"), tiny_model(5, width=16, classes=0)
+    entry = {"network": guide.settings.to_dict(), "file": "guide.pkl"}
+    changes = {"select.guide": "guide.pkl", "select.guidance.teacher": [1.0, 1.5]}
+    searched = selection_of(folder, drawn, lambda call: abs(call.guidance - 1.5), **changes)
+    searched = replace(searched, guide=lambda average: guided_by(*average, guide.state_dict(), entry))
+    state, header, rows = searched.best((0.05, 0.1))
+    assert [row["guidance"] for row in rows] == [1.0, 1.5] * 2 and header["sampling"] == {18: {"guidance_scale": 1.5}}
+    assert all(call.guided for call in drawn) and header["guide"] == entry
+    model = model_of(state, header, "cpu")
+    assert all(torch.equal(value, guide.state_dict()[name]) for name, value in model.guide.state_dict().items())
+    assert len(list(searched.progress(header, rows[1]))) == 1
 
 
 @pytest.mark.parametrize("model", ["scd", "sct", "discrete", "scd_vsd"])

@@ -73,6 +73,21 @@ def test_the_student_follows_the_guided_teacher_and_is_told_its_scale(grid):
     assert torch.allclose(losses.value, value, rtol=1e-8, atol=1e-10)
 
 
+def test_the_student_follows_a_teacher_that_another_network_guides():
+    """Data and a broader guide, both in closed form: the direction is F_guide + s (F - F_guide)."""
+    data, guide = mixture(), Data((0.5, 0.5), (-0.3, 0.2), 0.4)
+    made = ConsistencyDistillation(**PROPOSAL, teacher=data, guidance=(1.0, 3.0))
+    t = torch.linspace(0.2, 1.4, 6, dtype=torch.float64)
+    x_t, labels, scale = data.at(t), torch.arange(6) % 3 - 1, torch.linspace(1, 3, 6, dtype=torch.float64)
+    data.guide = guide
+    found = made.direction(x_t, t, labels, {"guidance": scale}, torch.zeros_like(x_t))
+    own, base = data.velocity(x_t, t, labels), guide.velocity(x_t, t, labels)
+    assert torch.allclose(found, base + scale[:, None, None, None] * (own - base), rtol=0, atol=1e-12)
+    assert torch.allclose(found[0], own[0], rtol=0, atol=1e-12) and (found[1:] - own[1:]).abs().max() > 0.05
+    alone = ConsistencyDistillation(**PROPOSAL, teacher=data)
+    assert torch.equal(alone.direction(x_t, t, labels, {}, x_t), SIGMA_D * data(x_t / SIGMA_D, t, labels))
+
+
 def test_scale_one_is_the_conditional_teacher():
     """Losses agree with those of no guidance, whose teacher is told the labels; at another scale they do not."""
     data = mixture()

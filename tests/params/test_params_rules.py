@@ -127,11 +127,22 @@ IMPOSSIBLE = [
     ),
     (
         {"student.scd.guidance": [1.0, 2.0]},
-        "student.scd.guidance = [1.0, 2.0]: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or take guidance out",
+        "student.scd.guidance = [1.0, 2.0]: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, name a select.guide, or take guidance out",
     ),
     (
         {"select.guidance.teacher": [1.0, 1.5]},
-        "select.guidance.teacher = 1.5: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, or write [1.0]",
+        "select.guidance.teacher = 1.5: a teacher can be guided only if it was trained without labels as well; set teacher.label_dropout to 0.1, name a select.guide, or write [1.0]",
+    ),
+    (
+        {"select.guide": "early.safetensors"},
+        'select.guide = "early.safetensors": it would guide nothing, as select.guidance.teacher has only 1 and no student has guidance; add scales such as 1.5, or write null',
+    ),
+    *(
+        (
+            {f"{key}_sha256": "0" * 64},
+            f'{key}_sha256 = "00000000000000000000000000000000000000000000000000000000...: there is no {key} that it could be the hash of; write null',
+        )
+        for key in ("teacher.start", "select.guide")
     ),
     (
         {"teacher.label_dropout": 0.1, "select.guidance.student": [1.0, 1.5]},
@@ -404,6 +415,11 @@ def test_a_halflife_of_a_fifth_of_the_shortest_run_that_is_on_is_allowed():
     values = {**methods(sct="teacher"), "ema.halflife": 20000}
     budgets = {"student.sct.images": 100000, "student.scd.images": 99999}
     assert validate(with_values({**values, **budgets}), "params.yaml").ema.halflife == 20000
+
+
+@pytest.mark.parametrize("use", [{"select.guidance.teacher": [1.0, 1.5]}, {"student.scd.guidance": [1.0, 2.0]}])
+def test_a_guide_stands_in_for_label_dropout(use):
+    validate(with_values({"select.guide": "early.safetensors", **use}), "params.yaml")
 
 
 def test_guidance_scales_may_wait_for_a_student_that_is_switched_off():

@@ -92,6 +92,8 @@ def test_the_teacher_becomes_the_stages_result(project, teacher, capsys):
     assert "EDM2, edm2, 0.7 M parameters, 8x8x1 (identity), 10 classes, average of sigma_rel 0.075" in text
     assert "remove that line and run `scm run --force --single-item train_teacher`" in text
     assert "CC BY-NC-SA 4.0 (non-commercial)" in text
+    unstable = "network.embedding: fourier, network.c_noise: log_sigma, network.modulation: gain"
+    assert f"tangent is unstable (sec. 4.1, fig. 4) by {unstable}: for a TrigFlow teacher that starts" in text
 
 
 def test_the_run_and_the_curve_say_what_was_imported(project, teacher):

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from scm import cli
-from scm.pipeline.importing import LICENCE
+from scm.interop.teachers import LICENCE
 from scm.product.card import card, licence
 from scm.product.packaging import content_of
+from scm.results.provenance import licence_of
 from tests.product.conftest import copied
 
 IMPORTED = {"imported.file": "edm2-img64-s.pkl", "imported.program": "EDM2", "imported.licence": LICENCE}
@@ -64,6 +65,22 @@ def test_parameters_of_a_run_file_are_printed_without_control_characters(project
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"start.file": "a.pkl", "start.licence": LICENCE}, f"a teacher that started from a.pkl, so under {LICENCE}"),
+        ({"guide.file": "b.pkl", "guide.licence": LICENCE}, f"a teacher that is guided by b.pkl, so under {LICENCE}"),
+        (
+            {"imported.file": "own.safetensors", "guide.file": "b.pkl", "guide.licence": LICENCE},
+            f"a teacher that is guided by b.pkl, so under {LICENCE}",
+        ),
+        ({"start.file": "own.safetensors"}, "started from own.safetensors, so under whatever terms its owner states"),
+    ],
+)
+def test_the_licence_is_that_of_the_networks_that_it_was_made_from(given, said):
+    assert licence_of(given).endswith(said)
+
+
+@pytest.mark.parametrize(
     ("made_by", "said"),
     [
         ({}, "Code: Apache-2.0; weights: trained here from scratch on your own data, whose terms apply."),
@@ -81,6 +98,15 @@ def test_the_licence_follows_the_teacher(project, tmp_path, made_by, said):
     text = card(copy, content_of(copy, "scd")[0], "model")
     assert said in section(text, "Licence")
     assert ("imported: edm2-img64-s.pkl" in section(text, "Training")) == (made_by is IMPORTED)
+
+
+@pytest.mark.parametrize(("stage", "key"), [("train_teacher", "start"), ("select_ema@teacher", "guide")])
+def test_the_licence_follows_a_teachers_start_and_its_guide(project, tmp_path, stage, key):
+    copy = copied(project, tmp_path)
+    path = copy.root / f"results/runs/{stage}.json"
+    given = {"file": "c.pkl", "sha256": "0" * 64, "program": "EDM2", "licence": LICENCE}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "given": {key: given}}))
+    assert licence(copy, "scd").endswith(f" c.pkl, so under {LICENCE}.")
 
 
 def test_a_decoder_of_other_people_is_named(project, tmp_path):

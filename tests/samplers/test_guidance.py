@@ -36,6 +36,38 @@ def test_guidance_by_its_formula_in_one_evaluation():
     assert (found[2] - conditional[2]).abs().max() > 0.01
 
 
+def test_a_second_network_guides_by_its_formula():
+    """F_guide + s (F - F_guide) in float64, whatever the guide's size; without a label as well."""
+    model, guide = tiny_model(1).double(), tiny_model(2, width=16, classes=0).double()
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t, scale = torch.tensor([[0.2, 0.6, 1.0, 1.4], [0.0, 1.0, 2.5, 3.0]], dtype=torch.float64)
+    with torch.no_grad():
+        own, base = model(x, t, LABELS), guide(x, t, None)
+        model.guide = guide
+        found, plain = guided(model, x, t, LABELS, scale), conditioned(model, LABELS, 1.0)(x, t)
+    assert torch.allclose(found, base + scale[:, None, None, None] * (own - base), rtol=0, atol=1e-12)
+    assert torch.allclose(found[0], base[0], rtol=0, atol=1e-12)  # s = 0
+    assert torch.allclose(found[1], own[1], rtol=0, atol=1e-12)  # s = 1
+    assert torch.equal(plain, own)  # the sampler leaves the guide out
+    assert (found[3] - own[3]).abs().max() > 0.01
+
+
+def test_a_guide_that_sees_no_label_is_classifier_free_guidance():
+    model = tiny_model(1).double()
+    x, t = torch.randn(4, 1, 8, 8, dtype=torch.float64), torch.tensor([0.2, 0.6, 1.0, 1.4], dtype=torch.float64)
+    scale = torch.tensor([0.5, 1.0, 2.5, 3.0], dtype=torch.float64)
+
+    class Pair:
+        guide = staticmethod(lambda x, t, labels: model(x, t, None))
+
+        def __call__(self, x, t, labels):
+            return model(x, t, labels)
+
+    with torch.no_grad():
+        by_itself, by_a_guide = (guided(each, x, t, LABELS, scale) for each in (model, Pair()))
+    assert torch.allclose(by_itself, by_a_guide, rtol=0, atol=1e-12)
+
+
 def test_a_guided_teacher_leads_its_classes_apart():
     """Scale 1 gives the class, 0 the mixture, and above 1 samples lie further from the other class."""
     data, noise = mixture(), torch.randn(400, 1, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
