@@ -124,6 +124,14 @@ def test_checkpointing_repeats_one_evaluation_and_keeps_a_quarter_of_the_memory(
     assert least * operations["none"] < operations["blocks"] <= most * operations["none"]
 
 
+def test_a_guide_counts_as_a_second_teacher():
+    plain, guided = (params_of_all([1.0, 2.0], **{"select.guide": guide}) for guide in (None, "guide.safetensors"))
+    alone, both = (count(params, "train_student", "scd", 10).weights for params in (plain, guided))
+    teacher = build.setup(plain, "train_student", "scd", 10).frozen
+    assert teacher is not None and teacher.guide is None
+    assert both - alone == sum(value.nbytes for value in (*teacher.parameters(), *teacher.buffers()))
+
+
 def test_live_memory_counts_what_is_alive():
     before = torch.zeros(300)
     with LiveMemory() as memory:
