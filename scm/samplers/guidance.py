@@ -1,7 +1,7 @@
 """Guidance: F_guided = F_base + s (F - F_base).
 
 F_base is the network's own prediction without label (classifier-free guidance, sec. 5.1), or that of a second network:
-EDM2's guidance, and with a smaller or less trained network autoguidance (arXiv 2406.02507, eq. 4).
+EDM2's guidance, and with a smaller or less trained network autoguidance (arXiv 2406.02507).
 """
 
 from collections.abc import Callable
