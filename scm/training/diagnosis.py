@@ -49,7 +49,14 @@ FIGURES = {
     "loss": "the loss",
 }
 """Figures in the order of computation, so the first that is not finite is the origin."""
-PARTS = {"": "sCM", "anchor": "the anchor", "fake": "the fake score", "vsd": "VSD"}
+PARTS = {
+    "": "sCM",
+    "anchor": "the anchor",
+    "fake": "the fake score",
+    "vsd": "VSD",
+    "gan": "the GAN term",
+    "discriminator": "the discriminator",
+}
 """The parts of a loss in the same order: the prefix of their figures, and their names."""
 
 
@@ -60,11 +67,14 @@ class Context:
     Attributes:
         block: section of the run's settings in params.yaml: teacher or student.common.
         places: full names of the settings in other sections, by first key; None = the setting has no effect on this
-            run. The fake score's settings are under `fake_score`, score distillation's under `vsd`.
+            run. The fake score's settings are under `fake_score`, score distillation's under `vsd`, and those of both
+            players under `gan`.
         tangent: normalized, clipped or raw.
         tangent_warmup: images.
         fake_lr_max: learning rate of the fake score.
         vsd_weight: lambda of L_VSD.
+        discriminator_lr_max: learning rate of the discriminator.
+        gan_weight: lambda of L_GAN.
         data_norm: length of a sample, sigma_d sqrt(D).
     """
 
@@ -76,6 +86,8 @@ class Context:
     lr_max: float | None = None
     fake_lr_max: float | None = None
     vsd_weight: float | None = None
+    discriminator_lr_max: float | None = None
+    gan_weight: float | None = None
     embedding: str | None = None
     fourier_scale: float | None = None
     c_noise: str | None = None
@@ -270,7 +282,8 @@ class Diagnosis:
             remedies += self._change("set", "tangent", to="normalized")
         if bins and set(bins) <= {0, BINS - 1} and not remedies:
             verb, name = ({0: "raise", BINS - 1: "lower"}[bins[0]], "p_mean") if len(bins) == 1 else ("lower", "p_std")
-            remedies += self._change(verb, {"": "", "fake": "fake_score.", "vsd": "vsd."}[part] + name)
+            section = {"": "", "fake": "fake_score.", "vsd": "vsd."}.get(part, "gan.")
+            remedies += self._change(verb, section + name)
         return tuple([*remedies, *self._slower(figure, part)][:MOST_REMEDIES])
 
     def _slower(self, figure: str | None, part: str) -> list[str]:
@@ -278,8 +291,12 @@ class Diagnosis:
         context, remedies = self.context, []
         if part == "vsd":
             remedies += self._change("lower", "vsd.weight", context.vsd_weight)
-        if part != "fake":
+        if part == "gan":
+            remedies += self._change("lower", "gan.weight", context.gan_weight)
+        if part not in ("fake", "discriminator"):
             remedies += self._change("lower", "lr.max", context.lr_max)
+        if part == "discriminator" or (figure is None and context.discriminator_lr_max is not None):
+            remedies += self._change("lower", "gan.lr_max", context.discriminator_lr_max)
         if part == "fake" or (figure is None and context.fake_lr_max is not None):
             remedies += self._change("lower", "fake_score.lr_max", context.fake_lr_max)
         if not part and context.tangent_warmup is not None and figure != "tangent_term1":
@@ -301,7 +318,8 @@ class Diagnosis:
         """A figure in words, with its loss if the run has several."""
         part, name = _split(figure)
         context = self.context
-        several = None not in (context.fake_lr_max, context.tangent) and name in ("loss", "log_weight")
+        beside = context.fake_lr_max is not None or context.discriminator_lr_max is not None
+        several = beside and context.tangent is not None and name in ("loss", "log_weight")
         return FIGURES.get(name, name) + (f" of {PARTS[part]}" if part or several else "")
 
 

@@ -31,6 +31,7 @@ from scm.objectives.meanflow import MeanFlow
 from scm.objectives.multistep import MultistepDistillation
 from scm.objectives.rcm import ScoreRegularizedConsistency
 from scm.objectives.scd import ConsistencyDistillation
+from scm.objectives.scd_gan import BlockFeatures, ConsistencyAndAdversary
 from scm.objectives.scd_vsd import ConsistencyAndScoreDistillation
 from scm.objectives.sct import ConsistencyTraining
 from scm.objectives.vsd import VariationalScoreDistillation
@@ -387,6 +388,42 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
             Distillation,
             distilled,
         )
+
+
+def test_the_adversary_is_what_params_yaml_says_and_follows_from_the_seed():
+    params, teacher = params_of_all(), tiny_model()
+    settings = params.student.method("scd_gan")
+
+    def made(seed: int) -> tuple[Any, Any]:
+        return training.student_objective("scd_gan", settings, params.sampler, teacher, seed)
+
+    (objective, auxiliary), (_, same), (_, other) = map(made, (0, 0, 1))
+    assert type(objective) is ConsistencyAndAdversary
+    fields = fields_of(objective)
+    heads, consistency = fields.pop("discriminator"), fields.pop("consistency")
+    assert fields == {
+        "sigma_d": 0.5, "t_max": math.atan(50.0 / 0.5), "weight": 0.6, "p_mean": 0.1, "p_std": 1.2, "guidance": None,
+        "features": BlockFeatures(teacher, 3), "label_dropout": 0.2,
+    }  # fmt: skip
+    assert fields_of(consistency) == {**SCM, "teacher": teacher, "guidance": None}
+    assert auxiliary.module is heads and auxiliary.lr_scale == pytest.approx(2e-4 / 1e-3)
+    state, again, others = (each.module.state_dict() for each in (auxiliary, same, other))
+    assert all(torch.equal(again[name], value) for name, value in state.items())
+    assert not torch.equal(others["heads.0.0.weight"], state["heads.0.0.weight"])
+    features = objective.features(torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.2]), torch.tensor([1, -1]))
+    assert [judged.shape[:2] for judged in heads(features)] == [(2, 1)] * 3
+
+
+def test_more_heads_than_blocks_are_refused_in_one_line():
+    params = params_of_all()
+    settings = params.student.method("scd_gan")
+    own = settings.own.model_copy(update={"gan": settings.own.gan.model_copy(update={"heads": 11})})
+    with pytest.raises(UserError) as caught:
+        settings = settings.model_copy(update={"own": own})
+        training.student_objective("scd_gan", settings, params.sampler, tiny_model(), 0)
+    assert str(caught.value) == (
+        "student.scd_gan.gan.heads = 11: the network has 10 blocks; use no more heads than these"
+    )
 
 
 def test_the_fake_score_starts_from_the_teacher_with_its_own_dropout_and_follows_from_the_seed():

@@ -1,4 +1,4 @@
-"""Every method of the paper, from params.yaml to the report, with DVC for real."""
+"""Every method but sCT, from params.yaml to the report, with DVC for real."""
 
 import json
 from pathlib import Path
@@ -16,16 +16,21 @@ VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 5.0e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
 }
+GAN = {"gan": {"weight": 0.5, "p_mean": -0.4, "p_std": 1.6, "heads": 2, "width": 8, "lr_max": 5.0e-4}}
 GUIDED = {"guidance": [1.0, 2.0]}
 METHODS = {
     "scd": ("teacher", {**SHORT, **GUIDED}),
+    "ect": ("teacher", {**SHORT, "q": 2.0, "k": 8.0, "b": 1.0, "doubling": 128, "c": 0.0}),
     "discrete": ("teacher", {**SHORT, "points": 64}),
     "multistep": ("teacher", {**SHORT, "segments": 3}),
     "scd_vsd": ("scd", {**SHORT, "tangent_warmup": 0, **VSD, **GUIDED}),
+    "scd_gan": ("teacher", {**SHORT, **GAN}),
+    "rcm": ("scd", {**SHORT, "tangent_warmup": 0, "steps": 3, **VSD, **GUIDED}),
     "vsd": ("teacher", {**SHORT, **VSD}),
 }
 EVALUATIONS = {
-    "teacher": {4, 22}, "scd": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "scd_vsd": {1, 2}, "vsd": {1},
+    "teacher": {4, 22}, "scd": {1, 2}, "ect": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "scd_vsd": {1, 2},
+    "scd_gan": {1, 2}, "rcm": {1, 2}, "vsd": {1},
 }  # fmt: skip
 
 
@@ -69,7 +74,7 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
         figures = metrics(project, model)
         for name in ("fd", "kid", "precision", "recall", "accuracy", "images_per_second"):
             assert {int(key.partition("@")[2]) for key in figures if key.startswith(f"{name}@")} == evaluations, model
-        guided = evaluations if model in ("teacher", "scd", "scd_vsd") else set()
+        guided = evaluations if model in ("teacher", "scd", "scd_vsd", "rcm") else set()
         scales = {key: value for key, value in figures.items() if key.startswith("guidance")}
         assert scales == {f"guidance@{number}": 1.5 for number in guided}
         assert ("t_mid@2" in figures) == (evaluations == {1, 2}) and "t_mid@1" not in figures
@@ -81,7 +86,17 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
 
 def test_every_method_is_in_the_report_and_in_mlflow(project):
     page, text = ((project / f"results/report.{ending}").read_text() for ending in ("html", "md"))
-    for name in ("sCD", "Discrete sCD", "Multistep sCD", "sCD + VSD", "VSD", "Heun, guidance 1.5"):
+    for name in (
+        "sCD",
+        "Discrete sCD",
+        "Multistep sCD",
+        "sCD + VSD",
+        "VSD",
+        "ECT",
+        "rCM",
+        "sCD + GAN",
+        "Heun, guidance 1.5",
+    ):
         assert name in page and f"| {name} |" in text
     assert "fake_loss" in (project / "results/curves/train-vsd.csv").read_text().splitlines()[0]
     edit(project, "mlflow.enabled", True)

@@ -61,6 +61,13 @@ def test_advice_names_no_key_without_effect():
         "on: lower student.common.p_mean, or lower student.common.lr.max (it is 0.001), "
         "or lengthen student.common.lr.warmup"
     )
+    assert advice(params, "scd_gan", **{"loss/7": 8.0, "gan_loss/7": 8.0}).endswith(
+        ": lower student.scd_gan.gan.p_mean, or lower student.scd_gan.gan.weight (it is 0.6), or lower "
+        "student.common.lr.max (it is 0.001)"
+    )
+    judged = advice(params, "scd_gan", **{"loss/3": 8.0, "discriminator_loss/3": 8.0})
+    assert "the loss of the discriminator" in judged
+    assert judged.endswith(": lower student.scd_gan.gan.lr_max (it is 0.0002), or lengthen student.common.lr.warmup")
     changes = {"student.multistep.tangent_warmup": 0, "student.methods": {"scd": "teacher", "multistep": "scd"}}
     params = params_of_all(**changes, **{"evaluate.models": ["teacher", "scd", "multistep"]})
     assert "tangent_warmup" not in advice(params, "multistep", **{"output_norm/3": 1.0})
