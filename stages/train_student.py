@@ -19,7 +19,8 @@ def run(stage: Stage) -> None:
     params, method = stage.params, str(stage.item)
     ranks = Ranks.join(device_of(params.runtime))
     settings = with_precision(params.student.method(method), ranks, stage.progress)
-    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
+    place, flip = stage.root / "data/latents", params.data.flip
+    data = TrainingData(place, params.seed, settings.batch, ranks, stage.progress, flip=flip)
     teacher, inherited = fitting_teacher(stage.root / "models/teacher/model.safetensors", data, settings)
     # The student begins as the teacher or as another student, whose w_phi it keeps.
     start = params.student.methods[method]

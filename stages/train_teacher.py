@@ -17,7 +17,8 @@ def run(stage: Stage) -> None:
     params = stage.params
     ranks = Ranks.join(device_of(params.runtime))
     settings = with_precision(params.teacher, ranks, stage.progress)
-    data = TrainingData(stage.root / "data/latents", params.seed, settings.batch, ranks, stage.progress)
+    place, flip = stage.root / "data/latents", params.data.flip
+    data = TrainingData(place, params.seed, settings.batch, ranks, stage.progress, flip=flip)
     shape, classes = data.codec.header["shape"], data.loader.classes
     network = network_settings(params.network, len(classes), shape, settings.augment)
     model = new_model(network, settings, params.seed)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scm import methods
@@ -36,11 +37,14 @@ from scm.training.settings import LoopSettings
 class TrainingData:
     """x_0 and labels at any position: the loader's stored samples, converted by the codec."""
 
-    def __init__(self, folder: Path, seed: int, batch: int, ranks: Ranks, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, seed: int, batch: int, ranks: Ranks, say: Callable[[str], None], *, flip: bool = False
+    ) -> None:
         """Opens data/latents and verifies every shard; the processes of a machine share that work.
 
         Args:
             say: prints a line of progress, if the shards take long.
+            flip: True mirrors each image left to right with probability 1/2.
 
         Raises:
             UserError: the shards are damaged, or the processes have different ones.
@@ -54,12 +58,17 @@ class TrainingData:
         shards = read_index(folder)["shards"][int(os.environ.get("LOCAL_RANK", "0")) % here :: here]
         verify_all(folder, shards, Progress(sum(shard["count"] for shard in shards), say, "verified").add)
         self.codec = Codec(self.loader.codec_header)
-        self._seed, self._ranks = seed, ranks
+        self._seed, self._ranks, self._flip = seed, ranks, flip
 
     def batch_at(self, images_seen: int) -> tuple[Tensor, Tensor]:
         stored, labels = self.loader.batch_at(images_seen)
         first = images_seen + self._ranks.rank * len(stored)
-        return self.codec.serve(stored, lambda place: generator(self._seed, "latents", first + place)), labels
+        x_0 = self.codec.serve(stored, lambda place: generator(self._seed, "latents", first + place))
+        if self._flip:
+            named = (generator(self._seed, "flip", first + place) for place in range(len(x_0)))
+            draws = torch.stack([torch.rand((), generator=each) for each in named])
+            x_0 = torch.where(draws[:, None, None, None] < 0.5, x_0.flip(3), x_0)
+        return x_0, labels
 
 
 def fitting_teacher(path: Path, data: TrainingData, settings: StudentSettings) -> tuple[Model, dict[str, Any]]:

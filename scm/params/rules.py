@@ -55,6 +55,10 @@ def _data(params: Params) -> Iterator[Fault]:
         yield Fault("data.path", path, "~ is not replaced by a home folder here; write the whole path")
     elif fault := misplaced(path):
         yield fault
+    if params.data.flip and params.codec.name != "identity":
+        problem = "the mirror image of a latent is not the latent of the mirror image"
+        remedy = "write false and put the mirrored images into data.path, or write codec.name: identity"
+        yield Fault("data.flip", True, f"{problem}; {remedy}")
     refusals = getattr(registry.part("scm.data.sources", params.data.source), "refusals", lambda data: ())
     yield from (Fault(*refusal) for refusal in refusals(params.data))
 

@@ -74,6 +74,7 @@ class DataSettings(Section):
     max_pixels: PositiveCount
     shard_images: PositiveCount
     held_out: Probability
+    flip: bool
 
 
 class CodecSettings(Section):

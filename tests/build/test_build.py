@@ -243,6 +243,27 @@ def latents(folder: Path, classes: int = 3) -> training.TrainingData:
     return training.TrainingData(folder, 0, 4, Ranks(0, 1, torch.device("cpu")), print)
 
 
+def test_flips_mirror_every_second_image_by_its_position(tmp_path, monkeypatch):
+    """Whatever the batch and the number of processes; another epoch mirrors other images."""
+    samples = [(f"{i:03d}", np.arange(64, dtype=np.uint8).reshape(1, 8, 8) + i, 0) for i in range(8)]
+    header = {"classes": ["0"], "codec": plain_header("identity", 0.5, [1, 8, 8])}
+    write_latents(samples, tmp_path / "latents", 8, header)
+
+    for name in ("any", "of_first"):  # the processes are asked one after another
+        monkeypatch.setattr(Ranks, name, lambda ranks, value: value)
+
+    def served(batch: int, world: int = 1, flip: bool = True) -> torch.Tensor:
+        ranks = [Ranks(rank, world, torch.device("cpu")) for rank in range(world)]
+        processes = [training.TrainingData(tmp_path / "latents", 0, batch, each, print, flip=flip) for each in ranks]
+        return torch.cat([data.batch_at(seen)[0] for seen in range(0, 64, batch) for data in processes])
+
+    plain, flipped = served(8, flip=False), served(8)
+    mirrored = (flipped == plain.flip(3)).flatten(1).all(1)
+    assert torch.equal(flipped[~mirrored], plain[~mirrored]) and torch.equal(flipped[mirrored], plain.flip(3)[mirrored])
+    assert 20 < mirrored.sum() < 44 and not torch.equal(mirrored[:8], mirrored[8:16])
+    assert torch.equal(served(4), flipped) and torch.equal(served(8, world=2), flipped)
+
+
 def test_machines_with_different_data_do_not_train_together(tmp_path, monkeypatch):
     """The first process's number comes from its index, those of the others have to be the same."""
     mine = latents(tmp_path / "latents")

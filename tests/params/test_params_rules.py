@@ -233,6 +233,10 @@ IMPOSSIBLE = [
         "teacher.label_dropout = 0.1: there are no labels to leave out, as data.labels is false; write 0.0, or data.labels: true",
     ),
     (
+        {**LATENTS, "data.resolution": 64, "codec.path": "data/vae", "data.flip": True},
+        "data.flip = true: the mirror image of a latent is not the latent of the mirror image; write false and put the mirrored images into data.path, or write codec.name: identity",
+    ),
+    (
         {**LATENTS, "data.resolution": 64, "codec.path": "data/vae", "teacher.augment": 0.12},
         "teacher.augment = 0.12: a distorted latent is not the latent of a distorted image; write 0.0, or codec.name: identity",
     ),

@@ -188,6 +188,7 @@ def test_what_a_comment_derives_from_the_tables_stays_so(name):
     assert {kind: list(scales) for kind, scales in params.select.guidance} == published_scales(name)
     assert (params.evaluate.samples, params.select.t_mid) == (50_000, (1.1,))
     assert student.common.dropout_max_resolution == (32 if dataset == "cifar10" else 16)
+    assert not params.data.flip
     assert params.teacher.augment == (0.12 if dataset == "cifar10" else 0.0)  # EDM, app. F.2
     assert params.teacher.dropout_max_resolution >= params.shape[1]
     if dataset == "cifar10":
