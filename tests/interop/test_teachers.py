@@ -163,8 +163,9 @@ def test_heads_of_another_size_are_found(tmp_path):
     assert read_teacher(originals.edm2_file(tmp_path / "a.pkl", network)).settings.channels_per_head == 16
 
 
-def test_a_teacher_of_another_project_of_ours(tmp_path):
-    model = tiny_model()
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_teacher_of_another_project_of_ours(tmp_path, augment):
+    model = tiny_model(augment=augment)
     header = {
         "model": "teacher", "network": model.settings.to_dict(), "classes": ["a", "b", "c"],
         "codec": plain_header("x", 0.5, [1, 8, 8]), "images": 5, "sigma_rel": 0.1,
@@ -172,6 +173,7 @@ def test_a_teacher_of_another_project_of_ours(tmp_path):
     weights.save(tmp_path / "own.safetensors", model.state_dict(), header)
     teacher = read_teacher(tmp_path / "own.safetensors")
     assert (teacher.program, teacher.classes, teacher.images, teacher.sigma_rel) == ("scm", ["a", "b", "c"], 5, 0.1)
+    assert teacher.state.keys() == model.state_dict().keys() and teacher.settings == model.settings
     assert all(torch.equal(teacher.state[name], value) for name, value in model.state_dict().items())
     imported = {**header, "imported": {"program": "EDM2"}}
     weights.save(tmp_path / "own.safetensors", model.state_dict(), imported)
