@@ -48,7 +48,7 @@ def blocks_watched(model: Model) -> Generator[list[Tensor]]:
 
 @dataclass(frozen=True)
 class BlockFeatures:
-    """The outputs of `count` blocks of a frozen model, evenly spaced up to the last one.
+    """The outputs of `count` blocks of a frozen model, evenly spaced up to the last one; tokens are places in a line.
 
     Raises:
         ValueError: the network has fewer blocks.
@@ -62,7 +62,8 @@ class BlockFeatures:
             self.model(x, t, labels)
         if self.count > len(found):
             raise ValueError(f"the network has {len(found)} blocks")
-        return [found[(index + 1) * len(found) // self.count - 1] for index in range(self.count)]
+        chosen = (found[(index + 1) * len(found) // self.count - 1] for index in range(self.count))
+        return [each if each.dim() == 4 else each.transpose(1, 2)[..., None] for each in chosen]
 
 
 class Discriminator(nn.Module):

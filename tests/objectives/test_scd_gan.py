@@ -250,3 +250,14 @@ def test_features_are_the_outputs_of_blocks_and_leave_the_network_as_it_was(fami
     assert (gradient * step).sum().item() == pytest.approx(((ahead - behind) / (2 * h)).item(), rel=1e-5)
     output, tangent = output_and_tangent(lambda x, t: model(x, t, labels), (x, t), (step, torch.ones_like(t)))
     assert torch.allclose(output, expected, rtol=0, atol=1e-12) and tangent.abs().max() > 0
+
+
+def test_tokens_are_judged_as_places_in_a_line():
+    """A transformer's blocks return [B, tokens, channels]."""
+    model, x, t = tiny_model(**FAMILIES["dit"]).eval(), torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.1])
+    with blocks_watched(model) as found:
+        model(x, t, torch.tensor([0, 1]))
+    (last,) = BlockFeatures(model, 1)(x, t, torch.tensor([0, 1]))
+    assert torch.equal(last[..., 0].transpose(1, 2), found[-1]) and last.dim() == 4
+    (judged,) = Discriminator([last.shape[1]], 4)([last])
+    assert judged.shape == (2, 1, found[-1].shape[1], 1)
