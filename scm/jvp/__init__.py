@@ -2,5 +2,7 @@
 
 from scm.jvp.dual import Dual, output_and_tangent
 from scm.jvp.recompute import recomputed
+from scm.jvp.rules import COMPOSED, RULES
+from scm.jvp.values import Refused
 
-__all__ = ["Dual", "output_and_tangent", "recomputed"]
+__all__ = ["COMPOSED", "RULES", "Dual", "Refused", "output_and_tangent", "recomputed"]

@@ -6,25 +6,24 @@ a second forward. Here a `Dual` carries (primal, tangent) through the network's 
 primal is computed once, with its graph; the tangent of a linear operation is one application of it, and no tangent has
 a graph.
 
-`RULES` holds the operations whose tangent is cheaper than the general one. `torch.func.jvp` differentiates any other
-operation, and any other form of calling one with a rule: a network built from operations without rules is slower, not
-wrong. An operation that writes in place is refused. `COMPOSED` holds the functions that give output
-and tangent by themselves.
+`rules.RULES` holds the operations whose tangent is cheaper than the general one. `torch.func.jvp` differentiates any
+other operation, and any other form of calling one with a rule (general.py): a network built from operations without
+rules is slower, not wrong. What cannot be right is `Refused`, with the remedy; docs/jvp.md lists it.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeGuard
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.autograd import forward_ad
 
-from scm.jvp.attention import attention_tangent, has_kernel
-from scm.jvp.multihead import multi_head_attention
+from scm.jvp.general import evaluated, on_a_copy, share_memory, tangent_of_result, writable, writes
+from scm.jvp.rules import COMPOSED, RULES, linear
+from scm.jvp.values import Pair, Refused, each, is_sequence, items, primal_of
 
-Rule = Callable[..., Any]
-RANDOM = ("alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout", "rrelu", "bernoulli")
-"""Functions whose output is drawn: a second evaluation, for the tangent, would draw another one."""
+_forward_mode_is_on: Callable[[], bool] = forward_ad._is_fwd_grad_enabled  # pyright: ignore[reportPrivateUsage]
 
 
 def _method(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,38 +31,62 @@ def _method(func: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: Dual.__torch_function__(func, (), args)
 
 
-class Dual:
+def _reflected(func: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: Dual.__torch_function__(func, (), args[::-1])
+
+
+def _of_value(name: str) -> property:
+    """An attribute that is the value's. A property, so that nobody sets it on the Dual alone."""
+    return property(lambda self: getattr(self.primal, name))
+
+
+def _constant(kind: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any) -> Any:
+        raise Refused(f"{kind} of a tensor leaves its tangent behind: use detach() first for a constant")
+
+    return method
+
+
+class Dual(Pair):
     """A tensor with its tangent; passes for a tensor in torch's functions and methods, and in arithmetic.
 
     Written so that torch.compile can trace it: no `__slots__`, and attributes by name.
-
-    Attributes:
-        primal: the value, part of autograd's graph.
-        tangent: its directional derivative, of the same shape, without a graph.
     """
-
-    def __init__(self, primal: Tensor, tangent: Tensor) -> None:
-        self.primal, self.tangent = primal, tangent
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func.__name__ in COMPOSED:
-            return COMPOSED[func.__name__](*args, **kwargs)
-        rule = RULES.get(func.__name__, _general)
-        result = func(*_each(_primal, args), **_each(_primal, kwargs))
+        kwargs, name = cast(Any, kwargs or {}), func.__name__
+        _check_not_hidden(name)
+        if writes(name, kwargs):
+            return _written(func, args, kwargs)
+        if name in COMPOSED:
+            result = COMPOSED[name](*args, **kwargs)
+            return _own(result.primal, result.tangent) if type(result) is Pair else result
+        rule = RULES.get(name)
+        if rule is None:
+            result, tangent = evaluated(func, args, kwargs)
+            return _joined(result, tangent, lambda value, change: _related(value, change, (args, kwargs)))
+        result = func(*each(primal_of, args), **each(primal_of, kwargs))
         with torch.no_grad():
             tangent = rule(func, result, args, kwargs)
-            if tangent is NotImplemented:  # a form of the call that the rule does not cover
-                tangent = _general(func, result, args, kwargs)
-        if tangent is None:
-            return result
-        return type(result)(map(Dual, result, tangent)) if _is_sequence(result) else Dual(result, tangent)
+        if tangent is NotImplemented:  # a form of the call that the rule does not cover
+            tangent = tangent_of_result(func, result, args, kwargs)
+            return _joined(result, tangent, lambda value, change: _related(value, change, (args, kwargs)))
+        if rule is linear and isinstance(args[0], Dual):
+            return _joined(result, tangent, lambda value, change: _viewed(args[0], value, change))
+        return _joined(result, tangent, _own)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("shape", "ndim", "dtype", "device", "is_nested"):
-            return getattr(self.primal, name)
+        if name.startswith("__"):
+            raise AttributeError(name)
         method = getattr(Tensor, name)
+        if not callable(method):
+            value = getattr(self.primal, name)
+            if name in ("T", "mT", "H", "mH", "real"):
+                return _viewed(self, value, getattr(self.tangent, name))
+            if isinstance(value, Tensor):
+                raise Refused(f"the attribute {name} of a tensor has no tangent here: use detach() for a constant")
+            return value
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self.__torch_function__(method, (), (self, *args), kwargs)
@@ -71,7 +94,13 @@ class Dual:
         return call
 
     def __getitem__(self, index: Any) -> "Dual":
-        return Dual(self.primal[index], self.tangent[index])
+        _check_not_hidden("indexing")
+        with torch.no_grad():
+            change = self.tangent[index]
+        return _viewed(self, self.primal[index], change)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        Dual.__torch_function__(Tensor.__setitem__, (), (self, index, value))
 
     def __rsub__(self, other: Any) -> "Dual":
         return -self + other
@@ -79,10 +108,35 @@ class Dual:
     def __rtruediv__(self, other: Any) -> "Dual":
         return Dual.__torch_function__(torch.reciprocal, (), (self,)) * other
 
+    def __len__(self) -> int:
+        return len(self.primal)
+
+    def __iter__(self) -> Iterator["Dual"]:
+        return iter(self.unbind(0))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).any())
+
+    def __bool__(self) -> bool:
+        return bool(self.primal)
+
+    __hash__ = object.__hash__
     __neg__, __add__, __sub__ = _method(torch.neg), _method(torch.add), _method(torch.sub)
     __mul__, __truediv__ = _method(torch.mul), _method(torch.div)
     __pow__, __matmul__ = _method(torch.pow), _method(torch.matmul)
     __radd__, __rmul__ = __add__, __mul__
+    __abs__, __pos__, __mod__ = _method(torch.abs), _method(torch.positive), _method(torch.remainder)
+    __floordiv__, __rfloordiv__ = _method(torch.floor_divide), _reflected(torch.floor_divide)
+    __rpow__, __rmod__, __rmatmul__ = _reflected(torch.pow), _reflected(torch.remainder), _reflected(torch.matmul)
+    __lt__, __le__, __gt__, __ge__ = map(_method, (torch.lt, torch.le, torch.gt, torch.ge))
+    __eq__, __ne__ = _method(torch.eq), _method(torch.ne)  # type: ignore[assignment]
+    __iadd__, __isub__, __imul__ = map(_method, (Tensor.add_, Tensor.sub_, Tensor.mul_))
+    __itruediv__, __ifloordiv__ = _method(Tensor.div_), _method(Tensor.floor_divide_)
+    __imod__, __ipow__ = _method(Tensor.remainder_), _method(Tensor.pow_)
+    __float__, __int__, __index__, __complex__ = map(_constant, ("float()", "int()", "an index", "complex()"))
+    __array__ = _constant("a numpy array")
+    shape, ndim, dtype, device, is_nested = map(_of_value, ("shape", "ndim", "dtype", "device", "is_nested"))
+    requires_grad, grad_fn, is_leaf = map(_of_value, ("requires_grad", "grad_fn", "is_leaf"))
 
 
 def output_and_tangent(
@@ -99,227 +153,112 @@ def output_and_tangent(
     >>> output_and_tangent(lambda x, y: x * y, primals, along_x)
     (tensor(15.), tensor(5.))
     """
-    result = function(*map(Dual, primals, tangents))
-    if not isinstance(result, Dual):
-        return result, torch.zeros_like(result)
-    return result.primal, result.tangent
+    for place, (primal, tangent) in enumerate(zip(primals, tangents, strict=True)):
+        _check_input(place, primal, tangent)
+    with _duals_are_tensors():
+        result: Any = function(*map(Dual, primals, tangents))
+    if isinstance(result, Dual):
+        return result.primal, result.tangent
+    if not isinstance(result, Tensor):
+        raise Refused(f"the function gives a {type(result).__name__}: let it return one tensor")
+    return result, torch.zeros_like(result)
 
 
-def _each(pick: Callable[[Any], Any], values: Any) -> Any:
-    """Applies `pick` to each item of nested tuples, lists and dictionaries."""
-    if _is_sequence(values):
-        return type(values)(_each(pick, value) for value in values)
-    if _is_mapping(values):
-        return {key: _each(pick, value) for key, value in values.items()}
-    return pick(values)
+def _check_input(place: int, primal: Tensor, tangent: Tensor) -> None:
+    if not primal.is_floating_point() or primal.layout != torch.strided:
+        raise Refused(f"input {place} is {primal.dtype}, {primal.layout}: only dense real numbers have tangents")
+    if (primal.shape, primal.dtype, primal.device) != (tangent.shape, tangent.dtype, tangent.device):
+        raise Refused(
+            f"input {place} is {primal.dtype} {list(primal.shape)} on {primal.device}, but its tangent is "
+            f"{tangent.dtype} {list(tangent.shape)} on {tangent.device}: a tangent has its input's form"
+        )
 
 
-def _is_sequence(value: Any) -> TypeGuard[tuple[Any, ...] | list[Any]]:
-    return isinstance(value, tuple | list)
+@contextmanager
+def _duals_are_tensors() -> Generator[None]:
+    """In the block torch.is_tensor, which many networks ask about a time, says yes to a Dual."""
+    before = torch.is_tensor
+    torch.is_tensor = lambda obj, /: isinstance(obj, Tensor | Dual)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.is_tensor = before
 
 
-def _is_mapping(value: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
+def _check_not_hidden(name: str) -> None:
+    """torch switches forward mode off for the body of an autograd.Function, and nowhere else."""
+    if not torch.compiler.is_compiling() and not _forward_mode_is_on():
+        raise Refused(
+            f"{name} is called inside an autograd.Function, which would lose the gradient: call the operations without "
+            "it; instead of checkpoint(use_reentrant=True) use scm.jvp.recomputed"
+        )
 
 
-def _primal(value: Any) -> Any:
-    return value.primal if isinstance(value, Dual) else value
+def _joined(result: Any, tangent: Any, join: Callable[[Tensor, Tensor], Dual]) -> Any:
+    """Each part of a result with its tangent, where it has one."""
+    if tangent is None:
+        return result
+    if not is_sequence(result):
+        return join(result, tangent)
+    return type(result)(
+        [part if change is None else join(part, change) for part, change in zip(result, tangent, strict=True)]
+    )
 
 
-def _tangent(value: Any) -> Any:
-    """The tangent of a Dual, zeros for a constant."""
-    return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
+def _own(value: Tensor, change: Tensor) -> Dual:
+    """A value of its own, which shares memory with nothing before it."""
+    if change.dtype != value.dtype:  # inside autocast
+        change = change.to(value.dtype)
+    dual = Dual(value, change)
+    dual.owned = not torch.compiler.is_compiling()
+    return dual
 
 
-def _general(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """The tangent by torch.func.jvp: right for every operation, at the price of evaluating it a second time."""
-    if kwargs.get("inplace") or (func.__name__.endswith("_") and not func.__name__.endswith("__")):
-        raise TypeError(f"{func.__name__} writes in place, which a tangent cannot ride along with")
-    if func.__name__ in RANDOM and kwargs.get("training", True):
-        raise TypeError(f"{func.__name__} has no tangent: each evaluation draws anew; use dropout, or call eval()")
-    parts = result if _is_sequence(result) else [result]
-    if not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
-        return None  # a shape, a comparison: nothing to differentiate
-    duals: list[Dual] = []
-    _each(lambda value: duals.append(value) if isinstance(value, Dual) else None, (args, kwargs))
-
-    def call(*primals: Tensor) -> Any:
-        left = iter(primals)
-        swap = _each(lambda value: next(left) if isinstance(value, Dual) else value, (args, kwargs))
-        return func(*swap[0], **swap[1])
-
-    primals, tangents = tuple(d.primal.detach() for d in duals), tuple(d.tangent for d in duals)
-    return torch.func.jvp(call, primals, tangents)[1]
+def _viewed(source: Dual, value: Tensor, change: Tensor) -> Dual:
+    """What a linear operation makes of `source` and its tangent: a view, or a copy."""
+    if torch.compiler.is_compiling():
+        return Dual(value, change)
+    if value is source.primal:
+        return source
+    dual = Dual(value, change)
+    if not value._is_view() and not change._is_view() and change is not source.tangent:
+        dual.owned = True
+    elif value._is_view() and change._is_view():
+        dual.owned = source.owned
+    else:
+        source.owned = False
+    return dual
 
 
-def _holds_dual(*values: Any) -> bool:
-    return any(isinstance(value, Dual) for value in values)
+def _related(value: Tensor, change: Tensor, arguments: Any) -> Dual:
+    """What any function makes of the Duals among its arguments."""
+    if torch.compiler.is_compiling():
+        return Dual(value, change)
+    duals = items(Dual, arguments)
+    for dual in duals:
+        if value is dual.primal:
+            return dual
+    shared = [dual for dual in duals if share_memory(dual.primal, value)]
+    if not shared:
+        copied = any(share_memory(dual.tangent, change) for dual in duals)
+        return _own(value, change.clone() if copied else change)
+    joined = Dual(value, change)
+    joined.owned = all(dual.owned and share_memory(dual.tangent, change) for dual in shared)
+    for dual in shared:
+        dual.owned = joined.owned
+    return joined
 
 
-def _linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """An operation that is linear in its first argument (a tensor or a list of tensors), with the others constant."""
-    if not args or _holds_dual(*args[1:], *kwargs.values()):
-        return NotImplemented
-    first, *rest = args
-    return func(_each(_tangent, first), *rest, **kwargs)
-
-
-def _layer(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """A convolution or linear layer: the layer applied to the tangent, without the bias."""
-    if len(args) < 2 or _holds_dual(*args[1:], *kwargs.values()):
-        return NotImplemented
-    x, weight, *rest = args
-    options = {key: value for key, value in kwargs.items() if key != "bias"}
-    return func(x.tangent, weight, None, *rest[1:], **options)
-
-
-def _add(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    if len(args) != 2:
-        return NotImplemented
-    zero = torch.zeros((), dtype=result.dtype, device=result.device)
-    a, b = (value.tangent if isinstance(value, Dual) else zero for value in args)
-    return func(a, b, **kwargs).expand(result.shape)
-
-
-def _lerp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """a + t (b - a) with a constant t."""
-    if len(args) != 3 or _holds_dual(args[2]):
-        return NotImplemented
-    a, b = (x.tangent if isinstance(x, Dual) else torch.zeros_like(x) for x in args[:2])
-    return func(a, b, args[2])
-
-
-def _product(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """An operation that is linear in each of two factors: d(a b) = da b + a db."""
-    if len(args) != 2 or kwargs:
-        return NotImplemented
-    a, b = args
-    tangent = None
-    if isinstance(a, Dual):
-        tangent = func(a.tangent, _primal(b))
-    if isinstance(b, Dual):
-        other = func(_primal(a), b.tangent)
-        tangent = other if tangent is None else tangent + other
-    return tangent
-
-
-def _quotient(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """d(a / b) = (da - (a / b) db) / b."""
-    if len(args) != 2 or kwargs:
-        return NotImplemented
-    a, b = args
-    if not isinstance(b, Dual):
-        return a.tangent / b
-    change = result * b.tangent
-    return ((a.tangent - change) if isinstance(a, Dual) else -change) / b.primal
-
-
-def _elementwise(slope: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    """y = h(x) for each element, with dh/dx from x and y."""
-
-    def rule(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-        if not args:
-            return NotImplemented
-        return args[0].tangent * slope(args[0].primal, result)
-
-    return rule
-
-
-def _silu(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    if not args or kwargs.get("inplace"):
-        return NotImplemented
-    return torch.ops.aten.silu_backward(args[0].tangent, args[0].primal)
-
-
-def _softmax(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if not args or dim is None:
-        return NotImplemented
-    weighted = result * args[0].tangent
-    return weighted - result * weighted.sum(dim, keepdim=True)
-
-
-def _group_norm(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    """y = w n + b with n = (x - mean) / std: dn = (dx - mean(dx) - n mean(n dx)) / std, means over each group."""
-    given = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
-    x, groups, weight, epsilon = given["input"], given["num_groups"], given.get("weight"), given.get("eps", 1e-5)
-    if _holds_dual(weight, given.get("bias")):
-        return NotImplemented
-    batch, channels = x.shape[:2]
-    grouped = x.primal.reshape(batch, groups, -1)
-    std = (grouped.var(dim=2, unbiased=False, keepdim=True) + epsilon).sqrt()
-    n = (grouped - grouped.mean(dim=2, keepdim=True)) / std
-    change = x.tangent.reshape(batch, groups, -1)
-    change = change - change.mean(dim=2, keepdim=True) - n * (n * change).mean(dim=2, keepdim=True)
-    change = (change / std).reshape(x.shape)
-    return change if weight is None else change * weight.reshape(channels, *[1] * (x.ndim - 2))
-
-
-def _attention(*args: Any, **kwargs: Any) -> Dual:
-    """Softmax attention: by the kernel where it can; else the output by torch's own, and the tangent in blocks."""
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    if given.get("dropout_p"):
-        raise TypeError("scaled_dot_product_attention with dropout has no tangent: set dropout_p to 0")
-    parts, mask, causal = [given[name] for name in names[:3]], given.get("attn_mask"), bool(given.get("is_causal"))
-    scale = parts[0].shape[-1] ** -0.5 if given.get("scale") is None else given["scale"]
-    primals, tangents = [_primal(x) for x in parts], [_tangent(x) for x in parts]
-    if mask is None and not causal and has_kernel((primals[0], primals[1], primals[2])):
-        from scm.jvp.flash import output_and_tangent as by_kernel
-
-        return Dual(*by_kernel(scale, *primals, *tangents))
-    output = functional.scaled_dot_product_attention(*_each(_primal, args), **_each(_primal, kwargs))
+def _written(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Writes the new value and its tangent where the old ones are; views of them follow as torch's own do."""
+    target: Any = writable(func.__name__, args, kwargs)
+    if kwargs.get("inplace"):
+        new = Dual.__torch_function__(func, (), (target.clone(), *args[1:]), {**kwargs, "inplace": False})
+    else:
+        new = Pair(*evaluated(on_a_copy(func), args, kwargs))
+    if new.primal.shape != target.primal.shape:
+        raise Refused(f"{func.__name__} gives another shape in place, which a tangent cannot follow")
+    target.primal.copy_(new.primal)
     with torch.no_grad():
-        if given.get("enable_gqa"):
-            for values in (primals, tangents):
-                heads = values[0].shape[-3]
-                values[1:] = [x.repeat_interleave(heads // x.shape[-3], dim=-3) for x in values[1:]]
-        masks = None if mask is None else (_primal(mask), mask.tangent if isinstance(mask, Dual) else None)
-        q, k, v = primals
-        dq, dk, dv = tangents
-        return Dual(output, attention_tangent((q, k, v), (dq, dk, dv), masks, causal, scale))
-
-
-def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Dropout whose output and tangent have one mask, which is drawn once."""
-    if inplace:
-        raise TypeError("dropout writes in place, which a tangent cannot ride along with: set inplace to False")
-    return input * functional.dropout(torch.ones_like(_primal(input)), p, training)
-
-
-def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
-    if len(args) != 3 or not all(isinstance(bound, int | float) for bound in args[1:]):
-        return NotImplemented
-    return torch.ops.aten.hardtanh_backward(args[0].tangent, args[0].primal, args[1], args[2])
-
-
-def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:
-    return None
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(["reshape", "transpose", "unbind", "to", "cat", "sum", "mean", "neg", "squeeze", "chunk"], _linear),
-    "contiguous": _linear,
-    **dict.fromkeys([functional.avg_pool2d.__name__, functional.interpolate.__name__], _linear),
-    **dict.fromkeys(["conv2d", "linear"], _layer),
-    **dict.fromkeys(["add", "sub"], _add),
-    **dict.fromkeys(["mul", "matmul"], _product),
-    "lerp": _lerp,
-    "div": _quotient,
-    "sqrt": _elementwise(lambda x, y: 0.5 / y),
-    "log": _elementwise(lambda x, y: 1 / x),
-    "sin": _elementwise(lambda x, y: torch.cos(x)),
-    "cos": _elementwise(lambda x, y: -torch.sin(x)),
-    "tan": _elementwise(lambda x, y: 1 + y * y),
-    "silu": _silu,
-    "group_norm": _group_norm,
-    "softmax": _softmax,
-    "clamp": _clamp,
-    **dict.fromkeys(["ones_like", "zeros_like"], _constant),
-}
-
-COMPOSED: dict[str, Rule] = {
-    "dropout": _dropout,
-    "scaled_dot_product_attention": _attention,
-    "multi_head_attention_forward": multi_head_attention,
-}
+        target.tangent.copy_(new.tangent)
+    return None if func.__name__ == "__setitem__" else target

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from scm.jvp.values import Refused
+
 NAMES = tuple(inspect.signature(functional.multi_head_attention_forward).parameters)
 
 
@@ -24,31 +26,30 @@ def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     heads = given["num_heads"]
     q, k, v = _with_biases(_projected(given, parts, alike), given, batch)
     q, k, v = (x.reshape(x.shape[0], batch, heads, -1).transpose(0, 1).transpose(1, 2) for x in (q, k, v))
-    need_weights = given.get("need_weights", True)
+    need_weights, dropout = given.get("need_weights", True), given["dropout_p"] if given.get("training", True) else 0.0
     causal = bool(given.get("is_causal")) and not need_weights and given.get("key_padding_mask") is None
     mask = None if causal else _mask(given, q, k)
     if need_weights:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+        weights = functional.dropout(weights, dropout) if dropout else weights
         output = weights @ v
         weights = weights.mean(dim=1) if given.get("average_attn_weights", True) else weights
     else:
-        weights, output = None, functional.scaled_dot_product_attention(q, k, v, mask, 0.0, causal)
-    output = output.transpose(1, 2).reshape(batch, length, channels)
+        weights, output = None, functional.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+    output = output.transpose(1, 2).transpose(0, 1).reshape(length, batch, channels)  # torch's layout, for its draws
     output = functional.linear(output, given["out_proj_weight"], given["out_proj_bias"])
     if batched:
-        return output.transpose(0, 1), weights
+        return output, weights
     return output.reshape(length, -1), None if weights is None else weights.reshape(*weights.shape[1:])
 
 
 def _check(given: dict[str, Any]) -> None:
     """Refuses what has no tangent, or what torch refuses."""
-    if given["dropout_p"] and given.get("training", True):
-        raise TypeError("MultiheadAttention with dropout has no tangent: set its dropout to 0, or call eval()")
     if given.get("static_k") is not None or given.get("static_v") is not None:
-        raise TypeError("multi_head_attention_forward with static_k or static_v has no tangent: pass key and value")
+        raise Refused("multi_head_attention_forward with static_k or static_v has no tangent: pass key and value")
     if given.get("is_causal") and given.get("attn_mask") is None:
-        raise TypeError("is_causal is a hint about attn_mask: pass the mask too")
+        raise Refused("is_causal is a hint about attn_mask: pass the mask too")
 
 
 def _projected(given: dict[str, Any], parts: list[Any], alike: bool) -> list[Any]:

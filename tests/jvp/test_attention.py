@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.step_cost import LiveMemory
 from scm.jvp import output_and_tangent
@@ -86,10 +87,18 @@ def test_only_the_primal_has_a_graph_and_its_gradients_are_torchs():
         assert a.grad is not None and torch.equal(a.grad, b.grad)
 
 
-def test_dropout_is_refused():
-    primals, tangents = qkv(3, 3, 32)
-    with pytest.raises(TypeError, match="set dropout_p to 0"):
-        output_and_tangent(lambda q, k, v: SDPA(q, k, v, dropout_p=0.1), primals, tangents)
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()}])
+def test_dropout_has_one_mask_for_output_and_tangent(options):
+    primals, tangents = qkv(5, 5, 32)
+
+    def function(q, k, v):
+        torch.manual_seed(3)
+        return SDPA(q, k, v, dropout_p=0.4, **options)
+
+    output, tangent = output_and_tangent(function, primals, tangents)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected_output, expected = torch.func.jvp(function, primals, tangents)
+    assert torch.allclose(output, expected_output, atol=1e-12) and torch.allclose(tangent, expected, atol=1e-12)
 
 
 def test_memory_grows_linearly_with_the_tokens():

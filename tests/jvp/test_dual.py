@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scm.jvp import output_and_tangent
+from scm.jvp import Refused, output_and_tangent
 from tests.support.models import FAMILIES, tiny_model
 
 WEIGHTS = torch.tensor([1.0, 2, -1, 3, 0.5, -0.2], dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_each_operation_with_and_without_a_rule(function):
 
 @pytest.mark.parametrize("function", [lambda x: x.add_(1), lambda x: functional.silu(x, inplace=True)])
 def test_what_writes_in_place_is_refused(function):
-    with pytest.raises(TypeError, match="writes in place"):
+    with pytest.raises(Refused, match="writes in place"):
         output_and_tangent(function, (torch.ones(2),), (torch.ones(2),))
 
 
@@ -118,10 +118,3 @@ def test_dropout_has_one_mask_for_output_and_tangent():
     assert torch.equal(output, x * tangent) and sorted(tangent.unique().tolist()) == pytest.approx([0, 1 / 0.6])
     output, tangent = output_and_tangent(layer.eval(), (x,), (torch.ones_like(x),))
     assert torch.equal(output, x) and torch.equal(tangent, torch.ones_like(x))
-
-
-@pytest.mark.parametrize("layer", [torch.nn.Dropout(0.4, inplace=True), torch.nn.Dropout2d(0.4), torch.nn.RReLU()])
-def test_layers_that_would_draw_twice_are_refused(layer):
-    x = torch.randn(2, 3, 4, 4)
-    with pytest.raises(TypeError, match=r"has no tangent|in place"):
-        output_and_tangent(layer, (x * 1,), (torch.ones_like(x),))

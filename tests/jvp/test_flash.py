@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from scm.jvp import attention, dual, output_and_tangent
+from scm.jvp import attention, output_and_tangent, rules
 
 ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs the extra triton: pip install '.[triton]'")
@@ -74,7 +74,7 @@ def test_a_tangent_takes_what_the_kernel_gives_unless_there_is_a_mask(monkeypatc
     x = torch.ones(1, 1, 4, 16)
     fused = SimpleNamespace(output_and_tangent=lambda scale, *values: (values[0] * scale, values[3]))
     monkeypatch.setitem(sys.modules, "scm.jvp.flash", fused)
-    monkeypatch.setattr(dual, "has_kernel", lambda primals: True)
+    monkeypatch.setattr(rules, "has_kernel", lambda primals: True)
     output, tangent = output_and_tangent(lambda q: functional.scaled_dot_product_attention(q, x, x), (x,), (3 * x,))
     assert torch.equal(output, x / 4) and torch.equal(tangent, 3 * x)
     causal = output_and_tangent(lambda q: functional.scaled_dot_product_attention(q, x, x, is_causal=True), (x,), (x,))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from scm.jvp import output_and_tangent
+from scm.jvp import Refused, output_and_tangent
 
 BATCH, QUERIES, KEYS, CHANNELS, HEADS = 2, 7, 9, 12, 3
 
@@ -93,17 +93,24 @@ def test_parameters_receive_torchs_gradients():
         assert a.grad is not None and b.grad is not None and torch.allclose(a.grad, b.grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_dropout_has_one_mask_for_output_and_tangent(need_weights):
+    made, (x, dx) = layer(dropout=0.4), (drawn(QUERIES, BATCH, CHANNELS, seed=seed) for seed in (1, 2))
+
+    def function(x):
+        torch.manual_seed(3)
+        return made(x, x, x, need_weights=need_weights)[:1]
+
+    agree(function, (x,), (dx,))
+
+
 def test_what_has_no_tangent_is_refused_with_the_remedy():
     x = drawn(QUERIES, BATCH, CHANNELS, seed=1)
-    made = layer(dropout=0.1)
-    with pytest.raises(TypeError, match=r"set its dropout to 0, or call eval\(\)"):
-        output_and_tangent(lambda x: made(x, x, x)[0], (x,), (x,))
-    made.eval()
-    assert output_and_tangent(lambda x: made(x, x, x)[0], (x,), (x,))[0].shape == x.shape
-    with pytest.raises(TypeError, match="pass the mask too"):
+    made = layer()
+    with pytest.raises(Refused, match="pass the mask too"):
         output_and_tangent(lambda x: made(x, x, x, is_causal=True)[0], (x,), (x,))
     weights = [made.in_proj_weight, made.in_proj_bias, None, None, False, 0.0, made.out_proj.weight, made.out_proj.bias]
-    with pytest.raises(TypeError, match="pass key and value"):
+    with pytest.raises(Refused, match="pass key and value"):
         output_and_tangent(
             lambda x: functional.multi_head_attention_forward(x, x, x, CHANNELS, HEADS, *weights, static_k=x)[0],
             (x,),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scm.jvp import Dual, attention, dual, output_and_tangent, recomputed
+from scm.jvp import Dual, attention, output_and_tangent, recomputed, rules
 from scm.networks import layers
 from tests.jvp.test_compile import results
 from tests.support.models import FAMILIES, tiny_model
@@ -45,7 +45,7 @@ def test_a_network_without_gradients_is_evaluated_once(recomputed):
 def test_long_attention_is_evaluated_by_torchs_own_both_times(monkeypatch):
     """The kernel's graph keeps other tensors, which the second evaluation would not find."""
     wanted: list[bool] = []
-    monkeypatch.setattr(dual, "has_kernel", lambda primals: wanted.append(attention._kernel_wanted[0]))
+    monkeypatch.setattr(rules, "has_kernel", lambda primals: wanted.append(attention._kernel_wanted[0]))
     attend, q = torch.nn.functional.scaled_dot_product_attention, torch.randn(1, 1, 8, 16, requires_grad=True)
     for function in (attend, lambda *values: recomputed(attend, *values)):
         output, _ = output_and_tangent(lambda q, f=function: f(q, q, q), (q,), (torch.ones_like(q),))
