@@ -87,6 +87,7 @@ def outcome(operation: Operation) -> str:
     except Refused as refusal:
         return f"refused: {refusal}"
     except (TypeError, ValueError, RuntimeError) as error:  # torch's or Python's own, which is no silent error either
+        made(operation)(x.detach().clone())  # a row that fails without tangents says nothing
         return f"refused by torch: {type(error).__name__}"
     ours = evaluation(function, x, output)
     function = made(operation)

@@ -30,6 +30,8 @@ class _Round(torch.autograd.Function):
 class _Running(nn.Module):
     """A buffer that is written in each forward."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(6))
@@ -158,7 +160,7 @@ LAYERS = {
         lambda x: F.max_pool2d(x, 2).sum() + F.max_pool3d(x[None], 2) + F.max_pool1d(x[0], 2).sum(), *IMAGE
     ),
     "MaxPool2d with indices, MaxUnpool2d": plain(
-        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), *IMAGE
+        lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), [2, 2]), *IMAGE
     ),
     "AdaptiveAvgPool2d, AdaptiveMaxPool2d": plain(
         lambda x: F.adaptive_avg_pool2d(x, 2) * F.adaptive_max_pool2d(x, 2), *IMAGE

@@ -80,7 +80,7 @@ ARITHMETIC = {
     "atan2, hypot, logaddexp": plain(lambda x: torch.atan2(x, x + 3) + torch.hypot(x, x + 1) + torch.logaddexp(x, -x)),
     "maximum, minimum, fmax": plain(lambda x: torch.maximum(x, -x) + torch.minimum(x, x * x) + torch.fmax(x, 2 * x)),
     "clamp": plain(lambda x: x.clamp(-0.5, 0.5) + x.clamp(min=0) + torch.clamp(x, max=x * x)),
-    "clamp at a bound": plain(lambda x: (x * 0 + x.detach().round()).clamp(-1, 1).sum() * 0 + x.clamp(-1, 1)),
+    "clamp at a bound": constant(lambda: lambda x: (x - x.detach() + x.detach().round()).clamp(-1, 1) * 3),
     "nan_to_num": plain(lambda x: torch.nan_to_num(torch.where(x > 0, x, torch.nan)) * x),
     "bmm, baddbmm": plain(lambda x: torch.bmm(x, x.mT) + torch.baddbmm(weight(4, 4), x, x.mT)),
     "outer, dot, mv": plain(lambda x: torch.outer(x, x).mv(x) * torch.dot(x, x), 5),

@@ -161,9 +161,14 @@ def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = 
 
 
 def _clamp(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
+    """At a bound the tangent passes, as torch's gradient does: hardtanh's would stop there, hence wider ones."""
     if len(args) != 3 or not all(isinstance(bound, int | float) for bound in args[1:]):
         return NotImplemented
-    return torch.ops.aten.hardtanh_backward(args[0].tangent, args[0].primal, args[1], args[2])
+    kind = torch.finfo(args[0].primal.dtype)
+    least, most = (
+        sign * max(0.75 * kind.eps * abs(bound), kind.tiny) for sign, bound in zip((-1, 1), args[1:], strict=True)
+    )
+    return torch.ops.aten.hardtanh_backward(args[0].tangent, args[0].primal, args[1] + least, args[2] + most)
 
 
 def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:
@@ -194,7 +199,7 @@ RULES: dict[str, Rule] = {
     "group_norm": _group_norm,
     "softmax": _softmax,
     "clamp": _clamp,
-    "detach": _constant,
+    **dict.fromkeys(["detach", "dim", "is_floating_point", "numel", "size", "stride"], _constant),
     **dict.fromkeys(["empty_like", "full_like", "ones_like", "zeros_like"], _zeros),
     **dict.fromkeys(["bernoulli", "poisson", "rand_like", "randint_like", "randn_like"], _zeros),
     **dict.fromkeys(["new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"], _zeros),
