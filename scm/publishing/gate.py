@@ -4,6 +4,10 @@ A Frechet distance of finitely many samples is noisy, so a single distance decid
 of several ranges of seeds, and the candidate must be better by more than the standard error of the difference of the
 two means, computed with each side's own variance (Welch). This noise is that of measuring: it does not include how much
 the model would differ if it were trained again with another seed.
+
+A model that has learnt its training images by heart has a small distance from them. So an improvement counts only if
+it shows on images that no training has seen as well (fd_held_out@N), and if the candidate copies no more than the
+champion (copies@N, a share of the samples).
 """
 
 import math
@@ -13,7 +17,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from scm.publishing.entry import FEWEST_RANGES, Entry
+from scm.results.reading import distance_ranges
 
+HELD_OUT, COPIES = "fd_held_out", "copies"
+"""Figures that exist where images are held out of all trainings."""
+MOST_LOOKED_AT = 10_000
+"""Samples in which copies are looked for, at most."""
 Kind = Literal["first", "promoted", "challenger", "refused", "unchanged"]
 
 MOST_DIFFERENCES = 6
@@ -41,7 +50,8 @@ class Verdict:
         kind: first, promoted: it becomes the champion. challenger: it is registered beside the champion. refused: it
             is not registered. unchanged: it is the champion already.
         reasons: sentences.
-        figures: candidate_mean, champion_mean, improvement, standard_error and needed, as far as they were computed.
+        figures: candidate_mean, champion_mean, improvement, standard_error and needed, as far as they were computed;
+            held_out_improvement and held_out_needed, copied_more and copied_more_allowed likewise.
     """
 
     kind: Kind
@@ -53,7 +63,7 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
     """Compares a candidate with the champion; None = there is no champion yet.
 
     The first rule that applies decides, in this order: nothing new, a broken candidate, no champion, the champion's own
-    weights, another protocol, rolled-back weights, and the test of the distances.
+    weights, another protocol, rolled-back weights, the test of the distances, and that of memory.
     """
     if champion is not None and _same(candidate, champion):
         return Verdict("unchanged", (f"the champion, version {champion.version}, has these weights and figures",))
@@ -72,7 +82,8 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
         remedy = f"`scm rollback --to {candidate.rolled_back}` makes it the champion again"
         what = f"version {candidate.rolled_back} with these weights was rolled back, so they are not promoted"
         return Verdict("challenger", (f"{what}: {remedy}",))
-    return _compared(candidate, champion, rules)
+    verdict = _compared(candidate, champion, rules)
+    return _remembered(verdict, candidate, champion, rules) if verdict.kind == "promoted" else verdict
 
 
 def welch(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, float]:
@@ -141,3 +152,55 @@ def _compared(candidate: Entry, champion: Entry, rules: Rules) -> Verdict:
         kind = "challenger"
         how = "worse by more than the noise" if improvement < -needed else "no better than the noise lets one tell"
     return Verdict(kind, (f"{how}: {what}; {noise}",), figures)
+
+
+def _remembered(verdict: Verdict, candidate: Entry, champion: Entry, rules: Rules) -> Verdict:
+    """The verdict on a candidate whose distance would promote it, unless it owes that to its memory."""
+    against, unknown, figures = list[str](), list[str](), dict(verdict.figures)
+    for name, judge in ((HELD_OUT, _on_held_out), (COPIES, _by_copies)):
+        judged = judge(candidate, champion, rules)
+        if judged is None:
+            unknown.append(f"{name}@{candidate.evaluations}")
+            continue
+        reason, found = judged
+        figures |= found
+        against += [reason] if reason else []
+    missing = "it was not judged if the candidate remembers its training images, for want of"
+    remedy = "set data.held_out and measure both models so"
+    reasons = [*verdict.reasons, *against, *([f"{missing} {' and '.join(unknown)}: {remedy}"] if unknown else [])]
+    return Verdict("challenger" if against else verdict.kind, tuple(reasons), figures)
+
+
+def _on_held_out(candidate: Entry, champion: Entry, rules: Rules) -> tuple[str, dict[str, float]] | None:
+    """The test of the distances, repeated with images that no training has seen; None if they were not measured.
+
+    Returns:
+        what speaks against the candidate, "" if nothing does, and the figures of the verdict.
+    """
+    number = candidate.evaluations
+    ours, theirs = (distance_ranges(each.figures, number, HELD_OUT) for each in (candidate, champion))
+    if min(len(ours), len(theirs)) < FEWEST_RANGES:
+        return None
+    improvement, error = welch(theirs, ours)
+    mean, noise = statistics.fmean(theirs), rules.deviations * error
+    figures = {"held_out_improvement": improvement, "held_out_needed": noise - rules.allowed * mean}
+    if improvement > figures["held_out_needed"]:
+        return "", figures
+    what = f"{HELD_OUT}@{number} is {statistics.fmean(ours):.4g}, the champion's {mean:.4g}"
+    return f"but on the training images alone: {what}; {rules.deviations:g} standard errors are {noise:.2g}", figures
+
+
+def _by_copies(candidate: Entry, champion: Entry, rules: Rules) -> tuple[str, dict[str, float]] | None:
+    """Compares the shares of copies, whose noise is that of counting; returns what `_on_held_out` does."""
+    key, samples = f"{COPIES}@{candidate.evaluations}", candidate.parts.get("evaluate.samples", "")
+    shares = [each.figures.get(key, math.nan) for each in (candidate, champion)]
+    if not all(map(math.isfinite, shares)) or not samples.isdecimal():
+        return None
+    ours, theirs = shares
+    looked_at = min(int(samples), MOST_LOOKED_AT)
+    noise = rules.deviations * math.sqrt(sum(share * (1 - share) / looked_at for share in shares))
+    figures = {"copied_more": ours - theirs, "copied_more_allowed": noise}
+    if ours - theirs <= noise:
+        return "", figures
+    what = f"{key} is {ours:.4g}, the champion's {theirs:.4g}"
+    return f"but it copies more training images: {what}; {rules.deviations:g} standard errors are {noise:.2g}", figures

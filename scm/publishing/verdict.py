@@ -16,7 +16,7 @@ from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.publishing.gate import Rules, Verdict
 from scm.results.reading import sample_path
 
-OTHER_FIGURES = ("kid", "precision", "recall", "accuracy", "images_per_second")
+OTHER_FIGURES = ("fd_held_out", "copies", "kid", "precision", "recall", "accuracy", "images_per_second")
 """Figures at the N that decides, shown below the distances."""
 ORIGIN = {"commit": "commit", "dirty": "uncommitted changes", "params_hash": "parameters", "data": "data"}
 DIGITS = 12

@@ -160,9 +160,9 @@ def measured_evaluations(metrics: Mapping[str, Any]) -> list[int]:
     return sorted(int(key.removeprefix("fd@")) for key in metrics if key.startswith("fd@"))
 
 
-def distance_ranges(metrics: Mapping[str, Any], evaluations: int) -> tuple[float, ...]:
-    """The distance of each range of seeds: fd_0@N, fd_1@N, ...; empty unless evaluate.repeats > 1."""
-    keys = (f"fd_{index}@{evaluations}" for index in itertools.count())
+def distance_ranges(metrics: Mapping[str, Any], evaluations: int, name: str = "fd") -> tuple[float, ...]:
+    """The distance `name` of each range of seeds: fd_0@N, fd_1@N, ...; empty unless evaluate.repeats > 1."""
+    keys = (f"{name}_{index}@{evaluations}" for index in itertools.count())
     return tuple(float(metrics[key]) for key in itertools.takewhile(metrics.__contains__, keys))
 
 

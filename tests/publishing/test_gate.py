@@ -50,9 +50,65 @@ def champion(**changes: object) -> Entry:
 )
 def test_distances_decide_beyond_their_noise(by: float, rules: Rules, kind: str, reason: str) -> None:
     verdict = decide(entry(shifted(by)), champion(), rules)
-    assert (verdict.kind, len(verdict.reasons)) == (kind, 1) and verdict.reasons[0].startswith(reason)
+    assert verdict.kind == kind and verdict.reasons[0].startswith(reason)
+    assert verdict.reasons[1:] == ((UNKNOWN,) if kind == "promoted" else ())
     assert verdict.figures["improvement"] == pytest.approx(-by, abs=1e-9)
     assert verdict.figures["standard_error"] == pytest.approx(SPREAD)
+
+
+UNKNOWN = (
+    "it was not judged if the candidate remembers its training images, for want of fd_held_out@2 and copies@2: set "
+    "data.held_out and measure both models so"
+)
+
+
+def remembering(side: Entry, held_out: tuple[float, ...], copies: float, samples: str = "20000") -> Entry:
+    """The same with figures on images that no training has seen."""
+    ranges = {f"fd_held_out_{number}@2": distance for number, distance in enumerate(held_out)}
+    figures = {**side.figures, **ranges, "fd_held_out@2": min(held_out), "copies@2": copies}
+    return dataclasses.replace(side, figures=figures, parts={"evaluate.samples": samples})
+
+
+FOUND = math.sqrt((0.05 * 0.95 + 0.06 * 0.94) / 10_000)
+"""Standard error of the difference between shares of 0.05 and 0.06 of 10,000 samples."""
+
+
+@pytest.mark.parametrize(
+    ("by", "held_out", "copies", "rules", "against"),
+    [
+        (-1.0, -1.0, 0.05, RULES, ()),
+        (-1.0, -2.01 * SPREAD, 0.05, RULES, ()),
+        (-1.0, -1.99 * SPREAD, 0.05, RULES, ("but on the training images alone: fd_held_out@2 is 8.93",)),
+        (-1.0, 1.0, 0.05, RULES, ("but on the training images alone: fd_held_out@2 is 10.1, the champion's 9.1; ",)),
+        (-1.0, -1.0, 0.06, Rules(0.0, 1.01 * 0.01 / FOUND), ()),
+        (-1.0, -1.0, 0.06, Rules(0.0, 0.99 * 0.01 / FOUND), ("but it copies more",)),
+        (-1.0, 0.0, 0.30, RULES, ("but on the training", "but it copies more training images: copies@2 is 0.3, the ")),
+        (-1.0, -1.0, 0.06, RULES, ("but it copies more training images: copies@2 is 0.06, the champion's 0.05; ",)),
+        (-1.0, -1.0, 0.01, RULES, ()),
+        (0.0, 0.1, 0.05, Rules(0.1, 2.0), ()),
+        (0.0, 1.0, 0.05, Rules(0.1, 2.0), ("but on the training images alone: ",)),
+    ],
+)
+def test_what_is_owed_to_memory_promotes_nobody(by, held_out, copies, rules, against) -> None:
+    there = tuple(distance + 4 for distance in CHAMPION)
+    new = remembering(entry(shifted(by)), tuple(each + held_out for each in there), copies)
+    old = remembering(champion(), there, 0.05)
+    verdict = decide(new, old, rules)
+    assert verdict.kind == ("challenger" if against else "promoted")
+    assert len(verdict.reasons) == 1 + len(against)
+    assert all(map(str.startswith, verdict.reasons[1:], against)), verdict.reasons
+    assert verdict.figures["held_out_improvement"] == pytest.approx(-held_out)
+    assert verdict.figures["copied_more"] == pytest.approx(copies - 0.05)
+
+
+def test_what_only_one_side_has_measured_is_not_judged() -> None:
+    there = tuple(distance + 4 for distance in CHAMPION)
+    remembered = remembering(entry(shifted(-1.0)), there, 0.9)
+    assert decide(remembered, champion(), RULES).reasons[1:] == (UNKNOWN,)
+    held_out = remembering(champion(), there, 0.05)
+    del held_out.figures["copies@2"]
+    verdict = decide(remembered, held_out, RULES)
+    assert verdict.kind == "challenger" and "for want of copies@2: " in verdict.reasons[-1]
 
 
 def test_ranges_without_any_spread_need_no_more_than_to_be_better() -> None:
