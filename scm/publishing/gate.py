@@ -10,12 +10,14 @@ it shows on images that no training has seen as well (fd_held_out@N), and if the
 champion (copies@N, a share of the samples).
 """
 
+import json
 import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scm.base.count import Count
 from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.results.reading import distance_ranges
 
@@ -192,12 +194,11 @@ def _on_held_out(candidate: Entry, champion: Entry, rules: Rules) -> tuple[str, 
 
 def _by_copies(candidate: Entry, champion: Entry, rules: Rules) -> tuple[str, dict[str, float]] | None:
     """Compares the shares of copies, whose noise is that of counting; returns what `_on_held_out` does."""
-    key, samples = f"{COPIES}@{candidate.evaluations}", candidate.parts.get("evaluate.samples", "")
-    shares = [each.figures.get(key, math.nan) for each in (candidate, champion)]
-    if not all(map(math.isfinite, shares)) or not samples.isdecimal():
+    key, samples = f"{COPIES}@{candidate.evaluations}", candidate.parts.get("evaluate.samples")
+    if samples is None or key not in candidate.figures or key not in champion.figures:
         return None
-    ours, theirs = shares
-    looked_at = min(int(samples), MOST_LOOKED_AT)
+    shares = ours, theirs = candidate.figures[key], champion.figures[key]
+    looked_at = min(int(Count(json.loads(samples))), MOST_LOOKED_AT)
     noise = rules.deviations * math.sqrt(sum(share * (1 - share) / looked_at for share in shares))
     figures = {"copied_more": ours - theirs, "copied_more_allowed": noise}
     if ours - theirs <= noise:

@@ -1,6 +1,8 @@
 """Panels to draw and a page with a table, from the experiments of a study's variants."""
 
+import json
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +204,10 @@ def page(study: Study, results: Sequence[VariantResult], missing: Sequence[str])
     if study.figure.kind == "progress":
         head = ("variant", "model", "images", "FD in 1 step", "FD")
         lines += ["", markdown_table(head, list(_progress_table(study, results)), align="llrrr")]
+    if study.figure.mean_over is not None:
+        head = ("variants", "model", "evaluations", "trainings", "FD", "precision", "recall")
+        lines += ["", f"Mean ± standard deviation over {escape(study.figure.mean_over)}:", ""]
+        lines.append(markdown_table(head, list(_means(study.figure, study.figure.mean_over, results)), align="llrrrrr"))
     older = [result.variant.name for result in results if not result.current]
     if missing:
         lines += ["", f"Missing: {', '.join(missing)}."]
@@ -231,3 +237,26 @@ def _table(study: Study, results: Sequence[VariantResult]) -> Iterator[list[str]
                 figures = [metrics.get(f"{name}@{count}") for name in LABELS]
                 cells = ["" if figure is None else f"{figure:.3f}" for figure in figures]
                 yield [escape(result.variant.name), display_name(model), str(count), *cells]
+
+
+def _means(figure: Figure, over: str, results: Sequence[VariantResult]) -> Iterator[list[str]]:
+    """Yields a row for each model and number of evaluations, over all variants that differ in `over` alone."""
+    alike: dict[str, list[VariantResult]] = {}
+    for result in results:
+        rest = {key: value for key, value in result.variant.own.items() if key != over}
+        alike.setdefault(json.dumps(rest, sort_keys=True), []).append(result)
+    for group in alike.values():
+        names = escape(", ".join(result.variant.name for result in group))
+        for model in figure.models:
+            found = [result.metrics[model] for result in group if model in result.metrics]
+            for count in sorted({each for metrics in found for each in measured_evaluations(metrics)}):
+                keys = [f"{name}@{count}" for name in LABELS]
+                values = [[metrics[key] for metrics in found if key in metrics] for key in keys]
+                yield [names, display_name(model), str(count), str(len(values[0])), *map(_mean_and_deviation, values)]
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """As text; the deviation (divided by n - 1) needs two values."""
+    if len(values) < 2:
+        return "".join(f"{value:.3f}" for value in values)
+    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"

@@ -72,6 +72,8 @@ class Figure(Section):
         lines: for versus, a parameter each of whose values gets lines of its own; a method's own value counts.
         figures: for versus, the figures that are drawn, one panel each.
         reference: for versus, the variant that is drawn as a horizontal line.
+        mean_over: the parameter, such as seed, over whose values the page adds means and deviations; variants that
+            differ in it alone belong together.
     """
 
     kind: Literal["terms", "progress", "versus", "bars"]
@@ -82,6 +84,7 @@ class Figure(Section):
     figures: Annotated[list[Literal["fd", "precision", "recall"]], Field(min_length=1)] = Field(["fd"])
     evaluations: list[int] | Literal["most"] | None = None
     reference: ReferenceVariant | None = None
+    mean_over: Text | None = None
 
 
 class StudyFile(Section):
@@ -228,6 +231,10 @@ def _check_figure(path: Path, figure: Figure, variants: list[Variant]) -> None:
     if reference and not any(v.name == reference.variant and reference.model in v.models for v in variants):
         problem = f"no variant {reference.variant} has a model {reference.model}"
         raise UserError(f"{path}: figure.reference: {problem}; name one of variants")
+    for variant in variants if figure.mean_over else ():
+        if figure.mean_over not in variant.own:
+            problem = f"the variant {variant.name} does not say it; name a parameter of all variants"
+            raise UserError(f"{path}: figure.mean_over = {shown(figure.mean_over)}: {problem}")
     for variant in variants if figure.kind == "versus" else ():
         apart = reference and variant.name == reference.variant
         if not apart and number(variant, figure.x or "") is None:

@@ -78,10 +78,10 @@ CANDIDATE = ("dvc.yaml", "dvc.lock", "results/runs/evaluate@scd.json", "results/
 LATER = {
     *(("publish", f"fd@1: {name}") for name in ("digits", "NaN", "infinity", "1e999")),
     *((command, f"header: {key} {value}") for command in ("card", "serve") for key, value in broken_documents.NETWORK),
-    ("sample", "t_mid missing"),
+    ("sample", "2 missing"),
 }
 """What others refuse: the gate figures that are not finite (tests/publishing/test_gate.py), whoever loads the weights
-settings that are not theirs, and a model without t_mid two steps."""
+settings that are not theirs, and a model without a choice for two steps to take two."""
 PARTIAL = ("missing", " null", " text", " a list", " of another type", " -1")
 """Ends of the names of damages that concern one key."""
 

@@ -244,8 +244,17 @@ def test_every_shipped_study_works_with_every_preset(project, preset):
     assert variants.write(read["parts"].variants[-1].values)
 
 
+def test_a_mean_is_over_a_parameter_of_all_variants(project):
+    path = project / "pipelines/studies/seeds.yaml"
+    path.write_text(path.read_text().replace("seed-2: {seed: 2}", "seed-2: {select: {refine: 0}}"))
+    with pytest.raises(UserError) as caught:
+        variants.read(project, "seeds")
+    problem = "the variant seed-2 does not say it; name a parameter of all variants"
+    assert str(caught.value) == f'{path}: figure.mean_over = "seed": {problem}'
+
+
 def test_every_shipped_study_has_a_header():
-    names = {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "start", "table3", "table6"}
+    names = {"fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "seeds", "start", "table3", "table6"}
     assert set(variants.names(ROOT)) == names
     for name in variants.names(ROOT):
         first, *rest = (ROOT / "pipelines" / "studies" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()

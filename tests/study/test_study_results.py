@@ -194,3 +194,21 @@ def test_a_dead_server_is_asked_once(project, monkeypatch):
     study, found = all_of(project, "fig5b")
     run.show(Project.open(project), study, found)
     assert asked == ["adaptive · teacher"]
+
+
+def test_means_over_seeds_stand_below_the_trainings_that_they_are_of(project):
+    study, found = all_of(project, "seeds")
+    text = page(study, found, [])
+    assert "| seed-1 | sCD | 2 | 1.020 | 1.020 | 1.020 |" in text
+    means = text.partition("Mean ± standard deviation over seed:")[2]
+    row = "| seed-0, seed-1, seed-2 | sCD | 2 | 3 | 1.020 ± 1.000 | 1.020 ± 1.000 | 1.020 ± 1.000 |"
+    assert row in means and means.count("seed-0, seed-1, seed-2") == 2 + 2 + 2
+    alone = page(study, found[:1], ["seed-1", "seed-2"])
+    assert "| seed-0 | sCD | 2 | 1 | 0.020 | 0.020 | 0.020 |" in alone
+
+
+def test_variants_that_differ_in_more_than_the_seed_have_means_of_their_own(project):
+    study, found = all_of(project, "seeds")
+    other = replace(found[2], variant=replace(found[2].variant, own={"seed": 2, "network.width": 8}))
+    means = page(study, [*found[:2], other], []).partition("over seed:")[2]
+    assert "| seed-0, seed-1 | sCT | 1 | 2 | 0.510 ± 0.707 |" in means and "| seed-2 | sCT | 1 | 1 | 2.010 |" in means
