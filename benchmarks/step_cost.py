@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from scm.params import Params
 
 ROOT = Path(__file__).parents[1]
-SMALL = {
+TRANSFORMER: dict[str, Any] = {"multipliers": (1,), "blocks": 7, "attention": (), "channels_per_head": 48, "patch": 2}
+SMALL: dict[str, dict[str, Any]] = {
     "edm2, width 16": {"width": 16, **flavoured("edm2-trigflow")},
     "edm2, width 64": {"width": 64, **flavoured("edm2-trigflow")},
     "ddpmpp, width 32": {"width": 32, **flavoured("ddpmpp-trigflow")},
+    "dit, width 144": {"width": 144, **TRANSFORMER, **flavoured("dit-trigflow")},
 }
 """Networks of the second table, for 16x16 pixels."""
 
@@ -229,7 +231,7 @@ def measure_here(networks: dict[str, NetworkSettings], batch: int, repeats: int,
 
 def small_networks() -> dict[str, NetworkSettings]:
     shape: Any = {"resolution": 16, "channels": 3, "classes": 10, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}
-    return {name: NetworkSettings(**shape, channels_per_head=of["width"], **of) for name, of in SMALL.items()}
+    return {name: NetworkSettings(**{**shape, "channels_per_head": of["width"], **of}) for name, of in SMALL.items()}
 
 
 def main() -> None:

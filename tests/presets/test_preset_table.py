@@ -23,7 +23,8 @@ def write_preset(project: Path, name: str, text: str) -> None:
 
 
 def test_ones_own_come_first_then_the_papers_by_data_and_size():
-    names = ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder", "photos-latent"]
+    names = ["cifar3", "digits", "digits-dit", "digits-methods", "digits-short", "digits-smoke", "folder"]
+    names += ["imagenet512-dit-xl", "photos-latent"]
     names += ["cifar10", "cifar10-ect"]
     names += [f"imagenet64-{size}" for size in ("s", "m", "l", "xl")]
     assert list(LISTED) == [*names, *(f"imagenet512-{size}" for size in ("s", "m", "l", "xl", "xxl"))]

@@ -11,7 +11,10 @@ from scm.presets import apply, table
 from tests.support import projects as shipped
 
 ROOT = Path(__file__).parents[2]
-OWN = ["cifar3", "digits", "digits-methods", "digits-short", "digits-smoke", "folder", "photos-latent"]
+OWN = [
+    *("cifar3", "digits", "digits-dit", "digits-methods", "digits-short", "digits-smoke", "folder"),
+    *("imagenet512-dit-xl", "photos-latent"),
+]
 PAPER = [
     *("cifar10", "cifar10-ect"),
     *(f"imagenet512-{size}" for size in ("l", "m", "s", "xl", "xxl")),

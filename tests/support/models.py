@@ -31,7 +31,7 @@ TINY = NetworkSettings(
 )  # fmt: skip
 T_MAX = math.atan(80.0 / 0.5)
 WIDER = {"width": 16, "channels_per_head": 16}
-PATCHES = {"width": 16, "channels_per_head": 8, "multipliers": (1,), "blocks": 2, "attention": (), "patch": 2}
+PATCHES = {"width": 16, "channels_per_head": 8, "multipliers": (1,), "attention": (), "patch": 2}
 FLAVOURS = [f"{name}{ending}" for name in names() for ending in ("", "-trigflow")]
 """Every network as its authors wrote it, and as the paper changes it."""
 FAMILIES = {
