@@ -100,6 +100,15 @@ def test_a_mapping_that_is_referred_to_replaces_the_one_that_is_there(project):
     assert student["sct"]["optimizer"] == student["scd"]["optimizer"]
 
 
+def test_the_parts_of_a_transformer_are_studied_as_those_of_a_u_net(project):
+    apply.apply(project / "params.yaml", project, "digits-dit")
+    networks = {variant.name: variant.values["network"] for variant in variants.read(project, "parts").variants}
+    assert {name: network["modulation"] for name, network in networks.items()} == {
+        "all": "double_norm", "log-sigma-time": "double_norm", "fourier-embedding": "double_norm",
+        "no-double-norm": "scale_shift",
+    }  # fmt: skip
+
+
 def test_a_study_of_ones_own_needs_no_paper_and_no_header(project):
     mine = project / "pipelines" / "studies" / "mine.yaml"
     mine.write_text("title: My own\nvariants: {one: {}}\n" + FIGURE, encoding="utf-8")
