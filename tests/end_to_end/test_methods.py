@@ -23,20 +23,21 @@ METHODS = {
     "ect": ("teacher", {**SHORT, "q": 2.0, "k": 8.0, "b": 1.0, "doubling": 128, "c": 0.0}),
     "discrete": ("teacher", {**SHORT, "points": 64}),
     "multistep": ("teacher", {**SHORT, "segments": 3}),
+    "ayf": ("teacher", {**SHORT, "r_max": 0.99, **GUIDED}),
     "scd_vsd": ("scd", {**SHORT, "tangent_warmup": 0, **VSD, **GUIDED}),
     "scd_gan": ("teacher", {**SHORT, **GAN}),
     "rcm": ("scd", {**SHORT, "tangent_warmup": 0, "steps": 3, **VSD, **GUIDED}),
     "vsd": ("teacher", {**SHORT, **VSD}),
 }
 EVALUATIONS = {
-    "teacher": {4, 22}, "scd": {1, 2}, "ect": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "scd_vsd": {1, 2},
-    "scd_gan": {1, 2}, "rcm": {1, 2}, "vsd": {1},
+    "teacher": {4, 22}, "scd": {1, 2}, "ect": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "ayf": {1, 2, 4},
+    "scd_vsd": {1, 2}, "scd_gan": {1, 2}, "rcm": {1, 2}, "vsd": {1},
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """digits-smoke with a guided teacher and every method but sCT, which the other pipeline has; its data are there."""
+    """digits-smoke with a guided teacher and a method of each kind; the other pipeline has sCT, and their data."""
     folder = copy_project(finished, tmp_path_factory.mktemp("methods") / "project")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
@@ -74,7 +75,7 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
         figures = metrics(project, model)
         for name in ("fd", "kid", "precision", "recall", "accuracy", "images_per_second"):
             assert {int(key.partition("@")[2]) for key in figures if key.startswith(f"{name}@")} == evaluations, model
-        guided = evaluations if model in ("teacher", "scd", "scd_vsd", "rcm") else set()
+        guided = evaluations if model in ("teacher", "scd", "ayf", "scd_vsd", "rcm") else set()
         scales = {key: value for key, value in figures.items() if key.startswith("guidance")}
         assert scales == {f"guidance@{number}": 1.5 for number in guided}
         assert ("t_mid@2" in figures) == (evaluations == {1, 2}) and "t_mid@1" not in figures
@@ -86,17 +87,8 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
 
 def test_every_method_is_in_the_report_and_in_mlflow(project):
     page, text = ((project / f"results/report.{ending}").read_text() for ending in ("html", "md"))
-    for name in (
-        "sCD",
-        "Discrete sCD",
-        "Multistep sCD",
-        "sCD + VSD",
-        "VSD",
-        "ECT",
-        "rCM",
-        "sCD + GAN",
-        "Heun, guidance 1.5",
-    ):
+    students = ("sCD", "ECT", "Discrete sCD", "Multistep sCD", "AYF-EMD", "sCD + VSD", "sCD + GAN", "rCM", "VSD")
+    for name in (*students, "Heun, guidance 1.5"):
         assert name in page and f"| {name} |" in text
     assert "fake_loss" in (project / "results/curves/train-vsd.csv").read_text().splitlines()[0]
     edit(project, "mlflow.enabled", True)
@@ -125,7 +117,8 @@ def test_samples_are_drawn_with_guidance_and_in_a_methods_own_steps(scm, tmp_pat
     weak = (tmp_path / "x.png").read_bytes()
     draw("--model", "scd_vsd", "--guidance", "2")
     assert (tmp_path / "x.png").read_bytes() != weak
-    assert "3 network evaluations" in draw("--model", "multistep", "--steps", "3")
+    for model in ("multistep", "ayf"):
+        assert "3 network evaluations" in draw("--model", model, "--steps", "3")
     error = draw("--model", "multistep", "--steps", "2", code=1)
     assert error == "scm: error: --steps 2: multistep is sampled in 3; write --steps 3\n"
     error = draw("--model", "scd", "--guidance", "3", code=1)
