@@ -95,7 +95,7 @@ def test_compiled_code_refuses_draws_by_name(monkeypatch):
         along(lambda x: (x * 1).add_(1), torch.ones(2))
 
 
-def test_an_operator_of_a_library_needs_a_rule():
+def test_an_operator_of_a_library_needs_a_rule(monkeypatch):
     """torch takes the tangent of an operator without a derivative for 0, and says nothing."""
     library = torch.library.Library("scm_test", "DEF")
     library.define("double(Tensor x) -> Tensor")
@@ -104,6 +104,8 @@ def test_an_operator_of_a_library_needs_a_rule():
     for operator in (torch.ops.scm_test.double, torch.ops.scm_test.double.default):
         with pytest.raises(Refused, match="operator of a library"):
             along(operator, x)
+    monkeypatch.setitem(RULES, "double", lambda func, result, args, kwargs: func(args[0].tangent))
+    assert torch.equal(along(torch.ops.scm_test.double, x)[1], 2 * x)
     assert torch.equal(along(lambda x: torch.ops.aten.mul.Tensor(x, x), x)[1], 2 * x)
 
 
