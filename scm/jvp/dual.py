@@ -134,7 +134,7 @@ class Dual(Pair):
     __itruediv__, __ifloordiv__ = _method(Tensor.div_), _method(Tensor.floor_divide_)
     __imod__, __ipow__ = _method(Tensor.remainder_), _method(Tensor.pow_)
     __float__, __int__, __index__, __complex__ = map(_constant, ("float()", "int()", "an index", "complex()"))
-    __array__ = _constant("a numpy array")
+    __array__, data = _constant("a numpy array"), property(_constant("the data"))
     shape, ndim, dtype, device, is_nested = map(_of_value, ("shape", "ndim", "dtype", "device", "is_nested"))
     requires_grad, grad_fn, is_leaf = map(_of_value, ("requires_grad", "grad_fn", "is_leaf"))
 
