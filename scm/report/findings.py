@@ -309,9 +309,9 @@ def _unseen(figures: dict[str, float], path: Path, end: str) -> Unseen | None:
     """The figures whose names have this end, if images are held out. Draws from the training images are all copies."""
     if "copies_expected" not in figures:
         return None
-    names = (f"fd_held_out{end}", f"precision_held_out{end}", f"recall_held_out{end}")
-    distance, precision, recall = (_figure(figures, name, path) for name in names)
     copies = 1.0 if end == "_floor" else _figure(figures, f"copies{end}", path)
+    names = ("fd_held_out", "precision_held_out", "recall_held_out")
+    distance, precision, recall = (_figure(figures, f"{name}{end}", path) for name in names)
     return Unseen(distance, precision, recall, copies)
 
 

@@ -107,6 +107,7 @@ def test_an_evaluation_goes_on_after_kill_9_with_the_same_figures(tmp_path):
 
 def test_the_nearest_pairs_are_kept_as_a_picture(tmp_path, monkeypatch):
     measured_by = reference_of_stripes(held_out=True)
+    assert measured_by.held_out is not None
     monkeypatch.setattr(sys.modules[__name__], "reference", lambda: measured_by)
     figures = evaluated(tmp_path, lambda *batch: None)
     assert {"fd_floor", "fd_held_out_floor", "copies_expected", "copies@1", "fd_held_out_2@2"} <= figures.keys()
