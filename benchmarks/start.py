@@ -43,6 +43,7 @@ def measure(folder: Path) -> None:
     if not (folder / "dvc.yaml").exists():
         for name in ("scm", "stages"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "data/raw").mkdir(parents=True)
         shutil.copy(ROOT / "dvc.yaml", folder)
     edm2_kind, trigflow, early = (folder / KEPT / f"{name}.safetensors" for name in ("edm2-kind", "trigflow", "early"))
     print("| teacher | images | FD |\n|---|---|---|")
