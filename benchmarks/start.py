@@ -1,4 +1,4 @@
-"""Two uses of another network, on the digits: `python -m benchmarks.start [FOLDER]`, about 10 minutes on 2 CPU cores.
+"""Two uses of another network, on the digits: `python -m benchmarks.start [FOLDER]`.
 
 A teacher of EDM2's kind (Fourier features of ln sigma, gain modulation) is brought to TrigFlow by a tenth of its
 budget, beside TrigFlow teachers from nothing. A TrigFlow teacher is guided by an early snapshot of itself.
