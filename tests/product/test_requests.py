@@ -18,6 +18,7 @@ from scm.params.project import Project
 from scm.product.content import MAX_SEED
 from scm.product.model import Dropped, ImageModel, Product
 from scm.product.packaging import package
+from scm.product.serving import described
 from tests.support import projects as shipped
 from tests.support.models import save_model
 
@@ -193,3 +194,22 @@ def test_a_guided_student_without_classes_of_one_time(tmp_path):
         with pytest.raises(Exception) as caught:
             product.wish({"seed": 0, **row})
         assert str(caught.value) == message
+
+
+def test_each_number_of_steps_has_its_own_scale_by_default(tmp_path):
+    guided = {"images": "128Ki", "dropout": 0.0, "guidance": [1.2, 2.0]}
+    changes = {"student.scd": guided, "teacher.label_dropout": 0.1, "select.guidance.student": [1.6]}
+    chosen = {"scale": 1.6, "scale_1step": 1.8, "t_mid": 0.9, "guidance": [1.2, 2.0]}
+    headers = {"teacher": {"classes": [], "scale": 1.3, "label_dropout": 0.1}, "scd": {"classes": [], **chosen}}
+    product = packed_as(tmp_path, "scd", changes, headers)
+    assert [product.wish({"seed": 0, "steps": steps}).guidance for steps in (1, 2, 3, 9)] == [1.8, 1.6, 1.3, 1.3]
+    assert product.wish({"seed": 0, "steps": 1, "guidance": 1.5}).guidance == 1.5
+    said = described(product)["guidance"]
+    assert said["student"] == {"default": {"1": 1.8, "2": 1.6}, "range": (1.2, 2.0)}
+    card = (tmp_path / "model/artifacts/product/card.md").read_text()
+    for line in (
+        "- the student in 1 step by default: guidance 1.8.",
+        "- the student in 2 steps by default: guidance 1.6, second step at t = 0.9.",
+        "- the teacher in 18 steps by default: guidance 1.3.",
+    ):
+        assert line in card

@@ -64,7 +64,14 @@ def tiny_model(seed: int = 0, *, dropout: float = 0.0, **changes: object) -> Mod
 
 
 def save_model(
-    project: Path, name: str, seed: int = 0, *, scale: float = 1.0, t_mid: float | None = None, **changes: Any
+    project: Path,
+    name: str,
+    seed: int = 0,
+    *,
+    scale: float = 1.0,
+    scale_1step: float | None = None,
+    t_mid: float | None = None,
+    **changes: Any,
 ) -> None:
     """Writes a small random model, and the codec of its pixels, where a project has them; `changes` to its header."""
     net = tiny_model(seed, guidance="guidance" in changes)
@@ -73,8 +80,9 @@ def save_model(
         "classes": ["zero", "one", "two"], "codec": plain_header("identity", 0.5, [1, 8, 8]), **changes,
     }  # fmt: skip
     weights.save(project / f"models/{name}/model.safetensors", net.state_dict(), header)
-    choice, first = {"guidance_scale": scale}, changes.get("segments", 18 if name == "teacher" else 1)
-    sampling = {first: choice} | ({} if t_mid is None else {2: {**choice, "t_mid": t_mid}})
+    first = changes.get("segments", 18 if name == "teacher" else 1)
+    sampling = {first: {"guidance_scale": scale if scale_1step is None else scale_1step}}
+    sampling |= {} if t_mid is None else {2: {"guidance_scale": scale, "t_mid": t_mid}}
     write_json(project / f"models/{name}/sampling.json", sampling)
     save_codec(project / "data/codec", plain_header("identity", 0.5, [1, 8, 8]), None)
 
