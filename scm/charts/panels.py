@@ -31,11 +31,16 @@ class Level:
 
 @dataclass(frozen=True)
 class Bars:
-    """One bar in each group of a panel; a height that is not finite leaves a gap."""
+    """One bar in each group of a panel; a height that is not finite leaves a gap.
+
+    Attributes:
+        errors: deviations that are drawn around the heights; not finite = none.
+    """
 
     heights: Sequence[float]
     colour: str
     label: str = ""
+    errors: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ def _panel(axes: "Axes", panel: Panel) -> None:
         places = [group - 0.4 + width * (order + 0.5) for group in range(len(panel.groups))]
         heights = [height if math.isfinite(height) else 0.0 for height in bars.heights]
         drawn = axes.bar(places, heights, width * 0.92, color=bars.colour, label=bars.label or None)
+        if bars.errors:
+            axes.errorbar(places, heights, list(bars.errors), fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         texts = [f"{height:.3g}" if math.isfinite(height) else "" for height in bars.heights]
         axes.bar_label(drawn, texts, fontsize=7, padding=1)
 

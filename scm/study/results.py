@@ -169,6 +169,9 @@ def _series(
 
 def _bars(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
     """Frechet distance of each variant, one bar for each model and number of evaluations."""
+    if study.figure.mean_over is not None:
+        yield from _mean_bars(study, study.figure.mean_over, results)
+        return
     bars: list[Bars] = []
     for model in study.figure.models:
         all_metrics = [result.metrics.get(model, {}) for result in results]
@@ -176,6 +179,22 @@ def _bars(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
             heights = [metrics.get(f"fd@{evaluations}", math.nan) for metrics in all_metrics]
             bars.append(Bars(heights, colour(len(bars)), _of_steps(model, evaluations)))
     yield Panel(study.title, "", LABELS["fd"], bars=bars, groups=[result.variant.name for result in results])
+
+
+def _mean_bars(study: Study, over: str, results: Sequence[VariantResult]) -> Iterator[Panel]:
+    """Mean and deviation of each model's Frechet distance, one bar for each number of evaluations."""
+    models = study.figure.models
+    for group in _alike(over, results):
+        metrics = {model: [result.metrics.get(model, {}) for result in group] for model in models}
+        counts = {model: _drawn(study.figure, metrics[model], most_only=model == TEACHER) for model in models}
+        bars = []
+        for count in sorted({each for found in counts.values() for each in found}):
+            key, drawn = f"fd@{count}", [model if count in counts[model] else "" for model in models]
+            values = [[each[key] for each in metrics.get(model, []) if key in each] for model in drawn]
+            heights = [statistics.fmean(each) if each else math.nan for each in values]
+            errors = [statistics.stdev(each) if len(each) > 1 else math.nan for each in values]
+            bars.append(Bars(heights, colour(len(bars)), _steps(count), errors))
+        yield Panel(study.title, "", LABELS["fd"], bars=bars, groups=[display_name(model) for model in models])
 
 
 def _drawn(figure: Figure, metrics: Sequence[dict[str, float]], most_only: bool = False) -> list[int]:
@@ -241,11 +260,7 @@ def _table(study: Study, results: Sequence[VariantResult]) -> Iterator[list[str]
 
 def _means(figure: Figure, over: str, results: Sequence[VariantResult]) -> Iterator[list[str]]:
     """Yields a row for each model and number of evaluations, over all variants that differ in `over` alone."""
-    alike: dict[str, list[VariantResult]] = {}
-    for result in results:
-        rest = {key: value for key, value in result.variant.own.items() if key != over}
-        alike.setdefault(json.dumps(rest, sort_keys=True), []).append(result)
-    for group in alike.values():
+    for group in _alike(over, results):
         names = escape(", ".join(result.variant.name for result in group))
         for model in figure.models:
             found = [result.metrics[model] for result in group if model in result.metrics]
@@ -253,6 +268,15 @@ def _means(figure: Figure, over: str, results: Sequence[VariantResult]) -> Itera
                 keys = [f"{name}@{count}" for name in LABELS]
                 values = [[metrics[key] for metrics in found if key in metrics] for key in keys]
                 yield [names, display_name(model), str(count), str(len(values[0])), *map(_mean_and_deviation, values)]
+
+
+def _alike(over: str, results: Sequence[VariantResult]) -> list[list[VariantResult]]:
+    """The results in groups whose variants differ in the parameter `over` alone."""
+    groups: dict[str, list[VariantResult]] = {}
+    for result in results:
+        rest = {key: value for key, value in result.variant.own.items() if key != over}
+        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(result)
+    return list(groups.values())
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

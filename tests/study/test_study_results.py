@@ -148,7 +148,9 @@ def test_the_page_states_figures_what_is_missing_and_older_code(project):
     assert "paper" not in page(own, [result(normalized, 0)], [])
 
 
-@pytest.mark.parametrize("name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "start", "table3", "table6"])
+@pytest.mark.parametrize(
+    "name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "seeds", "start", "table3", "table6"]
+)
 def test_pictures_are_small_and_the_same_each_time(project, name):
     study, found = all_of(project, name)
     svg, png, _ = run.write_figures(project, study, found, [])
@@ -203,6 +205,12 @@ def test_means_over_seeds_stand_below_the_trainings_that_they_are_of(project):
     means = text.partition("Mean ± standard deviation over seed:")[2]
     row = "| seed-0, seed-1, seed-2 | sCD | 2 | 3 | 1.020 ± 1.000 | 1.020 ± 1.000 | 1.020 ± 1.000 |"
     assert row in means and means.count("seed-0, seed-1, seed-2") == 2 + 2 + 2
+    (panel,) = panels(study, found)
+    assert panel.groups == ["Teacher", "sCD", "sCT"] and [bars.label for bars in panel.bars] == [
+        "1 evaluation", "2 evaluations", "35 evaluations"
+    ]  # fmt: skip
+    assert list(panel.bars[1].heights)[1:] == pytest.approx([1.02, 1.02]) and math.isnan(panel.bars[1].heights[0])
+    assert list(panel.bars[2].heights)[:1] == pytest.approx([1.35]) and panel.bars[1].errors[1] == pytest.approx(1.0)
     alone = page(study, found[:1], ["seed-1", "seed-2"])
     assert "| seed-0 | sCD | 2 | 1 | 0.020 | 0.020 | 0.020 |" in alone
 
