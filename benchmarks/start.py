@@ -18,6 +18,7 @@ from typing import Any
 from scm.base.files import sha256, write_json, write_text
 from scm.base.yaml_files import read_mapping, render
 from scm.presets.apply import resolve
+from scm.presets.overlays import laid_over
 
 ROOT = Path(__file__).parents[1]
 PRESET, BUDGET, PART = "digits-short", "65,536", "6,400"
@@ -96,7 +97,7 @@ def trial(folder: Path, name: str, changes: dict[str, Any], trained: Path | None
 
 def values_with(changes: dict[str, Any]) -> dict[str, Any]:
     """The preset's values with some changed, named by dotted keys; runtime as in params.yaml."""
-    values = read_mapping(ROOT / "params.yaml", "run from the project's folder") | resolve(ROOT, PRESET)
+    values = laid_over(read_mapping(ROOT / "params.yaml", "run from the project's folder"), resolve(ROOT, PRESET))
     values["mlflow"]["enabled"] = False
     for key, value in changes.items():
         *sections, last = key.split(".")

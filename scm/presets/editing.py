@@ -56,7 +56,9 @@ def _edit(node: CommentedMap, target: Mapping[str, Any]) -> None:
         elif key in node and same(old, value):
             continue
         elif isinstance(old, CommentedSeq) and isinstance(value, list):
-            # New items in the old list, which keeps its style and the comment behind it.
+            # New items in the old list, which keeps its style and the comment behind it; an empty one has no style.
+            if not old:
+                old.fa.set_flow_style()
             old.clear()
             old.extend(value)
         else:

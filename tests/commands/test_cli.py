@@ -128,10 +128,12 @@ def test_preset_commands(project, capsys):
     assert names == [
         "cifar3",
         "digits",
+        "digits-dit",
         "digits-methods",
         "digits-short",
         "digits-smoke",
         "folder",
+        "imagenet512-dit-xl",
         "photos-latent",
         "wide",
     ]

@@ -106,11 +106,12 @@ def inside(folder: Path) -> Iterator[None]:
     """This process as one that was started in the folder; what a stage changes in it is as before afterwards."""
     handlers = {number: signal.getsignal(number) for number in STOPS}
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         with chdir(folder), mock.patch.dict(os.environ, environment(), clear=True):
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -124,8 +124,8 @@ def measure(ranks: Ranks, file: Path) -> dict[str, float | str]:
     kept, seconds = kept_features(new, partial(pytest.fail, "drawn again"), ranks)
     figures["same"] = float(ranks.rank > 0 or (torch.equal(kept, sets[1][0]) and seconds == sets[1][1]))
     known = Measured(file, ranks)
-    figures["known"] = known.of("known", partial(pytest.fail, "measured again"))
-    figures["new"] = known.of("new", lambda: 2.5 if ranks.rank == 0 else 99.0)
+    figures["known"] = known.of("known", 2, partial(pytest.fail, "measured again"))
+    figures["new"] = known.of("new", 1, lambda: [2.5 if ranks.rank == 0 else 99.0])
     try:
         bad = (
             (rows, samples * (torch.nan if ranks.rank else 1.0), 1.0) for rows, samples, _ in drawn(ranks, ranges[0])
@@ -156,17 +156,17 @@ def test_damaged_features_are_measured_again(tmp_path):
 
 @pytest.mark.slow
 def test_the_figures_of_two_processes_are_those_of_one(tmp_path, reference):
-    Measured(tmp_path / "measured.jsonl", ALONE).of("known", lambda: 1.25)
+    Measured(tmp_path / "measured.jsonl", ALONE).of("known", 2, lambda: [1.25, 0.5])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     for found in (first, second):
-        assert found.pop("known") == 1.25 and found.pop("new") == 2.5 and found.pop("same") == 1.0
+        assert found.pop("known") == [1.25, 0.5] and found.pop("new") == [2.5] and found.pop("same") == 1.0
         assert found.pop("error").startswith("10 of 22 samples are not finite")  # batches 1, 3 and 5, the last of 2
     lines = (tmp_path / "measured.jsonl").read_text().splitlines()
-    assert not second and [line[DIGITS:] for line in lines] == ['["known", 1.25]', '["new", 2.5]']
+    assert not second and [line[DIGITS:] for line in lines] == ['["known", [1.25, 0.5]]', '["new", [2.5]]']
     sets = (
         sampled_features(drawn(ALONE, seeds), COUNT, decode, reference, ALONE)
         for seeds in (range(COUNT), range(COUNT, 2 * COUNT))
