@@ -16,8 +16,11 @@ from scm.objectives.protocol import Batch
 
 
 def time_of(u: Tensor) -> Tensor:
-    """The linear path's time u in [0, 1] to TrigFlow's at the same ratio of noise to data: tan t = u / (1 - u)."""
-    return torch.atan2(u, 1 - u)
+    """The linear path's time u in [0, 1] to TrigFlow's at the same ratio of noise to data: tan t = u / (1 - u).
+
+    At u = 1, to which a sum may round, t stays below pi / 2 in float32 too: ln tan t has to be finite.
+    """
+    return torch.atan2(u, (1 - u).clamp(min=1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -282,7 +282,7 @@ class Diagnosis:
             remedies += self._change("set", "tangent", to="normalized")
         if bins and set(bins) <= {0, BINS - 1} and not remedies:
             verb, name = ({0: "raise", BINS - 1: "lower"}[bins[0]], "p_mean") if len(bins) == 1 else ("lower", "p_std")
-            section = {"": "", "fake": "fake_score.", "vsd": "vsd."}.get(part, "gan.")
+            section = {"": "", "anchor": "", "fake": "fake_score.", "vsd": "vsd."}.get(part, "gan.")
             remedies += self._change(verb, section + name)
         return tuple([*remedies, *self._slower(figure, part)][:MOST_REMEDIES])
 

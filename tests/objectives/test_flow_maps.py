@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives.ayf import FlowMapDistillation
+from scm.objectives.ayf import FlowMapDistillation, time_of
 from scm.objectives.consistency import consistency_tangent, diffusion_tangent
 from scm.objectives.diffusion import velocity_loss
 from scm.objectives.facm import FlowAnchoredDistillation
@@ -299,3 +299,8 @@ def test_ayf_draws_the_papers_times_and_keeps_a_share_of_the_straight_term():
 
     assert torch.equal(tangent(1.0).g, tangent(0.9).g) and not torch.equal(tangent(0.5).g, tangent(0.9).g)
     assert torch.equal(tangent(0.9).first, tangent(0.5).first)
+
+
+def test_ayfs_latest_time_has_a_finite_noise_level_in_float32():
+    t = time_of(torch.tensor([1.0, 0.999, 0.0]))
+    assert torch.log(torch.tan(t[:2])).isfinite().all() and t[0] > t[1] and t[2] == 0

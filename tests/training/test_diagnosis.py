@@ -100,6 +100,11 @@ def test_a_tangent_out_of_proportion_names_its_bins_and_what_the_network_is_told
     assert (second.figure, second.bins) == ("tangent_term1", (7,))
 
 
+def test_an_anchor_has_the_times_of_its_method():
+    run = [{"images": 100, "skipped": 1, "nonfinite/anchor_output_norm/7": 2.0}]
+    assert "lower student.common.p_mean" in str(only(diagnose(run, replace(CONTEXT, precision="bf16"))))
+
+
 def test_a_difference_that_drowns_in_rounding_is_reported_with_its_remedies():
     context = replace(CONTEXT, precision="bf16", places={"points": "student.discrete.points"})
     run = lines(rounding=0.5, **{"rounding/2": 0.6, "rounding/6": 1.0, "rounding/3": 0.3})
