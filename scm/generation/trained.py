@@ -257,6 +257,13 @@ def selected_header(folder: Path) -> dict[str, Any]:
     return with_choices(header, read_json(source, dict[str, Any]), str(source))
 
 
+def _older(header: Mapping[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    """A student's one choice, as files of earlier champions have it, for each of its numbers of steps."""
+    if "segments" in header or "t_mid" not in choice:
+        return {str(header.get("segments", 1)): choice}
+    return {"1": {"guidance_scale": choice["guidance_scale"]}, "2": choice}
+
+
 def with_choices(
     header: dict[str, Any], choices: dict[str, Any], source: str, damaged: str = DAMAGED_RESULT
 ) -> dict[str, Any]:
@@ -266,6 +273,8 @@ def with_choices(
         UserError: the choices are not of the form {"1": {"guidance_scale": 1.5}, "2": {"guidance_scale": 1.3, "t_mid":
             1.1}}, or the model is not sampled in these numbers of steps.
     """
+    if "guidance_scale" in choices and header["model"] != TEACHER:
+        choices = _older(header, choices)
     require(choices, _CHOICES, source, damaged)
     sampling = {int(steps): choices[steps] for steps in sorted(choices, key=int)}
     if header["model"] != TEACHER and "any_steps" not in header:

@@ -13,11 +13,13 @@ from scm.errors import UserError
 from scm.interop.teachers import OWN, Teacher
 from scm.networks import Model, NetworkSettings
 
-SHAPE = ("architecture", "width", "multipliers", "blocks", "attention", "channels_per_head")
+SHAPE = ("architecture", "width", "multipliers", "blocks", "attention", "channels_per_head", "patch")
 """Settings that the path of the image follows from; both networks need the same."""
-TIME = re.compile(r"network\.(emb_time|emb_noise|map_layer0|map_layer1)\.")
+TIME = re.compile(r"network\.(emb_time|emb_noise|map_layer0|map_layer1|emb_layer0|emb_layer1)\.")
 """The layers between the time and the embedding."""
-MODULATION = re.compile(r"network\.(encoder|decoder)\.\w+\.(emb_\w+|affine)\b")
+MODULATION = re.compile(
+    r"network\.((encoder|decoder)\.\w+\.(emb_\w+|affine)|blocks\.\d+\.(affine_proj|\w+_gain)|out_affine_proj)\b"
+)
 """The layers by which the embedding acts on a block."""
 
 

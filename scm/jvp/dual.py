@@ -11,6 +11,7 @@ other operation, and any other form of calling one with a rule (general.py): a n
 rules is slower, not wrong. What cannot be right is `Refused`, with the remedy; docs/jvp.md lists it.
 """
 
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -155,7 +156,7 @@ def output_and_tangent(
     """
     for place, (primal, tangent) in enumerate(zip(primals, tangents, strict=True)):
         _check_input(place, primal, tangent)
-    with _duals_are_tensors():
+    with _entered():
         result: Any = function(*map(Dual, primals, tangents))
     if isinstance(result, Dual):
         return result.primal, result.tangent
@@ -175,18 +176,39 @@ def _check_input(place: int, primal: Tensor, tangent: Tensor) -> None:
 
 
 @contextmanager
-def _duals_are_tensors() -> Generator[None]:
-    """In the block torch.is_tensor, which many networks ask about a time, says yes to a Dual."""
-    before = torch.is_tensor
-    torch.is_tensor = lambda obj, /: isinstance(obj, Tensor | Dual)  # type: ignore[assignment]
+def _entered() -> Generator[None]:
+    """In the block torch.is_tensor, which many networks ask about a time, says yes to a Dual.
+
+    Threads may be in it at once, but none twice: a Dual knows one direction alone.
+    """
+    thread = threading.get_ident()
+    with _LOCK:
+        if thread in _INSIDE:
+            raise Refused(
+                "output_and_tangent is called inside output_and_tangent: use torch.func.jvp for the inner one"
+            )
+        _INSIDE.add(thread)
+        torch.is_tensor = _is_tensor  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.is_tensor = before
+        with _LOCK:
+            _INSIDE.discard(thread)
+            if not _INSIDE:
+                torch.is_tensor = _TORCHS
+
+
+_LOCK, _INSIDE, _TORCHS = threading.Lock(), set[int](), torch.is_tensor
+
+
+def _is_tensor(obj: object, /) -> bool:
+    return isinstance(obj, Tensor | Dual)
 
 
 def _check_not_hidden(name: str) -> None:
-    """torch switches forward mode off for the body of an autograd.Function, and nowhere else."""
+    """torch switches forward mode off in inference mode, and for the body of an autograd.Function."""
+    if torch.is_inference_mode_enabled():
+        raise Refused(f"{name} is called in inference mode, which has no tangents: use torch.no_grad()")
     if not torch.compiler.is_compiling() and not _forward_mode_is_on():
         raise Refused(
             f"{name} is called inside an autograd.Function, which would lose the gradient: call the operations without "

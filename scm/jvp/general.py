@@ -56,10 +56,11 @@ def evaluated(func: Rule, args: Any, kwargs: Any) -> tuple[Any, Any]:
     after = [(generator, generator.get_state()) for generator, _ in drawn]
     for generator, state in drawn:
         generator.set_state(state)
-    tangent = tangent_of_result(func, result, args, kwargs, drawn=True)
-    for generator, state in after:
-        generator.set_state(state)
-    return result, tangent
+    try:
+        return result, tangent_of_result(func, result, args, kwargs, drawn=True)
+    finally:
+        for generator, state in after:
+            generator.set_state(state)
 
 
 EAGER = "call eval(), or leave this part out of torch.compile"

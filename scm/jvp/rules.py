@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scm.jvp.attention import attention_tangent, has_kernel
 from scm.jvp.multihead import multi_head_attention
-from scm.jvp.values import Pair, Rule, each, has_pair, primal_of, tangent_of
+from scm.jvp.values import Pair, Refused, Rule, each, has_pair, primal_of, tangent_of
 
 
 def linear(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
@@ -157,6 +157,8 @@ def _attention(*args: Any, **kwargs: Any) -> Any:
 
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """Dropout whose output and tangent have one mask, which is drawn once."""
+    if not training or p == 0:
+        return input  # itself, as torch returns it
     return input * functional.dropout(torch.ones_like(primal_of(input)), p, training)
 
 
@@ -177,6 +179,9 @@ def _constant(func: Rule, result: Any, args: Any, kwargs: Any) -> None:
 
 def _zeros(func: Rule, result: Any, args: Any, kwargs: Any) -> Any:
     """A constant, drawn or given, that carries a tangent, so that tangents can be written into it."""
+    if any(isinstance(each, Pair) for each in (*args[1:], *kwargs.values())):
+        name = func.__name__
+        raise Refused(f"{name} takes a number, which would lose the tangent: write {name}(...) of ones times the value")
     return torch.zeros_like(result) if result.is_floating_point() else NotImplemented
 
 

@@ -1,4 +1,4 @@
-"""Variational score distillation with adaptive weighting, which VSD and sCD + VSD share (app. C, table 7).
+"""Variational score distillation with adaptive weighting, which VSD, sCD + VSD and rCM share (app. C, table 7).
 
 The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. Its samples move along the
 difference between two scores: the teacher's, and that of the generator's own samples, which a second network, the fake

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import write_text
+from scm.base.project import TEACHER
 from scm.base.yaml_files import read_text, render
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.params import Params
@@ -108,7 +109,8 @@ def _bring(root: Path, folder: Path, params: Params, champion: Entry) -> None:
     source = dvc_command.remote(root)
     if source is not None:  # a relative address would lead elsewhere from the copy
         dvc_command.dvc(folder, "remote", "modify", "--local", source.name, "url", source.address)
-    records = [f"results/runs/{name}.json" for name in trainings_of(params, champion.model)]
+    stages = [*trainings_of(params, champion.model), f"select_ema@{TEACHER}"]  # the origin of a guide is in the latter
+    records = [f"results/runs/{name}.json" for name in stages]
     wanted = [RULER, CODEC, *model_files(champion.model), *records]
     if dvc_command.bring(folder, wanted, source):
         place = "DVC's cache" if source is None else "DVC's cache and remote"

@@ -103,9 +103,9 @@ def _binned(rows: Rows, prefix: str) -> Iterator[tuple[float, float]]:
 
 def _progress(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
     """Frechet distance over the training, one panel for each number of steps."""
+    shown = set[str]()
     for model in study.figure.models:
         rows_of = [(result, result.progress[model]) for result in results if model in result.progress]
-        shown = set()
         columns = sorted({key for _, rows in rows_of for row in rows for key in row if key.startswith("fd_")})
         most = max((measured_evaluations(result.metrics[model])[-1] for result, _ in rows_of), default=0)
         named = {column: column.removeprefix("fd_").replace("step", " step") for column in columns}

@@ -614,10 +614,18 @@ def test_choices_that_fit_the_model_are_read(model, choices):
     assert found == {**given, "sampling": {int(steps): choice for steps, choice in choices.items()}}
 
 
+def test_the_one_choice_of_an_older_students_file_is_that_of_all_its_steps():
+    """An earlier champion has such a file, and is measured anew by a new ruler."""
+    scd = trained.with_choices(header("scd"), SECOND, "sampling.json")
+    assert scd["sampling"] == {1: {"guidance_scale": 1.3}, 2: SECOND}
+    assert trained.with_choices(header("vsd"), ONE, "sampling.json")["sampling"] == {1: ONE}
+    assert trained.with_choices(header("multistep", segments=3), ONE, "sampling.json")["sampling"] == {3: ONE}
+
+
 @pytest.mark.parametrize(
     ("model", "choices", "problem"),
     [
-        ("scd", {"guidance_scale": 1.0, "t_mid": 0.8}, ": guidance_scale = 1.0: must be a mapping"),  # scm's older form
+        ("teacher", {"guidance_scale": 1.0}, ": guidance_scale = 1.0: must be a mapping"),  # scm's older form
         ("scd", {}, " names no number of steps"),
         ("scd", {"1": ONE, "two": SECOND}, " has a key that is not a number of steps"),
         ("scd", {"1": ONE, "2": {**SECOND, "t_mid": 1.6}}, ": 2.t_mid = 1.6: must lie between 0 and pi / 2"),

@@ -111,6 +111,16 @@ def test_only_what_sees_the_time_depends_on_how_it_enters(change):
     assert ("network.emb_noise.weight" in done.fresh) == ("embedding" in change)
 
 
+def test_a_transformers_time_and_modulation_start_afresh_and_its_patches_must_agree():
+    source, changed = tiny_model(3, **FAMILIES["dit"]), tiny_model(**FAMILIES["dit-trigflow"]).settings
+    assert source.settings.modulation != changed.modulation and source.settings.embedding != changed.embedding
+    done = copy_weights(own(source), fresh(changed), "")
+    path = {"patch_in", "attn_qkv", "attn_proj", "mlp_in", "mlp_proj", "emb_label", "out_proj"}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in done.copied if "log_weight" not in name} == path
+    with pytest.raises(UserError, match=rf"another shape: write network\.patch: {changed.patch} into"):
+        copy_weights(own(source), fresh(replace(source.settings, patch=4)), "")
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [

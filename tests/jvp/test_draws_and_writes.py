@@ -142,3 +142,40 @@ def test_attributes_are_the_values():
 
     assert along(function, x)[0].shape == (3, 3)
     assert not torch.is_tensor(Dual(x, x))
+
+
+def test_dropout_that_drops_nothing_is_its_input_itself():
+    """As in torch, where a write into the result then changes the input too."""
+
+    def function(x):
+        h = x.clone()
+        y = torch.nn.functional.dropout(h, 0.5, training=False)
+        y += 1
+        return h + y
+
+    x = torch.randn(3, dtype=torch.float64)
+    output, tangent = output_and_tangent(function, (x,), (torch.ones_like(x),))
+    assert torch.equal(output, 2 * (x + 1)) and torch.equal(tangent, torch.full_like(x, 2))
+
+
+def test_one_tangent_inside_another_and_numbers_with_a_tangent_are_refused():
+    x = torch.randn(3, dtype=torch.float64)
+    one = torch.ones_like(x)
+    with pytest.raises(Refused, match="inside output_and_tangent"):
+        output_and_tangent(lambda a: output_and_tangent(lambda b: a * b, (x,), (one,))[1], (x,), (one,))
+    with pytest.raises(Refused, match="full_like takes a number"):
+        output_and_tangent(lambda a: torch.full_like(a, a.mean()), (x,), (one,))
+    with pytest.raises(Refused, match="inference mode"), torch.inference_mode():
+        output_and_tangent(torch.sin, (x,), (one,))
+    assert torch.is_tensor is output_and_tangent.__globals__["_TORCHS"]  # whatever was refused
+
+
+def test_the_generator_is_where_it_would_be_after_a_refusal():
+    x = torch.rand(4, dtype=torch.float64) + 1
+    torch.manual_seed(0)
+    torch._standard_gamma(x)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with pytest.raises(Refused):
+        output_and_tangent(torch._standard_gamma, (x,), (torch.ones_like(x),))
+    assert torch.equal(torch.rand(3), expected)

@@ -1,11 +1,11 @@
 """Divides a source into the images that train and the held-out images, which no training sees.
 
 An image's side follows from its name alone. So images that are added later move none of the others to the other side,
-and a model that was trained before has not seen what is held out now.
+and a model that was trained with the same share before has not seen what is held out now.
 """
 
 import hashlib
-from collections import Counter
+import re
 
 import numpy as np
 
@@ -36,12 +36,14 @@ def divided(source: ImageSource, share: float) -> tuple[ImageSource, ImageSource
         raise UserError(f"{key} leaves {sides}, and either needs at least {FEWEST}: {remedy}")
     labels = np.asarray(source.labels)
     for side, told in ((held, "held out"), (~held, "to train on")):
-        if empty := [name for label, name in enumerate(source.classes) if label not in Counter(labels[side].tolist())]:
+        present = set(labels[side].tolist())
+        if empty := [name for label, name in enumerate(source.classes) if label not in present]:
             raise UserError(f"{key} leaves no image of the class {shown(empty[0])} {told}: {remedy}")
     return _part(source, ~held, source.name), _part(source, held, f"{source.name}, held-out images", skipped=False)
 
 
 def _is_held_out(name: str, share: float) -> bool:
+    name = re.sub(r"-of-\d{4,}", "", name)  # which changes when train-00002-of-00003 is added
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
