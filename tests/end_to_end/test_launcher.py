@@ -27,11 +27,11 @@ wait $one && wait $other
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def test_dvc_runs_stages_on_two_hosts_whose_shares_differ(finished, tmp_path):
-    """1,797 images in three shards: one host gets two of them. DVC records what both have made, as if here."""
+    """The digits in three shards: one host gets two of them. DVC records what both have made, as if here."""
     with two_hosts() as hosts:
         projects = [copy_project(finished, tmp_path / name) for name in ("here", "there")]
         for project in projects:
@@ -53,6 +53,7 @@ def test_dvc_runs_stages_on_two_hosts_whose_shares_differ(finished, tmp_path):
     for part in ("data/shards", "data/latents", "data/codec"):
         assert files(here / part) == files(there / part), part
     index = json.loads((there / "data/shards/index.json").read_text())
-    assert [shard["count"] for shard in index["shards"]] == [700, 700, 397]
+    counts = [shard["count"] for shard in index["shards"]]
+    assert counts[:2] == [700, 700] and len(counts) == 3 and 0 < counts[2] < 700
     assert len(list((there / "models/teacher/snapshots").glob("*.safetensors"))) == 4
     assert not {"prepare", "encode", "train_teacher"} & set(due(there))
