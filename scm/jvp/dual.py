@@ -13,7 +13,7 @@ rules is slower, not wrong. What cannot be right is `Refused`, with the remedy; 
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -156,7 +156,7 @@ def output_and_tangent(
     """
     for place, (primal, tangent) in enumerate(zip(primals, tangents, strict=True)):
         _check_input(place, primal, tangent)
-    with _entered():
+    with nullcontext() if torch.compiler.is_compiling() else _entered():  # torch.compile knows no threads
         result: Any = function(*map(Dual, primals, tangents))
     if isinstance(result, Dual):
         return result.primal, result.tangent
@@ -207,13 +207,14 @@ def _is_tensor(obj: object, /) -> bool:
 
 def _check_not_hidden(name: str) -> None:
     """torch switches forward mode off in inference mode, and for the body of an autograd.Function."""
+    if torch.compiler.is_compiling() or _forward_mode_is_on():
+        return
     if torch.is_inference_mode_enabled():
         raise Refused(f"{name} is called in inference mode, which has no tangents: use torch.no_grad()")
-    if not torch.compiler.is_compiling() and not _forward_mode_is_on():
-        raise Refused(
-            f"{name} is called inside an autograd.Function, which would lose the gradient: call the operations without "
-            "it; instead of checkpoint(use_reentrant=True) use scm.jvp.recomputed"
-        )
+    raise Refused(
+        f"{name} is called inside an autograd.Function, which would lose the gradient: call the operations without "
+        "it; instead of checkpoint(use_reentrant=True) use scm.jvp.recomputed"
+    )
 
 
 def _joined(result: Any, tangent: Any, join: Callable[[Tensor, Tensor], Dual]) -> Any:
