@@ -22,8 +22,8 @@ from scm.objectives.protocol import length_of_each
 from scm.training.ahead import Data
 from scm.training.health import BINS
 
-IMAGES = 32
-"""Training samples that are diffused to each time."""
+IMAGES = 8
+"""Training samples in each bin."""
 
 
 def terms_of_change(
@@ -48,7 +48,7 @@ def terms_of_change(
 
 
 class Stability:
-    """Measures both terms on the run's first samples.
+    """Measures both terms on the run's first samples, of this process.
 
     Args:
         data: the run's data.
@@ -67,17 +67,16 @@ class Stability:
             model: keeps its own weights and mode.
             weights: an average, by the names of the model's parameters.
         """
-        x_0, labels = (values.to(next(iter(weights.values())).device) for values in (self.x_0, self.labels))
+        device, count = next(iter(weights.values())).device, len(self.x_0)
+        x_0, labels = (values.to(device).repeat(BINS, *[1] * (values.dim() - 1)) for values in (self.x_0, self.labels))
         noise = torch.randn(x_0.shape, generator=generator(self.seed, "stability")).to(x_0) * self.sigma_d
+        t = (torch.arange(BINS, device=device).repeat_interleave(count) + 0.5) * (math.pi / 2 / BINS)
 
         def function(x: Tensor, t: Tensor) -> Tensor:
             return functional_call(model, dict(weights), (x, t, labels))
 
-        figures: dict[str, float] = {}
         with evaluating(model), torch.compiler.set_stance("force_eager"):
-            for k in range(BINS):
-                t = torch.full_like(x_0[:, 0, 0, 0], (k + 0.5) * math.pi / 2 / BINS)
-                terms = terms_of_change(function, trigflow.interpolate(x_0, noise, t), t, self.sigma_d)
-                figures |= {f"path_term/{k}": float(length_of_each(terms[0]).mean())}
-                figures |= {f"time_term/{k}": float(length_of_each(terms[1]).mean())}
-        return figures
+            terms = terms_of_change(function, trigflow.interpolate(x_0, noise, t), t, self.sigma_d)
+        means = (length_of_each(term).reshape(BINS, count).mean(dim=1).tolist() for term in terms)
+        named = zip(("path_term", "time_term"), means, strict=True)
+        return {f"{name}/{k}": mean for name, values in named for k, mean in enumerate(values)}
