@@ -20,7 +20,7 @@ from scm.jvp import Refused, output_and_tangent
 
 PAGE = Path(__file__).parents[1] / "docs" / "jvp.md"
 STEP = 1e-6
-"""Of central differences."""
+"""The step of central differences."""
 START, END = "<!-- conformance -->\n", "<!-- /conformance -->\n"
 
 Function = Callable[[Any], Any]

@@ -10,7 +10,7 @@ from scm import trigflow
 from scm.objectives.consistency import consistency_tangent
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.sct import ConsistencyTraining
-from tests.support.closed_forms import DATA, SIGMA_D, Data, Student, gaussian, integrate, mixture
+from tests.support.closed_forms import DATA, SIGMA_D, Data, Student, gaussian, integrate, mixture, pull
 from tests.support.models import tiny_model
 
 TIMES = torch.tensor([0.02, 0.3, 0.7, 1.1, 1.5, 1.564], dtype=torch.float64)
@@ -132,21 +132,10 @@ def test_trainings_tangent_is_unbiased_for_distillations_with_the_exact_teacher(
 def test_scts_gradient_vanishes_at_the_exact_solution_alone(data):
     """On average: within five standard errors of 0 at bend = 0, and far from it beside."""
     objective = ConsistencyTraining(**PROPOSAL, tangent="raw")
-
-    def gradient(bend: float) -> tuple[float, float]:
-        """Mean over batches and its standard error."""
-        found = []
-        for seed in range(40):
-            student = Student(data, bend)
-            objective(student, data.batch(256, seed), 0).value.mean().backward()
-            found.append(student.bend.grad)
-        each = torch.stack(found)
-        return each.mean().item(), (each.std() / len(found) ** 0.5).item()
-
-    mean, error = gradient(0.0)
+    mean, error = pull(objective, data, 0.0, 40, 256)
     assert abs(mean) < 5 * error
     for bend in (-1.0, 1.0):
-        mean, error = gradient(bend)
+        mean, error = pull(objective, data, bend, 40, 256)
         assert mean * bend > 10 * error
 
 

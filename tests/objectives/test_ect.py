@@ -10,7 +10,7 @@ from scm import trigflow
 from scm.objectives.ect import EasyConsistencyTuning
 from scm.objectives.protocol import Batch
 from scm.objectives.sct import ConsistencyTraining
-from tests.support.closed_forms import DATA, SIGMA_D, Student
+from tests.support.closed_forms import DATA, SIGMA_D, Student, pull
 from tests.support.models import tiny_model
 
 PROPOSAL = {"sigma_d": SIGMA_D, "p_mean": -0.8, "p_std": 1.2}
@@ -119,7 +119,7 @@ def test_in_the_limit_the_gradient_has_scts_direction():
 @both
 @pytest.mark.parametrize("c", [0.0, 0.3])
 def test_on_known_data_in_closed_form(data, c):
-    """Of the bent solution f* (1 - bend sigma_d sin t): value, and the pull on the bend."""
+    """Measures the bent solution f* (1 - bend sigma_d sin t): value, and the pull on the bend."""
     bend, student = 0.8, Student(data, 0.8)
     losses = ect(c=c)(student, data.batch(), 2500)
     batch = data.batch()
@@ -136,29 +136,18 @@ def test_on_known_data_in_closed_form(data, c):
     length = (difference.square().flatten(1).sum(dim=1) + c**2).sqrt()
     assert torch.allclose(losses.value, (length - c) / (sigma - r), rtol=1e-7)
     losses.value.sum().backward()
-    pull = ((difference * -now * lean).flatten(1).sum(dim=1) / length / (sigma - r)).sum()
-    assert student.bend.grad.item() == pytest.approx(pull.item(), rel=1e-7)
+    expected = ((difference * -now * lean).flatten(1).sum(dim=1) / length / (sigma - r)).sum()
+    assert student.bend.grad.item() == pytest.approx(expected.item(), rel=1e-7)
 
 
 @both
 def test_the_exact_solution_is_the_fixed_point_of_small_differences(data):
     """With squared distances the mean gradient vanishes at bend = 0 and leads back there from both sides."""
     objective = ect(q=2.0**10, k=0.0, c=1e3, p_std=0.8)
-
-    def gradient(bend: float) -> tuple[float, float]:
-        """Mean over batches and its standard error."""
-        found = []
-        for seed in range(10):
-            student = Student(data, bend)
-            objective(student, data.batch(128, seed), 0).value.mean().backward()
-            found.append(student.bend.grad * 1e6)
-        each = torch.stack(found)
-        return each.mean().item(), (each.std() / len(found) ** 0.5).item()
-
-    mean, error = gradient(0.0)
+    mean, error = pull(objective, data, 0.0, 10, 128)
     assert abs(mean) < 5 * error
     for bend in (-1.0, 1.0):
-        mean, error = gradient(bend)
+        mean, error = pull(objective, data, bend, 10, 128)
         assert mean * bend > 5 * error
 
 

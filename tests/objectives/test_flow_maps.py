@@ -16,7 +16,7 @@ from scm.objectives.multistep import MultistepDistillation, segment_start
 from scm.objectives.protocol import Batch
 from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.sct import ConsistencyTraining
-from tests.support.closed_forms import DATA, SIGMA_D, T_MAX, Student, gaussian, mixture
+from tests.support.closed_forms import DATA, SIGMA_D, T_MAX, Student, gaussian, mixture, pull
 from tests.support.models import tiny_model
 
 PROPOSAL = {"sigma_d": SIGMA_D, "p_mean": -0.8, "p_std": 1.2}
@@ -153,20 +153,10 @@ def test_the_fixed_point_is_the_exact_map(method, bend):
 def test_meanflows_gradient_vanishes_at_the_exact_map_on_average():
     """With v_t itself and p = 0: within five standard errors of 0 there, and far from it beside."""
     data, objective = gaussian(), MeanFlow(**RAW, jumps=0.75, weight_p=0.0, weight_c=1.0)
-
-    def gradient(bend: float) -> tuple[float, float]:
-        found = []
-        for seed in range(12):
-            student = Student(data, bend)
-            objective(student, data.batch(128, seed), 0).value.mean().backward()
-            found.append(student.bend.grad)
-        each = torch.stack(found)
-        return each.mean().item(), (each.std() / len(found) ** 0.5).item()
-
-    mean, error = gradient(0.0)
+    mean, error = pull(objective, data, 0.0, 12, 128)
     assert abs(mean) < 5 * error
     for bend in (-1.0, 1.0):
-        mean, error = gradient(bend)
+        mean, error = pull(objective, data, bend, 12, 128)
         assert mean * bend > 10 * error
 
 

@@ -121,7 +121,7 @@ def test_numbers_of_steps_take_turns_for_both_networks_and_only_the_last_step_ha
 
 
 WIDTH, AT = 0.3, math.atan(math.exp(0.2) / SIGMA_D)
-"""Of Gaussian data; and the time of the second step and of the comparison, of which p_std = 0 leaves one."""
+"""Settings for Gaussian data, and the time of the second step and of the comparison, of which p_std = 0 leaves one."""
 
 
 class Drawn(Student):

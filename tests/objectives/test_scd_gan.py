@@ -98,7 +98,7 @@ def test_the_discriminators_gradient_in_closed_form_and_its_direction(mean):
 
 
 def test_the_best_discriminator_measures_the_distance_of_the_distributions():
-    """Of N(-m, s^2) and N(m, s^2) it is the sign, with L_D = 2 (1 - TV) = 4 Phi(-m_t / s_t): its height ends at 1."""
+    """The sign separates N(-m, s^2) and N(m, s^2) best, with L_D = 2 (1 - TV) = 4 Phi(-m_t / s_t): it ends at 1."""
     generator, far = Generator(-0.4, 0.3), {"p_mean": -1.0, "p_std": 1e-9}
     t = math.atan(math.exp(-1.0) / SIGMA_D)
     ratio = 0.4 * math.cos(t) / math.hypot(0.3 * math.cos(t), SIGMA_D * math.sin(t))

@@ -63,7 +63,7 @@ UNKNOWN = (
 
 
 def remembering(side: Entry, held_out: tuple[float, ...], copies: float, samples: str = '"20Ki"') -> Entry:
-    """The same with figures on images that no training has seen."""
+    """An entry with figures on images that no training has seen, too."""
     ranges = {f"fd_held_out_{number}@2": distance for number, distance in enumerate(held_out)}
     figures = {**side.figures, **ranges, "fd_held_out@2": min(held_out), "copies@2": copies}
     return dataclasses.replace(side, figures=figures, parts={"evaluate.samples": samples})

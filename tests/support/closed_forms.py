@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scm import trigflow
-from scm.objectives.protocol import Batch
+from scm.objectives.protocol import Batch, Objective
 
 SIGMA_D = 0.5
 T_MAX = math.atan(80 / SIGMA_D)
@@ -142,6 +142,17 @@ def integrate(
         d = velocity(x + step * c, t + h)
         x, t = x + step / 6 * (a + 2 * b + 2 * c + d), t + h
     return x
+
+
+def pull(objective: Objective, data: Data, bend: float, batches: int, size: int) -> tuple[float, float]:
+    """Mean and standard error, over batches, of the loss's gradient by the bend of a `Student`."""
+    found = []
+    for seed in range(batches):
+        student = Student(data, bend)
+        objective(student, data.batch(size, seed), 0).value.mean().backward()  # type: ignore[arg-type]
+        found.append(student.bend.grad)
+    each = torch.stack(found)
+    return each.mean().item(), (each.std() / batches**0.5).item()
 
 
 def gaussian() -> Data:
