@@ -112,7 +112,8 @@ def test_only_what_sees_the_time_depends_on_how_it_enters(change):
 
 
 def test_a_transformers_time_and_modulation_start_afresh_and_its_patches_must_agree():
-    source, changed = tiny_model(3, **FAMILIES["dit"]), tiny_model(**FAMILIES["dit-trigflow"]).settings
+    source = tiny_model(3, **FAMILIES["dit"], embedding="fourier")
+    changed = tiny_model(**FAMILIES["dit-trigflow"]).settings
     assert source.settings.modulation != changed.modulation and source.settings.embedding != changed.embedding
     done = copy_weights(own(source), fresh(changed), "")
     path = {"patch_in", "attn_qkv", "attn_proj", "mlp_in", "mlp_proj", "emb_label", "out_proj"}
