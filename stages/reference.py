@@ -19,14 +19,14 @@ from scm.pipeline.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
-    block, shards, seed = stage.params.reference, stage.root / "data/shards", stage.params.seed
+    block, shards = stage.params.reference, stage.root / "data/shards"
     ranks, kind = Ranks.apart(device_of(stage.params.runtime)), part(EXTRACTORS, block.extractor)
     stage.work.mkdir(parents=True, exist_ok=True)
     # Train the extractor on these images, or read the given one.
     taught: dict[str, Any] = {}
     if hasattr(kind, "train_extractor"):
         settings = getattr(block, block.extractor).model_dump()
-        extractor, taught = kind.train_extractor(settings, shards, stage.work, seed, ranks, stage.progress)
+        extractor, taught = kind.train_extractor(settings, shards, stage.work, block.seed, ranks, stage.progress)
     else:
         resolution = read_index(shards)["resolution"]
         given = GivenWeights(str(block.weights), block.sha256, stage.root, resolution, ranks.device)
@@ -35,15 +35,15 @@ def run(stage: Stage) -> None:
     statistics = given_statistics(stage, kind.EDM2_STATISTICS, extractor.num_features)
     threads = own_threads(stage.params.runtime.threads)
     aside, aside_work = held_out_of(shards), stage.work / HELD_OUT
-    measure(extractor, shards, stage.work, seed, ranks, stage.progress, threads)
+    measure(extractor, shards, stage.work, block.seed, ranks, stage.progress, threads)
     if aside is not None:
         aside_work.mkdir(exist_ok=True)
-        measure(extractor, aside, aside_work, seed, ranks, stage.progress, threads)
+        measure(extractor, aside, aside_work, block.seed, ranks, stage.progress, threads)
     if ranks.rank:
         return
     # Only the first process puts the parts together.
-    real, digest = collect(shards, stage.work, seed), block.statistics_sha256
-    unseen = None if aside is None else collect(aside, aside_work, seed)
+    real, digest = collect(shards, stage.work, block.seed), block.statistics_sha256
+    unseen = None if aside is None else collect(aside, aside_work, block.seed)
     given = {"statistics": statistics, "statistics_sha256": digest, "unseen": unseen}
     reference = build_reference(extractor, real, **given, **taught)
     reference.save(stage.root / "data/reference")

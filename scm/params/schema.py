@@ -102,6 +102,7 @@ class ReferenceSettings(Section):
     sha256: Sha256 | None
     statistics: Text | None
     statistics_sha256: Sha256 | None
+    seed: Seed
     classifier: ClassifierSection
 
 
