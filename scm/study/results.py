@@ -18,6 +18,10 @@ from scm.study.experiments import Experiment
 from scm.study.variants import MOST, Figure, Study, Variant, number, value_of
 
 LABELS = {"fd": "Fréchet distance", "precision": "precision", "recall": "recall"}
+MEANS = {"fd": "FD", "ratio": "× teacher", "precision": "precision", "recall": "recall", "accuracy": "accuracy",
+    "fd_held_out": "FD, held out", "copies": "copies"}  # fmt: skip
+FLOORS = {"fd_floor": "as many draws from the training images have FD", "fd_held_out_floor": "from held-out images",
+    "copies_expected": "and of held-out images are copies"}  # fmt: skip
 OF_TEACHER = {"path_term": "change of f by the path, ∇ₓf · dx/dt", "time_term": "change of f by the time, ∂f/∂t"}
 OF_STUDENT = {"tangent_term1": "first term of the tangent", "tangent_term2": "second term, with dF/dt"}
 Rows = list[dict[str, float]]
@@ -224,9 +228,8 @@ def page(study: Study, results: Sequence[VariantResult], missing: Sequence[str])
         head = ("variant", "model", "images", "FD in 1 step", "FD")
         lines += ["", markdown_table(head, list(_progress_table(study, results)), align="llrrr")]
     if study.figure.mean_over is not None:
-        head = ("variants", "model", "evaluations", "trainings", "FD", "precision", "recall")
         lines += ["", f"Mean ± standard deviation over {escape(study.figure.mean_over)}:", ""]
-        lines.append(markdown_table(head, list(_means(study.figure, study.figure.mean_over, results)), align="llrrrrr"))
+        lines += _means(study.figure, study.figure.mean_over, results)
     older = [result.variant.name for result in results if not result.current]
     if missing:
         lines += ["", f"Missing: {', '.join(missing)}."]
@@ -258,16 +261,35 @@ def _table(study: Study, results: Sequence[VariantResult]) -> Iterator[list[str]
                 yield [escape(result.variant.name), display_name(model), str(count), *cells]
 
 
-def _means(figure: Figure, over: str, results: Sequence[VariantResult]) -> Iterator[list[str]]:
-    """Yields a row for each model and number of evaluations, over all variants that differ in `over` alone."""
+def _means(figure: Figure, over: str, results: Sequence[VariantResult]) -> list[str]:
+    """The table of means, with a row for each model and number of evaluations, and the floors below it.
+
+    A mean is over all variants that differ in `over` alone. A figure that no training has gets no column.
+    """
+    rows = list[tuple[list[str], dict[str, list[float]]]]()
+    floors = dict[str, list[float]]()
     for group in _alike(over, results):
         names = escape(", ".join(result.variant.name for result in group))
         for model in figure.models:
-            found = [result.metrics[model] for result in group if model in result.metrics]
+            found = [result.metrics[model] | _ratios(result, model) for result in group if model in result.metrics]
             for count in sorted({each for metrics in found for each in measured_evaluations(metrics)}):
-                keys = [f"{name}@{count}" for name in LABELS]
-                values = [[metrics[key] for metrics in found if key in metrics] for key in keys]
-                yield [names, display_name(model), str(count), str(len(values[0])), *map(_mean_and_deviation, values)]
+                values = {name: [each[key] for each in found if (key := f"{name}@{count}") in each] for name in MEANS}
+                rows.append(([names, display_name(model), str(count), str(len(values["fd"]))], values))
+            for name in FLOORS:
+                floors.setdefault(name, []).extend(each[name] for each in found if name in each)
+    known = [name for name in MEANS if any(values[name] for _, values in rows)]
+    head = ("variants", "model", "evaluations", "trainings", *(MEANS[name] for name in known))
+    cells = [[*first, *(_mean_and_deviation(values[name]) for name in known)] for first, values in rows]
+    lines = [markdown_table(head, cells, align="llrr" + "r" * len(known))]
+    told = [f"{meaning} {statistics.fmean(floors[name]):.3f}" for name, meaning in FLOORS.items() if floors[name]]
+    return [*lines, "", f"Floors: {', '.join(told)}."] if told else lines
+
+
+def _ratios(result: VariantResult, model: str) -> dict[str, float]:
+    """The model's distances as multiples of the teacher's in its most evaluations."""
+    teacher, figures = result.metrics.get(TEACHER, {}), result.metrics[model]
+    best = teacher.get(f"fd@{max(measured_evaluations(teacher), default=0)}")
+    return {f"ratio@{each}": figures[f"fd@{each}"] / best for each in measured_evaluations(figures)} if best else {}
 
 
 def _alike(over: str, results: Sequence[VariantResult]) -> list[list[VariantResult]]:

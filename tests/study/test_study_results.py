@@ -203,7 +203,7 @@ def test_means_over_seeds_stand_below_the_trainings_that_they_are_of(project):
     text = page(study, found, [])
     assert "| seed-1 | sCD | 2 | 1.020 | 1.020 | 1.020 |" in text
     means = text.partition("Mean ± standard deviation over seed:")[2]
-    row = "| seed-0, seed-1, seed-2 | sCD | 2 | 3 | 1.020 ± 1.000 | 1.020 ± 1.000 | 1.020 ± 1.000 |"
+    row = "| seed-0, seed-1, seed-2 | sCD | 2 | 3 | 1.020 ± 1.000 | 0.557 ± 0.436 | 1.020 ± 1.000 | 1.020 ± 1.000 |"
     assert row in means and means.count("seed-0, seed-1, seed-2") == 2 + 2 + 2
     (panel,) = panels(study, found)
     assert panel.groups == ["Teacher", "sCD", "sCT"] and [bars.label for bars in panel.bars] == [
@@ -212,7 +212,21 @@ def test_means_over_seeds_stand_below_the_trainings_that_they_are_of(project):
     assert list(panel.bars[1].heights)[1:] == pytest.approx([1.02, 1.02]) and math.isnan(panel.bars[1].heights[0])
     assert list(panel.bars[2].heights)[:1] == pytest.approx([1.35]) and panel.bars[1].errors[1] == pytest.approx(1.0)
     alone = page(study, found[:1], ["seed-1", "seed-2"])
-    assert "| seed-0 | sCD | 2 | 1 | 0.020 | 0.020 | 0.020 |" in alone
+    assert "| seed-0 | sCD | 2 | 1 | 0.020 | 0.057 | 0.020 | 0.020 |" in alone
+
+
+def test_means_have_columns_of_held_out_images_where_these_were_measured_and_floors_below(project):
+    study, found = all_of(project, "seeds")
+    assert "held out" not in page(study, found, []) and "Floors" not in page(study, found, [])
+    for shift, result in enumerate(found):
+        more = {"fd_held_out@2": 3.0 + shift, "copies@2": 0.05, "fd_floor": 0.2 + shift / 10, "copies_expected": 0.045}
+        result.metrics["scd"] |= more
+    means = page(study, found, []).partition("over seed:")[2]
+    assert "| recall | FD, held out | copies |" in means
+    assert "| 1.020 ± 1.000 | 4.000 ± 1.000 | 0.050 ± 0.000 |" in means
+    assert "| sCT | 2 | 3 |" in means and "| 1.020 ± 1.000 |  |  |" in means
+    floors = "Floors: as many draws from the training images have FD 0.300, and of held-out images are copies 0.045."
+    assert floors in means
 
 
 def test_variants_that_differ_in_more_than_the_seed_have_means_of_their_own(project):
