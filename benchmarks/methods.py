@@ -4,7 +4,7 @@ Each method of the preset takes steps of its objective, backward pass and optimi
 The methods take turns in each round, so that other load meets all of them. Printed are the least CPU seconds of all
 rounds as a multiple of sCD's, and beside it the median over the rounds of the same ratio, which other load spreads. The
 inverse of the first is the share of sCD's images that cost as much as sCD's training:
-pipelines/studies/methods.yaml takes its budgets from there.
+pipelines/studies/methods.yaml takes half of that share for each method.
 """
 
 import argparse
