@@ -83,13 +83,15 @@ def _colour_of(study: Study, result: VariantResult) -> str:
 
 def _terms(study: Study, results: Sequence[VariantResult]) -> Iterator[Panel]:
     """Norms over t, averaged over the last half of the training: of both terms of a student's tangent, or of df/dt."""
+    shown = set[str]()
     for model in study.figure.models:
         terms = OF_TEACHER if model == TEACHER else OF_STUDENT
-        for order, (term, meaning) in enumerate(terms.items()):
+        for term, meaning in terms.items():
             lines = []
             for result in results:
-                points = _binned(result.training.get(model, []), f"{term}/")
-                label = "" if order else result.variant.name
+                points, name = _binned(result.training.get(model, []), f"{term}/"), result.variant.name
+                label = "" if name in shown else name
+                shown.add(name)
                 lines.append(Line.through(points, _colour_of(study, result), label, points=True))
             yield Panel(f"{display_name(model)}: {meaning}", "t, radians", "norm", lines, logarithmic=True)
 
