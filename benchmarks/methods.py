@@ -73,7 +73,11 @@ def main() -> None:
         cost = least[method] / least["scd"]
         ratio = statistics.median(each[method] / each["scd"] for each in rounds)
         rows.append([method, f"{1000 * least[method]:.0f}", f"{cost:.2f}", f"{ratio:.2f}", f"{1 / cost:.2f}"])
-    print(markdown_table(("method", "CPU ms a step", "beside sCD", "median of rounds", "images for sCD's cost"), rows, align="lrrrr"))
+    print(
+        markdown_table(
+            ("method", "CPU ms a step", "beside sCD", "median of rounds", "images for sCD's cost"), rows, align="lrrrr"
+        )
+    )
 
 
 if __name__ == "__main__":
