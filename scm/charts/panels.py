@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,16 +114,19 @@ def _panel(axes: "Axes", panel: Panel) -> None:
     for level in panel.levels:
         axes.axhline(level.y, color=level.colour, linewidth=1.2, linestyle="--", label=level.label or None)
 
-    # Bars, side by side around the centre of their group, with their heights above them.
+    # Bars, side by side around the centre of their group, with their heights above them and their deviations.
     width = 0.8 / max(1, len(panel.bars))
     for order, bars in enumerate(panel.bars):
         places = [group - 0.4 + width * (order + 0.5) for group in range(len(panel.groups))]
         heights = [height if math.isfinite(height) else 0.0 for height in bars.heights]
-        drawn = axes.bar(places, heights, width * 0.92, color=bars.colour, label=bars.label or None)
+        axes.bar(places, heights, width * 0.92, color=bars.colour, label=bars.label or None)
         if bars.errors:
             axes.errorbar(places, heights, list(bars.errors), fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-        texts = [f"{height:.3g}" if math.isfinite(height) else "" for height in bars.heights]
-        axes.bar_label(drawn, texts, fontsize=7, padding=1)
+        for place, height, error in zip_longest(places, bars.heights, bars.errors, fillvalue=0.0):
+            if math.isfinite(height):
+                top = height + (error if math.isfinite(error) else 0.0)
+                beside = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+                axes.annotate(f"{height:.3g}", (place, top), fontsize=7, **beside)
 
     # Headings, grid and ticks.
     axes.set_title(panel.title)
