@@ -1,7 +1,8 @@
 """Files and folders that are either complete or absent: they get their names after they are written.
 
-Until then they are temporaries beside their places, called .NAME.scm-HOST-TOKEN.tmp and locked by the process that
-writes them. The kernel releases the lock of a killed process, and the next write into the folder removes what it left.
+Until then they are in temporary folders beside their places, called .NAME.scm-HOST-TOKEN.tmp and locked by the process
+that writes them. The kernel releases the lock of a killed process, and the next write beside it removes what it left.
+A file has such a folder of its own too: a library may write it as another file that takes its name, without a lock.
 """
 
 import csv
@@ -33,7 +34,8 @@ _UNUSABLE = {
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """Error numbers of a path that is missing, a folder, or a link to itself."""
 DAY = 86_400.0
-"""Seconds without a change after which another machine's temporary counts as left; its lock may not be seen here."""
+"""Seconds without a change after which a temporary counts as left where its lock is not seen: of another machine, or
+on a file system without locks."""
 PATIENCE = 60.0
 """Seconds that a damaged file of another process may stay: the process removes it soon after its start, if at all."""
 SEAL = "seal"
@@ -55,7 +57,8 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     Raises:
         UserError: the disk is full.
     """
-    with room_for(path, size), _temporary(path, folder=False) as temporary:
+    with room_for(path, size), _temporary(path) as folder:
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -69,7 +72,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full.
     """
-    with room_for(path), _temporary(path, folder=True) as temporary:
+    with room_for(path), _temporary(path) as temporary:
         yield temporary
         while not _took_the_place(temporary, path):
             pass
@@ -95,34 +98,31 @@ def _took_the_place(temporary: Path, path: Path) -> bool:
 
 
 @contextmanager
-def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
-    """Yields a new and locked file or folder beside `path`; removes it at the end if it still has its name."""
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yields a new and locked folder beside `path`; removes it at the end if it still has its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     with ExitStack() as stack:
         temporary = None
         while temporary is None:
-            temporary = _locked(_temporary_name(path), stack, folder=folder)
+            temporary = _locked(_temporary_name(path), stack)
         stack.callback(remove, temporary)
         yield temporary
 
 
-def _locked(temporary: Path, stack: ExitStack, *, folder: bool) -> Path | None:
-    """Makes a file or folder that is locked until the stack ends; None if another process has removed it before that.
+def _locked(temporary: Path, stack: ExitStack) -> Path | None:
+    """Makes a folder that is locked until the stack ends; None if another process has removed it before that.
 
     Another process may take it for a leftover in the moment before it is locked.
     """
     import fcntl  # Windows has none, and reads packaged models
 
-    if folder:
-        temporary.mkdir()
-    else:
-        temporary.touch(exist_ok=False)
+    temporary.mkdir()
     try:
         lock = stack.enter_context(_opened(temporary))
     except FileNotFoundError:
         return None
-    with suppress(OSError):  # a file system without locks: nobody removes its leftovers either
+    with suppress(OSError):  # a file system without locks: its leftovers are removed after a day
         fcntl.flock(lock, fcntl.LOCK_EX)
     return temporary if temporary.exists() else None
 
@@ -136,9 +136,14 @@ def remove_leftovers(folder: Path) -> None:
         if found is None:
             continue
         with suppress(OSError):  # it is locked, or another process has removed it
-            if found[2] == _HOST or time.time() - path.stat().st_mtime > DAY:
+            old = time.time() - path.stat().st_mtime > DAY
+            if found[2] == _HOST or old:
                 with _opened(path) as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except OSError as error:
+                        if error.errno == errno.EWOULDBLOCK or not old:
+                            raise
                     remove(path)
 
 
@@ -254,7 +259,9 @@ def _needed(folder: Path, size: int | None) -> str:
 
 def _final(path: Path) -> Path:
     """The path under the names that temporary folders in it will get."""
-    return Path(*(_TEMPORARY.sub(r"\1", part) for part in path.parts))
+    found = _TEMPORARY.fullmatch(path.parent.name)
+    whole = path.parent if found and found[1] == path.name else path  # a file of `replacing`
+    return Path(*(_TEMPORARY.sub(r"\1", part) for part in whole.parts))
 
 
 def append_line(path: Path, line: str) -> None:

@@ -37,7 +37,8 @@ import os, signal, sys
 from pathlib import Path
 from scm.base.files import replacing, replacing_folder
 with replacing(Path(sys.argv[1]) / "file") as one, replacing_folder(Path(sys.argv[1]) / "folder") as other:
-    one.write_text("half")
+    one.with_suffix(".new").write_text("half")
+    one.with_suffix(".new").replace(one)  # as safetensors does: the file is another one, without a lock
     (other / "part").write_text("half")
     os.kill(os.getpid(), getattr(signal, sys.argv[2]))
 """
@@ -71,13 +72,26 @@ def test_another_machines_leftover_counts_as_one_after_a_day(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {new.name, foreign.name}
 
 
+def test_without_locks_a_leftover_counts_as_one_after_a_day(tmp_path, monkeypatch):
+    def without(handle: int, how: int) -> None:
+        raise OSError(errno.EBADF, "no locks on folders")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    new, old = (tmp_path / f".{name}.scm-{files._HOST}-0123abcd.tmp" for name in ("new", "old"))
+    for path in (new, old):
+        path.mkdir()
+    os.utime(old, (0, time.time() - files.DAY - 1))
+    write_text(tmp_path / "a", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, "a"}
+
+
 def test_a_temporary_that_is_taken_for_a_leftover_before_its_lock_is_made_again(tmp_path, monkeypatch):
     lock, taken = fcntl.flock, list[Path]()
 
     def late(handle: int, how: int) -> None:
         if not taken:
             taken.extend(tmp_path.iterdir())
-            taken[0].unlink()
+            taken[0].rmdir()
         lock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -193,7 +207,8 @@ def test_a_line_that_does_not_fit_is_not_half_written():
 def test_a_disk_that_refuses_is_one_line(number, remedy):
     line = f"a/b cannot be used ({os.strerror(number)}): {remedy} and run the same command again"
     assert disk_fault(OSError(number, os.strerror(number), "a/b")) == line
-    assert disk_fault(OSError(number, os.strerror(number), "a/.b.scm-here-0123abcd.tmp")) == line
+    for name in ("a/.b.scm-here-0123abcd.tmp", "a/.b.scm-here-0123abcd.tmp/b"):
+        assert disk_fault(OSError(number, os.strerror(number), name)) == line
 
 
 def test_a_disk_that_fails_while_it_reads_or_writes_is_told_with_the_file(tmp_path, monkeypatch):
