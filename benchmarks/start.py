@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from scm.base.files import sha256, write_json, write_text
+from scm.base.project import TEACHER
 from scm.base.yaml_files import read_mapping, render
 from scm.presets.apply import resolve
 from scm.presets.overlays import laid_over
+from scm.results.reading import measured_evaluations, read_figures
 
 ROOT = Path(__file__).parents[1]
 PRESET, BUDGET, PART = "digits-short", "65,536", "6,400"
@@ -87,8 +89,8 @@ def trial(folder: Path, name: str, changes: dict[str, Any], trained: Path | None
     if name == "trigflow":
         shutil.copytree(folder / "models/teacher/snapshots", folder / KEPT / "snapshots")
         shutil.copy(folder / "models/teacher/snapshots" / EARLY, folder / KEPT / "early.safetensors")
-    figures = json.loads((folder / "results/metrics/evaluate-teacher.json").read_text(encoding="utf-8"))
-    nfe = max(int(key.removeprefix("fd@")) for key in figures if key.startswith("fd@"))
+    figures = read_figures(folder, "evaluate", TEACHER)
+    nfe = max(measured_evaluations(figures))
     with (folder / "results/curves/select-teacher.csv").open(encoding="utf-8", newline="") as file:
         scales = {row.get("guidance", "1.0"): float(row["fd"]) for row in csv.DictReader(file)}
     write_json(done, {"fd": figures[f"fd@{nfe}"], "nfe": nfe, "scales": scales})

@@ -42,7 +42,7 @@ def run(stage: Stage) -> None:
     if psnr:
         figures["psnr"] = sum(psnr) / len(psnr)
     stage.extra["device"] = ranks.device.type
-    stage.metrics("encode", figures)
+    stage.figures(figures)
 
 
 if __name__ == "__main__":

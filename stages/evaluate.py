@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scm.base.distributed import Ranks
-from scm.base.files import replacing_folder, write_json
+from scm.base.files import replacing_folder
 from scm.base.project import TEACHER
 from scm.build import models, sampling
 from scm.data.latents.autoencoders import load_codec
@@ -26,7 +26,7 @@ from scm.networks.model import GUIDE
 from scm.pipeline.stage import Stage, main
 
 Nearest = tuple[Tensor, dict[str, Any]]
-"""Pictures of the nearest pairs, and the content of nearest-NFE.json."""
+"""Pictures of the nearest pairs, and what the run file says about them."""
 
 
 def run(stage: Stage) -> None:
@@ -93,23 +93,23 @@ def run(stage: Stage) -> None:
     figures |= reference.floors(count, settings.neighbours, ranks.device)
     save_pictures(stage.root / f"results/samples/{model_name}", grids, columns, nearest)
     stage.extra |= {"device": device, "protocol": protocol_of(stage, reference, model_name)}
-    stage.metrics(f"evaluate-{model_name}", figures)
+    stage.extra |= {"nearest": {str(nfe): told for nfe, (_, told) in nearest.items()}} if nearest else {}
+    stage.figures(figures)
 
 
 def save_pictures(path: Path, grids: Mapping[int, Tensor], columns: int, nearest: Mapping[int, Nearest]) -> None:
-    """Writes the pictures for each number of evaluations, and what belongs to the nearest pairs."""
+    """Writes the pictures for each number of evaluations; DVC shows all files of the folder as images."""
     with replacing_folder(path) as folder:
         for nfe, images in grids.items():
             save_grid(folder / f"nfe-{nfe}.png", images, columns, scale_for(images.shape[-1]))
-        for nfe, (images, told) in nearest.items():
+        for nfe, (images, _) in nearest.items():
             save_grid(folder / f"nearest-{nfe}.png", images, len(images) // 2, scale_for(images.shape[-1]))
-            write_json(folder / f"nearest-{nfe}.json", told)
 
 
 def nearest_pairs(
     reference: Reference, pairs: Sequence[Pair], seeds: range, labels: Tensor, shown: Callable[..., Tensor]
 ) -> Nearest:
-    """The samples that are nearest to a training image, and what nearest-NFE.json says about them.
+    """The samples that are nearest to a training image, and what the run file says about them.
 
     Args:
         seeds: of the samples, which have these labels.

@@ -51,7 +51,7 @@ def run(stage: Stage) -> None:
         stage.progress(advice)
     stage.progress(account(index, tally, held))
     figures = {"images": index["count"], "classes": len(index["classes"]), "skipped": len(tally.skipped)}
-    stage.metrics("prepare", figures | ({"held_out": held} if held else {}))
+    stage.figures(figures | ({"held_out": held} if held else {}))
 
 
 def tar_advice(wanted: Wanted, path: str, count: int) -> str | None:

@@ -1,6 +1,6 @@
 """Trains or reads the feature extractor, and measures the real images' statistics with it.
 
-Reads data/shards; writes data/reference and results/metrics/reference.json. Several processes share the images.
+Reads data/shards; writes data/reference. Several processes share the images.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def run(stage: Stage) -> None:
         figures["held_out"] = len(unseen.labels)
     if reference.held_out_accuracy is not None:
         figures["held_out_accuracy"] = reference.held_out_accuracy
-    stage.metrics("reference", figures)
+    stage.figures(figures)
 
 
 def given_statistics(stage: Stage, kind: str | None, features: int) -> Statistics | None:

@@ -1,4 +1,4 @@
-"""Writes the report on results/: one page of tables, pictures and curves, as HTML and as Markdown."""
+"""Writes the report on results/: one page of tables, pictures and curves, as HTML and as Markdown; and DVC's plot of all models."""
 
 from scm.base.files import write_text
 from scm.params.project import Project
@@ -6,10 +6,12 @@ from scm.pipeline.stage import Stage, main
 from scm.report.findings import collect
 from scm.report.markdown import text
 from scm.report.page import page
+from scm.report.plots import write_plots
 
 
 def run(stage: Stage) -> None:
     build(Project(stage.root, stage.params))
+    write_plots(stage.root, stage.params.evaluate.models)
 
 
 def build(project: Project) -> None:

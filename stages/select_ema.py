@@ -39,7 +39,7 @@ def run(stage: Stage) -> None:
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
         write_csv(stage.root / f"results/curves/select-{model}.csv", rows)
         write_csv(progress_path(stage.root, model), progress)
-        stage.metrics(f"select-{model}", choice)
+        stage.figures(choice)
     ranks.leave()
 
 

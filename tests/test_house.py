@@ -40,7 +40,7 @@ def names_of(requirements: list[str]) -> set[str]:
 
 def test_git_ignores_what_dvc_caches_and_sees_the_rest():
     assert "models/scd/snapshots" in outputs(cached=True)
-    assert "results/metrics/prepare.json" in outputs(cached=False)
+    assert "results/metrics/evaluate-scd.json" in outputs(cached=False)
     for path in (*outputs(cached=True), "data/raw/a.png", "data/raw/cat/a.png", "data/raw/cat/a.dvc"):
         assert git("check-ignore", "-q", path).returncode == 0, f"{path} is not ignored"
     for path in [

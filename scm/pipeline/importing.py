@@ -147,7 +147,7 @@ def run_of(project: Project, header: dict[str, Any], started: float) -> dict[str
 def write_curve(path: Path, images: int) -> None:
     """Writes a curve of one row without a loss: the training happened elsewhere."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("images", "time", "loss"), (images, time.time(), "")])
+        csv.writer(file).writerows([("images", "time", "loss", "squared_error"), (images, time.time(), "", "")])
 
 
 def freeze(dvc_yaml: Path) -> None:

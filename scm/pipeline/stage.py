@@ -6,6 +6,7 @@ a stage dies with its parent, and locks its work folder so that no second traine
 DVC has started leaves the work to others if params.yaml names a launcher or several processes, and waits for them.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.base import locks
-from scm.base.files import disk_fault, write_json
+from scm.base.files import disk_fault, write_json, write_text
 from scm.base.processes import end_with_parent, on_stop
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError, printable
 from scm.params import Params, dump
@@ -27,7 +28,7 @@ from scm.pipeline.clone import link_images
 from scm.pipeline.ranks import among_several, end_after_another, tell_torchrun
 from scm.results.fingerprint import Inputs, inputs_of
 from scm.results.provenance import chain, git_fault, run_entry
-from scm.results.reading import run_path
+from scm.results.reading import first_sight, metrics_path, run_path
 from scm.tracking.records import RunRecord
 
 MALLOC = {
@@ -76,9 +77,14 @@ class Stage:
         """True once a signal has asked the stage to end."""
         return self._stop
 
-    def metrics(self, name: str, figures: Mapping[str, float]) -> None:
-        """Writes results/metrics/<name>.json."""
-        write_json(self.root / "results" / "metrics" / f"{name}.json", dict(figures))
+    def figures(self, found: Mapping[str, float]) -> None:
+        """Records the stage's figures in its run file, and those of an evaluation that DVC shows in a metrics file."""
+        self.extra["figures"] = dict(found)
+        if self.name == "evaluate":
+            # By the model's name, which makes the names of DVC's columns short and different: scd.fd@2.
+            shown = {self.item: first_sight(found)}
+            text = json.dumps(shown, indent=2, allow_nan=False)  # in this order, which is that of DVC's columns
+            write_text(metrics_path(self.root, self.name, self.item), f"{text}\n")
 
     @contextmanager
     def shown_live(self, metrics_jsonl: Path) -> Iterator[None]:

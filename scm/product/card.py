@@ -18,7 +18,7 @@ from scm.product.content import MAX_SEED, Content, Sampling
 from scm.report import data
 from scm.report.wording import DISTANCES, commit_of, display_name, duration, number
 from scm.results.provenance import chain, licence_of, params_hash
-from scm.results.reading import measured_evaluations, metrics_path, read_numbers, read_run, run_path
+from scm.results.reading import measured_evaluations, metrics_path, read_figures, read_run, run_path
 
 PAPER = "[arXiv 2410.11081](https://arxiv.org/abs/2410.11081)"
 CLASSES_SHOWN = 20
@@ -105,14 +105,14 @@ def _training(project: Project, models: list[str]) -> Iterator[str]:
 
 def _figures(project: Project, models: list[str]) -> Iterator[str]:
     root, params = project.root, project.params
-    found = {model: path for model in models if is_there(path := metrics_path(root, "evaluate", model))}
+    found = [model for model in models if is_there(metrics_path(root, "evaluate", model))]
     if not found:
         yield "Not measured; `scm run` measures it."
         return
     distance, keys = DISTANCES.get(params.reference.extractor, "FD"), list(MEASURED)
     rows = []
-    for model, path in found.items():
-        figures = read_numbers(path)
+    for model in found:
+        figures = read_figures(root, "evaluate", model)
         for evaluations in reversed(measured_evaluations(figures)):
             values = [figures.get(f"{key}@{evaluations}") for key in keys]
             shown = ["–" if value is None else number(value) for value in values]

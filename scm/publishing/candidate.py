@@ -14,7 +14,7 @@ from scm.params.project import Project
 from scm.publishing.entry import Entry
 from scm.results.fingerprint import inputs_of, made_by_stages
 from scm.results.provenance import licence_of
-from scm.results.reading import distance_ranges, measured_evaluations, metrics_path, read_numbers, read_run, run_path
+from scm.results.reading import distance_ranges, measured_evaluations, metrics_path, read_figures, read_run, run_path
 
 MEASURED_BY = ("evaluate.samples", "evaluate.seed", "evaluate.repeats", "evaluate.neighbours", "sampler.", "reference.")
 """Beginnings of the names of all parameters that a protocol follows from."""
@@ -54,7 +54,7 @@ def candidate_of(project: Project) -> Entry:
     if unknown:
         raise UserError(f"{lock} does not know {unknown[0]}: run `scm run`")
     # The figures, and the one that decides.
-    figures = read_numbers(metrics_file, finite=False)
+    figures = read_figures(root, "evaluate", model, finite=False)
     distances = distances_of(figures)
     evaluations = settings.evaluations or max(distances, default=0)
     if evaluations not in distances:

@@ -7,7 +7,7 @@ a method that was switched off leaves its old files behind.
 from dataclasses import dataclass
 from pathlib import Path
 
-from scm.base.documents import DAMAGED_RESULT, read_json
+from scm.base.documents import DAMAGED_RESULT
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.params.project import Project
@@ -15,7 +15,7 @@ from scm.presets.paper import METHOD
 from scm.report import data as report_data
 from scm.report.wording import DISTANCES, display_name, number, sampler_name
 from scm.results import reading
-from scm.results.reading import measured_evaluations, metrics_path, read_curve, read_numbers, read_run, run_path
+from scm.results.reading import measured_evaluations, metrics_path, read_curve, read_figures, read_run, run_path
 
 DRAWN = ("Training images", "drawn at random", "–")
 """First cells of a row of floors: as many draws with replacement from the training images as there are samples."""
@@ -162,14 +162,13 @@ def collect(project: Project) -> Findings:
         UserError: a file or a figure of a model in evaluate.models is missing, or evaluate.models lacks the teacher.
     """
     root, models = project.root, list(project.params.evaluate.models)
-    reference_file = metrics_path(root, "reference", None)
-    reference = read_numbers(reference_file)
     reference_run = run_path(root, "reference")
     extractor = read_run(reference_run)["params"].get("reference.extractor")
     if not isinstance(extractor, str):
         raise UserError(f"{reference_run}: params lacks reference.extractor: {DAMAGED_RESULT}")
     training_of = {model: "train_teacher" if model == TEACHER else "train_student" for model in models}
-    accuracy = _figure(reference, "held_out_accuracy", reference_file) if extractor == "classifier" else None
+    name = "held_out_accuracy"
+    accuracy = read_figures(root, "reference", None, name)[name] if extractor == "classifier" else None
     return Findings(
         root=root,
         preset=project.params.preset,
@@ -181,7 +180,7 @@ def collect(project: Project) -> Findings:
         held_out_accuracy=accuracy,
         training={model: read_curve(reading.curve_path(root, training_of[model], model), "images") for model in models},
         selection={model: read_curve(reading.curve_path(root, "select_ema", model)) for model in models},
-        choices={model: read_numbers(metrics_path(root, "select_ema", model), "fd") for model in models},
+        choices={model: read_figures(root, "select_ema", model, "fd") for model in models},
         runs=[read_run(run_path(root, name)) for name in reading.run_names(models)],
     )
 
@@ -257,7 +256,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
     """The table: models in the order of evaluate.models, each from its most evaluations to its fewest."""
     # Every ratio is one to the teacher's best distance, the one of its most evaluations.
     files = {model: metrics_path(root, "evaluate", model) for model in models}
-    metrics = {model: read_numbers(path) for model, path in files.items()}
+    metrics = {model: read_figures(root, "evaluate", model) for model in models}
     if TEACHER not in models:
         raise UserError("evaluate.models does not name the teacher, which the report compares with: add it")
     most = max(measured_evaluations(metrics[TEACHER]), default=0)
@@ -289,7 +288,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     accuracy=figures.get(f"accuracy@{evaluations}"),
                     speed=_figure(figures, f"images_per_second@{evaluations}", path),
                     unseen=unseen,
-                    nearest=None if unseen is None else _nearest(root, model, evaluations),
+                    nearest=None if unseen is None else reading.read_nearest(root, model, evaluations),
                 )
             )
         if not any(row.model == model for row in rows):
@@ -300,7 +299,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
 def _floors(root: Path, models: list[str]) -> Floors:
     """The floors, which are the same for all models, as their samples are equally many."""
     path = metrics_path(root, "evaluate", models[0])
-    figures = read_numbers(path)
+    figures = read_figures(root, "evaluate", models[0])
     unseen = _unseen(figures, path, "_floor")
     return Floors(_figure(figures, "fd_floor", path), unseen, figures.get("copies_expected"))
 
@@ -313,11 +312,6 @@ def _unseen(figures: dict[str, float], path: Path, end: str) -> Unseen | None:
     names = ("fd_held_out", "precision_held_out", "recall_held_out")
     distance, precision, recall = (_figure(figures, f"{name}{end}", path) for name in names)
     return Unseen(distance, precision, recall, copies)
-
-
-def _nearest(root: Path, model: str, evaluations: int) -> reading.Nearest:
-    path = reading.nearest_path(root, model, evaluations).with_suffix(".json")
-    return read_json(path, reading.Nearest)
 
 
 def _sampler(model: str, full: bool, guidance: float | None) -> str:

@@ -1,19 +1,20 @@
 """Paths and readers of the figures that stages leave under results/.
 
-The report and MLflow show the same files, so both read them here.
+The report and MLflow show the same files, so both read them here. A stage records its figures in its run file; those
+of FIRST_SIGHT are in a metrics file as well, which git keeps and DVC's tables show. `read_figures` reads both.
 """
 
 import csv
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from scm.base.documents import DAMAGED_RESULT, MISSING_RESULT, parse_json, read_json, read_text
-from scm.base.forms import Natural, Rule, at_least
+from scm.base.documents import DAMAGED_RESULT, MISSING_RESULT, is_there, parse_json, read_json, read_text
+from scm.base.forms import Natural, Rule, at_least, require
 from scm.base.project import TEACHER
 from scm.errors import UserError
 
@@ -24,7 +25,12 @@ METRICS = {
     **{"select_ema": "select-{}", "evaluate": "evaluate-{}"},
 }
 CURVES = {"train_teacher": "train-teacher", "train_student": "train-{}", "select_ema": "select-{}"}
-"""Names of the stages' metrics and curves; {} stands for the model. Other stages leave none."""
+"""Names of the stages' metrics and curves; {} stands for the model. Other stages leave none.
+
+Only `evaluate` writes metrics now. Earlier versions wrote all figures there, and none in the run files.
+"""
+FIRST_SIGHT = ("fd", "precision", "recall", "accuracy")
+"""The figures that DVC's tables show, at each number of network evaluations."""
 Parameter = str | int | float | bool | None
 Seconds = Annotated[float, at_least(0)]
 
@@ -37,6 +43,27 @@ def _is_moment(text: str) -> bool:
 
 
 Moment = Annotated[str, Rule(_is_moment, "is not a time (ISO 8601)")]
+_FIGURE = re.compile(r"[^@]+(?:@[1-9]\d{0,8})?", re.ASCII)
+Figures: Any = Annotated[
+    dict[str, float | None],
+    Rule(bool, "holds no figures"),
+    Rule(lambda figures: all(map(_FIGURE.fullmatch, figures)), "has a name that is not of the form fd or fd@2"),
+]
+"""Figures; a name ends in "@" and the number of network evaluations if the figure depends on it."""
+
+
+class NearestPair(TypedDict):
+    """A sample by its seed, and how far from its nearest training image it is, in the extractor's features."""
+
+    seed: Natural
+    distance: Annotated[float, at_least(0)]
+
+
+class Nearest(TypedDict):
+    """The pairs in a picture of nearest pairs, in order of distance, and up to where they are copies."""
+
+    threshold: Annotated[float, at_least(0)]
+    pairs: Annotated[list[NearestPair], Rule(bool, "has no pairs")]
 
 
 class Run(TypedDict):
@@ -64,15 +91,8 @@ class Run(TypedDict):
     protocol: NotRequired[str | None]
     health: NotRequired[list[str]]
     given: NotRequired[dict[str, dict[str, str]]]
-
-
-_FIGURE = re.compile(r"[^@]+(?:@[1-9]\d{0,8})?", re.ASCII)
-Figures: Any = Annotated[
-    dict[str, float | None],
-    Rule(bool, "holds no figures"),
-    Rule(lambda figures: all(map(_FIGURE.fullmatch, figures)), "has a name that is not of the form fd or fd@2"),
-]
-"""A metrics file; a name ends in "@" and the number of network evaluations if the figure depends on it."""
+    figures: NotRequired[Figures]
+    nearest: NotRequired[dict[str, Nearest]]
 
 
 def run_names(models: list[str]) -> list[str]:
@@ -107,38 +127,73 @@ def sample_path(root: Path, model: str, evaluations: int) -> Path:
 
 
 def nearest_path(root: Path, model: str, evaluations: int) -> Path:
-    """Picture of the samples of `model` that are nearest to a training image; a .json of that name describes it."""
+    """Picture of the samples of `model` that are nearest to a training image, which `read_nearest` describes."""
     return root / "results" / "samples" / model / f"nearest-{evaluations}.png"
 
 
-class NearestPair(TypedDict):
-    """A sample by its seed, and how far from its nearest training image it is, in the extractor's features."""
-
-    seed: Natural
-    distance: Annotated[float, at_least(0)]
-
-
-class Nearest(TypedDict):
-    """nearest-NFE.json, which the stage evaluate makes: pairs in order of distance, and up to where they are copies."""
-
-    threshold: Annotated[float, at_least(0)]
-    pairs: Annotated[list[NearestPair], Rule(bool, "has no pairs")]
+def read_nearest(root: Path, model: str, evaluations: int) -> Nearest:
+    """The pairs in the picture of nearest pairs."""
+    run_file, old_file = run_path(root, f"evaluate@{model}"), nearest_path(root, model, evaluations)
+    known = read_run(run_file).get("nearest")
+    if known is None:  # earlier versions had a file beside the picture
+        return read_json(old_file.with_suffix(".json"), Nearest)
+    if str(evaluations) not in known:
+        raise UserError(f"{run_file} lacks nearest.{evaluations}: {DAMAGED_RESULT}")
+    return known[str(evaluations)]
 
 
-def read_numbers(path: Path, *needed: str, finite: bool = True) -> dict[str, float]:
-    """Reads a metrics file, which must have the figures `needed`; a figure that is null is left out.
+def read_figures(root: Path, stage: str, item: str | None, *needed: str, finite: bool = True) -> dict[str, float]:
+    """All figures of a finished stage, wherever this version or an earlier one wrote them; null ones are left out.
+
+    Where the run file is missing, as in a checkout of git alone, they are those of the metrics file.
 
     Args:
+        stage: one in METRICS.
+        needed: names that must be among the figures.
         finite: False takes NaN, infinity, and null as NaN, so that the gate can refuse them by name.
+
+    Raises:
+        UserError: a file is missing or damaged, or the two files are of different evaluations, as after `git checkout`
+            without `dvc checkout`.
     """
-    text = read_text(path, MISSING_RESULT, DAMAGED_RESULT)
-    content = parse_json(text, Figures, str(path), DAMAGED_RESULT, finite=finite)
+    run_file = run_path(root, stage if item is None else f"{stage}@{item}")
+    recorded = read_run(run_file).get("figures") if is_there(run_file) else None
+    metrics_file = metrics_path(root, stage, item)
+    if recorded is None:
+        return read_numbers(metrics_file, *needed, finite=finite)
+    figures = _numbers(recorded, run_file, needed, finite)
+    if stage == "evaluate" and read_numbers(metrics_file, finite=finite) != first_sight(figures):
+        remedy = "run `dvc checkout` if git has changed the files, else `dvc repro`"
+        raise UserError(f"{metrics_file} and {run_file} are of different evaluations: {remedy}")
+    return figures
+
+
+def read_numbers(metrics_file: Path, *needed: str, finite: bool = True) -> dict[str, float]:
+    """The figures in a metrics file, which are under the model's name unless an earlier version wrote them."""
+    text = read_text(metrics_file, MISSING_RESULT, DAMAGED_RESULT)
+    content = parse_json(text, dict[str, Any], str(metrics_file), DAMAGED_RESULT, finite=finite)
+    below = list(content.values())
+    figures = below[0] if len(below) == 1 and isinstance(below[0], dict) else content
+    return _numbers(require(figures, Figures, str(metrics_file), DAMAGED_RESULT), metrics_file, needed, finite)
+
+
+def _numbers(content: Mapping[str, float | None], path: Path, needed: Sequence[str], finite: bool) -> dict[str, float]:
     if not finite:
         content = {name: math.nan if value is None else value for name, value in content.items()}
     figures = {name: value for name, value in content.items() if value is not None}
     if lacking := [name for name in needed if name not in figures]:
         raise UserError(f"{path} lacks {', '.join(lacking)}: {DAMAGED_RESULT}")
     return figures
+
+
+def first_sight(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures of FIRST_SIGHT, in the order in which DVC shows them.
+
+    >>> first_sight({"kid@2": 0.1, "recall@2": 0.9, "fd@2": 5.3, "fd@1": 7.6})
+    {'fd@1': 7.6, 'fd@2': 5.3, 'recall@2': 0.9}
+    """
+    names = (f"{name}@{evaluations}" for name in FIRST_SIGHT for evaluations in measured_evaluations(figures))
+    return {name: figures[name] for name in names if name in figures}
 
 
 def read_run(path: Path) -> Run:

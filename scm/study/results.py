@@ -12,7 +12,7 @@ from scm.base.tables import escape, markdown_table
 from scm.charts.axes import IMAGES, Line, places
 from scm.charts.panels import Bars, Level, Panel, colour
 from scm.report.wording import display_name
-from scm.results.reading import curve_path, measured_evaluations, metrics_path, progress_path, read_curve, read_numbers
+from scm.results.reading import curve_path, measured_evaluations, progress_path, read_curve, read_figures
 from scm.study import experiments
 from scm.study.experiments import Experiment
 from scm.study.variants import MOST, Figure, Study, Variant, number, value_of
@@ -63,7 +63,7 @@ def _read(root: Path, variant: Variant, experiment: Experiment, current: bool) -
     with experiments.unpacked(root, experiment) as folder:
         metrics, progress, training = {}, {}, {}
         for model in variant.models:
-            metrics[model] = read_numbers(metrics_path(folder, "evaluate", model))
+            metrics[model] = read_figures(folder, "evaluate", model)
             progress[model] = read_curve(progress_path(folder, model), "images")
             stage = "train_teacher" if model == TEACHER else "train_student"
             training[model] = read_curve(curve_path(folder, stage, model), "images")

@@ -31,15 +31,14 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
         started=started, ended=max(started, ended),  # the clock may have been set back
     )  # fmt: skip
     if stage in reading.METRICS:
-        metrics_file = reading.metrics_path(root, stage, item)
-        record.metrics = reading.read_numbers(metrics_file)
-        record.artifacts.append(metrics_file)
+        record.metrics = reading.read_figures(root, stage, item)
     if stage in reading.CURVES:
         curve_file = reading.curve_path(root, stage, item)
         rows = reading.read_curve(curve_file, *(("images", "time") if stage.startswith("train") else ()))
         record.series = rows if stage.startswith("train") else []
         record.artifacts.append(curve_file)
     if stage == "evaluate":
+        record.artifacts.append(reading.metrics_path(root, stage, item))
         record.params = {**run["chain"], **record.params}
         _add_grids(record, root)
     return record

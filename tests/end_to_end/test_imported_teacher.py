@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from scm.results.reading import read_figures
 from tests.end_to_end.conftest import Run, copy_project, due, run_stages, runner
 from tests.support import originals
 
@@ -72,7 +73,7 @@ def test_the_pipeline_goes_on_from_the_imported_teacher(project, run, scm, tmp_p
     run_stages(project, *further)
     assert json.loads(run("dvc", "status", "--json").stdout or "{}") == {}
     assert stages(run("scm", "run").stdout) == set()
-    choice = json.loads((project / "results/metrics/select-teacher.json").read_text())
+    choice = read_figures(project, "select_ema", "teacher")
     assert choice["sigma_rel"] == 0.075 and "imported" not in choice
     chain = json.loads((project / "results/runs/evaluate@scd.json").read_text())["chain"]
     assert chain["imported.file"] == "t-0000131-0.075.pkl" and chain["network.c_noise"] == "log_sigma"
@@ -95,7 +96,7 @@ def test_another_import_takes_its_place(project, run, scm, tmp_path):
     scm("import-teacher", str(of_unknown_length(tmp_path / "cond-vp.pkl")))
     assert due(project)[0] == SELECT
     run_stages(project, SELECT)
-    assert "sigma_rel" not in json.loads((project / "results/metrics/select-teacher.json").read_text())
+    assert "sigma_rel" not in read_figures(project, "select_ema", "teacher")
     run_stages(project, "train_student@scd", "evaluate@teacher")
     assert set(due(project)) == {"select_ema@scd", "evaluate@scd", "report"}
     scm("import-teacher", str(teacher(tmp_path / "t-0000131-0.075.pkl", 1.0)))

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from scm.base import weights
+from scm.results.reading import read_figures
 from tests.end_to_end.conftest import due, environment, make_project, run_stage, run_stages, scm_here
 
 pytestmark = pytest.mark.slow
@@ -79,13 +80,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_is_trained_in_latents_and_shown_in_pixels(project):
-    encoded = json.loads((project / "results/metrics/encode.json").read_text())
+    encoded = read_figures(project, "encode", None)
     assert encoded["images"] == 2 * EACH and encoded["psnr"] > 0 and {"mean_3", "std_3"} <= encoded.keys()
     header = json.loads((project / "data/codec/header.json").read_text())
     assert header["shape"] == [4, SIDE // 8, SIDE // 8]
     for model in ("teacher", "scd"):
         assert weights.read_header(project / f"models/{model}/model.safetensors")["codec"] == header
-        figures = json.loads((project / f"results/metrics/evaluate-{model}.json").read_text())
+        figures = read_figures(project, "evaluate", model)
         assert all(np.isfinite(value) for value in figures.values()) and "fd@2" in figures
     with Image.open(project / "results/samples/scd/nfe-2.png") as grid:
         assert grid.mode == "RGB" and grid.width >= 2 * SIDE

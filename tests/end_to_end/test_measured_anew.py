@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from scm.base.files import sha256
+from scm.results.reading import read_figures
 from tests.end_to_end.conftest import copy_project, edit, environment, run_in_two, run_stage, run_stages, runner
 
 pytestmark = pytest.mark.slow
@@ -60,9 +61,9 @@ def test_another_extractor_trains_nothing(measured: Path):
 
 
 def test_its_figures_have_no_classifier_in_them(measured: Path):
-    metrics = json.loads((measured / "results/metrics/reference.json").read_text())
+    metrics = read_figures(measured, "reference", None)
     assert metrics.keys() == {"features", "images", "held_out"} and metrics["features"] == 96
-    figures = json.loads((measured / "results/metrics/evaluate-scd.json").read_text())
+    figures = read_figures(measured, "evaluate", "scd")
     assert "fd@2" in figures and "accuracy@2" not in figures
     assert all(np.isfinite(value) for value in figures.values())
     header = json.loads((measured / "data/reference/header.json").read_text())
@@ -97,7 +98,7 @@ def test_statistics_of_other_people_take_the_place_of_ones_own(measured: Path, r
     edit(folder, "reference.statistics_sha256", sha256(folder / "theirs.npz"))
     run_stage(folder, "stages.reference")
     run_stage(folder, "stages.evaluate", "scd")
-    ours, theirs = (json.loads((f / "results/metrics/evaluate-scd.json").read_text()) for f in (measured, folder))
+    ours, theirs = (read_figures(place, "evaluate", "scd") for place in (measured, folder))
     assert theirs["fd@2"] == pytest.approx(ours["fd@2"], rel=1e-6)
     assert theirs["precision@2"] == ours["precision@2"]
     edit(folder, "reference.statistics_sha256", "0" * 64)

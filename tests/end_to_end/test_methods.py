@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from scm.results.reading import read_figures
 from tests.end_to_end.conftest import Run, copy_project, due, edit, run_stages, runner, scm_here
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def run(project: Path) -> Run:
 
 
 def metrics(project: Path, model: str) -> dict[str, float]:
-    return json.loads((project / f"results/metrics/evaluate-{model}.json").read_text())
+    return read_figures(project, "evaluate", model)
 
 
 def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
@@ -139,7 +140,7 @@ def test_another_guidance_scale_retrains_nobody(project, run):
     assert lines[0] == "sigma_rel,guidance,samples,fd,noise" and scales[:3] == ("1.0", "1.3", "1.7")
     assert set(scales[3:]) < set(scales[:3]) and samples == ("32",) * 3 + (str(params["select"]["samples"]),) * 2
     chosen = json.loads((project / "models/teacher/sampling.json").read_text())
-    scale = json.loads((project / "results/metrics/select-teacher.json").read_text())["guidance"]
+    scale = read_figures(project, "select_ema", "teacher")["guidance"]
     assert chosen == {"6": {"guidance_scale": scale}}
     stale = json.loads(run("dvc", "status", "--json").stdout)
     assert "evaluate@teacher" in stale and not [stage for stage in stale if stage.startswith("train")]

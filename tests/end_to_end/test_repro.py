@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from scm.results.reading import read_figures
 from tests.end_to_end.conftest import Run, copy_project, edit, environment, run_in_two, run_stage, scm_here
 
 pytestmark = pytest.mark.slow
 
 MODELS = ("teacher", "scd", "sct")
+STEPS = {"teacher": (2, 35), "scd": (1, 2), "sct": (1, 2)}
 STAGES = [
     "prepare", "encode", "reference", "train_teacher", "train_student@scd", "train_student@sct",
     *(f"select_ema@{model}" for model in MODELS), *(f"evaluate@{model}" for model in MODELS), "report",
@@ -64,13 +66,20 @@ def test_everything_ran_and_nothing_is_left_to_do(project, run):
 
 def test_the_figures_are_dvc_metrics(project, run):
     shown = json.loads(run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
-    teacher = shown["results/metrics/evaluate-teacher.json"]["data"]
-    student = shown["results/metrics/evaluate-scd.json"]["data"]
-    names = ("fd", "kid", "precision", "recall", "accuracy", "images_per_second")
-    assert {"sigma_rel", *(f"{name}@{nfe}" for name in names for nfe in (2, 35))} <= teacher.keys()
-    assert {"sigma_rel", "t_mid@2", *(f"{name}@{nfe}" for name in names for nfe in (1, 2))} <= student.keys()
+    names = ("fd", "precision", "recall", "accuracy")
+    columns = {model: [f"{name}@{nfe}" for name in names for nfe in steps] for model, steps in STEPS.items()}
+    assert [shown[f"results/metrics/evaluate-{model}.json"]["data"] for model in MODELS] == [
+        {model: {name: pytest.approx(read_figures(project, "evaluate", model)[name]) for name in columns[model]}}
+        for model in MODELS
+    ]
+    teacher, student = (read_figures(project, "evaluate", model) for model in ("teacher", "scd"))
+    assert {
+        "sigma_rel",
+        *(f"{name}@{nfe}" for name in ("kid", "images_per_second") for nfe in (2, 35)),
+    } <= teacher.keys()
+    assert {"sigma_rel", "t_mid@2", "kid@1", "images_per_second@2"} <= student.keys()
     assert teacher["fd@35"] < teacher["fd@2"]
-    choice = shown["results/metrics/select-scd.json"]["data"]
+    choice = read_figures(project, "select_ema", "scd")
     curve = (project / "results/curves/select-scd.csv").read_text().splitlines()
     rows = list(csv.DictReader(curve))
     assert [row["steps"] for row in rows] == ["2"] * 2 * 2 + ["1"]
@@ -90,7 +99,6 @@ def test_the_grids_show_the_same_classes_for_every_model(project):
     assert len(sizes) == 1
     for model, evaluations in (("teacher", (2, 35)), ("sct", (1, 2))):
         expected = {f"{name}-{nfe}.png" for name in ("nfe", "nearest") for nfe in evaluations}
-        expected |= {f"nearest-{nfe}.json" for nfe in evaluations}
         assert {path.name for path in (project / "results/samples" / model).iterdir()} == expected
 
 
@@ -310,7 +318,7 @@ def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_pat
         assert lines and len(lines) == len(set(lines)), "each is said once"
     for name in same:
         assert (folder / name).read_bytes() == (project / name).read_bytes()
-    found, before = (json.loads((root / "results/metrics/evaluate-scd.json").read_text()) for root in (folder, project))
+    found, before = (read_figures(root, "evaluate", "scd") for root in (folder, project))
     assert found["fd_0@2"] == pytest.approx(before["fd@2"], rel=1e-9) and found["fd_1@2"] != found["fd_0@2"]
     assert found["fd@2"] == min(found["fd_0@2"], found["fd_1@2"])
     for name in ("nfe-1.png", "nfe-2.png"):

@@ -22,7 +22,7 @@ from scm.product.packaging import package
 from scm.publishing.candidate import model_files
 from scm.publishing.entry import champion_in
 from scm.results.fingerprint import inputs_of
-from scm.results.reading import read_curve
+from scm.results.reading import read_curve, read_figures
 from scm.tracking import sending, store
 from scm.tracking.registry import CHAMPION, Registry
 from scm.tracking.sync import record_of, sync
@@ -153,7 +153,7 @@ def test_a_stage_ends_well_where_its_files_cannot_be_kept_and_they_are_sent_late
         experiment = client.get_experiment_by_name(fault)
         assert experiment is not None
         (run,) = client.search_runs([experiment.experiment_id])
-        figures = json.loads((project / "results/metrics/encode.json").read_text())
+        figures = read_figures(project, "encode", None)
         assert run.data.metrics == figures and run.info.status == "FINISHED"
         code, said = scm_sync(project, server_on_disk, **own)
         *named, last = said.splitlines()

@@ -1,7 +1,6 @@
 """Stage evaluate: what an interrupted evaluation has drawn and measured is not drawn again, and changes no figure."""
 
 import functools
-import json
 import os
 import signal
 import subprocess
@@ -16,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from scm.base import weights
-from scm.base.documents import read_json
 from scm.base.files import write_json
+from scm.base.forms import require
 from scm.data.latents.autoencoders import save_codec
 from scm.data.latents.codec import plain_header
 from scm.generation.generate import batches
@@ -60,7 +59,11 @@ def stage_in(folder: Path) -> Stage:
 
 
 def evaluated(folder: Path, drawn: Callable[[int, int, int], None]) -> dict[str, float]:
-    """The metrics of a run that takes a quarter of a second for each batch.
+    return recorded(folder, drawn)["figures"]
+
+
+def recorded(folder: Path, drawn: Callable[[int, int, int], None]) -> dict[str, Any]:
+    """What the run file records of a run that takes a quarter of a second for each batch.
 
     Args:
         drawn: is told evaluations, first seed and row of each batch when it has been drawn.
@@ -74,8 +77,9 @@ def evaluated(folder: Path, drawn: Callable[[int, int, int], None]) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "batches", timed)
         patch.setattr(evaluate, "load_reference", lambda *_: reference())
-        evaluate.run(stage_in(folder))
-    return json.loads((folder / "results/metrics/evaluate-scd.json").read_text())
+        stage = stage_in(folder)
+        evaluate.run(stage)
+    return stage.extra
 
 
 def test_an_evaluation_goes_on_after_kill_9_with_the_same_figures(tmp_path):
@@ -109,11 +113,12 @@ def test_the_nearest_pairs_are_kept_as_a_picture(tmp_path, monkeypatch):
     measured_by = reference_of_stripes(held_out=True)
     assert measured_by.held_out is not None
     monkeypatch.setattr(sys.modules[__name__], "reference", lambda: measured_by)
-    figures = evaluated(tmp_path, lambda *batch: None)
+    found = recorded(tmp_path, lambda *batch: None)
+    figures = found["figures"]
     assert {"fd_floor", "fd_held_out_floor", "copies_expected", "copies@1", "fd_held_out_2@2"} <= figures.keys()
     folder = tmp_path / "results/samples/scd"
     for nfe in (1, 2):
-        told = read_json(folder / f"nearest-{nfe}.json", Nearest)
+        told = require(found["nearest"][str(nfe)], Nearest, "nearest", "")
         distances = [pair["distance"] for pair in told["pairs"]]
         assert len(distances) == 10 and distances == sorted(distances)
         assert told["threshold"] == measured_by.held_out.threshold

@@ -53,15 +53,21 @@ def settings(**data):
 
 def run(root, **data):
     """Runs the stage's work in this process; returns its index and data.json."""
-    project = Project(root, params_with(settings(**data)))
-    prepare.run(Stage("prepare", None, project, Inputs({}, {}, "0" * 64), root / ".work"))
+    return run_and_figures(root, **data)[:2]
+
+
+def run_and_figures(root, **data):
+    stage = Stage(
+        "prepare", None, Project(root, params_with(settings(**data))), Inputs({}, {}, "0" * 64), root / ".work"
+    )
+    prepare.run(stage)
     summary = json.loads((root / "results/samples/prepare/data.json").read_text())
-    return read_index(root / "data/shards"), summary
+    return read_index(root / "data/shards"), summary, stage.extra["figures"]
 
 
 def test_a_folder_of_images(tmp_path, capsys):
     make(tmp_path / "data/raw", IMAGES)
-    index, summary = run(
+    index, summary, figures = run_and_figures(
         tmp_path, source="folder", resolution=16, channels=3, on_bad_image="skip", max_pixels=8192, shard_images=2
     )
     assert index["class_counts"] == [2, 1, 1] and index["classes"] == ["blue", "green", "red"]
@@ -91,8 +97,7 @@ def test_a_folder_of_images(tmp_path, capsys):
             {"file": "red/2.png", "reason": "the file is empty"},
         ],
     }
-    metrics = json.loads((tmp_path / "results/metrics/prepare.json").read_text())
-    assert metrics == {"images": 4, "classes": 3, "skipped": 3}
+    assert figures == {"images": 4, "classes": 3, "skipped": 3}
     reasons = "1 x not an image file; 1 x not a readable image; 1 x the file is empty"
     assert f"7 files: 4 images taken, in 3 shards; 3 left out ({reasons})\n" in capsys.readouterr().out
     lines = (tmp_path / "results/samples/prepare/skipped.jsonl").read_text().splitlines()
