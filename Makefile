@@ -6,7 +6,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test long campaign lint ui clean always
+.PHONY: help repro test long campaign lint ui exps clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
@@ -15,6 +15,7 @@ help:
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make ui      MLflow on http://127.0.0.1:5000"
+	@echo "make exps    experiments: their Frechet distances, and the parameters in which they differ"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
 	@echo "PYTHON=...   the interpreter for .venv, 3.11 or later (default: python3)"
 	@echo "EXTRAS=...   optional parts to install as well: latents, dinov2, s3, gs, server, triton; several with commas"
@@ -43,6 +44,10 @@ lint: .venv/.dev
 
 ui: .venv/.run
 	$(BIN)/scm ui
+
+# `dvc exp show` has a column for each figure, parameter and dependency, and DVC has no setting to choose among them.
+exps: .venv/.run
+	$(BIN)/dvc exp show --only-changed --keep '.*[.]fd@' --drop '.*[.](precision|recall|accuracy)@' --drop '.*/' $(ARGS)
 
 # Only what git ignores, and of that only what can be made again: metrics, dvc.lock, mlflow.db and data/raw stay.
 clean:

@@ -1,4 +1,4 @@
-"""Writes the report on results/: one page of tables, pictures and curves, as HTML and as Markdown; and DVC's plot of all models."""
+"""Writes the report on results/, one page as HTML and as Markdown, and DVC's plot of all models."""
 
 from scm.base.files import write_text
 from scm.params.project import Project

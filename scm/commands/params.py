@@ -1,4 +1,4 @@
-"""`scm params`: checks or prints the parameters."""
+"""`scm params`: checks or prints the parameters, and gives params.yaml its comments and layout again."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ DEFAULT = "default: the project's params.yaml"
 
 def add(commands: argparse._SubParsersAction) -> None:
     examples = ("scm params check", "scm params show student")
-    group = command(commands, "params", None, "check or show params.yaml", *examples)
+    group = command(commands, "params", None, "check, show or tidy params.yaml", *examples)
     actions = group.add_subparsers(metavar="ACTION", required=True)
     examples = ("scm params check", "scm params check other.yaml")
     check = command(actions, "check", _check, "check that params.yaml is valid", *examples)
@@ -20,6 +20,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     show = command(actions, "show", _show, "print the values, one per line", *examples)
     show.add_argument("key", nargs="?", default="", help="print only this key and the keys below it")
     show.add_argument("--file", type=Path, help=DEFAULT)
+    about = "give params.yaml the comments and the layout of git's version, after DVC has written it; the values stay"
+    tidy = command(actions, "tidy", _tidy, about, "dvc exp apply NAME; scm params tidy", "scm params tidy --of HEAD~3")
+    tidy.add_argument("--of", default="HEAD", metavar="REV", help="the commit whose layout it takes (default: HEAD)")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -46,6 +49,28 @@ def _show(options: argparse.Namespace) -> int:
         raise UserError(f"{path}: {options.key}: no such key; `scm params show` prints them all")
     for key, value in chosen.items():
         print(f"{key}: {_as_yaml(value)}")
+    return 0
+
+
+def _tidy(options: argparse.Namespace) -> int:
+    from scm.base.files import write_text
+    from scm.base.project import find_root
+    from scm.base.yaml_files import parse_mapping, read_text
+    from scm.params import validate
+    from scm.pipeline.dvc_command import git
+    from scm.presets.changes import changes
+    from scm.presets.editing import laid_out
+    from scm.presets.overlays import RESTORE
+
+    path = find_root() / "params.yaml"
+    text, name = read_text(path, RESTORE), f"{options.of}:./{path.name}"
+    values, layout = parse_mapping(text, str(path)), git(path.parent, "show", "--end-of-options", name).stdout
+    validate(values, str(path))
+    tidied = laid_out(layout, values, name)
+    if tidied != text:
+        write_text(path, tidied)
+    told = changes(parse_mapping(layout, name), values)
+    print(*told, f"{path}: laid out as in {options.of}; values that differ from it: {len(told)}", sep="\n")
     return 0
 
 

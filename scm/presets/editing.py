@@ -1,5 +1,6 @@
 """Writes values into a user's params.yaml and leaves its comments and layout as they are."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,37 @@ def write_tree(params_file: Path, tree: CommentedMap, target: Mapping[str, Any],
     if told:
         write_text(params_file, text)
     return told
+
+
+def laid_out(layout: str, values: Mapping[str, Any], source: str) -> str:
+    """The text of a parameter file with these values, and with the comments and the layout of another one.
+
+    DVC's own writing keeps neither: null becomes nothing, lists take several lines, long lines are folded. A layout in
+    which an alias ties two keys together could not say different things of them; the text then has no comments.
+
+    Args:
+        layout: the other file's text, which errors call `source`.
+        values: plain.
+    """
+    tree = parse_for_editing(layout, source)
+    own = json.loads(json.dumps(values))  # no two keys share a list, which YAML would write with an anchor
+    if _tied(tree):
+        return render(own)
+    _edit(tree, own)
+    return render(tree)
+
+
+def _tied(tree: CommentedMap) -> bool:
+    """True if two keys share a mapping or a list."""
+    seen, waiting = set[int](), list[Any]([tree])
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            return True
+        if isinstance(node, CommentedMap | CommentedSeq):
+            seen.add(id(node))
+            waiting += node.values() if isinstance(node, CommentedMap) else node
+    return False
 
 
 def plain(tree: Mapping[str, Any]) -> dict[str, Any]:

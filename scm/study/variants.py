@@ -28,10 +28,11 @@ from scm.base.count import SUFFIXES, Count
 from scm.base.forms import shown
 from scm.base.project import TEACHER
 from scm.base.sections import Section, Text
-from scm.base.yaml_files import parse_mapping, read_mapping, read_text, render
+from scm.base.yaml_files import parse_mapping, read_mapping, read_text
 from scm.errors import UserError
 from scm.methods import MethodName
 from scm.params import USERS_SECTIONS, flatten, validate
+from scm.presets.editing import laid_out
 from scm.presets.overlays import RESTORE, laid_over, named_file, names_in
 from scm.study.experiments import sources
 
@@ -180,11 +181,12 @@ def read(root: Path, name: str) -> Study:
     return Study(name, study.title, study.paper, study.figure, variants)
 
 
-def write(values: Mapping[str, Any]) -> str:
-    """The text of a parameter file with these values, without comments."""
-    plain = json.dumps(values)
-    text = render(json.loads(plain))  # no two keys share a list, which YAML would write with an anchor
-    assert json.dumps(parse_mapping(text, "params.yaml")) == plain
+def write(root: Path, values: Mapping[str, Any]) -> str:
+    """The project's params.yaml with these values instead, which `dvc exp apply` will put in its place."""
+    path = root / "params.yaml"
+    text = laid_out(read_text(path, RESTORE), values, str(path))
+    written = parse_mapping(text, str(path))
+    assert written == values and list(written["student"]["methods"]) == list(values["student"]["methods"])
     return text
 
 

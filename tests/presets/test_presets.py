@@ -1,10 +1,12 @@
 """Presets: what they hold, and that applying one changes the values and nothing else of params.yaml."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from scm import cli
 from scm.errors import UserError
 from scm.params import METHODS, dump, flatten, load
 from scm.presets import apply, table
@@ -322,3 +324,30 @@ def test_parts_are_shown_but_not_applied(project):
         apply.show(project, "base/image")
     with pytest.raises(UserError, match=r"no preset base/\.\./digits in .*: "):
         apply.show(project, "base/../digits")
+
+
+def test_what_dvc_writes_gets_its_comments_and_layout_back(project, monkeypatch, capsys):
+    from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` does
+
+    path, changed = project / "params.yaml", ("student.scd.images=160Ki", "select.t_mid=[0.5,0.7]", "runtime.threads=2")
+    before = path.read_text(encoding="utf-8").splitlines()
+    for command in (("init", "-q"), ("add", "params.yaml"), ("commit", "-qm", "x")):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=project, check=True)
+    monkeypatch.chdir(project)
+    apply_overrides(path, list(changed))
+    values = dump(load(path))
+    after = path.read_text(encoding="utf-8").splitlines()
+    assert len(set(before) - set(after)) > len(changed)
+    assert cli.main(["params", "tidy"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "student.scd.images: 192Ki -> 160Ki",
+        "select.t_mid: [0.4, 0.6, 0.8, 1.1] -> [0.5, 0.7]",
+        "runtime.threads: null -> 2",
+        f"{path}: laid out as in HEAD; values that differ from it: 3",
+    ]
+    after = path.read_text(encoding="utf-8").splitlines()
+    assert dump(load(path)) == values and len(before) == len(after)
+    assert [line.split(":")[0].strip() for line in after if line not in before] == ["scd", "t_mid", "threads"]
+    assert cli.main(["params", "tidy", "--of", "nothing"]) == 1
+    assert "`git show --end-of-options nothing:./params.yaml` in" in capsys.readouterr().err

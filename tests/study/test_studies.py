@@ -175,7 +175,7 @@ def test_parameters_are_written_plainly(project):
         "1.0e-4, dropout: 0.0, p_mean: -0.8, p_std: 1.6, updates: 1}}}\nvariants: {one: {mlflow: {enabled: false}}}\n"
     )  # fmt: skip
     values = made.variants[0].values
-    again = parse_mapping(variants.write(values), "params.yaml")
+    again = parse_mapping(variants.write(project, values), "params.yaml")
     assert again == values
     assert list(again["student"]["methods"]) == ["vsd", "scd"]
 
@@ -187,11 +187,11 @@ def test_anchors_of_the_parameters_do_not_tie_values_together(project):
     tied = re.sub(r"  scd: \{.*\}", f"  scd: &scd {block}", text)
     params_file.write_text(re.sub(r"  sct: \{.*\}", "  sct: *scd", tied), encoding="utf-8")
     made = study(project, "variants: {one: {student: {sct: {images: 96Ki}}}, two: {}}\n")
-    written = variants.write(made.variants[0].values)
+    written = variants.write(project, made.variants[0].values)
     scd, sct = (parse_mapping(written, "params.yaml")["student"][method] for method in ("scd", "sct"))
     assert (scd["images"], sct["images"]) == ("128Ki", "96Ki")
     assert scd["optimizer"]["betas"] == sct["optimizer"]["betas"] == [0.9, 0.99]
-    assert not re.search(r"[&*]\w", variants.write(made.variants[1].values))
+    assert not re.search(r"[&*]\w", variants.write(project, made.variants[1].values))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_every_shipped_study_works_with_every_preset(project, preset):
                 variants.read(project, name)
         else:
             read[name] = variants.read(project, name)
-    assert variants.write(read["parts"].variants[-1].values)
+    assert variants.write(project, read["parts"].variants[-1].values)
 
 
 def test_a_mean_is_over_a_parameter_of_all_variants(project):
