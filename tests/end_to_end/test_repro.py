@@ -85,9 +85,11 @@ def test_the_figures_are_dvc_metrics(project, run):
     assert [row["steps"] for row in rows] == ["2"] * 2 * 2 + ["1"]
     assert choice["fd"] == min(float(row["fd"]) for row in rows[:4]) and choice["fd_1step"] == float(rows[4]["fd"])
     plots = json.loads(run("dvc", "plots", "show", "--json").stdout)["data"]
-    encoding = plots["results/curves/train-scd.csv"][0]["content"]["encoding"]
-    assert (encoding["x"]["field"], encoding["y"]["field"]) == ("images", "tangent_norm")
-    assert "results/curves/select-teacher.csv" in plots
+    shown = [each.get("calculate") for each in plots["results/curves/train-scd.csv"][0]["content"]["transform"]]
+    assert shown[:2] == ["toNumber(datum['images'])", "toNumber(datum['sample_fd'])"]
+    assert {"results/plots/progress.csv", "results/curves/select-teacher.csv"} < plots.keys()
+    grids = {path for path in plots if path.endswith(".png")}
+    assert {f"results/samples/{model}/nfe-{nfe}.png" for model in MODELS for nfe in STEPS[model]} < grids
 
 
 def test_the_grids_show_the_same_classes_for_every_model(project):
