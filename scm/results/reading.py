@@ -44,7 +44,7 @@ def _is_moment(text: str) -> bool:
 
 Moment = Annotated[str, Rule(_is_moment, "is not a time (ISO 8601)")]
 _FIGURE = re.compile(r"[^@]+(?:@[1-9]\d{0,8})?", re.ASCII)
-Figures: Any = Annotated[
+Figures = Annotated[
     dict[str, float | None],
     Rule(bool, "holds no figures"),
     Rule(lambda figures: all(map(_FIGURE.fullmatch, figures)), "has a name that is not of the form fd or fd@2"),
@@ -157,12 +157,15 @@ def read_figures(root: Path, stage: str, item: str | None, *needed: str, finite:
             without `dvc checkout`.
     """
     run_file = run_path(root, stage if item is None else f"{stage}@{item}")
-    recorded = read_run(run_file).get("figures") if is_there(run_file) else None
-    metrics_file = metrics_path(root, stage, item)
+    run = read_run(run_file) if is_there(run_file) else None
+    recorded, metrics_file = run.get("figures") if run else None, metrics_path(root, stage, item)
     if recorded is None:
-        return read_numbers(metrics_file, *needed, finite=finite)
-    figures = _numbers(recorded, run_file, needed, finite)
-    if stage == "evaluate" and read_numbers(metrics_file, finite=finite) != first_sight(figures):
+        figures = read_numbers(metrics_file, *needed, finite=finite)
+        alike = run is None or figures != first_sight(figures)  # an earlier version wrote further ones
+    else:
+        figures = _numbers(recorded, run_file, needed, finite)
+        alike = stage != "evaluate" or read_numbers(metrics_file, finite=finite) == first_sight(figures)
+    if not alike:
         remedy = "run `dvc checkout` if git has changed the files, else `dvc repro`"
         raise UserError(f"{metrics_file} and {run_file} are of different evaluations: {remedy}")
     return figures
@@ -174,7 +177,8 @@ def read_numbers(metrics_file: Path, *needed: str, finite: bool = True) -> dict[
     content = parse_json(text, dict[str, Any], str(metrics_file), DAMAGED_RESULT, finite=finite)
     below = list(content.values())
     figures = below[0] if len(below) == 1 and isinstance(below[0], dict) else content
-    return _numbers(require(figures, Figures, str(metrics_file), DAMAGED_RESULT), metrics_file, needed, finite)
+    form: Any = Figures
+    return _numbers(require(figures, form, str(metrics_file), DAMAGED_RESULT), metrics_file, needed, finite)
 
 
 def _numbers(content: Mapping[str, float | None], path: Path, needed: Sequence[str], finite: bool) -> dict[str, float]:

@@ -113,6 +113,12 @@ def test_two_files_of_different_evaluations_are_refused(results: Path) -> None:
     change_run(results, "evaluate@scd", figures={**ALL, "recall@2": 0.3})
     with pytest.raises(UserError, match=r"evaluate-scd\.json and .*different evaluations: run `dvc checkout`"):
         read_figures(results, "evaluate", "scd")
+    path = run_path(results, "evaluate@scd")  # now as of an earlier version
+    run = json.loads(path.read_text())
+    del run["figures"]
+    path.write_text(json.dumps(run))
+    with pytest.raises(UserError, match="different evaluations"):
+        read_figures(results, "evaluate", "scd")
 
 
 def test_nearest_pairs_are_in_the_run_file_or_where_earlier_versions_wrote_them(results: Path) -> None:
