@@ -180,6 +180,14 @@ def test_parameters_are_written_plainly(project):
     assert list(again["student"]["methods"]) == ["vsd", "scd"]
 
 
+def test_a_variants_file_keeps_the_comments_and_the_layout(project):
+    before = (project / "params.yaml").read_text(encoding="utf-8").splitlines()
+    written = variants.write(project, study(project, "variants: {one: {seed: 3}}\n").variants[0].values).splitlines()
+    changed = [line for line in written if line not in before]
+    assert len(written) == len(before) and changed[0].startswith("seed: 3 ")
+    assert all(line.startswith("  models: ") for line in changed[1:])
+
+
 def test_anchors_of_the_parameters_do_not_tie_values_together(project):
     params_file = project / "params.yaml"
     text = params_file.read_text(encoding="utf-8")
