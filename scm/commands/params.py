@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     show.add_argument("key", nargs="?", default="", help="print only this key and the keys below it")
     show.add_argument("--file", type=Path, help=DEFAULT)
     about = "give params.yaml the comments and the layout of git's version, after DVC has written it; the values stay"
-    tidy = command(actions, "tidy", _tidy, about, "dvc exp apply NAME; scm params tidy", "scm params tidy --of HEAD~3")
+    tidy = command(actions, "tidy", _tidy, about, "scm params tidy", "scm params tidy --of HEAD~3")
     tidy.add_argument("--of", default="HEAD", metavar="REV", help="the commit whose layout it takes (default: HEAD)")
 
 
