@@ -9,15 +9,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from scm.evaluation.frechet import FEWEST_SAMPLES
+from scm.base.noise import jackknife
 from scm.generation.trained import Choice
 
 Figures = dict[str, float]
-BLOCKS = 8
-"""Blocks of samples that are left out in turn."""
 DEVIATIONS = 2.0
 """A candidate is within the noise if it is no further behind the best one than so many standard errors."""
 
@@ -62,29 +57,13 @@ def _finite(row: Figures) -> float:
     return row["fd"] if math.isfinite(row["fd"]) else math.inf
 
 
-def blocks_of(count: int) -> int:
-    """The number of blocks of `count` samples, so that those outside one of them have a distance."""
-    return min(BLOCKS, count) if count > FEWEST_SAMPLES else 0
-
-
-def without_blocks(count: int, blocks: int) -> Iterator[Tensor]:
-    """Yields for each block the samples outside it. A block has its share of each class, as the samples are sorted."""
-    numbers = torch.arange(count)
-    for block in range(blocks):
-        yield numbers[numbers % blocks != block]
-
-
 def noise(first: Sequence[float], second: Sequence[float]) -> float:
     """Standard error of the difference of two distances on the same seeds, by the jackknife; nan without blocks.
 
     Args:
         first, second: the distances without each block.
     """
-    if not first:
-        return math.nan
-    differences = [one - other for one, other in zip(first, second, strict=True)]
-    count, mean = len(differences), math.fsum(differences) / len(differences)
-    return math.sqrt((count - 1) / count * math.fsum((each - mean) ** 2 for each in differences))
+    return jackknife([one - other for one, other in zip(first, second, strict=True)])
 
 
 def with_noise(found: Sequence[Candidate]) -> Iterator[Figures]:

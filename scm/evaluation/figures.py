@@ -4,6 +4,7 @@ Only the features grow with the number of samples: 50,000 of 2,048 numbers take 
 512 x 512 pixels would take 39 GB.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from scm.base import weights
 from scm.base.distributed import Ranks
 from scm.base.forms import at_least
 from scm.evaluation.held_out import Pair
+from scm.evaluation.jackknife import distance_errors
 from scm.evaluation.reference import Reference
 from scm.generation.generate import count_bad, require_finite
 
@@ -104,10 +106,11 @@ def figures_of(sets: Iterable[tuple[Tensor, float]], labels: Tensor, reference: 
         neighbours: k of `precision_recall`.
 
     Returns:
-        "fd", "fd_inf" and the figures of `Reference.further` for the best set, and "images_per_second" over all sets.
+        "fd", its standard error "fd_se", "fd_inf" and the figures of `Reference.further` for the best set, and
+        "images_per_second" over all sets.
         Several sets also give "fd_mean", "fd_std" (dividing by their number less 1) and "fd_0", "fd_1", ... for each
-        set. If images are held out, there are the figures of `HeldOut` and "copies" for the best set, and
-        "fd_held_out_0", ... for several.
+        set. If images are held out, there are the figures of `HeldOut`, "fd_held_out_se" and "copies" for the best
+        set, and "fd_held_out_0", ... for several.
     """
     distances, apart, held_out = list[float](), list[float](), reference.held_out
     best, images, seconds = None, 0, 0.0
@@ -120,6 +123,9 @@ def figures_of(sets: Iterable[tuple[Tensor, float]], labels: Tensor, reference: 
     if best is None:
         raise ValueError("no samples to measure")
     figures = {"fd": min(distances), **reference.without_bias(best, min(distances))}
+    real = {"fd_se": reference.statistics, **({"fd_held_out_se": held_out.statistics} if held_out else {})}
+    errors = zip(real, distance_errors(best, list(real.values())), strict=True)
+    figures |= {name: error for name, error in errors if math.isfinite(error)}
     figures |= reference.further(best, labels, neighbours)
     pairs = list[Pair]()
     if held_out is not None:

@@ -29,14 +29,13 @@ from scm.evaluation.candidates import (
     Figures,
     Way,
     better_half,
-    blocks_of,
     finer_lengths,
     finer_ways,
     telling,
     with_noise,
-    without_blocks,
 )
 from scm.evaluation.figures import sampled_features
+from scm.evaluation.jackknife import blocks_of, without_blocks
 from scm.evaluation.reference import Reference
 from scm.generation.generate import asked_labels, batches
 from scm.generation.sampler import Sampler

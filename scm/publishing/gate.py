@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from scm.base.count import Count
+from scm.base.noise import welch
 from scm.publishing.entry import FEWEST_RANGES, Entry
 from scm.results.reading import distance_ranges
 
@@ -86,12 +87,6 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
         return Verdict("challenger", (f"{what}: {remedy}",))
     verdict = _compared(candidate, champion, rules)
     return _remembered(verdict, candidate, champion, rules) if verdict.kind == "promoted" else verdict
-
-
-def welch(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, float]:
-    """Difference of two means, first - second, and its standard error; the variances may differ."""
-    error = math.sqrt(sum(statistics.variance(side) / len(side) for side in (first, second)))
-    return statistics.fmean(first) - statistics.fmean(second), error
 
 
 def _same(candidate: Entry, champion: Entry) -> bool:

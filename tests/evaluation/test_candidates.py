@@ -1,12 +1,14 @@
 """The noise of a difference between two candidates on the same seeds, against many fresh sets of samples."""
 
+import math
 import statistics
 
 import pytest
 import torch
 
-from scm.evaluation.candidates import Candidate, Way, blocks_of, chosen, noise, with_noise, without_blocks
+from scm.evaluation.candidates import Candidate, Way, chosen, noise, with_noise
 from scm.evaluation.frechet import distance_between
+from scm.evaluation.jackknife import blocks_of, distance_errors, without_blocks
 from scm.evaluation.statistics import statistics_of
 
 SAMPLES, SETS = 400, 100
@@ -15,7 +17,7 @@ SAMPLES, SETS = 400, 100
 def test_the_noise_of_a_difference_is_its_deviation_over_seeds_and_less_than_that_of_a_distance():
     generator = torch.Generator().manual_seed(0)
     real = statistics_of(torch.randn(20_000, 4, dtype=torch.float64, generator=generator))
-    differences, estimates, distances = [], [], []
+    differences, estimates, distances, errors = [], [], [], []
     for _ in range(SETS):
         drawn = torch.randn(SAMPLES, 4, dtype=torch.float64, generator=generator)
         sides = []
@@ -27,9 +29,11 @@ def test_the_noise_of_a_difference_is_its_deviation_over_seeds_and_less_than_tha
         differences.append(first - second)
         distances.append(first)
         estimates.append(noise(without_first, without_second))
+        errors += distance_errors(1.1 * drawn + 0.3, [real])
     deviation = statistics.stdev(differences)
     assert statistics.fmean(each**2 for each in estimates) ** 0.5 == pytest.approx(deviation, rel=0.2)
     assert deviation < 0.5 * statistics.stdev(distances), "the seeds are the same"
+    assert statistics.fmean(each**2 for each in errors) ** 0.5 == pytest.approx(statistics.stdev(distances), rel=0.2)
 
 
 def test_each_block_has_its_share_of_classes_that_are_sorted():
@@ -51,3 +55,13 @@ def test_the_choice_says_how_many_candidates_the_noise_does_not_tell_from_it():
     assert chosen(rows) == {"guidance": 1.5, "samples": 100, "fd": 4.0, "candidates": 3, "within_noise": 2}
     rows = list(with_noise([each._replace(without=()) for each in found]))
     assert chosen(rows) == {"guidance": 1.5, "samples": 100, "fd": 4.0}, "too few samples to tell"
+
+
+def test_the_error_of_a_distance_is_the_jackknife_of_the_definition():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(21, 3, dtype=torch.float64, generator=generator)
+    sides = [statistics_of(torch.randn(30, 3, dtype=torch.float64, generator=generator)) for _ in range(2)]
+    for real, error in zip(sides, distance_errors(features, sides), strict=True):
+        distances = [distance_between(real, statistics_of(features[kept])) for kept in without_blocks(21, 8)]
+        assert error == pytest.approx((7 / 8 * 8) ** 0.5 * statistics.pstdev(distances), rel=1e-6)
+    assert math.isnan(distance_errors(features[:2], sides)[0])

@@ -92,7 +92,7 @@ def test_of_several_ranges_of_seeds_the_smallest_distance_is_quoted(reference):
 def test_one_range_of_seeds_has_no_spread(reference):
     features = reference.features.double()[:COUNT]
     found = figures_of([(features, 2.0)], LABELS, reference, 3).figures
-    assert found.keys() == {"fd", "kid", "precision", "recall", "accuracy", "images_per_second"}
+    assert found.keys() == {"fd", "fd_se", "kid", "precision", "recall", "accuracy", "images_per_second"}
     assert found["images_per_second"] == COUNT / 2.0
     with pytest.raises(ValueError, match="no samples"):
         figures_of([], LABELS, reference, 3)

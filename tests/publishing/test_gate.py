@@ -8,8 +8,9 @@ import statistics
 import pytest
 from scipy import stats
 
+from scm.base.noise import welch
 from scm.publishing.entry import Entry
-from scm.publishing.gate import Rules, decide, welch
+from scm.publishing.gate import Rules, decide
 
 RULES = Rules(allowed=0.0, deviations=2.0)
 CHAMPION = (5.0, 5.2, 5.1)
