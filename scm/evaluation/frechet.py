@@ -4,10 +4,12 @@ The means and the unbiased covariances follow from these sums, so extractors run
 and the real images' part is computed once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from scm.base.frechet import frechet_distance
+from scm.base.frechet import frechet_distance, square_root
 from scm.errors import UserError
 from scm.evaluation.statistics import Statistics
 
@@ -22,12 +24,24 @@ def distance_between(real: Statistics, generated: Statistics) -> float:
     Raises:
         UserError: fewer than two images on either side.
     """
+    return distances_between(real, [generated])[0]
+
+
+def distances_between(real: Statistics, generated: Sequence[Statistics]) -> list[float]:
+    """The distances of several sets of generated images, for which the real ones' covariance is taken apart once."""
+    for each in generated:
+        _check(real, each)
+    device = generated[0]["sum"].device
+    mean, covariance = _moments(real, device)
+    root = square_root(covariance) if bool(covariance.isfinite().all()) else None
+    return [frechet_distance(mean, covariance, *_moments(each, device), root) for each in generated]
+
+
+def _check(real: Statistics, generated: Statistics) -> None:
     for kind, statistics in (("real", real), ("generated", generated)):
         if statistics["count"] < FEWEST_SAMPLES:
             count = int(statistics["count"])
             raise UserError(f"a Frechet distance needs at least {FEWEST_SAMPLES} {kind} images, not {count}")
-    device = generated["sum"].device
-    return frechet_distance(*_moments(real, device), *_moments(generated, device))
 
 
 def _moments(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:

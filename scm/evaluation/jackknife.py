@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scm.base.noise import jackknife
-from scm.evaluation.frechet import FEWEST_SAMPLES, distance_between
+from scm.evaluation.frechet import FEWEST_SAMPLES, distances_between
 from scm.evaluation.statistics import Statistics, statistics_of, together
 
 BLOCKS = 8
@@ -29,8 +29,8 @@ def without_blocks(count: int, blocks: int) -> Iterator[Tensor]:
 def distance_errors(features: Tensor, real: Sequence[Statistics]) -> list[float]:
     """Standard errors of the Frechet distances between images with these features [N, F] and each of `real`.
 
-    They are the noise of drawing N samples of one model. A set's sums without a block are all sums less the block's, so
-    the cost is one pass over the features, and eight distances for each of `real`, whatever N is.
+    They are the noise of drawing N samples of one model. The sums without a block are all sums less the block's, so the
+    cost is one pass over the features and at most eight distances for each of `real`.
 
     Returns:
         nan for too few images.
@@ -41,4 +41,4 @@ def distance_errors(features: Tensor, real: Sequence[Statistics]) -> list[float]
     parts = [statistics_of(features[block::blocks]) for block in range(blocks)]
     whole = together(parts)
     without = [{name: whole[name] - part[name] for name in whole} for part in parts]
-    return [jackknife([distance_between(each, rest) for rest in without]) for each in real]
+    return [jackknife(distances_between(each, without)) for each in real]
