@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from scm.base.files import disk_fault
 from scm.commands import (
     card,
+    compare,
     import_teacher,
     params,
     plan,
@@ -23,7 +24,7 @@ from scm.commands import (
 )
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
-COMMANDS = (params, preset, plan, run, sample, serve, card, import_teacher, study, sync, ui, publish, retrain)
+COMMANDS = (params, preset, plan, run, compare, sample, serve, card, import_teacher, study, sync, ui, publish, retrain)
 """Modules whose `add` adds the parsers of their commands, in the order in which --help lists them."""
 
 

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from scm.commands import retrain
+from scm.comparison.page import FILE
 from scm.publishing import verdict
 from scm.results.reading import sample_path
 from scm.retraining.proposal import CONTENT
@@ -91,7 +92,7 @@ def test_what_publishing_needs_is_handed_over():
 
 
 def test_the_grids_and_the_verdict_that_a_proposal_links_to_are_uploaded():
-    offered = {"results/samples/*/nfe-*.png", "results/verdict.json", "results/verdict.md"}
+    offered = {"results/samples/*/nfe-*.png", FILE, "results/verdict.json", "results/verdict.md"}
     steps = RETRAIN["publish"]["steps"]
     uploaded = next(step for step in steps if "upload-artifact" in step.get("uses", ""))
     assert uploaded["if"] == "always()" and set(uploaded["with"]["path"].split()) == offered

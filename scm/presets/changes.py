@@ -14,10 +14,14 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     >>> changes({"seed": 0, "select": {"t_mid": [0.8]}}, {"seed": 0, "select": {"t_mid": [0.8, 1.1]}, "labels": True})
     ['select.t_mid: [0.8] -> [0.8, 1.1]', 'labels: (absent) -> true']
     """
+    return [f"{key}: {left} -> {right}" for key, left, right in differences(before, after)]
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Dotted key, old and new value as text, of each value that differs."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
     pairs = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in [*old, *new]}
-    different = {key: pair for key, pair in pairs.items() if not same(*pair)}
-    return [f"{key}: {_shown(left)} -> {_shown(right)}" for key, (left, right) in different.items()]
+    return [(key, _shown(left), _shown(right)) for key, (left, right) in pairs.items() if not same(left, right)]
 
 
 def same(old: Any, new: Any) -> bool:

@@ -11,9 +11,13 @@ interrupted run began:
 6. results/verdict.* say "published".
 """
 
+import re
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
+from scm.base.yaml_files import read_text
 from scm.errors import UserError
 from scm.params.project import Project
 from scm.publishing import entry as tags
@@ -197,3 +201,14 @@ def _attach(registry: Registry, candidate: Entry, project: Project) -> str:
     for name in ("params.yaml", "dvc.lock"):
         client.log_artifact(run.info.run_id, str(project.root / name), folder)
     return f"runs:/{run.info.run_id}/{folder}"
+
+
+def kept_file(project: Project, entry: Entry, name: str) -> str:
+    """The text of the params.yaml or dvc.lock that `scm publish` stored with a version; raises what MLflow raises."""
+    match = re.fullmatch(r"runs:/([^/]+)/(.+)", entry.files or "")
+    if match is None:
+        what = f"version {entry.version} of {project.params.registered_name} has no {name} in MLflow"
+        raise UserError(f"{what}: publish it again")
+    with tempfile.TemporaryDirectory(prefix="scm-version-") as folder:
+        path = store.connect(project.tracking).download_artifacts(match[1], f"{match[2]}/{name}", folder)
+        return read_text(Path(path), "publish it again")

@@ -24,7 +24,10 @@ from scm.base import locks
 from scm.base.files import write_text
 from scm.base.processes import on_stop
 from scm.base.project import TEACHER
+from scm.base.tables import escape
 from scm.base.yaml_files import read_text
+from scm.comparison.comparison import compared
+from scm.comparison.page import FILE, markdown, page
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.params.project import Project
 from scm.pipeline import dvc_command
@@ -185,14 +188,24 @@ def _publish(project: Project, request: Request) -> int:
     refused = outcome.verdict is not None and outcome.verdict.kind == "refused"
     address = ci.artifacts()  # git does not keep the grids
     place = "`results/samples`" if address is None else f"[the files of the CI run]({address})"
-    page = f"{verdict.page(root, outcome)}\nAll sample grids lie in {place}.\n"
+    text = f"{verdict.page(root, outcome)}\n{_comparison(project)}\nAll sample grids lie in {place}.\n"
     if request.propose and not refused:
         branch = f"retrain/{outcome.candidate.key[: verdict.DIGITS]}"
         renew = outcome.verdict is None or outcome.verdict.kind != "unchanged"
-        _say(propose(root, request.propose, request.remote, branch, outcome.title, page, renew=renew))
-    ci.summary(page)
+        _say(propose(root, request.propose, request.remote, branch, outcome.title, text, renew=renew))
+    ci.summary(text)
     _say_outcome(outcome)
     return 1 if refused else 0
+
+
+def _comparison(project: Project) -> str:
+    """The results beside those of HEAD, on which a proposal is based, as Markdown; writes the page as well."""
+    try:
+        with compared(project, ["HEAD"]) as comparison:
+            write_text(project.root / FILE, page(comparison))
+            return markdown(comparison, level=2) + f"\n`{FILE}` shows both sides' samples.\n"
+    except UserError as error:
+        return f"No comparison with HEAD: {escape(str(error))}\n"
 
 
 def _edited(root: Path, request: Request) -> Project:

@@ -7,14 +7,12 @@ gate takes its figures as new figures of the champion's weights. A process kille
 and `evaluate` resumes from the project's .work.
 """
 
-import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from scm.base.files import write_text
 from scm.base.project import TEACHER
-from scm.base.yaml_files import read_text, render
+from scm.base.yaml_files import render
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 from scm.params import Params
 from scm.params.project import Project
@@ -22,7 +20,7 @@ from scm.pipeline import clone, dvc_command
 from scm.pipeline.supervisor import Sessions
 from scm.publishing.candidate import RULER, model_files, protocol_parts, trainings_of
 from scm.publishing.entry import Entry
-from scm.publishing.publish import publish
+from scm.publishing.publish import kept_file, publish
 from scm.publishing.verdict import Outcome
 from scm.results.fingerprint import made_by_stages, parse_lock, read_lock
 from scm.results.provenance import chain
@@ -84,24 +82,13 @@ def measure_anew(project: Project, champion: Entry) -> Outcome:
 
 def _lock(project: Project, champion: Entry) -> dict[str, Any]:
     """The champion's dvc.lock with this project's ruler."""
-    text = store.answered(project.tracking, "scm retrain", lambda: _kept_lock(project, champion))
+    text = store.answered(project.tracking, "scm retrain", lambda: kept_file(project, champion, "dvc.lock"))
     lock = parse_lock(text, f"dvc.lock of version {champion.version}", "publish it again")
     own = read_lock(project.root / "dvc.lock")
     if lacking := [name for name in OF_RULER if name not in own["stages"]]:
         raise UserError(f"dvc.lock lacks stages.{lacking[0]}: run `scm run {lacking[0]}`")
     lock["stages"] |= {name: own["stages"][name] for name in OF_RULER}
     return dict(lock)
-
-
-def _kept_lock(project: Project, champion: Entry) -> str:
-    """The text of the dvc.lock that `scm publish` stored in MLflow."""
-    match = re.fullmatch(r"runs:/([^/]+)/(.+)", champion.files or "")
-    if match is None:
-        name = project.params.registered_name
-        raise UserError(f"version {champion.version} of {name} has no dvc.lock in MLflow: publish it again")
-    with tempfile.TemporaryDirectory(prefix="scm-champion-") as folder:
-        path = store.connect(project.tracking).download_artifacts(match[1], f"{match[2]}/dvc.lock", folder)
-        return read_text(Path(path), "publish it again")
 
 
 def _bring(root: Path, folder: Path, params: Params, champion: Entry) -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +71,12 @@ def sources(root: Path, data: str) -> list[str | None]:
 
 
 @contextmanager
-def unpacked(root: Path, experiment: Experiment) -> Iterator[Path]:
-    """Yields a temporary folder with the experiment's results/metrics and results/curves."""
-    with tempfile.TemporaryDirectory(prefix="scm-study-") as folder:
-        archive = Path(folder) / "experiment.zip"
-        git(root, "archive", "--format=zip", f"--output={archive}", experiment.revision, *RESULTS)
+def unpacked(root: Path, revision: str, paths: Sequence[str] = RESULTS) -> Iterator[Path]:
+    """Yields a temporary folder with these files and folders of a commit."""
+    with tempfile.TemporaryDirectory(prefix="scm-") as folder:
+        archive = Path(folder) / "files.zip"
+        git(root, "archive", "--format=zip", f"--output={archive}", revision, *paths)
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder)
+        archive.unlink()
         yield Path(folder)

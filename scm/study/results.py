@@ -60,7 +60,7 @@ def variant_results(root: Path, study: Study) -> list[VariantResult]:
 
 
 def _read(root: Path, variant: Variant, experiment: Experiment, current: bool) -> VariantResult:
-    with experiments.unpacked(root, experiment) as folder:
+    with experiments.unpacked(root, experiment.revision) as folder:
         metrics, progress, training = {}, {}, {}
         for model in variant.models:
             metrics[model] = read_figures(folder, "evaluate", model)

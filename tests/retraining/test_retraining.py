@@ -236,6 +236,7 @@ def test_what_is_published_is_proposed_with_the_way_to_its_grids(tmp_path, monke
     assert cycle.retrain(root, request) == 0
     message = git(tmp_path / "origin", "log", "-1", "--format=%B", "--branches=retrain/*")
     assert message.startswith("First champion: digits, version 1\n") and where in message
+    assert "No comparison with HEAD: HEAD (" in message
     assert where in summary.read_text()
 
 
