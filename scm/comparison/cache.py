@@ -7,6 +7,8 @@ from pathlib import Path
 from scm.pipeline import dvc_command
 from scm.results.fingerprint import LockedStage
 
+KEPT_BY_GIT = "results/metrics/"
+
 
 def missing_outputs(
     root: Path, folder: Path, stages: Mapping[str, LockedStage], models: list[str]
@@ -21,7 +23,7 @@ def missing_outputs(
         paths that neither the cache nor the remote has, and the remedy.
     """
     outs = [out["path"] for model in models for out in stages.get(f"evaluate@{model}", {}).get("outs", ())]
-    absent = [path for path in outs if not (folder / path).exists()]
+    absent = [path for path in outs if not path.startswith(KEPT_BY_GIT) and not (folder / path).exists()]
     if folder == root:
         return absent, "`dvc checkout` or `dvc pull` brings them"
     source = dvc_command.remote(root)

@@ -8,10 +8,11 @@ from pathlib import Path
 from scm.comparison import sides
 from scm.comparison.judging import DATA, Changed, Judged, distance_name, judged
 from scm.comparison.sides import Side
+from scm.errors import UserError
 from scm.params.project import Project
 from scm.presets.changes import differences
 from scm.report.wording import display_name
-from scm.results.reading import sample_path
+from scm.results.reading import run_names, sample_path
 
 CODE = ("scm/", "stages/")
 MOST_FILES = 6
@@ -83,20 +84,23 @@ def compared(project: Project, revisions: list[str]) -> Iterator[Comparison]:
         then, now = (stack.enter_context(sides.opened(project, each)) for each in asked_for)
         settings = project.params.publish
         shared = [model for model in now.figures if model in then.figures]
+        if not shared:
+            told = " and ".join(f"{side.name} has {', '.join(side.figures)}" for side in (then, now))
+            raise UserError(f"the two sides have no model in common ({told}): name another revision")
         shared.sort(key=lambda model: model != settings.model)
         asked = {settings.model: settings.evaluations}
         models = [judged(then, now, model, settings.deviations, asked.get(model)) for model in shared]
-        notes = list(_notes(then, now))
-        stages = dict.fromkeys([*then.behind, *now.behind])
+        stages = run_names(shared)
+        notes = list(_notes(then, now, stages))
         before, after = ({"preset": side.preset} | side.params(*stages) for side in (then, now))
         yield Comparison(then, now, models, differences(before, after), notes, settings.deviations)
 
 
-def _notes(then: Side, now: Side) -> Iterator[str]:
+def _notes(then: Side, now: Side, stages: list[str]) -> Iterator[str]:
     for side, other in ((then, now), (now, then)):
         if alone := [display_name(model) for model in side.figures if model not in other.figures]:
             yield f"Only in {side.name}: {', '.join(alone)}."
-    differ = _read_differently(then, now)
+    differ = _read_differently(then, now, stages)
     if DATA in differ:
         yield f"The images differ ({DATA})."
     code = sorted(path for path in differ if path.startswith(CODE))
@@ -107,10 +111,10 @@ def _notes(then: Side, now: Side) -> Iterator[str]:
         yield from side.doubts
 
 
-def _read_differently(then: Side, now: Side) -> set[str]:
+def _read_differently(then: Side, now: Side, stages: list[str]) -> set[str]:
     """Paths of which the stages that both sides have read other contents."""
     found = set[str]()
-    for stage in {*then.behind} & {*now.behind} & {*then.stages} & {*now.stages}:
+    for stage in {*stages} & {*then.stages} & {*now.stages}:
         before, after = then.read(stage), now.read(stage)
         found |= {path for path in {*before, *after} if before.get(path) != after.get(path)}
     return found

@@ -27,7 +27,7 @@ from scm.publishing.entry import Entry, entry_of
 from scm.publishing.publish import kept_file, require_registry
 from scm.results.fingerprint import LockedStage, parse_lock, read_lock
 from scm.results.provenance import git_fault, in_repository
-from scm.results.reading import metrics_path, read_numbers, run_names
+from scm.results.reading import metrics_path, read_numbers
 from scm.study.experiments import finished, unpacked
 from scm.tracking.registry import Registry
 from scm.tracking.store import answered, connect, is_new
@@ -75,11 +75,6 @@ class Side:
     def read(self, stage: str) -> dict[str, str]:
         """Hash of each path that the stage read."""
         return {entry["path"]: entry["md5"] for entry in self.stages.get(stage, {}).get("deps", ()) if "md5" in entry}
-
-    @property
-    def behind(self) -> list[str]:
-        """Names of all stages behind the figures."""
-        return run_names(list(self.figures))
 
 
 @contextmanager

@@ -147,8 +147,9 @@ def test_models_of_one_side_alone_and_edited_figures_are_said(root):
     commit(root, "both")
     write_results(root, {"scd": OLD, "sct": OLD})
     (root / "results/metrics/evaluate-scd.json").write_text(json.dumps({**OLD, "fd@2": 1.0}))
-    notes = found(root).notes
-    assert notes[:2] == ["Only in HEAD: Teacher.", "Only in working tree: sCT."]
+    result = found(root)
+    notes = result.notes
+    assert result.params == [] and notes[:2] == ["Only in HEAD: Teacher.", "Only in working tree: sCT."]
     assert notes[2].startswith("working tree: results/metrics/evaluate-scd.json is not the file that dvc.lock names")
 
 
@@ -201,6 +202,8 @@ def test_a_registered_version(root, monkeypatch):
     for name, value in {"Registry": Registry, "connect": id, "is_new": lambda _: False}.items():
         monkeypatch.setattr(sides, name, value)
     monkeypatch.setattr(sides, "kept_file", lambda project, entry, name: kept[name])
+    # The figures are in the version's tags, not in DVC's cache.
+    monkeypatch.setattr(cache.dvc_command, "bring", lambda _, wanted, source: [x for x in wanted if "metrics" in x])
     for name in ("@champion", "models:/digits@champion", "models:/digits/3"):
         result = found(root, name)
         assert result.title == "working tree against digits version 3 of commit 0123456789"
@@ -225,6 +228,9 @@ def test_what_cannot_be_compared_ends_in_one_line(root, capsys):
     assert refused("--", "--all").startswith("--all: no such commit")
     assert refused("a", "b", "c").startswith("3 revisions: name one, or two")
     assert refused("-o", "page.png").startswith("-o page.png: the page is HTML")
+    write_results(root, {"sct": OLD})
+    told = "the two sides have no model in common (HEAD has scd and working tree has sct): name another revision\n"
+    assert refused("HEAD") == told
     (root / "dvc.lock").unlink()
     assert "dvc.lock is missing, so there are no results here: run `scm run`" in refused("HEAD")
 

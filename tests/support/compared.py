@@ -58,13 +58,12 @@ def write_results(
 ) -> None:
     """Writes figures of some models, their grids, and the dvc.lock of a pipeline that would leave these."""
     shards = {"path": "data/shards", "md5": _md5(images)}
-    student = {"student.scd.images": "128Ki", "student.common": {"batch": 128}, **(training or {})}
     extractor = {"reference": {"extractor": "classifier", "seed": 0, **(reference or {})}}
-    stages: dict[str, Any] = {
-        "reference": _stage(extractor, [shards], []),
-        "train_student@scd": _stage(student, [shards, {"path": "scm/methods/scd.py", "md5": _md5(code)}], []),
-    }
+    stages: dict[str, Any] = {"reference": _stage(extractor, [shards], [])}
     for model, found in figures.items():
+        student = {f"student.{model}.images": "128Ki", "student.common": {"batch": 128}, **(training or {})}
+        method = {"path": f"scm/methods/{model}.py", "md5": _md5(code)}
+        stages[f"train_student@{model}"] = _stage(student, [shards, method], [])
         metrics, samples = root / f"results/metrics/evaluate-{model}.json", root / f"results/samples/{model}"
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(json.dumps(dict(found)), encoding="utf-8")
