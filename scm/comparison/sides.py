@@ -27,7 +27,7 @@ from scm.publishing.entry import Entry, entry_of
 from scm.publishing.publish import kept_file, require_registry
 from scm.results.fingerprint import LockedStage, parse_lock, read_lock
 from scm.results.provenance import git_fault, in_repository
-from scm.results.reading import metrics_path, read_numbers
+from scm.results.reading import metrics_path, read_figures
 from scm.study.experiments import finished, unpacked
 from scm.tracking.registry import Registry
 from scm.tracking.store import answered, connect, is_new
@@ -164,7 +164,7 @@ def _read(root: Path, folder: Path, name: str, told: str) -> Side:
         what = "results/metrics and dvc.lock have no results of the models that its params.yaml lists"
         raise UserError(f"{name}: {what} (evaluate.models): run `scm run` there and commit its results")
     doubts = [*_missing(root, folder, name, stages, [*files]), *_doubts(name, stages, folder, files)]
-    figures = {model: read_numbers(path, finite=False) for model, path in files.items()}
+    figures = {model: read_figures(folder, "evaluate", model, finite=False) for model in files}
     return Side(name, told, folder, str(params.get("preset", "")), figures, stages, tuple(doubts))
 
 
