@@ -74,7 +74,7 @@ def decide(candidate: Entry, champion: Entry | None, rules: Rules) -> Verdict:
     if broken:
         return Verdict("refused", broken)
     if champion is None:
-        return Verdict("first", ("there is no champion yet",))
+        return Verdict("first", ("there is no champion yet", *_of_unknown_noise(candidate)))
     if candidate.weights == champion.weights:
         reason = "the champion's own weights, measured anew: their new figures take the place of the old ones"
         return Verdict("promoted", (reason,))
@@ -100,6 +100,19 @@ def _broken(candidate: Entry) -> tuple[str, ...]:
     figures = [(name, value) for name, value in sorted(candidate.figures.items()) if not math.isfinite(value)]
     reasons = [f"{name} is {value}, not a finite number: look at the training's curves" for name, value in figures]
     return (*reasons, *(f"failed health check of the training: {line}" for line in candidate.health))
+
+
+def _of_unknown_noise(first: Entry) -> tuple[str, ...]:
+    """What a first champion with too few ranges of seeds means for its successors."""
+    number = first.evaluations
+    ranges = len(first.distances[number])
+    if ranges >= FEWEST_RANGES:
+        return ()
+    what = (
+        f"the noise of fd@{number} is not known from {ranges} range of seeds, so the next model cannot replace this one"
+    )
+    remedy = "write evaluate.repeats: 3, measure this one so and publish it again before the next"
+    return (f"{what}: {remedy} (docs/retraining.md)",)
 
 
 def _incomparable(candidate: Entry, champion: Entry) -> tuple[str, ...]:

@@ -135,8 +135,25 @@ def test_the_statistic_is_welchs(seed: int) -> None:
 
 
 def test_no_champion_yet() -> None:
-    verdict = decide(entry((5.0,)), None, RULES)
+    verdict = decide(entry(CHAMPION), None, RULES)
     assert (verdict.kind, verdict.reasons) == ("first", ("there is no champion yet",))
+
+
+def test_a_first_champion_of_one_range_is_told_what_that_means_for_the_next() -> None:
+    verdict = decide(entry((5.0,)), None, RULES)
+    assert verdict.kind == "first" and len(verdict.reasons) == 2
+    assert verdict.reasons[1] == (
+        "the noise of fd@2 is not known from 1 range of seeds, so the next model cannot replace this one: write "
+        "evaluate.repeats: 3, measure this one so and publish it again before the next (docs/retraining.md)"
+    )
+    first = dataclasses.replace(entry((5.0,), "old"), version="1")
+    assert decide(entry((1.0,)), first, RULES).kind == "refused"
+    again = dataclasses.replace(entry(CHAMPION, "old"), key="measured anew", protocol="protocol b")
+    assert decide(again, first, RULES).kind == "promoted"
+    assert (
+        decide(entry(shifted(-3), protocol="protocol b"), dataclasses.replace(again, version="2"), RULES).kind
+        == "promoted"
+    )
 
 
 @pytest.mark.parametrize("against", [None, champion()], ids=["first", "champion"])
