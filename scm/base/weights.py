@@ -1,4 +1,9 @@
-"""Weights on disk: safetensors files, complete or absent, with a JSON header in their metadata; no pickles."""
+"""Weights on disk: safetensors files, complete or absent, with a JSON header in their metadata; no pickles.
+
+torch is imported where tensors are: a header is read without it.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -7,17 +12,18 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
 
 from scm.base.documents import DAMAGED_RESULT, parse_json
 from scm.base.files import disk_fault, replacing
 from scm.base.forms import require
 from scm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 FORMAT = 2
 SEAL = "sha256"
@@ -25,7 +31,7 @@ SEAL = "sha256"
 MISSING = "run `dvc repro` to make it"
 ANYTHING: Any = Any
 T = TypeVar("T")
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -39,11 +45,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes any safetensors file as `save` does."""
+    from safetensors.torch import save_file
+
     size = sum(value.numel() * value.element_size() for value in tensors.values())
     content = {key: value.contiguous() for key, value in tensors.items()}
     with replacing(path, size) as temporary:
         try:
-            safetensors.torch.save_file(content, temporary, None if metadata is None else dict(metadata))
+            save_file(content, temporary, None if metadata is None else dict(metadata))
         except safetensors.SafetensorError as error:
             # The library has one error for everything; the number is in its text.
             found = re.search(r"\(os error (\d+)\)", str(error))
@@ -71,6 +79,7 @@ def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 def _seal(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     """SHA-256 over the header and over each tensor's name, type, shape and bytes, in the order of their names."""
+    import torch
 
     def hashed(name: str) -> str:
         value = tensors[name]
@@ -95,7 +104,7 @@ def read_header(
         UserError: the file is missing or damaged, its header has another form, or this version of scm did not write it.
         OSError: the disk fails, or this user may not read the file.
     """
-    return _opened(path, missing, damaged, lambda file: _header(file, path, form, damaged))
+    return _opened(path, missing, damaged, lambda file: _header(file, path, form, damaged), framework="numpy")
 
 
 def _header(file: Any, path: Path, form: Any, damaged: str) -> dict[str, Any]:
@@ -158,10 +167,17 @@ def filled(state: Mapping[str, Tensor], build: Callable[[], M], least: int) -> M
     return module
 
 
-def _opened(path: Path, missing: str, damaged: str, read: Callable[[Any], T], device: torch.device | str = "cpu") -> T:
+def _opened(
+    path: Path,
+    missing: str,
+    damaged: str,
+    read: Callable[[Any], T],
+    device: torch.device | str = "cpu",
+    framework: str = "pt",
+) -> T:
     try:
         path.open("rb").close()  # the library has one error for what is missing and for what may not be read
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+        with safetensors.safe_open(path, framework=framework, device=str(device)) as file:
             return read(file)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {missing}") from None

@@ -3,13 +3,20 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+from scm.base.documents import is_there
+from scm.base.files import replacing
+from scm.base.project import TEACHER
 from scm.commands.arguments import command, names, whole
 from scm.errors import UserError, printable
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
     from scm.params.project import Project
+    from scm.results.reading import Run
 
 BATCH = 256
 MEASURING = ("evaluate.", "reference.", "sampler.")
@@ -19,11 +26,12 @@ MEASURING = ("evaluate.", "reference.", "sampler.")
 def add(commands: argparse._SubParsersAction) -> None:
     examples = (
         "scm sample --model scd --steps 2 --classes 3,7 -n 64 --seed 0 -o grid.png",
-        "scm sample --model teacher --steps 18 -n 16 -o teacher.png",
+        "scm sample --model teacher -n 16 -o teacher.png",
     )
     sample = command(commands, "sample", _sample, "draw images from a trained model into one PNG", *examples)
-    sample.add_argument("--model", default="scd", help="teacher or a student's method (default: scd)")
-    sample.add_argument("--steps", type=whole, default=2, help="sampling steps (default: 2)")
+    sample.add_argument("--model", help="teacher or a student's method (default: publish.model of params.yaml)")
+    default = "the student's most, the teacher's sampler.teacher_steps"
+    sample.add_argument("--steps", type=whole, help=f"sampling steps (default: {default})")
     sample.add_argument("--classes", type=names, help="class names or numbers, comma-separated (default: all in turn)")
     sample.add_argument("-n", "--count", type=whole, default=64, help="number of images (default: 64)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default: 0)")
@@ -32,38 +40,53 @@ def add(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
 
 
+class Named(TypedDict):
+    """What is read of a model's header before torch is imported."""
+
+    classes: list[str]
+
+
 def _sample(options: argparse.Namespace) -> int:
     """Image i has the seed options.seed + i; the classes take turns."""
+    from scm.base.weights import read_header
+    from scm.generation.classes import class_numbers
+    from scm.params.project import Project
+
+    # Refuse bad options before torch is imported, which takes seconds.
+    project = Project.open()
+    root, params, count = project.root, project.params, options.count
+    name = options.model or params.publish.model
+    if name not in params.evaluate.models:
+        known = ", ".join(params.evaluate.models)
+        raise UserError(f"--model {name}: params.yaml has {known}; use one of them")
+    _require_place(options.output)
+    if not 0 <= options.seed < 2**63 - count:
+        raise UserError(f"--seed {options.seed}: must be between 0 and 2^63 - 1 less the number of images")
+    names = read_header(root / "models" / name / "model.safetensors", Named)["classes"]
+    chosen = class_numbers(options.classes, names)
+
     import torch
 
     from scm.build.models import device_of
     from scm.data.latents.autoencoders import load_codec
     from scm.generation import trained
     from scm.generation.generate import generate
-    from scm.generation.grids import save_grid, scale_for
-    from scm.params.project import Project
-
-    # Refuse bad options before a model is loaded.
-    project = Project.open()
-    root, params, count = project.root, project.params, options.count
-    if options.model not in params.evaluate.models:
-        known = ", ".join(params.evaluate.models)
-        raise UserError(f"--model {options.model}: params.yaml has {known}; use one of them")
-    if options.output.suffix.lower() != ".png":
-        raise UserError(f"-o {options.output}: pictures are written as PNG; give a name that ends in .png")
-    if not 0 <= options.seed < 2**63 - count:
-        raise UserError(f"--seed {options.seed}: must be between 0 and 2^63 - 1 less the number of images")
+    from scm.generation.grids import grid, scale_for
+    from scm.generation.notes import notes
+    from scm.report.wording import commit_of
 
     # Load the model, choose how to sample it, and load the codec that turns its samples into pixels.
     device = device_of(params.runtime.model_copy(update={"device": options.device}))
-    model, header = trained.load_selected(root / "models" / options.model, device)
-    for line in differences(project, options.model):
+    model, header = trained.load_selected(root / "models" / name, device)
+    run = _made(root, name)
+    for line in differences(project, name, run):
         print(printable(f"scm sample: {line}"), file=sys.stderr)
     codec = load_codec(root / "data/codec", device)
-    codec.check(header["codec"], f"models/{options.model}")
-    chosen = trained.class_numbers(options.classes, header["classes"])
-    sampler = trained.sampler_of(header, options.steps, trained.NoiseLevels(*params.sampler.noise_levels))
-    scale = trained.scale_of(header, options.steps, options.guidance)
+    codec.check(header["codec"], f"models/{name}")
+    most = params.sampler.teacher_steps if name == TEACHER else trained.own_steps(header)[-1]
+    steps = options.steps or most
+    sampler = trained.sampler_of(header, steps, trained.NoiseLevels(*params.sampler.noise_levels))
+    scale = trained.scale_of(header, steps, options.guidance)
 
     labels = torch.tensor([chosen[i % len(chosen)] for i in range(count)])
     seeds, shape = range(options.seed, options.seed + count), codec.header["shape"]
@@ -72,25 +95,52 @@ def _sample(options: argparse.Namespace) -> int:
 
     # With several classes each has its column; otherwise the grid is about square.
     columns = len(chosen) if len(chosen) > 1 else max(1, round(count**0.5))
-    try:
-        save_grid(options.output, images, min(columns, count), scale_for(images.shape[-1]))
-    except OSError as error:
-        raise UserError(f"-o {options.output}: cannot be written ({error.strerror}); choose another place") from None
+    picture = grid(images, min(columns, count), scale_for(images.shape[-1]))
+    drawn = ", ".join(names[label] for label in chosen[:count] if label >= 0)
+    commit = "unknown" if run is None else commit_of(run)
+    _save(picture, options.output, notes(header, commit, steps, scale, options.seed, drawn, count))
     nfe = sampler.nfe * trained.evaluations_per_call(header, scale)
     print(f"{options.output}: {count} images, {nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr)
     return 0
 
 
-def differences(project: "Project", model: str) -> list[str]:
-    """One line if params.yaml asks for another model than the one in models/; no line if nothing records how."""
-    from scm.base.documents import is_there
-    from scm.results.provenance import chain
+def _require_place(output: Path) -> None:
+    """Refuses an output that could not be written."""
+    if output.suffix.lower() != ".png":
+        raise UserError(f"-o {output}: pictures are written as PNG; give a name that ends in .png")
+    there = next(folder for folder in output.parents if folder.exists())
+    if output.is_dir() or not there.is_dir():
+        what = f"{output} is a folder" if output.is_dir() else f"{there} is no folder"
+        raise UserError(f"-o {output}: {what}; choose another place")
+
+
+def _save(picture: "Image.Image", output: Path, chunks: "PngInfo") -> None:
+    """Writes the PNG, and says so if its folder had to be made."""
+    new = not output.parent.exists()
+    try:
+        with replacing(output) as temporary:
+            picture.save(temporary, format="PNG", pnginfo=chunks)
+    except OSError as error:
+        raise UserError(f"-o {output}: cannot be written ({error.strerror}); choose another place") from None
+    if new:
+        print(printable(f"scm sample: made the folder {output.parent}"), file=sys.stderr)
+
+
+def _made(root: Path, model: str) -> "Run | None":
+    """The run that chose the model's weights, if anything records it."""
     from scm.results.reading import read_run, run_path
 
-    path = run_path(project.root, f"select_ema@{model}")
-    if not is_there(path):
+    path = run_path(root, f"select_ema@{model}")
+    return read_run(path) if is_there(path) else None
+
+
+def differences(project: "Project", model: str, run: "Run | None") -> list[str]:
+    """One line if params.yaml asks for another model than the one in models/; no line if nothing records how."""
+    from scm.results.provenance import chain
+
+    if run is None:
         return []
-    then, now = read_run(path)["chain"], chain(project, model)
+    then, now = run["chain"], chain(project, model)
     shared = sorted(key for key in then.keys() & now.keys() if not key.startswith(MEASURING))
     keys = [key for key in shared if then[key] != now[key]]
     if not keys:

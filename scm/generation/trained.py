@@ -6,7 +6,7 @@ has no params.yaml and no project, so this module needs only torch, numpy and sa
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -165,8 +165,8 @@ def takes_t_mid(header: Mapping[str, Any], steps: int) -> bool:
 def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, option: str = "--steps") -> Sampler:
     """A teacher's Heun sampler, or a student's own sampler.
 
-    A flow map takes steps of equal length in t. A student with a t_mid takes its second step there and spaces further
-    steps evenly between t_mid and 0. Any other student has its own numbers of steps alone.
+    A flow map takes any number of steps, of equal length in t. Any other student has its own numbers of steps alone.
+    One with a t_mid takes its second step there, and spaces further steps evenly between t_mid and 0.
 
     Args:
         header: a header with `sampling`, the choice for each number of steps.
@@ -178,12 +178,13 @@ def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, optio
         return heun_sampler(steps, *levels, sigma_d)
     if "any_steps" in header:
         return multistep_sampler(steps, header["t_max"], sigma_d)
-    own, t_mid = own_steps(header), choice_of(header, steps).get("t_mid")
-    if steps not in own and t_mid is None:
-        known = " or ".join(map(str, own))
-        raise UserError(f"{option} {steps}: {header['model']} is sampled in {known}; write {option} {own[-1]}")
+    own = own_steps(header)
+    if steps not in own:
+        known, remedy = " or ".join(map(str, own)), f"write {option} {own[-1]}, or --model teacher"
+        raise UserError(f"{option} {steps}: {header['model']} is sampled in {known}; {remedy}")
     if "segments" in header:
         return multistep_sampler(steps, header["t_max"], sigma_d)
+    t_mid = choice_of(header, steps).get("t_mid")
     further = [] if t_mid is None else [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
     return consistency_sampler([header["t_max"], *further], sigma_d)
 
@@ -200,22 +201,6 @@ def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guid
         raise UserError(f"{option} {scale:g}: {name} was not trained for guidance; leave the option out")
 
 
-LONGEST_NUMBER, LONGEST_SHOWN = 20, 100
-"""Most digits of a class's number, above which Python may refuse to read it; most characters of a name in a message."""
-
-
-def class_number(text: str, names: Sequence[str], option: str = "--classes") -> int:
-    """The number of a class, given by name or number."""
-    if text in names:
-        return names.index(text)
-    if text.isdecimal() and len(text) <= LONGEST_NUMBER and int(text) < len(names):
-        return int(text)
-    if len(text) > LONGEST_SHOWN:
-        text = f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    raise UserError(f"{option} {text}: no such class; this model has {shown} (or numbers 0 to {len(names) - 1})")
-
-
 SAMPLING = "sampling.json"
 """The selected way to sample a model. As it is not in the weights' file, another choice retrains no student."""
 
@@ -230,15 +215,6 @@ def load_selected(folder: Path, device: torch.device | str = "cpu") -> tuple[Mod
     """Loads the model in a folder models/NAME and its `selected_header`."""
     model, _ = load_model(folder / "model.safetensors", device)
     return model, selected_header(folder)
-
-
-def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:
-    """The numbers of the classes named on the command line (default: all); [-1] for a model without classes."""
-    if not names:
-        if asked:
-            raise UserError("--classes: this model was trained without classes; leave the option out")
-        return [-1]
-    return [class_number(text, names) for text in asked or names]
 
 
 def scale_of(header: Mapping[str, Any], steps: int, asked: float | None) -> float:

@@ -33,6 +33,7 @@ class Sampling:
 
     choices: dict[str, Choice]  # for each number of steps the chosen scale, for requests that name none, and t_mid
     guidance_range: tuple[float, float] | None  # scales that a request may ask for; None = only the chosen one
+    commit: str = "unknown"  # of the run that chose the model's weights; packages of earlier versions lack it
 
 
 @dataclass(frozen=True)

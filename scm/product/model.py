@@ -22,12 +22,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from scm.base import weights
 from scm.data.latents.autoencoders import load_codec
 from scm.errors import UserError
 from scm.generation import trained
+from scm.generation.classes import class_number
 from scm.generation.generate import generate
+from scm.generation.notes import notes
 from scm.generation.sampler import Sampler
 from scm.networks import Model
 from scm.product.content import CODEC, MAX_SEED, REPACK, SETTINGS, STUDENT, TEACHER, Content
@@ -142,7 +145,14 @@ class Product:
             "evaluations": sampler.nfe * trained.evaluations_per_call(header, guidance),
             "model": header["model"],
         }
-        return [{"png": png_of(image), **common} for image in images]
+        drawn = [(image, self._notes(header, wish)) for image, wish in zip(images, wishes, strict=True)]
+        return [{"png": png_of(image, chunks), **common} for image, chunks in drawn]
+
+    def _notes(self, header: dict[str, Any], wish: Wish) -> PngInfo:
+        name = self.content.classes[wish.label] if wish.label >= 0 else ""
+        sampling = self.content.student if wish.role == STUDENT else self.content.teacher
+        assert sampling is not None
+        return notes(header, sampling.commit, wish.steps, wish.guidance, wish.seed, name)
 
     def _role(self, steps: int) -> str:
         own, most = self.content.student_steps, self.max_steps
@@ -161,7 +171,7 @@ class Product:
             raise UserError("class: this model was trained without classes; leave it out")
         if asked is None:
             raise UserError(f"class: missing; give a name, or a number from 0 to {len(names) - 1}")
-        return trained.class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
+        return class_number(asked if isinstance(asked, str) else str(_whole("class", asked)), names, "class")
 
     def _guidance(self, role: str, steps: int, asked: Any) -> float:
         sampling = self.content.student if role == STUDENT else self.content.teacher
@@ -211,11 +221,11 @@ def _stoppable(sampler: Sampler, wanted: Callable[[], bool]) -> Sampler:
     return replace(sampler, run=run)
 
 
-def png_of(image: torch.Tensor) -> str:
+def png_of(image: torch.Tensor, chunks: PngInfo) -> str:
     """Encodes an image, uint8 [C, H, W] with C = 1 or 3, as a PNG in base64."""
     pixels = image.cpu().permute(1, 2, 0).squeeze(2).contiguous().numpy()
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=chunks)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

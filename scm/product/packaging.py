@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from scm.base.documents import is_there
 from scm.base.files import link_or_copy, sha256, write_text
 from scm.data.latents.autoencoders import load_codec
 from scm.data.latents.codec import RANDOM
@@ -21,7 +22,8 @@ from scm.generation.trained import can_be_guided, own_steps, selected_header
 from scm.params.project import Project
 from scm.product.card import card
 from scm.product.content import CARD, CODEC, STUDENT, TEACHER, Content, Sampling
-from scm.results.reading import run_path
+from scm.report.wording import commit_of
+from scm.results.reading import read_run, run_path
 from scm.tracking import sending, store
 from scm.tracking.registry import CHAMPION
 from scm.tracking.sync import record_of
@@ -112,7 +114,7 @@ def content_of(project: Project, model: str) -> tuple[Content, dict[str, dict[st
     codec = load_codec(root / "data/codec")
     for role, name in roles.items():
         codec.check(headers[role]["codec"], f"models/{name}")
-    samplings = {role: _sampling(header) for role, header in headers.items()}
+    samplings = {role: _sampling(root, header) for role, header in headers.items()}
     teacher_steps = params.sampler.teacher_steps
     default = max(own_steps(headers[STUDENT])) if STUDENT in headers else teacher_steps
     content = Content(
@@ -181,11 +183,13 @@ def _file_of(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _sampling(header: dict[str, Any]) -> Sampling:
+def _sampling(root: Path, header: dict[str, Any]) -> Sampling:
     """How to sample this model: what selection chose, and the guidance scales that it takes."""
+    path = run_path(root, f"select_ema@{header['model']}")
+    commit = commit_of(read_run(path)) if is_there(path) else "unknown"
     trained = header.get("guidance")
     limits = tuple(trained) if trained else (0.0, MAX_GUIDANCE) if can_be_guided(header) else None
-    return Sampling({str(steps): choice for steps, choice in header["sampling"].items()}, limits)
+    return Sampling({str(steps): choice for steps, choice in header["sampling"].items()}, limits, commit)
 
 
 def _stage(root: Path, folder: Path, headers: dict[str, dict[str, Any]]) -> None:

@@ -61,7 +61,7 @@ READ = {
     "pipelines/studies/parts.yaml": ("study parts",),
     "pipelines/paper_tables.yaml": ("preset list", "report"),
     "results/runs/train_teacher.json": ("report", "sync", "card", "sample"),
-    "results/runs/select_ema@scd.json": ("report", "sync", "sample"),
+    "results/runs/select_ema@scd.json": ("report", "sync", "sample", "card", "serve"),
     "results/runs/evaluate@scd.json": ("report", "sync", "card"),
     "results/metrics/reference.json": ("report", "sync"),
     "results/metrics/select-scd.json": ("report", "sync"),

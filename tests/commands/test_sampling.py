@@ -1,6 +1,8 @@
 """`scm sample`: which sampler and guidance scale a model is drawn with, and every refusal by its text."""
 
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,9 @@ from scm.base import weights
 from scm.base.files import write_json
 from scm.base.yaml_files import render
 from scm.errors import UserError
+from scm.generation.classes import class_numbers
 from scm.generation.sampler import Sampler
-from scm.generation.trained import NoiseLevels, class_numbers, guided_by, own_steps, sampler_of, scale_of
+from scm.generation.trained import NoiseLevels, guided_by, own_steps, sampler_of, scale_of
 from scm.params import Params
 from scm.params.project import Project
 from scm.results.provenance import chain, run_entry
@@ -124,7 +127,7 @@ def test_samplers_by_model_and_steps():
     teacher = drawn(params, TEACHER, 4)
     assert teacher.nfe == 7 == len(times_of(teacher))
     student = {**HEADER, "sampling": {1: {"guidance_scale": 1.0}, 2: {"guidance_scale": 1.0, "t_mid": 0.9}}}
-    expected = {1: [t_max], 2: [t_max, 0.9], 4: [t_max, 0.9, 0.6, 0.3]}
+    expected = {1: [t_max], 2: [t_max, 0.9]}
     for steps, times in expected.items():
         sampler = drawn(params, student, steps)
         assert sampler.nfe == steps and times_of(sampler) == pytest.approx(times)
@@ -144,10 +147,17 @@ def test_samplers_by_model_and_steps():
 @pytest.mark.parametrize(
     ("header", "steps", "message"),
     [
-        ({**HEADER, "model": "vsd"}, 2, "--steps 2: vsd is sampled in 1; write --steps 1"),
+        (
+            {**HEADER, "model": "vsd"}, 2,
+            "--steps 2: vsd is sampled in 1; write --steps 1, or --model teacher",
+        ),
+        (
+            {**HEADER, "sampling": {1: {"guidance_scale": 1.0}, 2: {"guidance_scale": 1.0, "t_mid": 0.9}}}, 4,
+            "--steps 4: scd is sampled in 1 or 2; write --steps 2, or --model teacher",
+        ),
         (
             {**HEADER, "model": "multistep", "segments": 4, "sampling": {4: {"guidance_scale": 1.0}}}, 2,
-            "--steps 2: multistep is sampled in 4; write --steps 4",
+            "--steps 2: multistep is sampled in 4; write --steps 4, or --model teacher",
         ),
     ],
 )  # fmt: skip
@@ -207,6 +217,9 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
     [
         ({"model": "vsd"}, "--model vsd: params.yaml has teacher, scd, sct; use one of them"),
         ({"output": "a.jpg"}, "-o a.jpg: pictures are written as PNG; give a name that ends in .png"),
+        ({"output": "there/a.png"}, "-o there/a.png: there is no folder; choose another place"),
+        ({"output": "made.png"}, "-o made.png: made.png is a folder; choose another place"),
+        ({"steps": 3}, "--steps 3: scd is sampled in 1 or 2; write --steps 2, or --model teacher"),
         ({"seed": -1}, "--seed -1: must be between 0 and 2^63 - 1 less the number of images"),
         ({"classes": "four"}, "--classes four: no such class; this model has zero, one, two (or numbers 0 to 2)"),
         ({"classes": "3"}, "--classes 3: no such class; this model has zero, one, two (or numbers 0 to 2)"),
@@ -215,8 +228,52 @@ def test_pictures_are_drawn_and_guidance_counts(project, capsys):
 )
 def test_what_cannot_be_drawn_is_refused_and_nothing_written(project, capsys, changes, message):
     save_model(project, "scd", t_mid=0.9)
+    (project / "there").touch()
+    (project / "made.png").mkdir()
     assert sampled(**changes) == 1
-    assert capsys.readouterr().err == f"scm: error: {message}\n" and not list(project.glob("*.png"))
+    assert capsys.readouterr().err == f"scm: error: {message}\n"
+    assert [path.name for path in project.rglob("*.png")] == ["made.png"]
+
+
+def test_by_default_a_model_is_drawn_in_its_own_steps(project, capsys):
+    """The teacher in sampler.teacher_steps, a student in its most; publish.model if no model is named."""
+    save_model(project, "teacher")
+    save_model(project, "scd", t_mid=0.9)
+    save_model(project, "sct")
+    for model, evaluations in (("teacher", 35), ("scd", 2), ("sct", 1), (None, 2)):
+        assert sampled(model=model, steps=None, count=1) == 0
+        assert f": 1 images, {evaluations} network evaluations each, " in capsys.readouterr().err
+
+
+def test_a_picture_says_what_drew_it(project, capsys):
+    save_model(
+        project, "sct", t_mid=0.9, guidance=[1.0, 2.0], scale=1.5, classes=["zero", "caf\u00e9 \u2603\x1b", "two"]
+    )
+    run = {"key": "k", "stage": "select_ema", "item": "sct", "name": "n", "params": {}, "deps": {}, "started": 0.0}
+    entry = run_entry(Project.open(project), **run, chain=chain(Project.open(project), "sct"))
+    write_json(project / "results/runs/select_ema@sct.json", {**entry, "commit": "0123456789abcdef", "dirty": True})
+    assert sampled(model="sct", steps=None, seed=7, classes="2,1", output="new/folder/grid.png") == 0
+    assert capsys.readouterr().err.splitlines()[0] == "scm sample: made the folder new/folder"
+    with Image.open("new/folder/grid.png") as picture:
+        told = dict(picture.text)
+    assert told == {
+        "model": "sct", "commit": "0123456789 + changes", "images": "6", "seed": "7",
+        "class": "two, caf\u00e9 \u2603\\x1b", "steps": "2", "guidance": "1.5", "t_mid": "0.9",
+    }  # fmt: skip
+    assert sampled(model="sct", steps=1, count=1, classes="0") == 0
+    with Image.open("grid.png") as picture:
+        told = dict(picture.text)
+    assert "t_mid" not in told and "images" not in told and (told["class"], told["steps"]) == ("zero", "1")
+
+
+def test_a_wrong_class_is_refused_before_torch_is_imported(project):
+    save_model(project, "scd", t_mid=0.9)
+    script = (
+        "import sys; from scm import cli; code = cli.main(['sample', '--model', 'scd', '--classes', 'four']); "
+        "sys.exit(code + 2 * ('torch' in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "--classes four: no such class; this model has zero, one, two" in done.stderr
 
 
 def test_classes_by_name_or_number():
