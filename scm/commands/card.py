@@ -14,9 +14,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _card(options: argparse.Namespace) -> int:
     from scm.params.project import Project
     from scm.product.card import card
-    from scm.product.packaging import champion_address, content_of
+    from scm.product.packaging import content_of
 
     project = Project.open()
     content, _ = content_of(project, options.model or project.params.publish.model)
-    print(card(project, content, champion_address(project)), end="")
+    print(card(project, content), end="")
     return 0

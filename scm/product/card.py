@@ -4,7 +4,7 @@ It is written from the files of a run (results/) and params.yaml. It says so whe
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scm.base.documents import is_there
@@ -13,10 +13,11 @@ from scm.base.tables import escape, markdown_table
 from scm.data.latents.autoencoders import HEADER, read_header
 from scm.errors import printable
 from scm.params import flatten
+from scm.params.addresses import sqlite_address
 from scm.params.project import Project
 from scm.product.content import MAX_SEED, Content, Sampling
-from scm.report import data
-from scm.report.wording import DISTANCES, commit_of, display_name, duration, number
+from scm.report import data, wording
+from scm.report.wording import DISTANCES, FLOOR, commit_of, display_name, duration, number
 from scm.results.provenance import chain, licence_of, params_hash
 from scm.results.reading import measured_evaluations, metrics_path, read_figures, read_run, run_path
 
@@ -26,7 +27,19 @@ MEASURED = {
     "fd": "FD", "kid": "KID", "precision": "Precision", "recall": "Recall", "accuracy": "Accuracy",
     "images_per_second": "Images/s",
 }  # fmt: skip
-"""Figures of the table, and their names in its head."""
+UNSEEN = {"fd_held_out": "FD", "precision_held_out": "Precision", "recall_held_out": "Recall", "copies": "Copies"}
+"""Figures of the two tables, and their names in the heads."""
+FLOORS = (("Training images, drawn at random", "_floor"), ("Held-out images", "_expected"))
+"""Rows below the models', and the ends of their figures' names."""
+PUBLISHED = """\
+mlflow.set_tracking_uri({store})
+model = mlflow.pyfunc.load_model({address})"""
+OWN = """\
+from scm.params.project import Project
+from scm.product.serving import packaged
+
+with packaged(Project.open(), "{name}") as folder:
+    model = mlflow.pyfunc.load_model(folder)"""
 CODE = """\
 ```python
 import base64
@@ -34,7 +47,7 @@ import base64
 import mlflow
 import pandas
 
-model = mlflow.pyfunc.load_model("{uri}")
+{loaded}
 rows = pandas.DataFrame([{row}])
 for number, png in enumerate(model.predict(rows)["png"]):
     with open(f"image-{{number}}.png", "wb") as file:
@@ -42,8 +55,12 @@ for number, png in enumerate(model.predict(rows)["png"]):
 ```"""
 
 
-def card(project: Project, content: Content, address: str) -> str:
-    """Writes the card of a product, whose reader loads it by `address`, such as models:/digits@champion."""
+def card(project: Project, content: Content, address: str | None = None) -> str:
+    """Writes the card of a product.
+
+    Args:
+        address: its own in the registry, such as models:/digits@champion; None = the project's models/ alone has it.
+    """
     model, title = content.name, display_name(content.name)
     models = [model] if model == TEACHER else [TEACHER, model]
     parts = [
@@ -51,7 +68,7 @@ def card(project: Project, content: Content, address: str) -> str:
         ["## Data", "", *_data(project.root, content)],
         ["## Training", "", *_training(project, models)],
         ["## Figures", "", *_figures(project, models)],
-        ["## How to sample", "", *_use(content, address)],
+        ["## How to sample", "", *_use(project, content, address)],
         ["## Limits", "", *_limits(content)],
         ["## Licence", "", licence(project, model)],
         ["## Origin", "", *_origin(project, model)],
@@ -109,19 +126,13 @@ def _figures(project: Project, models: list[str]) -> Iterator[str]:
     if not found:
         yield "Not measured; `scm run` measures it."
         return
-    distance, keys = DISTANCES.get(params.reference.extractor, "FD"), list(MEASURED)
-    rows = []
-    for model in found:
-        figures = read_figures(root, "evaluate", model)
-        for evaluations in reversed(measured_evaluations(figures)):
-            values = [figures.get(f"{key}@{evaluations}") for key in keys]
-            shown = ["–" if value is None else number(value) for value in values]
-            rows.append([display_name(model), str(evaluations), *shown])
-    yield markdown_table(("Model", "Evaluations", distance, *list(MEASURED.values())[1:]), rows, "l" + "r" * 7)
+    distance = DISTANCES.get(params.reference.extractor, "FD")
+    measured = {model: read_figures(root, "evaluate", model) for model in found}
+    yield _table(measured, {**MEASURED, "fd": distance})
     # What defines the figures, so that nobody compares them with figures of another protocol.
     evaluate, run_file = params.evaluate, run_path(root, f"evaluate@{models[-1]}")
-    measured = read_run(run_file).get("protocol") if is_there(run_file) else None
-    protocol = f"; eval.protocol {measured[:12]}" if measured else ""
+    known = read_run(run_file).get("protocol") if is_there(run_file) else None
+    protocol = f"; eval.protocol {known[:12]}" if known else ""
     repeats = f", the smallest of {evaluate.repeats} sets of seeds" if evaluate.repeats > 1 else ""
     yield (
         f"\n{distance} is the Fréchet distance to the real images in the features of the extractor "
@@ -129,11 +140,45 @@ def _figures(project: Project, models: list[str]) -> Iterator[str]:
         f"{repeats}{protocol}. Compare it only with figures of the same protocol. Images/s is the speed on the device "
         "above, without decoding."
     )
+    if any("fd_floor" in figures for figures in measured.values()):
+        yield FLOOR.format(distance=distance)
+    if any("copies_expected" in figures for figures in measured.values()):
+        yield f"\n{_table(measured, {**UNSEEN, 'fd_held_out': distance})}\n\n{wording.UNSEEN}"
+    else:
+        yield "\nNo images were held out, so nothing says how the figures are on images that no training has seen."
 
 
-def _use(content: Content, address: str) -> Iterator[str]:
-    yield CODE.format(uri=address, row=json.dumps(content.example()))
-    yield f"\nOr `scm serve {address}`, which has a page for people and answers POST requests at /invocations."
+def _table(measured: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> str:
+    """The figures with these names, of all models and evaluations, and below them what they can reach."""
+
+    def cells(figures: Mapping[str, float], end: str) -> list[str]:
+        values = [figures.get(f"{name}{end}") for name in names]
+        return ["–" if value is None else number(value) for value in values]
+
+    rows = [
+        [display_name(model), str(evaluations), *cells(figures, f"@{evaluations}")]
+        for model, figures in measured.items()
+        for evaluations in reversed(measured_evaluations(figures))
+    ]
+    some = next(iter(measured.values()))  # all models have as many samples, and so the same floors
+    rows += [[what, "–", *floor] for what, end in FLOORS if set(floor := cells(some, end)) != {"–"}]
+    return markdown_table(("Model", "Evaluations", *names.values()), rows, "l" + "r" * (1 + len(names)))
+
+
+def _use(project: Project, content: Content, address: str | None) -> Iterator[str]:
+    tracking = project.tracking
+    file = tracking.store_file
+    place = file.relative_to(tracking.home) if file is not None and file.is_relative_to(tracking.home) else None
+    if address is None:
+        yield "In the project's folder, which has the model in its models/:\n"
+        loaded = OWN.format(name=content.name)
+    else:
+        yield "In the project's folder, whose registry has the model:\n" if place else "The registry has the model:\n"
+        store = sqlite_address(place) if place else tracking.shown
+        loaded = PUBLISHED.format(store=json.dumps(store), address=json.dumps(address))
+    yield CODE.format(loaded=loaded, row=json.dumps(content.example()))
+    shown = address or f"models/{content.name}"
+    yield f"\nOr `scm serve {shown}`, which has a page for people and answers POST requests at /invocations."
 
 
 def _limits(content: Content) -> Iterator[str]:

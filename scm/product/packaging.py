@@ -38,8 +38,10 @@ ENTRY = Path(__file__).with_name("entry.py")
 PACKAGE = Path(__file__).parents[1]
 
 
-def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
+def log_version(project: Project, model: str, tags: dict[str, str], alias: str = CHAMPION) -> str:
     """Packages a model and registers it as a new version of `params.registered_name`; returns the version's number.
+
+    Its card loads it by `alias`, which the caller gives to it.
 
     The version belongs to the model's run of `evaluate`, which is sent if the store does not have it yet, and carries
     `tags`. The same content is stored once: a second version of it is another name for the same files.
@@ -53,7 +55,7 @@ def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
     sending.send(client, record, settings)
     run = sending.run_of(client, record.key)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = package(project, model, Path(temporary) / "model")
+        folder = package(project, model, Path(temporary) / "model", f"models:/{name}@{alias}")
         place = f"model-{_digest(folder)[:12]}"
         _store(client, run.info.run_id, folder, place)
     _require_name(client, name)
@@ -72,7 +74,7 @@ def package(project: Project, model: str, folder: Path, address: str | None = No
 
     Args:
         model: a student's method, which is packaged with its teacher, or "teacher".
-        address: what readers of the card load the model by; None = the champion's address.
+        address: see `card`.
 
     Raises:
         UserError: a file is missing, or the models do not belong together.
@@ -86,7 +88,7 @@ def package(project: Project, model: str, folder: Path, address: str | None = No
         content, headers = content_of(project, model)
         _stage(project.root, staging / "product", headers)
         content.write(staging / "product")
-        write_text(staging / "product" / CARD, card(project, content, address or champion_address(project)))
+        write_text(staging / "product" / CARD, card(project, content, address))
         copy_source(staging / "scm")
         # MLflow's frame around it.
         mlflow.pyfunc.save_model(

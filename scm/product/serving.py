@@ -116,7 +116,7 @@ def located(asked: str | None) -> Iterator[tuple[str, str]]:
 def packaged(project: Project, model: str) -> Iterator[str]:
     """Packages one of the project's models into a folder that exists within the block."""
     with tempfile.TemporaryDirectory() as temporary:
-        yield str(package(project, model, Path(temporary) / model, str(Path("models") / model)))
+        yield str(package(project, model, Path(temporary) / model))
 
 
 def has_champion(project: Project) -> bool:

@@ -28,7 +28,7 @@ from scm.publishing.gate import Rules, decide
 from scm.publishing.verdict import Outcome
 from scm.results.reading import run_path
 from scm.tracking import sending, store
-from scm.tracking.registry import CHALLENGER, Registry, sole_publisher
+from scm.tracking.registry import CHALLENGER, CHAMPION, Registry, sole_publisher
 from scm.tracking.store import answered, is_new
 from scm.tracking.sync import record_of
 
@@ -162,7 +162,8 @@ def carry_out(registry: Registry, outcome: Outcome, project: Project) -> None:
         same_weights = champion is not None and outcome.candidate.weights == champion.weights
         candidate = replace(outcome.candidate, previous=champion.previous if champion and same_weights else before)
         if outcome.version is None:
-            outcome.version = _register(registry, candidate, champion if same_weights else None, project)
+            alias = CHALLENGER if decision.kind == "challenger" else CHAMPION
+            outcome.version = _register(registry, candidate, champion if same_weights else None, project, alias)
         # A complete version gets its verdict, then its alias.
         registry.tag(outcome.version, tags.VERDICT, decision.kind)
         registry.describe(outcome.version, "; ".join(decision.reasons))
@@ -174,11 +175,12 @@ def carry_out(registry: Registry, outcome: Outcome, project: Project) -> None:
     outcome.published = True
 
 
-def _register(registry: Registry, candidate: Entry, champion: Entry | None, project: Project) -> str:
+def _register(registry: Registry, candidate: Entry, champion: Entry | None, project: Project, alias: str) -> str:
     """Registers the candidate and returns its version, which has no alias yet, so that nobody uses it.
 
     Args:
         champion: the champion if it has the candidate's weights: the version gets its package and keeps its origin.
+        alias: what the version will get, by which its card loads it.
     """
     if champion is None:
         require_weights(project.root, candidate)
@@ -189,7 +191,7 @@ def _register(registry: Registry, candidate: Entry, champion: Entry | None, proj
         return registry.register_again(str(champion.version), tags_of(again))
     from scm.product import packaging  # it brings torch
 
-    return packaging.log_version(project, candidate.model, tags_of(replace(candidate, files=files)))
+    return packaging.log_version(project, candidate.model, tags_of(replace(candidate, files=files)), alias)
 
 
 def _attach(registry: Registry, candidate: Entry, project: Project) -> str:

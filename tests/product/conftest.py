@@ -1,6 +1,7 @@
 """A project with small random models and made-up results, its package, and that package served."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,13 @@ def packed(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(project: Project, folder: Path, *without: str) -> Project:
     """A copy of the project that a test may change."""
     return Project.open(shutil.copytree(project.root, folder / "copy", ignore=shutil.ignore_patterns(*without)))
+
+
+def run_example(card: str) -> None:
+    """Runs the program in a model card, as it is printed."""
+    code = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert code is not None
+    exec(code[1], {})
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from scm.errors import UserError
 from scm.product.content import Content
 from scm.product.packaging import content_of, copy_source, log_version, needed_modules, requirements
 from scm.product.serving import has_champion
-from tests.product.conftest import copied
+from tests.product.conftest import copied, run_example
 from tests.support.models import save_model
 
 LOADER = """
@@ -161,6 +161,10 @@ def test_versions_in_the_registry(project, tmp_path, monkeypatch):
     try:
         assert not has_champion(copy)
         client.set_registered_model_alias("digits", "champion", "2")
+        card = (description.parent / "artifacts/product/card.md").read_text(encoding="utf-8")
+        monkeypatch.chdir(root)
+        run_example(card)
+        assert (root / "image-0.png").read_bytes()[:4] == b"\x89PNG"
         assert has_champion(copy)  # and MLflow looks in this store from now on
         model = mlflow.pyfunc.load_model("models:/digits@champion")
     finally:

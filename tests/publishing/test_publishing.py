@@ -347,7 +347,7 @@ def test_a_champion_that_another_machine_made_meanwhile_stays(root: Path, monkey
     publish(root)
     write_candidate(root, BETTER, "two")
 
-    def log_and_be_overtaken(project: Project, model: str, tags: dict[str, str]) -> str:
+    def log_and_be_overtaken(project: Project, model: str, tags: dict[str, str], alias: str) -> str:
         other = log_version(project, model, {})
         store_module.connect(project.tracking).set_registered_model_alias("digits", CHAMPION, other)
         return log_version(project, model, tags)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 FIRST, BETTER, BEST = (5.0, 5.2, 5.1), (4.0, 4.2, 4.1), (3.0, 3.2, 3.1)
 
 
-def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
+def log_version(project: Project, model: str, tags: dict[str, str], alias: str) -> str:
     """Stands in for scm.product.packaging.log_version; stores no files."""
     client, name = store.connect(project.tracking), project.params.registered_name
     with suppress(MlflowException):  # it is there

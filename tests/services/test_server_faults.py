@@ -18,7 +18,7 @@ from PIL import Image
 from scm import cli
 from scm.params import dump, load
 from scm.params.project import Project
-from scm.product.packaging import package
+from scm.product.packaging import champion_address, package
 from scm.publishing.candidate import model_files
 from scm.publishing.entry import champion_in
 from scm.results.fingerprint import inputs_of
@@ -233,7 +233,8 @@ def test_no_half_a_model_is_published_where_there_is_no_room_and_the_same_comman
     assert [version.number for version in registry.versions()] == ["1"] and registry.holder(CHAMPION) == "1"
     source = registry.client.get_model_version(registry.name, "1").source
     kept = Path(download_artifacts(source, dst_path=str(tmp_path / "kept"), tracking_uri=server_on_disk.address))
-    again = package(Project.open(root), "scd", tmp_path / "again")
+    project = Project.open(root)
+    again = package(project, "scd", tmp_path / "again", champion_address(project))
     for part in ("artifacts", "code"):
         files = {path.relative_to(again): path.read_bytes() for path in (again / part).rglob("*") if path.is_file()}
         assert files and files == {

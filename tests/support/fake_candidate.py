@@ -68,7 +68,7 @@ def write_candidate(
     change_run(root, "train_student@scd", health=list(health))
 
 
-def log_version(project: Project, model: str, tags: dict[str, str]) -> str:
+def log_version(project: Project, model: str, tags: dict[str, str], alias: str = "champion") -> str:
     """Stands in for scm.product.packaging.log_version; a version's only file is the model's weights."""
     client, name = store.connect(project.tracking), project.params.registered_name
     if not client.search_registered_models(f"name = '{name}'"):
