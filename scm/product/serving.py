@@ -11,6 +11,7 @@ from typing import Any
 
 from scm.errors import UserError
 from scm.params.project import Project
+from scm.product.card_page import TEMPLATE
 from scm.product.content import CARD
 from scm.product.packaging import champion_address, package
 from scm.report.wording import display_name
@@ -42,7 +43,7 @@ def serve(model: Any, listener: socket.socket, shown: str, hosts: frozenset[str]
     print(f"serving {shown} on http://{place}/ (Ctrl-C ends it)", flush=True)
     sys.setswitchinterval(SWITCH)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has closed everything
-        web.server(app, web.security_headers(page)).run(sockets=[listener])
+        web.server(app, web.security_headers(page, TEMPLATE)).run(sockets=[listener])
     return invocations.ended(LAST_EVALUATION)
 
 

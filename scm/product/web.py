@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from scm.errors import UserError, printable
+from scm.product.card_page import card_page
 from scm.product.hosts import is_own
 from scm.product.model import Dropped, Product, Wish
 from scm.product.rows import rows_of
@@ -57,11 +58,12 @@ def refusal(code: int, message: str, headers: Mapping[str, str] | None = None) -
     return JSONResponse({"error_code": kind, "message": text}, code, headers)
 
 
-def security_headers(page: str) -> list[tuple[str, str]]:
-    """Headers of every answer; of scripts and styles, browsers run and apply those of `page` alone."""
-    hashes = {}
+def security_headers(*pages: str) -> list[tuple[str, str]]:
+    """Headers of every answer; of scripts and styles, browsers run and apply those of `pages` alone."""
+    hashes, text = {}, "\n".join(pages)
     for tag in ("script", "style"):
-        digests = [hashlib.sha256(text.encode()).digest() for text in re.findall(f"<{tag}>(.*?)</{tag}>", page, re.S)]
+        found = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digests = [hashlib.sha256(each.encode()).digest() for each in found]
         hashes[tag] = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; img-src data:; "
@@ -78,7 +80,21 @@ def security_headers(page: str) -> list[tuple[str, str]]:
 def application(
     invocations: "Invocations", page: str, about: dict[str, Any], card: str, hosts: frozenset[str]
 ) -> ASGIApp:
-    """The application: answers that are always the same, by their paths, and /invocations."""
+    """The application: answers that are always the same, by their paths, and /invocations.
+
+    Args:
+        card: the model card in Markdown.
+    """
+    cards = {
+        "html": HTMLResponse(card_page(card), headers={"vary": "accept"}),
+        "markdown": PlainTextResponse(card, media_type="text/markdown", headers={"vary": "accept"}),
+    }
+
+    async def carded(request: Request) -> Response:
+        accepted = request.headers.get("accept", "").lower()
+        wanted = "html" if "text/html" in accepted and "text/markdown" not in accepted else "markdown"
+        wanted = request.query_params.get("format", wanted)
+        return cards.get(wanted) or refusal(400, f"format {wanted}: must be {' or '.join(cards)}")
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -91,12 +107,12 @@ def application(
     fixed = {
         "/": HTMLResponse(page),
         "/about": JSONResponse(about),
-        "/card": PlainTextResponse(card, media_type="text/markdown"),
         "/ping": well,
         "/health": well,
         "/version": Response(VERSION, media_type="application/json"),
     }
     routes = [Route(path, answer, methods=["GET"]) for path, answer in fixed.items()]
+    routes.append(Route("/card", carded, methods=["GET"]))
     routes.append(Route("/invocations", invocations, methods=["POST"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused, Exception: failed})
     app.router.redirect_slashes = False

@@ -34,8 +34,30 @@ def drawn(tab) -> str:
 
 
 def opened(tab, server, width: int = 1200) -> None:
+    """Waits for the images that the page draws when it opens."""
     tab.open(server.url, width)
-    tab.wait(f"{STATE} === 'ready'")
+    assert drawn(tab) == "done"
+
+
+def test_the_page_draws_when_it_opens(tab, server):
+    opened(tab, server)
+    assert tab.value(IMAGES) == [3, 3, 3]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_card_is_a_page(tab, server, width, tmp_path):
+    """Its own style applies: figures stand at the right, and a phone scrolls tables alone."""
+    tab.open(f"{server.url}/card", width)
+    tab.wait("document.readyState === 'complete' && document.querySelector('h1')")
+    assert tab.value("document.querySelector('h1').textContent") == "sCD: images in few steps (digits)"
+    assert tab.value("getComputedStyle(document.querySelector('td.right')).textAlign") == "right"
+    assert tab.value("document.querySelectorAll('table').length") == 2
+    assert tab.value("document.querySelector('details').open") is False
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    tab.picture(tmp_path / "card.png")
+    tab.value("document.querySelector('nav a').click()")
+    tab.wait(f"location.pathname === '/' && {STATE} === 'done'")
+    assert tab.messages == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -20,12 +20,12 @@ from tests.support.serving import Server, start
 JSON = "application/json"
 
 
-def ask(server: Server, path: str, body: Any = None, kind: str | None = JSON) -> tuple[int, str]:
+def ask(server: Server, path: str, body: Any = None, kind: str | None = JSON, accept: str = "*/*") -> tuple[int, str]:
     """Code and text of an answer; a body that is not bytes is sent as JSON."""
     address = urllib.parse.urlsplit(server.url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {} if data is None or kind is None else {"content-type": kind}
+    headers = {"accept": accept} | ({} if data is None or kind is None else {"content-type": kind})
     try:
         connection.request("GET" if data is None else "POST", path, data, headers)
         answer = connection.getresponse()
@@ -44,7 +44,17 @@ def test_what_can_be_looked_at(server):
     assert code == 200 and version[0].isdecimal()
     code, page = ask(server, "/")
     assert code == 200 and page.startswith("<!doctype html>")
-    assert ask(server, "/card")[1].startswith("# sCD: images in few steps (digits)")
+    title = "sCD: images in few steps (digits)"
+    browser = "text/html,application/xhtml+xml,*/*;q=0.8"
+    for path, accept, page in (
+        ("/card", "*/*", False), ("/card", browser, True), ("/card", f"text/markdown, {browser}", False),
+        ("/card?format=markdown", browser, False), ("/card?format=html", "*/*", True),
+    ):  # fmt: skip
+        code, text = ask(server, path, accept=accept)
+        assert code == 200 and text.startswith("<!doctype html>" if page else f"# {title}\n")
+        assert (f"<title>{title}</title>" in text and f"<h1>{title}</h1>" in text) == page
+    code, text = ask(server, "/card?format=pdf")
+    assert code == 400 and json.loads(text)["message"] == "format pdf: must be html or markdown"
     assert ask(server, "/nothing")[0] == 404 and ask(server, "/invocations")[0] == 405
     about = json.loads(ask(server, "/about")[1])
     assert (about["classes"], about["student_steps"], about["max_rows"]) == (["zero", "one", "two"], [1, 2], 8)
