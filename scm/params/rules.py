@@ -181,6 +181,9 @@ def _training(params: Params, key: str, settings: TeacherSettings | StudentSetti
     if rate.decay == "cosine" and rate.decay_from >= images:
         problem = f"the cosine decay would begin after the {images.written} images of {key}"
         yield Fault(f"{key}.lr.decay_from", rate.decay_from.written, f"{problem}; use less, or decay: constant")
+    if rate.warmup > images:
+        problem = f"longer than the {images.written} images of {key}, which would never reach lr.max"
+        yield Fault(f"{key}.lr.warmup", rate.warmup.written, f"{problem}; use {images.written} or less")
 
 
 def _augmentation(params: Params) -> Iterator[Fault]:
@@ -204,6 +207,10 @@ def _methods(params: Params) -> Iterator[Fault]:
             continue
         settings = student.method(method)
         yield from _training(params, key, settings)
+        warmup, images = settings.tangent_warmup, settings.images
+        if warmup > images and methods.find(method).by_tangent:
+            problem = f"longer than the {images.written} images of {key}, whose tangent would never be whole"
+            yield Fault(f"{key}.tangent_warmup", warmup.written, f"{problem}; use {images.written} or less")
         yield from _start(params, method, start)
         if settings.guidance and not _guided(params):
             problem = "a teacher can be guided only if it was trained without labels as well"

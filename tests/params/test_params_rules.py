@@ -27,6 +27,7 @@ VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": FAKE_SCORE,
 }
+CONSTANT = {"max": 1e-3, "warmup": 0, "decay": "constant", "decay_from": 0}
 ECT = {"images": "128Ki", "dropout": 0.0, "q": 2.0, "k": 8.0, "b": 1.0, "doubling": "8Ki", "c": 0.0}
 MULTISTEP = {"images": "128Ki", "dropout": 0.0, "tangent_warmup": 0, "segments": 2}
 GUIDED = {"teacher.label_dropout": 0.1, "student.scd.guidance": [1.2, 2.0]}
@@ -178,6 +179,14 @@ IMPOSSIBLE = [
     (
         {"teacher.lr.decay_from": "320Ki"},
         'teacher.lr.decay_from = "320Ki": the cosine decay would begin after the 320Ki images of teacher; use less, or decay: constant',
+    ),
+    (
+        {"teacher.lr.warmup": "321Ki"},
+        'teacher.lr.warmup = "321Ki": longer than the 320Ki images of teacher, which would never reach lr.max; use 320Ki or less',
+    ),
+    (
+        {"student.scd": {"images": 16384, "dropout": 0.0, "tangent_warmup": 20000, "lr": CONSTANT}},
+        "student.scd.tangent_warmup = 20000: longer than the 16384 images of student.scd, whose tangent would never be whole; use 16384 or less",
     ),
     ({"student.scd.batch": 200000}, 'student.scd.images = "128Ki": less than one batch of 200000; use 200000 or more'),
     (
@@ -473,6 +482,14 @@ def test_an_architecture_that_cannot_be_told_of_augmentation_refuses_it(monkeypa
     told = "teacher.augment = 0.12: the architecture edm2 cannot be told of augmentation; write 0.0, or another network.architecture"
     with pytest.raises(UserError, match=re.escape(told)):
         validate(with_values({"teacher.augment": 0.12}), "params.yaml")
+
+
+def test_a_warm_up_may_last_as_long_as_the_training():
+    whole = {"images": "128Ki", "dropout": 0.0, "lr": {**CONSTANT, "warmup": "128Ki"}}
+    params = validate(with_values({"student.scd": {**whole, "tangent_warmup": "128Ki"}}), "params.yaml")
+    assert params.student.method("scd").tangent_warmup == params.student.method("scd").images
+    untouched = {**methods(ect="teacher"), "student.ect": {**ECT, **whole, "tangent_warmup": "256Ki"}}
+    assert validate(with_values(untouched), "params.yaml").student.method("ect").tangent_warmup == 256 << 10
 
 
 def test_one_method_is_enough():
