@@ -23,6 +23,7 @@ from scm.generation.generate import asked_labels, batches, generate
 from scm.generation.grids import save_grid, scale_for
 from scm.generation.sampler import Sampler
 from scm.networks.model import GUIDE
+from scm.params.notes import notes
 from scm.pipeline.stage import Stage, main
 
 Nearest = tuple[Tensor, dict[str, Any]]
@@ -90,6 +91,8 @@ def run(stage: Stage) -> None:
     ranks.leave()
     if ranks.rank:
         return
+    for note in notes(params, len(header["classes"]), reference.extractor.num_features):
+        stage.progress(note)
     figures |= reference.floors(count, settings.neighbours, ranks.device)
     save_pictures(stage.root / f"results/samples/{model_name}", grids, columns, nearest)
     stage.extra |= {"device": device, "protocol": protocol_of(stage, reference, model_name)}

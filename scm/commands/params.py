@@ -1,6 +1,7 @@
 """`scm params`: checks or prints the parameters, and gives params.yaml its comments and layout again."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from scm.commands.arguments import command
@@ -27,8 +28,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from scm.params import dump, flatten, load
+    from scm.params.notes import notes
     from scm.params.project import Project
     from scm.pipeline.launcher import command_of
+    from scm.report.data import classes_of
 
     path = _file(options.file)
     params = load(path)
@@ -36,6 +39,8 @@ def _check(options: argparse.Namespace) -> int:
     if params.runtime.launcher is not None:
         command_of(params.runtime.launcher, path.parent)
     print(f"{path}: ok ({len(flatten(dump(params)))} values, preset {params.preset})")
+    for note in notes(params, classes_of(path.parent)):
+        print(f"scm params: {note}", file=sys.stderr)
     return 0
 
 

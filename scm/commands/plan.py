@@ -26,10 +26,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from scm.params.notes import notes
     from scm.params.project import Project
     from scm.pipeline.plan import RUNS, plan
     from scm.pipeline.plan_cost import estimates
     from scm.pipeline.plan_table import as_json, table
+    from scm.report.data import classes_of
 
     project = Project.open()
     steps = plan(project, options.assume_data)
@@ -39,6 +41,8 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(as_json(steps, costs) | ({} if memory is None else {"memory": memory}), indent=2))
     else:
         print("\n".join([*table(steps, costs), *([] if memory is None else ["", *memory])]))
+    for note in notes(project.params, classes_of(project.root)):
+        print(f"scm plan: {note}", file=sys.stderr)
     running = [step.name for step in steps if step.status == RUNS]
     if any(name.startswith("train_") for name in running):
         from scm.build.room import shortage_of

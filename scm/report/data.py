@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from scm.base.documents import read_json
+from scm.base.documents import is_there, read_json
 from scm.base.forms import Natural
 from scm.errors import UserError
 
@@ -56,6 +56,11 @@ class Summary(TypedDict):
 def read(root: Path) -> Summary:
     """Reads data.json, which prepare wrote; UserError if it is missing or holds something else."""
     return read_json(root / FOLDER / "data.json", Summary, damaged="delete it and run `dvc repro prepare`")
+
+
+def classes_of(root: Path) -> int:
+    """Classes of the prepared data; 0 if there are none, or none are known yet."""
+    return len(read(root)["classes"]) if is_there(root / FOLDER / "data.json") else 0
 
 
 def sentence(data: Summary) -> str:
