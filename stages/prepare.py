@@ -7,16 +7,13 @@ from pathlib import Path
 from scm.base.files import replacing_folder, write_json
 from scm.data.latents.autoencoders import codec_path, weight_files
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
-from scm.data.preparation.summary import account, colour_advice, contact_images, summary, write_skipped
+from scm.data.preparation.summary import account, colour_advice, contact_sheet, summary, write_skipped
 from scm.data.reading.held_out import divided
 from scm.data.reading.source import Wanted, open_source
 from scm.data.shards.shards import HELD_OUT, held_out_of, read_index
-from scm.generation.grids import save_grid, scale_for
 from scm.pipeline.ranks import own_threads
 from scm.pipeline.stage import Stage, main
 
-COLUMNS = 10
-"""Columns of the contact sheet."""
 MANY_FILES = 100_000
 """Files in a folder above which a tar of them is advised."""
 
@@ -43,13 +40,13 @@ def run(stage: Stage) -> None:
     held = 0 if aside is None else read_index(aside)["count"]
     samples = stage.root / "results/samples/prepare"
     with replacing_folder(samples) as folder:
-        images = contact_images(shards, index)
-        save_grid(folder / "contact.png", images, COLUMNS, scale_for(images.shape[2]))
+        contact_sheet(shards, index).save(folder / "contact.png")
         write_json(folder / "data.json", summary(index, tally, held))
         write_skipped(tally.skipped, folder / "skipped.jsonl")
     if advice := colour_advice(index, tally, held):
         stage.progress(advice)
     stage.progress(account(index, tally, held))
+    stage.progress("results/samples/prepare/contact.png shows some of them: look at it before you train")
     figures = {"images": index["count"], "classes": len(index["classes"]), "skipped": len(tally.skipped)}
     stage.figures(figures | ({"held_out": held} if held else {}))
 

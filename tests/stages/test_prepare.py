@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from scm.data.preparation.summary import caption, small_letters
 from scm.data.reading.source import Wanted
 from scm.data.shards.shards import iterate, read_index
 from scm.errors import UserError
@@ -104,13 +105,23 @@ def test_a_folder_of_images(tmp_path, capsys):
     assert [json.loads(line) for line in lines] == summary["skipped_first"]
 
 
-def test_the_contact_sheet_shows_each_image_in_its_place(tmp_path):
+def test_the_contact_sheet_shows_each_image_in_its_place(tmp_path, capsys):
     make(tmp_path / "data/raw", {name: content for name, content in IMAGES.items() if len(content) > 10})
     run(tmp_path, source="folder", resolution=16, channels=3, max_pixels=8192, shard_images=2)
     with Image.open(tmp_path / "results/samples/prepare/contact.png") as sheet:
-        assert sheet.size == (10 * (4 * 16 + 1) + 1, 4 * 16 + 2)
-        seen = [sheet.getpixel((1 + 65 * column + 32, 32)) for column in range(4)]
+        assert sheet.size == (10 * (6 * 16 + 1) + 1, 6 * 16 + 15 + 2)
+        seen = [sheet.getpixel((1 + 97 * column + 48, 48)) for column in range(4)]
+        captions = [sheet.crop((1 + 97 * column, 97, 97 + 97 * column, 112)).tobytes() for column in range(5)]
     assert seen == [BLUE, BLUE, GREEN, RED]
+    assert captions[0] == captions[1] and len(set(captions)) == 4, "blue twice, green, red, and nothing"
+    assert "results/samples/prepare/contact.png shows some of them" in capsys.readouterr().out
+
+
+def test_a_caption_fits_its_image_and_is_legible():
+    font = small_letters()
+    assert [caption(7, name, font, 96) for name in ("cat", "Ärger", "кот", "猫")] == ["cat", "Ärger", "кот", "class 7"]
+    cut = caption(0, "a very long name of a class of images", font, 96)
+    assert cut.startswith("a very lo") and cut.endswith("...") and font.getlength(cut) <= 96
 
 
 def test_the_contact_sheet_takes_images_from_all_over_the_data(tmp_path):
@@ -119,7 +130,7 @@ def test_the_contact_sheet_takes_images_from_all_over_the_data(tmp_path):
     make(tmp_path / "data/raw", files)
     run(tmp_path, source="folder", labels=False, resolution=8, channels=1, shard_images=16)
     with Image.open(tmp_path / "results/samples/prepare/contact.png") as sheet:
-        cell = 8 * 7 + 1
+        cell = 8 * 12 + 1
         assert sheet.size == (10 * cell + 1, 10 * cell + 1)
         greys = [sheet.getpixel((cell * column + 20, cell * row + 20))[0] for row in range(10) for column in range(10)]
     assert greys == [round(2.5 * k + 0.75) for k in range(100)]
@@ -130,7 +141,7 @@ def test_large_images_are_small_on_the_sheet(tmp_path):
     _, summary = run(tmp_path, source="folder", labels=False, resolution=128, channels=3, max_pixels=65536)
     assert summary["enlarged"] == 1 and summary["classes"] == []
     with Image.open(tmp_path / "results/samples/prepare/contact.png") as sheet:
-        assert sheet.size == (10 * 65 + 1, 66) and sheet.getpixel((30, 30)) == RED and sheet.getpixel((95, 30)) == BLUE
+        assert sheet.size == (10 * 97 + 1, 98) and sheet.getpixel((30, 30)) == RED and sheet.getpixel((127, 30)) == BLUE
 
 
 def test_webdataset_shards(tmp_path):

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from scm.base.files import replacing
 from scm.data.preparation.ingest import Tally
@@ -17,9 +16,14 @@ from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import tar_reader
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.tars import tar_members
+from scm.data.shards.shards import LABELS
 
-CONTACT_IMAGES, CONTACT_SIDE = 100, 64
-"""Most images on the contact sheet, and most pixels on a side of each."""
+CONTACT_IMAGES, CONTACT_SIDE, COLUMNS = 100, 96, 10
+"""Most images on the contact sheet, pixels on a side of each (about as many for a small one), and images in a row."""
+GAP, GAP_GREY = 1, 160
+"""Pixels between two images, and the grey level there: most images have a black or a white background."""
+CAPTION, SMALL = 15, 11
+"""Height of a line with a class's name, and of its letters, in pixels."""
 LISTED = 20
 """Most skipped files and reasons that `summary` lists; skipped.jsonl has all files."""
 SPOKEN = 5
@@ -80,11 +84,10 @@ def write_skipped(skipped: Skipped, path: Path) -> None:
             lines.write(json.dumps(entry) + "\n")
 
 
-def contact_images(folder: Path, index: dict[str, Any]) -> torch.Tensor:
-    """Images for the contact sheet, evenly spread over the data, so that each part and class has its share.
+def contact_sheet(folder: Path, index: dict[str, Any]) -> Image.Image:
+    """Images evenly spread over the data, so that each part and class has its share, with the names of their classes.
 
-    Returns:
-        uint8 [N, C, H, W], N <= CONTACT_IMAGES, H = W <= CONTACT_SIDE; larger images are reduced.
+    Large images are reduced, and the pixels of small ones enlarged to squares.
     """
     count, number = index["count"], min(index["count"], CONTACT_IMAGES)
     wanted, images, start = [(2 * k + 1) * count // (2 * number) for k in range(number)], [], 0
@@ -93,10 +96,48 @@ def contact_images(folder: Path, index: dict[str, Any]) -> torch.Tensor:
         start += shard["count"]
         if inside:
             images += _images(folder / shard["file"], inside)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    classes, labels = index["classes"], np.load(folder / LABELS)
+    return _sheet(
+        images, [(int(labels[position]), classes[labels[position]]) for position in wanted] if classes else []
+    )
 
 
-def _images(shard: Path, wanted: set[int]) -> list[np.ndarray]:
+def _sheet(images: list[Image.Image], classes: list[tuple[int, str]]) -> Image.Image:
+    """Arranges images of one size row by row, with the number and name of each one's class below it."""
+    side, below = images[0].width * max(1, round(CONTACT_SIDE / images[0].width)), CAPTION if classes else 0
+    size = (COLUMNS * (side + GAP) + GAP, -(-len(images) // COLUMNS) * (side + below + GAP) + GAP)
+    sheet, font = Image.new("RGB", size, (GAP_GREY,) * 3), small_letters()
+    draw = ImageDraw.Draw(sheet)
+    for position, image in enumerate(images):
+        row, column = divmod(position, COLUMNS)
+        place = GAP + column * (side + GAP), GAP + row * (side + below + GAP)
+        sheet.paste(image.resize((side, side), Image.Resampling.NEAREST).convert("RGB"), place)
+        if classes:
+            text = caption(*classes[position], font, side)
+            draw.text((place[0] + side / 2, place[1] + side + 1), text, "black", font, "ma")
+    return sheet
+
+
+def small_letters() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has more letters than Pillow's own font."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), SMALL)
+
+
+def caption(number: int, name: str, font: Any, width: int) -> str:
+    """A class's name, cut to `width` pixels, or its number if the font lacks letters of the name."""
+    unknown = bytes(font.getmask("\U0010ffff"))
+    if any(bytes(font.getmask(letter)) == unknown for letter in name):
+        name = f"class {number}"
+    short = name
+    while font.getlength(short) > width and name:
+        name = name[:-1]
+        short = f"{name}..."
+    return short
+
+
+def _images(shard: Path, wanted: set[int]) -> list[Image.Image]:
     files, position, images = Catalogue(), 0, []
     with shard.open("rb") as handle:
         for member in tar_members(handle.fileno()):
@@ -108,6 +149,5 @@ def _images(shard: Path, wanted: set[int]) -> list[np.ndarray]:
         for number in range(len(files)):
             image = Image.open(io.BytesIO(read(files, number)))
             side = min(image.width, CONTACT_SIDE)
-            small = np.array(image.resize((side, side), Image.Resampling.BOX))
-            images.append(small.reshape(side, side, -1))
+            images.append(image.resize((side, side), Image.Resampling.BOX))
     return images
