@@ -4,11 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from scm import __version__
 from scm.base.files import disk_fault
 from scm.commands import (
     card,
     compare,
+    completion,
     import_teacher,
     params,
     plan,
@@ -18,13 +21,18 @@ from scm.commands import (
     run,
     sample,
     serve,
+    status,
     study,
     sync,
     ui,
 )
+from scm.commands.arguments import Parser, shows_help
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
-COMMANDS = (params, preset, plan, run, compare, sample, serve, card, import_teacher, study, sync, ui, publish, retrain)
+COMMANDS = (
+    params, preset, plan, run, status, compare, sample, serve, card, import_teacher, study, sync, ui, publish, retrain,
+    completion,
+)  # fmt: skip
 """Modules whose `add` adds the parsers of their commands, in the order in which --help lists them."""
 
 
@@ -59,18 +67,53 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if arguments[:1] == ["run"]:
         passed_on = [argument for argument in arguments[1:] if argument not in run.OWN_OPTIONS]
         arguments = ["run", *(argument for argument in arguments[1:] if argument in run.OWN_OPTIONS)]
-    parser = argparse.ArgumentParser(
+    options, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.refuse(unknown)
+    options.passed_on = passed_on
+    return options
+
+
+def parser() -> Parser:
+    """The parser of the whole command."""
+    whole = Parser(
         prog="scm",
         description="Few-step image generation with continuous-time consistency models (arXiv 2410.11081).",
         epilog="examples:\n  scm preset apply digits-smoke\n  scm run\n  scm sample --model scd --steps 2 -o grid.png",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    whole.add_argument("--version", action=_Version, help="print the version and the commit of this program")
+    whole.set_defaults(handler=shows_help(whole), parser=whole, whole=whole)
+    commands = whole.add_subparsers(metavar="COMMAND")
     for module in COMMANDS:
         module.add(commands)
-    options = parser.parse_args(arguments)
-    options.passed_on = passed_on
-    return options
+    return whole
+
+
+class _Version(argparse._VersionAction):
+    """Asks git only if the version is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        print(version())
+        parser.exit()
+
+
+def version() -> str:
+    """This program's version, and its commit if its files lie in a git repository that knows them."""
+    from scm.base.processes import own_environment, run_program
+
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        try:
+            return run_program("git", *arguments, cwd=folder, env=own_environment()).stdout.strip()
+        except FileNotFoundError:
+            return ""
+
+    commit = git("describe", "--always", "--dirty", "--exclude=*") if git("ls-files", Path(__file__).name) else ""
+    clean = commit.removesuffix("-dirty")
+    changed = ", with uncommitted changes" if clean != commit else ""
+    return f"scm {__version__}" + (f" (commit {clean}{changed})" if commit else "")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from scm.commands.arguments import command
-from scm.errors import UserError
+from scm.errors import UserError, did_you_mean
 
 DEFAULT = "default: the project's params.yaml"
 
@@ -13,7 +13,7 @@ DEFAULT = "default: the project's params.yaml"
 def add(commands: argparse._SubParsersAction) -> None:
     examples = ("scm params check", "scm params show student")
     group = command(commands, "params", None, "check, show or tidy params.yaml", *examples)
-    actions = group.add_subparsers(metavar="ACTION", required=True)
+    actions = group.add_subparsers(metavar="ACTION")
     examples = ("scm params check", "scm params check other.yaml")
     check = command(actions, "check", _check, "check that params.yaml is valid", *examples)
     check.add_argument("file", nargs="?", type=Path, help=DEFAULT)
@@ -51,7 +51,9 @@ def _show(options: argparse.Namespace) -> int:
     values = flatten(dump(load(path)))
     chosen = {key: value for key, value in values.items() if f"{key}.".startswith(f"{options.key}.".lstrip("."))}
     if not chosen:
-        raise UserError(f"{path}: {options.key}: no such key; `scm params show` prints them all")
+        known = dict.fromkeys(key.rsplit(".", parts)[0] for key in values for parts in range(key.count(".") + 1))
+        meant = " ".join(filter(None, (did_you_mean(options.key, known), "`scm params show` prints them all")))
+        raise UserError(f"{path}: {options.key}: no such key; {meant}")
     for key, value in chosen.items():
         print(f"{key}: {_as_yaml(value)}")
     return 0

@@ -9,7 +9,7 @@ from scm.commands.arguments import command
 def add(commands: argparse._SubParsersAction) -> None:
     examples = ("scm preset list", "scm preset diff folder", "scm preset apply folder")
     group = command(commands, "preset", None, "named sets of values for params.yaml", *examples)
-    actions = group.add_subparsers(metavar="ACTION", required=True)
+    actions = group.add_subparsers(metavar="ACTION")
     summary = "list the presets with their data, sizes, methods and published figures"
     command(actions, "list", _list, summary, "scm preset list")
     for name, summary in (

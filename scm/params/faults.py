@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from scm.base.forms import shown
+from scm.errors import did_you_mean
 from scm.params.schema import METHODS, Params, Student
 
 _STARTS = ("student", "methods")
@@ -69,7 +70,7 @@ def _start_fault(rest: tuple[int | str, ...], value: Any) -> Fault:
     """A fault in `student.methods`: in the mapping, in a method's name, or in the model that it starts from."""
     key = ".".join(_STARTS)
     if rest[1:]:  # pydantic appends a mark if the key is at fault
-        return Fault(key, value, f"unknown method; the methods are {', '.join(METHODS)}")
+        return Fault(key, value, _unknown_method(str(rest[0])))
     if rest:
         return Fault(f"{key}.{rest[0]}", value, "must name the model that it starts from; write teacher, or a method")
     listed = value if isinstance(value, list) and value and all(name in METHODS for name in value) else ["scd"]
@@ -77,10 +78,15 @@ def _start_fault(rest: tuple[int | str, ...], value: Any) -> Fault:
     return Fault(key, value, f"must map each method to the model that it starts from; write {{{example}}}")
 
 
+def _unknown_method(name: str) -> str:
+    meant = did_you_mean(name, METHODS)
+    return f"unknown method; {meant}{' ' if meant else ''}the methods are {', '.join(METHODS)}"
+
+
 def _unknown(location: tuple[int | str, ...]) -> str:
     model = _model_at(location[:-1])
     if model is Student:
-        return f"unknown method; the methods are {', '.join(METHODS)}"
+        return _unknown_method(str(location[-1]))
     if location in GONE:
         return f"gone; remove it, {GONE[location]}"
     known = list(model.model_fields)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from scm.base.sections import Section
 from scm.params.schema import Params
 
 FEATURES = {"inception": 2048, "dinov2": 1024}
@@ -28,5 +27,4 @@ def notes(params: Params, classes: int = 0, features: int | None = None) -> Iter
 
 def _features(params: Params) -> int | None:
     name = params.reference.extractor
-    trained = getattr(params.reference, name, None)
-    return trained.features if isinstance(trained, Section) and hasattr(trained, "features") else FEATURES.get(name)
+    return getattr(getattr(params.reference, name, None), "features", None) or FEATURES.get(name)

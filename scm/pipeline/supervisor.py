@@ -24,6 +24,7 @@ from scm.base.project import TEACHER
 from scm.errors import EXIT_INTERRUPTED, Interrupted
 from scm.params import Params
 from scm.params.project import Project
+from scm.pipeline import repro
 from scm.pipeline.dvc_command import check_repository, check_writable, dvc_program
 from scm.results.fingerprint import check_files
 
@@ -135,7 +136,7 @@ class Sessions:
         dvc, supervisor = dvc_program(), os.getpid()
         path = os.pathsep.join([str(dvc.parent), os.environ.get("PATH", os.defpath)])
         process = subprocess.Popen(
-            [str(dvc), "repro", *arguments],
+            [sys.executable, repro.__file__, str(dvc), "repro", *arguments],
             cwd=self._root,
             env={**os.environ, **(environment or {}), "PATH": path},
             start_new_session=True,

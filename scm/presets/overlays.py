@@ -1,12 +1,11 @@
 """Named YAML files in a folder, and mappings laid over mappings: what presets and studies have in common."""
 
 import copy
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scm.errors import UserError
+from scm.errors import UserError, did_you_mean
 
 WHOLE = ("methods",)
 """Mappings that an overlay replaces as a whole, order included: a method that it does not name is switched off."""
@@ -38,8 +37,7 @@ def remedy_for(folder: Path, name: str) -> str | None:
     known = [f"{part}/{each}" for each in names_in(folder / part)] if part in parts else names_in(folder)
     if name in known:
         return None
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known) or 'none'}"
+    return did_you_mean(name, known) or f"choose from {', '.join(known) or 'none'}"
 
 
 def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

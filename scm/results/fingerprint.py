@@ -107,45 +107,60 @@ class Inputs:
 def inputs_of(
     root: Path, stage: str, item: str | None, params: Mapping[str, Any], records: Path | None = None
 ) -> Inputs:
-    """Reads the stage's definition in dvc.yaml and hashes what it lists.
+    """As `Files.inputs_of`, for one stage."""
+    return Files(root).inputs_of(stage, item, params, records)
 
-    Args:
-        params: the plain content of params.yaml.
-        item: the item of the stage's matrix or the key of its foreach; None for a stage without either.
-        records: see `content_hash`.
 
-    Raises:
-        UserError: dvc.yaml has no such stage, or a path that it lists is missing.
-    """
-    stages = defined_stages(root)
-    if stage not in stages:
-        raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
+class Files:
+    """dvc.yaml and dvc.lock, each read once."""
 
-    definition = require(stages[stage].get("do", stages[stage]), Traced, f"dvc.yaml: stages.{stage}", RESTORE)
-    start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
-    known = {f"item.{name}": item or "" for name in stages[stage].get("matrix", ())}
-    known |= {"key": item or "", "item": start}
+    def __init__(self, root: Path) -> None:
+        self.root, self.stages = root, defined_stages(root)
+        self.made = {path: output["md5"] for path, output in made_by_stages(root).items()}
 
-    def value_of(key: str) -> Any:
-        try:
-            return functools.reduce(lambda section, part: section[part], key.split("."), params)
-        except (KeyError, TypeError):
-            raise UserError(f"dvc.yaml: stages.{stage} names {key}, which params.yaml lacks: {RESTORE}") from None
+    def is_frozen(self, stage: str) -> bool:
+        """True if DVC takes the stage's outputs as they are."""
+        return bool(self.stages.get(stage, {}).get("frozen"))
 
-    def resolve(text: str) -> str:
-        """Fills in what DVC would: the item, and parameters such as ${data.path}."""
-        return re.sub(r"\$\{([\w.]+)\}", lambda found: known.get(found[1]) or str(value_of(found[1])), text)
+    def inputs_of(self, stage: str, item: str | None, params: Mapping[str, Any], records: Path | None = None) -> Inputs:
+        """Reads the stage's definition in dvc.yaml and hashes what it lists.
 
-    # The parameters that the stage tracks.
-    values: dict[str, Any] = {}
-    for key in map(resolve, definition.get("params", ())):
-        values |= flatten({key: value_of(key)})
-    # What it reads: another stage's output has its hash in dvc.lock, other files are hashed here.
-    made = {path: output["md5"] for path, output in made_by_stages(root).items()}
-    paths = sorted(map(resolve, definition.get("deps", ())))
-    dependencies = {path: made.get(path) or content_hash(root / path, records) for path in paths}
-    text = json.dumps([stage, item, values, dependencies], sort_keys=True)
-    return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
+        Args:
+            params: the plain content of params.yaml.
+            item: the item of the stage's matrix or the key of its foreach; None for a stage without either.
+            records: see `content_hash`.
+
+        Raises:
+            UserError: dvc.yaml has no such stage, or a path that it lists is missing.
+        """
+        root, stages = self.root, self.stages
+        if stage not in stages:
+            raise UserError(f"dvc.yaml has no stage {stage}: restore it, or run one of {', '.join(stages)}")
+
+        definition = require(stages[stage].get("do", stages[stage]), Traced, f"dvc.yaml: stages.{stage}", RESTORE)
+        start = str(params["student"]["methods"].get(item)) if "foreach" in stages[stage] else ""
+        known = {f"item.{name}": item or "" for name in stages[stage].get("matrix", ())}
+        known |= {"key": item or "", "item": start}
+
+        def value_of(key: str) -> Any:
+            try:
+                return functools.reduce(lambda section, part: section[part], key.split("."), params)
+            except (KeyError, TypeError):
+                raise UserError(f"dvc.yaml: stages.{stage} names {key}, which params.yaml lacks: {RESTORE}") from None
+
+        def resolve(text: str) -> str:
+            """Fills in what DVC would: the item, and parameters such as ${data.path}."""
+            return re.sub(r"\$\{([\w.]+)\}", lambda found: known.get(found[1]) or str(value_of(found[1])), text)
+
+        # The parameters that the stage tracks.
+        values: dict[str, Any] = {}
+        for key in map(resolve, definition.get("params", ())):
+            values |= flatten({key: value_of(key)})
+        # What it reads: another stage's output has its hash in dvc.lock, other files are hashed here.
+        paths = sorted(map(resolve, definition.get("deps", ())))
+        dependencies = {path: self.made.get(path) or content_hash(root / path, records) for path in paths}
+        text = json.dumps([stage, item, values, dependencies], sort_keys=True)
+        return Inputs(values, dependencies, hashlib.sha256(text.encode()).hexdigest())
 
 
 def defined_stages(root: Path) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def outputs_of_stages(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def read_lock(path: Path) -> Lock:
     """The content of a dvc.lock."""
-    return parse_lock(read_text(path, "run `dvc repro`"), str(path), RENEW)
+    return parse_lock(read_text(path, "run `scm run`"), str(path), RENEW)
 
 
 def parse_lock(text: str, source: str, remedy: str) -> Lock:
@@ -195,7 +210,7 @@ def content_hash(path: Path, records: Path | None = None) -> str:
             changed, or the size, a time, the inode or the device of any of them; every write changes a file's ctime.
     """
     if not path.exists():
-        raise UserError(f"{path} is missing: run `dvc repro`, or correct the path in params.yaml")
+        raise UserError(f"{path} is missing: run `scm run`, or correct the path in params.yaml")
     record = None if records is None else records / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()}.json"
     known = None if record is None else read_sealed(record)
     try:

@@ -8,13 +8,15 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from scm.params.addresses import sqlite_address
 from scm.params.project import TrackingSettings
 
 WAIT = 15.0
 """Seconds that another process may hold the file."""
+BRIEFLY = 0.5
+"""The same where a person waits for an answer that need not be complete."""
 PLACES = (
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"),
@@ -37,6 +39,23 @@ def prepare(settings: TrackingSettings, file: Path) -> None:
         print(
             f"mlflow: {file} came from {old.parent}: its files are in {settings.artifacts} now{left}", file=sys.stderr
         )
+
+
+def tags_of_holder(file: Path, name: str, alias: str) -> tuple[str, dict[str, str]] | None:
+    """Number and tags of the version of a registered model that has an alias, read without MLflow.
+
+    Raises:
+        sqlite3.Error: another process holds the file, or it is damaged.
+    """
+    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=BRIEFLY)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'registered_model_aliases'").fetchone():
+            return None
+        chosen = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+        found = database.execute(chosen, (name, alias)).fetchone()
+        if found is None:
+            return None
+        tags = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
+        return str(found[0]), dict(database.execute(tags, (name, found[0])))
 
 
 def _make(file: Path) -> None:

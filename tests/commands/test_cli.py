@@ -1,6 +1,7 @@
 """The command `scm`: help, exit codes, messages."""
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from ruamel.yaml import YAML
 
-from scm import cli
+from scm import __version__, cli
 from scm.commands import retrain, sample
 from scm.errors import Interrupted, UserError
 from scm.params import flatten
@@ -40,6 +41,8 @@ COMMANDS = [
     ["champion"],
     ["study"],
     ["retrain"],
+    ["status"],
+    ["completion"],
 ]
 
 
@@ -95,6 +98,40 @@ def test_help_imports_the_standard_library_alone_and_is_quick():
     assert result.stdout.splitlines()[-1] == "NEW ['scm']"
 
 
+@pytest.mark.parametrize("command", [[], ["params"], ["preset"]], ids=" ".join)
+def test_a_group_of_commands_shows_its_help(command, capsys):
+    assert cli.main(command) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: {' '.join(['scm', *command])} [-h]") and not shown.err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("sampel", "scm: error: argument COMMAND: invalid choice: 'sampel' (did you mean sample?)"),
+        ("xyzzy", "invalid choice: 'xyzzy' (choose from params, preset, plan, "),
+        ("preset aply digits", "scm preset: error: argument ACTION: invalid choice: 'aply' (did you mean apply?)"),
+        ("plan --memry", "scm plan: error: unrecognized arguments: --memry (did you mean --memory?)"),
+        ("sync now", "scm sync: error: unrecognized arguments: now\n"),
+    ],
+)
+def test_what_was_probably_meant(command, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_version_names_the_commit(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = re.fullmatch(r"scm (\S+) \(commit ([0-9a-f]{7,})(, with uncommitted changes)?\)\n", capsys.readouterr().out)
+    assert told is not None and told[1] == __version__ and head.startswith(told[2])
+    monkeypatch.setenv("PATH", "")
+    assert cli.version() == f"scm {__version__}", "without git"
+
+
 def test_params_check(project, capsys):
     assert cli.main(["params", "check"]) == 0
     assert capsys.readouterr().out == f"{project / 'params.yaml'}: ok ({values_in(project)} values, preset digits)\n"
@@ -117,8 +154,10 @@ def test_params_show(project, capsys):
     assert len(everything) == values_in(project)
     assert {"mlflow.uri: null", "data.labels: true", "seed: 0"} < set(everything)
     assert cli.main(["params", "show", "teach"]) == 1
-    expected = f"scm: error: {project / 'params.yaml'}: teach: no such key; `scm params show` prints them all\n"
-    assert capsys.readouterr().err == expected
+    expected = f"scm: error: {project / 'params.yaml'}: teach: no such key; did you mean teacher? "
+    assert capsys.readouterr().err == f"{expected}`scm params show` prints them all\n"
+    assert cli.main(["params", "show", "xyzzy"]) == 1
+    assert capsys.readouterr().err.endswith("xyzzy: no such key; `scm params show` prints them all\n")
 
 
 def test_preset_commands(project, capsys):
@@ -167,6 +206,19 @@ def test_run_passes_on_what_is_not_its_own_in_order(project, replace_module):
         (["-s", "evaluate@scd", "--force", "-v"], {"root": project, "parallel": True}),
         ([], {"root": project, "parallel": False}),
     ]
+
+
+def test_run_ends_with_the_place_of_the_report(project, replace_module, capsys):
+    codes = iter([0, 0, 0, 0, 0, 1])
+    replace_module("scm.pipeline.supervisor", "run", lambda *_, **__: next(codes))
+    assert cli.main(["run"]) == 0 and capsys.readouterr().out == "", "no report is there"
+    report = project / "results/report.html"
+    report.parent.mkdir()
+    report.touch()
+    line = f"scm run: the report is {report}\n"
+    told = [(cli.main(["run", *more]), capsys.readouterr().out) for more in ([], ["-f", "report"], ["encode"], ["-n"])]
+    assert told == [(0, line), (0, line), (0, ""), (0, "")]
+    assert (cli.main(["run"]), capsys.readouterr().out) == (1, "")
 
 
 def test_sample_arguments():

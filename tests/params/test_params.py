@@ -119,7 +119,7 @@ GUIDED_SCT = ": student.sct.guidance = [1.0, 2.0]: unknown key; remove it (known
 METHODS = "{scd: teacher, sct: teacher}"
 MAP_EACH = "must map each method to the model that it starts from; write"
 NAME_IT = "must name the model that it starts from; write teacher, or a method"
-UNKNOWN = f"unknown method; the methods are {', '.join(methods.names())}"
+UNKNOWN = f"the methods are {', '.join(methods.names())}"
 ONE_KEY = [
     (
         "teacher",
@@ -144,7 +144,7 @@ ONE_KEY = [
         "student",
         "scd: {images",
         "ecd: {}\n  scd: {images",
-        f": student.ecd = {{}}: {UNKNOWN}",
+        f": student.ecd = {{}}: unknown method; did you mean scd? {UNKNOWN}",
     ),
     ("student", "scd: {", "scd: {p_men: 1, ", ": student.scd.p_men = 1: unknown key; did you mean student.scd.p_mean?"),
     (
@@ -168,9 +168,9 @@ ONE_KEY = [
         "student",
         METHODS,
         "{scd: teacher, icm: teacher}",
-        f': student.methods = "icm": {UNKNOWN}',
+        f': student.methods = "icm": unknown method; did you mean rcm? {UNKNOWN}',
     ),
-    ("student", METHODS, "{3: teacher}", f": student.methods = 3: {UNKNOWN}"),
+    ("student", METHODS, "{3: teacher}", f": student.methods = 3: unknown method; {UNKNOWN}"),
     ("student", METHODS, "{scd}", f": student.methods.scd = null: {NAME_IT}"),
     ("student", METHODS, "{scd: ' '}", f': student.methods.scd = " ": {NAME_IT}'),
     ("student", METHODS, "{scd: [teacher]}", f': student.methods.scd = ["teacher"]: {NAME_IT}'),

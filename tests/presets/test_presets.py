@@ -219,7 +219,7 @@ ILL_FORMED = [
     ("student: {methods: [scd]}", f'student.methods = ["scd"]: {STARTS}'),
     (
         "student: {methods: {icm: teacher}}",
-        f'student.methods = "icm": unknown method; the methods are {", ".join(METHODS)}',
+        f'student.methods = "icm": unknown method; did you mean rcm? the methods are {", ".join(METHODS)}',
     ),
     ("student: {multistep: 7}", f"student.multistep = 7: {MAPPING}"),
     (

@@ -121,7 +121,7 @@ def test_what_is_missing_is_named(root):
         UserError, match=r"dvc\.yaml has no stage report: restore it, or run one of prepare, train_student, select"
     ):
         inputs_of(root, "report", None, PARAMS)
-    with pytest.raises(UserError, match=r"nowhere is missing: run `dvc repro`, or correct the path in params\.yaml"):
+    with pytest.raises(UserError, match=r"nowhere is missing: run `scm run`, or correct the path in params\.yaml"):
         inputs_of(root, "prepare", None, {**PARAMS, "data": {"path": "nowhere"}})
 
 
