@@ -87,3 +87,11 @@ def test_architectures_tree_names_every_file_of_the_source():
         git("ls-files", "--cached", "--others", "--exclude-standard", "scm", "stages", "benchmarks").stdout.split()
     )
     assert listed == {path for path in there if not path.endswith("__init__.py")}
+
+
+def test_remedies_name_the_command_that_the_readme_names():
+    assert "scm run  " in (ROOT / "README.md").read_text(encoding="utf-8")
+    for folder in ("scm", "stages"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert "run `dvc repro" not in text and "or `dvc repro" not in text, path

@@ -1,6 +1,6 @@
 """Documents that are read back: text and JSON within bounds, in the form that they must have.
 
-read_json(path, Run)    # UserError: encode.json: seconds = "6": must be a number: delete it and run `dvc repro`
+read_json(path, Run)    # UserError: encode.json: seconds = "6": must be a number: delete it and run `scm run`
 """
 
 import json
@@ -16,7 +16,7 @@ from scm.errors import UserError
 T = TypeVar("T")
 MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 2**28, 64, 19
 """Most bytes of a document, levels of nesting in it, and digits of a whole number."""
-MISSING_RESULT, DAMAGED_RESULT = "run `dvc repro` first", "delete it and run `dvc repro`"
+MISSING_RESULT, DAMAGED_RESULT = "run `scm run` first", "delete it and run `scm run`"
 """Remedies for outputs of stages, which DVC restores from its cache or makes again."""
 _CONFLICT = re.compile(r"^(?:<{7}|>{7}|={7})(?: |$)", re.MULTILINE)
 _SURROGATE = re.compile("[\ud800-\udfff]")

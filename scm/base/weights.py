@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 SEAL = "sha256"
 """Key in the header of a sealed file: a hash of its tensors and of the rest of the header."""
-MISSING = "run `dvc repro` to make it"
+MISSING = "run `scm run` to make it"
 ANYTHING: Any = Any
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")

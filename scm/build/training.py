@@ -79,7 +79,7 @@ def fitting_teacher(path: Path, data: TrainingData, settings: StudentSettings) -
     """
     teacher, header = load_model(path)
     if header["codec"] != data.codec.header:
-        raise UserError(f"{path} was trained on another encoding than data/latents: run `dvc repro train_teacher`")
+        raise UserError(f"{path} was trained on another encoding than data/latents: run `scm run train_teacher`")
     if len(header["classes"]) != len(data.loader.classes):
         raise UserError(
             f"{path} knows {len(header['classes'])} classes, data/latents has {len(data.loader.classes)}: "

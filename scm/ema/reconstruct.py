@@ -48,7 +48,7 @@ def verify(folder: Path) -> None:
     Raises:
         UserError: a snapshot or the index is missing or damaged, or there is a snapshot of something else.
     """
-    index, remedy = folder / INDEX, "run `dvc checkout`, or delete the folder and run `dvc repro`"
+    index, remedy = folder / INDEX, "run `dvc checkout`, or delete the folder and run `scm run`"
     if not index.exists() and len(snapshots_of(folder)) == 1:
         return
     written = read_sealed(index)
@@ -119,5 +119,5 @@ def snapshots_of(folder: Path) -> list[Path]:
     """The snapshots of a run's power-function averages, by time."""
     files = sorted(file for file in folder.glob("*.safetensors") if file.name != HALFLIFE_FILE)
     if not files:
-        raise UserError(f"{folder} holds no snapshots: run `dvc repro` to train the model")
+        raise UserError(f"{folder} holds no snapshots: run `scm run` to train the model")
     return files

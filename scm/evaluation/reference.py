@@ -260,7 +260,7 @@ def load_reference(folder: Path, device: torch.device | str = "cpu") -> Referenc
     Raises:
         UserError: a file is missing, has another format, or was changed after it was written.
     """
-    remedy, path = "run `dvc repro --force reference`", folder / HEADER
+    remedy, path = "run `scm run --force reference`", folder / HEADER
     header = read_json(path, dict[str, Any], damaged=remedy)
     if header.get("format") != FORMAT:
         raise UserError(f"{path} has format {shown(header.get('format'))}, not {FORMAT}: {remedy}")

@@ -55,7 +55,7 @@ class Summary(TypedDict):
 
 def read(root: Path) -> Summary:
     """Reads data.json, which prepare wrote; UserError if it is missing or holds something else."""
-    return read_json(root / FOLDER / "data.json", Summary, damaged="delete it and run `dvc repro prepare`")
+    return read_json(root / FOLDER / "data.json", Summary, damaged="delete it and run `scm run prepare`")
 
 
 def classes_of(root: Path) -> int:
@@ -99,5 +99,5 @@ def embedded(path: Path) -> str:
     """A PNG file as a data URL; UserError if it is missing or empty."""
     data = path.read_bytes() if path.is_file() else b""
     if not data:
-        raise UserError(f"{path} is missing or empty: delete it and run `dvc repro`")
+        raise UserError(f"{path} is missing or empty: delete it and run `scm run`")
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"

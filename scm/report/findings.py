@@ -269,7 +269,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
         size = _figure(figures, "mparams", path)
         for evaluations in reversed(measured_evaluations(figures)):
             if not reading.sample_path(root, model, evaluations).is_file():
-                raise UserError(f"{reading.sample_path(root, model, evaluations)} is missing: run `dvc repro` first")
+                raise UserError(f"{reading.sample_path(root, model, evaluations)} is missing: run `scm run` first")
             distance = _figure(figures, f"fd@{evaluations}", path)
             unseen = _unseen(figures, path, f"@{evaluations}")
             rows.append(
@@ -292,7 +292,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                 )
             )
         if not any(row.model == model for row in rows):
-            raise UserError(f"{path} has no figure 'fd@<evaluations>': delete it and run `dvc repro`")
+            raise UserError(f"{path} has no figure 'fd@<evaluations>': delete it and run `scm run`")
     return rows
 
 
@@ -322,5 +322,5 @@ def _sampler(model: str, full: bool, guidance: float | None) -> str:
 
 def _figure(metrics: dict[str, float], key: str, path: Path) -> float:
     if key not in metrics:
-        raise UserError(f"{path} has no figure {key!r}: run `dvc repro`")
+        raise UserError(f"{path} has no figure {key!r}: run `scm run`")
     return float(metrics[key])

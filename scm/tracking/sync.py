@@ -56,7 +56,7 @@ def sync(project: Project) -> list[str]:
     folder = project.root / "results" / "runs"
     run_files = sorted(folder.glob("*.json"))
     if not run_files:
-        raise UserError(f"{folder} holds no runs: run `dvc repro` first")
+        raise UserError(f"{folder} holds no runs: run `scm run` first")
     client = store.answered(settings, "scm sync", lambda: store.connect(settings))
     outcomes = [_sent(client, project, run_file) for run_file in run_files]
     new, known, failed = (outcomes.count(kind) for kind in (True, False, None))
@@ -110,5 +110,5 @@ def _add_grids(record: RunRecord, root: Path) -> None:
     for evaluations in reading.measured_evaluations(record.metrics):
         path = reading.sample_path(root, record.item or "", evaluations)
         if not path.exists():
-            raise UserError(f"{path} is missing: run `dvc checkout` or `dvc repro`")
+            raise UserError(f"{path} is missing: run `dvc checkout` or `scm run`")
         record.images[f"samples-nfe-{evaluations}"] = (path, evaluations)

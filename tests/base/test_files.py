@@ -88,10 +88,10 @@ def test_packaged_models_load_where_there_are_no_unix_locks():
 
 
 def test_unreadable_json_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.json is missing: run `dvc repro` first"):
+    with pytest.raises(UserError, match=r"a\.json is missing: run `scm run` first"):
         read_json(tmp_path / "a.json", dict)
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(UserError, match=r"a\.json is not valid JSON .*: delete it and run `dvc repro`"):
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON .*: delete it and run `scm run`"):
         read_json(tmp_path / "a.json", dict)
 
 
@@ -105,11 +105,11 @@ def test_weights_come_back_with_their_header(tmp_path):
 
 def test_weights_that_cannot_be_used_are_named(tmp_path):
     path = tmp_path / "w.safetensors"
-    with pytest.raises(UserError, match="is missing: run `dvc repro` to make it"):
+    with pytest.raises(UserError, match="is missing: run `scm run` to make it"):
         weights.load(path)
     weights.save(path, {"a": torch.zeros(100)}, {})
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"is damaged \(.+\): delete it and run `dvc repro`"):
+    with pytest.raises(UserError, match=r"is damaged \(.+\): delete it and run `scm run`"):
         weights.load(path)
     header = json.dumps({"__metadata__": {}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)

@@ -337,7 +337,7 @@ def test_a_teacher_with_a_guide_is_one_that_can_be_guided(tmp_path):
     [
         (
             {"codec": plain_header("identity", 1.0, [1, 8, 8])}, None,
-            "was trained on another encoding than data/latents: run `dvc repro train_teacher`",
+            "was trained on another encoding than data/latents: run `scm run train_teacher`",
         ),
         (
             {"classes": ["0", "1"]}, None,
@@ -590,7 +590,7 @@ def test_a_teacher_that_never_went_without_labels_is_not_guided():
 
 def test_a_selected_model_is_loaded_with_how_it_is_sampled(tmp_path):
     teacher_file(tmp_path / "model.safetensors", label_dropout=0.1)
-    with pytest.raises(UserError, match=r"sampling\.json is missing: run `dvc repro` first$"):
+    with pytest.raises(UserError, match=r"sampling\.json is missing: run `scm run` first$"):
         trained.load_selected(tmp_path)
     write_json(tmp_path / "sampling.json", {18: {"guidance_scale": 1.25}})
     _, of_file = trained.load_model(tmp_path / "model.safetensors")
@@ -639,7 +639,7 @@ def test_choices_that_do_not_fit_the_model_are_refused_in_one_line(model, choice
     given = header(model, **({"segments": 3} if model == "multistep" else {}))
     with pytest.raises(UserError) as caught:
         trained.with_choices(given, choices, "sampling.json")
-    assert str(caught.value) == f"sampling.json{problem}: delete it and run `dvc repro`"
+    assert str(caught.value) == f"sampling.json{problem}: delete it and run `scm run`"
 
 
 def test_a_student_is_probed_as_it_is_sampled():

@@ -138,7 +138,7 @@ def test_snapshot_times_are_those_of_the_run_once_each(tmp_path):
     train(tmp_path, steps=400, snapshots=4)
     weights.save(tmp_path / HALFLIFE_FILE, {"weight": torch.ones(2, 3)}, {"images": 401, "sigma_rel": 0.004})
     assert snapshot_times(tmp_path) == [100, 200, 300, 400]
-    with pytest.raises(UserError, match="holds no snapshots: run `dvc repro` to train the model"):
+    with pytest.raises(UserError, match="holds no snapshots: run `scm run` to train the model"):
         snapshot_times(tmp_path / "nowhere")
 
 
@@ -180,8 +180,8 @@ def test_a_single_snapshot_is_taken_as_it_is(tmp_path):
 
 
 def test_missing_and_damaged_snapshots_are_named(tmp_path):
-    with pytest.raises(UserError, match="holds no snapshots: run `dvc repro` to train the model"):
+    with pytest.raises(UserError, match="holds no snapshots: run `scm run` to train the model"):
         reconstruct(tmp_path, 0.1)
     (tmp_path / snapshot_file(1, 0.05)).write_bytes(b"12345678 nonsense")
-    with pytest.raises(UserError, match=r"0\.050\.safetensors is damaged .*: delete it and run `dvc repro`"):
+    with pytest.raises(UserError, match=r"0\.050\.safetensors is damaged .*: delete it and run `scm run`"):
         reconstruct(tmp_path, 0.1)

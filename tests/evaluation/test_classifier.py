@@ -166,7 +166,7 @@ def test_saved_and_loaded_classifier_is_the_same(tmp_path):
 
 
 def test_loading_names_the_file_and_the_remedy(tmp_path):
-    with pytest.raises(UserError, match=r"none.safetensors is missing: run `dvc repro reference`$"):
+    with pytest.raises(UserError, match=r"none.safetensors is missing: run `scm run reference`$"):
         load_classifier(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(UserError, match=r"bad.safetensors is damaged \(.*\): delete it and run"):

@@ -181,19 +181,19 @@ def test_wrong_images_are_refused(reference, striped: tuple[Tensor, Tensor]):
 
 def test_load_refuses_missing_changed_and_foreign_files(reference, tmp_path):
     folder = tmp_path / "reference"
-    with pytest.raises(UserError, match=r"header.json is missing: run `dvc repro` first$"):
+    with pytest.raises(UserError, match=r"header.json is missing: run `scm run` first$"):
         load_reference(folder)
     reference.save(folder)
     statistics = folder / "statistics.safetensors"
     content = bytearray(statistics.read_bytes())
     content[-1] ^= 1
     statistics.write_bytes(content)
-    with pytest.raises(UserError, match=r"statistics.safetensors was changed after it was written: run `dvc repro --f"):
+    with pytest.raises(UserError, match=r"statistics.safetensors was changed after it was written: run `scm run --f"):
         load_reference(folder)
     statistics.unlink()
-    with pytest.raises(UserError, match=r"statistics.safetensors is missing: run `dvc repro --force reference`$"):
+    with pytest.raises(UserError, match=r"statistics.safetensors is missing: run `scm run --force reference`$"):
         load_reference(folder)
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps({**header, "format": 9}))
-    with pytest.raises(UserError, match=r"header.json has format 9, not 4: run `dvc repro --force reference`$"):
+    with pytest.raises(UserError, match=r"header.json has format 9, not 4: run `scm run --force reference`$"):
         load_reference(folder)

@@ -114,7 +114,7 @@ def test_requirements_are_pinned():
 def test_models_that_are_not_there_or_do_not_belong_together_are_refused(project, tmp_path):
     with pytest.raises(UserError, match=r"^model vsd: params\.yaml has teacher, scd, sct; use one of them$"):
         content_of(project, "vsd")
-    with pytest.raises(UserError, match=r"models/sct/model\.safetensors is missing: run `dvc repro` to make it$"):
+    with pytest.raises(UserError, match=r"models/sct/model\.safetensors is missing: run `scm run` to make it$"):
         content_of(project, "sct")
     copy = copied(project, tmp_path)
     _, header = weights.load(copy.root / "models/scd/model.safetensors")

@@ -140,7 +140,7 @@ def test_held_out_images_and_nearest_pairs_are_shown(root: Path) -> None:
 def test_figures_of_an_older_program_are_refused_in_one_line(root: Path) -> None:
     path = root / "results/metrics/evaluate-teacher.json"
     path.write_text(json.dumps({name: value for name, value in metrics(root, "teacher").items() if name != "fd_floor"}))
-    with pytest.raises(UserError, match=r"evaluate-teacher\.json has no figure 'fd_floor': run `dvc repro`$"):
+    with pytest.raises(UserError, match=r"evaluate-teacher\.json has no figure 'fd_floor': run `scm run`$"):
         build(fake_project(root))
 
 
@@ -349,7 +349,7 @@ def test_missing_and_empty_files_are_named(root: Path, missing: str) -> None:
     with pytest.raises(UserError, match=re.escape(str(path))):
         build(fake_project(root))
     path.unlink()
-    with pytest.raises(UserError, match=re.escape(f"{path} is missing: run `dvc repro` first")):
+    with pytest.raises(UserError, match=re.escape(f"{path} is missing: run `scm run` first")):
         build(fake_project(root))
     assert not (root / "results/report.html").exists()
 

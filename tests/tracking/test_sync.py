@@ -153,7 +153,7 @@ def test_faults_are_one_line_each(root: Path, tmp_path: Path, monkeypatch: pytes
     run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "ended": "noon"}))
     with pytest.raises(UserError, match=r'evaluate@scd\.json: ended = "noon": is not a time \(ISO 8601\): delete it'):
         sync.record_of(root, run_file)
-    with pytest.raises(UserError, match="holds no runs: run `dvc repro` first"):
+    with pytest.raises(UserError, match="holds no runs: run `scm run` first"):
         sync.sync(opened(tmp_path / "empty"))
     with pytest.raises(UserError, match=r"^mlflow.enabled is false in params.yaml: nothing was sent$"):
         sync.sync(opened(root, enabled=False))

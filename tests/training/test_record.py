@@ -157,7 +157,7 @@ def test_averages_are_not_made_of_damaged_snapshots(whole, tmp_path, damage, mes
     copies = tmp_path / "copies"
     shutil.copytree(folder, copies)
     damage(copies)
-    with pytest.raises(UserError, match=rf"{message}.*: run `dvc checkout`, or delete the folder and run `dvc repro`"):
+    with pytest.raises(UserError, match=rf"{message}.*: run `dvc checkout`, or delete the folder and run `scm run`"):
         verify(copies)
 
 

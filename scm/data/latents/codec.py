@@ -26,7 +26,7 @@ PUBLISHED = {
 """Mean and standard deviation of each channel of sd-vae-ft-mse's latents of ImageNet 512, for pixels in [-1, 1]
 (arXiv 2410.11081, app. G) and for pixels in [0, 1] (EDM2)."""
 PLACE = "data/codec/header.json"
-FITTING = "run `dvc repro`, or use the data and codec that it was trained with"
+FITTING = "run `scm run`, or use the data and codec that it was trained with"
 """Remedy for a model of another codec."""
 DECODED = 2**22
 """Pixels decoded at a time, at least one image; bounds the memory."""
@@ -85,7 +85,7 @@ class Codec:
     """
 
     def __init__(self, header: dict[str, Any], autoencoder: Autoencoder | None = None) -> None:
-        self.header = require(header, CodecHeader, "codec header", "run `dvc repro encode` again")
+        self.header = require(header, CodecHeader, "codec header", "run `scm run encode` again")
         self._autoencoder = autoencoder
         self._mean = torch.tensor(header["mean"], dtype=torch.float32).view(-1, 1, 1)
         self._scale = (header["sigma_d"] / torch.tensor(header["std"], dtype=torch.float64)).float().view(-1, 1, 1)

@@ -41,7 +41,7 @@ class LatentLoader:
             raise UserError(f"the batch of {batch} images cannot be divided among {world} processes: change either")
         index = read_index(folder)
         if index["kind"] != "latents":
-            raise UserError(f"{folder} holds {index['kind']}, not latents: run `dvc repro encode`")
+            raise UserError(f"{folder} holds {index['kind']}, not latents: run `scm run encode`")
         check_sizes(folder, index)
         self.count: int = index["count"]
         self.classes: list[str] = index["classes"]

@@ -42,7 +42,7 @@ AHEAD = 4
 """Items for each thread that `in_order` may compute ahead of their use; bounds the memory."""
 NUMBERS_AT_A_TIME = 2**18
 """Numbers that a thread decodes at a time, at least one sample: a thread costs more than a tiny image."""
-REMEDY = "run `dvc pull`, or delete the folder and run `dvc repro`"
+REMEDY = "run `dvc pull`, or delete the folder and run `scm run`"
 
 
 class Shard(TypedDict):

@@ -284,7 +284,7 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         UserError: The file is missing or is not such a file.
     """
-    remedy = "run `dvc repro reference`"
+    remedy = "run `scm run reference`"
     tensors, metadata = load_any(path, remedy, f"delete it and {remedy}")
     settings = parse_json(metadata.get("settings", "null"), Built, f"{path}: its settings", f"delete it and {remedy}")
     least = settings["features"] * settings["outputs"] + 9 * settings["width"] ** 2

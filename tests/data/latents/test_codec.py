@@ -86,7 +86,7 @@ def test_a_constant_channel_cannot_be_measured():
 def test_an_unknown_codec_is_refused_with_the_known_ones():
     with pytest.raises(
         UserError,
-        match=r'codec header: name = "vae9": must be "identity" or "sd_vae" or .*: run `dvc repro encode` again',
+        match=r'codec header: name = "vae9": must be "identity" or "sd_vae" or .*: run `scm run encode` again',
     ):
         Codec(plain_header("vae9", 0.5, [3, 4, 4]))
 
@@ -94,7 +94,7 @@ def test_an_unknown_codec_is_refused_with_the_known_ones():
 def test_an_incomplete_header_is_refused():
     header = plain_header("identity", 0.5, [3, 4, 4])
     del header["std"]
-    with pytest.raises(UserError, match="codec header lacks std: run `dvc repro encode` again"):
+    with pytest.raises(UserError, match="codec header lacks std: run `scm run encode` again"):
         Codec(header)
 
 

@@ -158,5 +158,5 @@ def test_image_shards_are_not_latents(folder):
     index = read_index(folder)
     index.update(kind="images", channels=2, resolution=3)
     write_sealed(folder / "index.json", index)
-    with pytest.raises(UserError, match="holds images, not latents: run `dvc repro encode`"):
+    with pytest.raises(UserError, match="holds images, not latents: run `scm run encode`"):
         LatentLoader(folder, seed=0, batch=4)

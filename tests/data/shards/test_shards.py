@@ -123,7 +123,7 @@ def test_a_changed_shard_is_found_by_its_hash(folder):
     content = bytearray(path.read_bytes())
     content[700] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"000001.tar is not what was written .*delete the folder and run `dvc repro`"):
+    with pytest.raises(UserError, match=r"000001.tar is not what was written .*delete the folder and run `scm run`"):
         list(shards.iterate(folder))
 
 
@@ -134,7 +134,7 @@ def test_a_missing_shard_is_named(folder):
 
 
 def test_a_missing_index_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"index.json is missing: run `dvc repro` first"):
+    with pytest.raises(UserError, match=r"index.json is missing: run `scm run` first"):
         shards.read_index(tmp_path)
 
 
