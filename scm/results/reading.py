@@ -166,7 +166,7 @@ def read_figures(root: Path, stage: str, item: str | None, *needed: str, finite:
         figures = _numbers(recorded, run_file, needed, finite)
         alike = stage != "evaluate" or read_numbers(metrics_file, finite=finite) == first_sight(figures)
     if not alike:
-        remedy = "run `dvc checkout` if git has changed the files, else `dvc repro`"
+        remedy = "run `dvc checkout` if git has changed the files, else `scm run`"
         raise UserError(f"{metrics_file} and {run_file} are of different evaluations: {remedy}")
     return figures
 
