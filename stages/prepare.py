@@ -7,13 +7,16 @@ from pathlib import Path
 from scm.base.files import replacing_folder, write_json
 from scm.data.latents.autoencoders import codec_path, weight_files
 from scm.data.preparation.ingest import Plan, Workers, assemble, ingest
-from scm.data.preparation.summary import account, colour_advice, contact_sheet, summary, write_skipped
+from scm.data.preparation.summary import account, colour_advice, contact_sheet, real_images, summary, write_skipped
 from scm.data.reading.held_out import divided
 from scm.data.reading.source import Wanted, open_source
 from scm.data.shards.shards import HELD_OUT, held_out_of, read_index
+from scm.generation.grids import save_grid, scale_for
 from scm.pipeline.ranks import own_threads
 from scm.pipeline.stage import Stage, main
 
+ROWS, COLUMNS = 4, 10
+"""Rows and most columns of real.png, which the report shows beside the models' samples."""
 MANY_FILES = 100_000
 """Files in a folder above which a tar of them is advised."""
 
@@ -41,6 +44,9 @@ def run(stage: Stage) -> None:
     samples = stage.root / "results/samples/prepare"
     with replacing_folder(samples) as folder:
         contact_sheet(shards, index).save(folder / "contact.png")
+        columns = min(len(index["classes"]), COLUMNS) or COLUMNS
+        real = real_images(shards, index, columns, ROWS)
+        save_grid(folder / "real.png", real, columns, scale_for(real.shape[2]))
         write_json(folder / "data.json", summary(index, tally, held))
         write_skipped(tally.skipped, folder / "skipped.jsonl")
     if advice := colour_advice(index, tally, held):

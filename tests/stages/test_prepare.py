@@ -136,6 +136,25 @@ def test_the_contact_sheet_takes_images_from_all_over_the_data(tmp_path):
     assert greys == [round(2.5 * k + 0.75) for k in range(100)]
 
 
+def test_real_images_stand_in_the_columns_of_their_classes(tmp_path):
+    """They are those beside which the report shows a model's samples; a class of one image repeats it."""
+    make(tmp_path / "data/raw", {name: content for name, content in IMAGES.items() if len(content) > 10})
+    run(tmp_path, source="folder", resolution=16, channels=3, max_pixels=8192, shard_images=2)
+    with Image.open(tmp_path / "results/samples/prepare/real.png") as grid:
+        assert grid.size == (3 * 65 + 1, 4 * 65 + 1)
+        seen = [[grid.getpixel((65 * x + 32, 65 * y + 32)) for x in range(3)] for y in range(4)]
+    assert seen == [[BLUE, GREEN, RED]] * 4
+
+
+def test_real_images_without_classes_come_from_all_over_the_data(tmp_path):
+    make(tmp_path / "data/raw", {f"{number:03d}.png": plain((number,) * 3, (8, 8)) for number in range(250)})
+    run(tmp_path, source="folder", labels=False, resolution=8, channels=1, shard_images=16)
+    with Image.open(tmp_path / "results/samples/prepare/real.png") as grid:
+        assert grid.size == (10 * 57 + 1, 4 * 57 + 1)
+        greys = [grid.getpixel((57 * x + 20, 57 * y + 20))[0] for y in range(4) for x in range(10)]
+    assert greys == [(2 * k + 1) * 250 // 80 for k in range(40)]
+
+
 def test_large_images_are_small_on_the_sheet(tmp_path):
     make(tmp_path / "data/raw", {"1.png": plain(RED, (128, 128)), "2.png": plain(BLUE, (100, 100))})
     _, summary = run(tmp_path, source="folder", labels=False, resolution=128, channels=3, max_pixels=65536)

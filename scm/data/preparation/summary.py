@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from scm.base.files import replacing
@@ -16,7 +17,7 @@ from scm.data.reading.catalogue import Catalogue
 from scm.data.reading.containers import tar_reader
 from scm.data.reading.skipped import Skipped
 from scm.data.reading.tars import tar_members
-from scm.data.shards.shards import LABELS
+from scm.data.shards.shards import LABELS, read_array
 
 CONTACT_IMAGES, CONTACT_SIDE, COLUMNS = 100, 96, 10
 """Most images on the contact sheet, pixels on a side of each (about as many for a small one), and images in a row."""
@@ -89,17 +90,47 @@ def contact_sheet(folder: Path, index: dict[str, Any]) -> Image.Image:
 
     Large images are reduced, and the pixels of small ones enlarged to squares.
     """
-    count, number = index["count"], min(index["count"], CONTACT_IMAGES)
-    wanted, images, start = [(2 * k + 1) * count // (2 * number) for k in range(number)], [], 0
+    wanted = _spread(index["count"], min(index["count"], CONTACT_IMAGES))
+    images, classes = _read(folder, index, wanted, CONTACT_SIDE), index["classes"]
+    labels = read_array(folder, index, LABELS)
+    return _sheet(images, [(int(labels[place]), classes[labels[place]]) for place in wanted] if classes else [])
+
+
+def real_images(folder: Path, index: dict[str, Any], columns: int, rows: int) -> torch.Tensor:
+    """Images laid out as the models' grids are: a class for each column; without classes, from all over the data.
+
+    Returns:
+        uint8 [rows * columns, C, H, W], row by row; a class with too few images repeats them.
+    """
+    counts, side = np.array(index["class_counts"][:columns]), index["resolution"]
+    if not counts.all() or not len(counts):
+        return _stacked(_read(folder, index, _spread(index["count"], rows * columns), side))
+    labels = read_array(folder, index, LABELS)
+    of_class = [np.flatnonzero(labels == label)[_spread(int(count), rows)] for label, count in enumerate(counts)]
+    return _stacked(_read(folder, index, np.stack(of_class, axis=1).flatten().tolist(), side))
+
+
+def _stacked(images: list[Image.Image]) -> torch.Tensor:
+    """Images of one size as uint8 [N, C, H, W]."""
+    pixels = np.stack([np.array(image) for image in images])
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:3], -1)).permute(0, 3, 1, 2).contiguous()
+
+
+def _spread(count: int, number: int) -> list[int]:
+    """Places of `number` images among `count`, evenly spread."""
+    return [(2 * k + 1) * count // (2 * number) for k in range(number)]
+
+
+def _read(folder: Path, index: dict[str, Any], wanted: list[int], most: int) -> list[Image.Image]:
+    """The images at these places of the shards, with at most `most` pixels on a side."""
+    found, start = dict[int, Image.Image](), 0
     for shard in index["shards"]:
-        inside = {position - start for position in wanted if start <= position < start + shard["count"]}
-        start += shard["count"]
+        inside = {place - start for place in wanted if start <= place < start + shard["count"]}
         if inside:
-            images += _images(folder / shard["file"], inside)
-    classes, labels = index["classes"], np.load(folder / LABELS)
-    return _sheet(
-        images, [(int(labels[position]), classes[labels[position]]) for position in wanted] if classes else []
-    )
+            images = _images(folder / shard["file"], inside, most)
+            found |= {start + place: image for place, image in zip(sorted(inside), images, strict=True)}
+        start += shard["count"]
+    return [found[place] for place in wanted]
 
 
 def _sheet(images: list[Image.Image], classes: list[tuple[int, str]]) -> Image.Image:
@@ -137,7 +168,7 @@ def caption(number: int, name: str, font: Any, width: int) -> str:
     return short
 
 
-def _images(shard: Path, wanted: set[int]) -> list[Image.Image]:
+def _images(shard: Path, wanted: set[int], most: int) -> list[Image.Image]:
     files, position, images = Catalogue(), 0, []
     with shard.open("rb") as handle:
         for member in tar_members(handle.fileno()):
@@ -148,6 +179,6 @@ def _images(shard: Path, wanted: set[int]) -> list[Image.Image]:
         read = tar_reader(handle.fileno())
         for number in range(len(files)):
             image = Image.open(io.BytesIO(read(files, number)))
-            side = min(image.width, CONTACT_SIDE)
+            side = min(image.width, most)
             images.append(image.resize((side, side), Image.Resampling.BOX))
     return images
