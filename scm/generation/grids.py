@@ -40,6 +40,19 @@ def grid(images: Tensor, columns: int, scale: int) -> Image.Image:
     return picture
 
 
+def shape_of(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """Columns and rows of a grid of this size (pixels) that shows images of this resolution."""
+    cell = resolution * scale_for(resolution) + GAP
+    columns, rows = ((side - GAP) // cell for side in size)
+    return max(1, columns), max(1, rows)
+
+
+def corner(picture: Image.Image, resolution: int, columns: int, rows: int) -> Image.Image:
+    """The first columns and rows of a grid that shows images of this resolution."""
+    cell = resolution * scale_for(resolution) + GAP
+    return picture.crop((0, 0, min(columns * cell + GAP, picture.width), min(rows * cell + GAP, picture.height)))
+
+
 def save_grid(path: Path, images: Tensor, columns: int, scale: int) -> None:
     """Writes `grid` as a PNG."""
     picture = grid(images, columns, scale)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from scm.charts.axes import IMAGES, Line, places
 from scm.charts.inline import BIN_COLOURS, Chart
+from scm.report.advice import edges
 from scm.report.findings import Findings
 from scm.report.wording import display_name
 
@@ -45,6 +46,17 @@ def training_charts(findings: Findings) -> list[tuple[str, list[Captioned]]]:
     return shown
 
 
+def progress_chart(findings: Findings) -> Captioned | None:
+    """The distance of each model's chosen average over its training; None if no model has several points."""
+    drawn = {model: rows for model in findings.models if len(rows := findings.progress[model]) > 1}
+    lines = [
+        Line.through(places(rows, "images", "fd"), colour, display_name(model), points=True)
+        for (model, rows), colour in zip(drawn.items(), itertools.cycle(LINES), strict=False)
+    ]
+    caption = f"{findings.distance} over the training"
+    return (caption, Chart(caption, IMAGES, lines, True)) if lines else None
+
+
 def _training_lines(rows: list[dict[str, float]], column: str) -> list[Line]:
     """One line, or one for each bin of t; lines without values are left out."""
     bins = {f"{column}{k}": colour for k, colour in enumerate(BIN_COLOURS)}
@@ -82,15 +94,12 @@ def selection_charts(findings: Findings) -> tuple[list[Captioned], bool]:
 
 def _chosen(rows: list[dict[str, float]], choice: dict[str, float]) -> str:
     """The choice in words, with a warning if better values may lie outside the candidates."""
-    words, edges = [], []
+    words, outer = [], [KEYS[key] for key in edges(rows, choice)]
     for key, name in KEYS.items():
         if key in choice:
             words.append(f"{name} {choice[key]:g}")
-            values = {row[key] for row in rows if key in row}
-            if len(values) > 1 and choice[key] in (min(values), max(values)):
-                edges.append(name)
     parts = [", ".join(words), *_in_fewer_steps(choice)]
-    parts += [f"at the edge of the candidates: {', '.join(edges)}"] if edges else []
+    parts += [f"at the edge of the candidates: {', '.join(outer)}"] if outer else []
     near = f"{choice.get('within_noise', 1):g} of {choice.get('candidates', 1):g} candidates"
     return "; ".join([*parts, *([f"{near} are within the noise"] if choice.get("within_noise", 1) > 1 else [])])
 

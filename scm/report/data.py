@@ -20,6 +20,7 @@ KEYS = {
     "skipped",
     "skipped_reasons",
 }
+REMAKE = "delete it and run `dvc repro`"
 SPELT_OUT = 20
 """Up to this many classes get a bar each; for more, the sentence names the smallest and the largest count."""
 
@@ -97,7 +98,16 @@ def shown(root: Path, data: Summary) -> dict[str, Any]:
 
 def embedded(path: Path) -> str:
     """A PNG file as a data URL; UserError if it is missing or empty."""
-    data = path.read_bytes() if path.is_file() else b""
-    if not data:
-        raise UserError(f"{path} is missing or empty: delete it and run `scm run`")
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return data_url(picture(path))
+
+
+def picture(path: Path) -> bytes:
+    """The content of a PNG file; UserError if it is missing or empty."""
+    content = path.read_bytes() if path.is_file() else b""
+    if not content:
+        raise UserError(f"{path} is missing or empty: {REMAKE}")
+    return content
+
+
+def data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

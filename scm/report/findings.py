@@ -11,11 +11,18 @@ from scm.base.documents import DAMAGED_RESULT
 from scm.base.project import TEACHER
 from scm.errors import UserError
 from scm.params.project import Project
-from scm.presets.paper import METHOD
 from scm.report import data as report_data
-from scm.report.wording import DISTANCES, display_name, number, sampler_name
+from scm.report.wording import DISTANCES, FEATURES, FIGURES, display_name, number, sampler_name
 from scm.results import reading
-from scm.results.reading import measured_evaluations, metrics_path, read_curve, read_figures, read_run, run_path
+from scm.results.reading import (
+    measured_evaluations,
+    metrics_path,
+    progress_path,
+    read_curve,
+    read_figures,
+    read_run,
+    run_path,
+)
 
 DRAWN = ("Training images", "drawn at random", "–")
 """First cells of a row of floors: as many draws with replacement from the training images as there are samples."""
@@ -70,7 +77,6 @@ class Row:
         precision: fraction of samples that lie in the real images' manifold.
         recall: fraction of real images that lie in the samples' manifold.
         accuracy: fraction of samples in which the classifier sees the requested class; None without classes.
-        speed: images per second.
         unseen: figures against the held-out images; None if there are none.
         nearest: distances of the nearest pairs; None as above.
     """
@@ -87,13 +93,17 @@ class Row:
     precision: float
     recall: float
     accuracy: float | None
-    speed: float
     unseen: Unseen | None
     nearest: reading.Nearest | None
 
     @property
     def name(self) -> str:
         return display_name(self.model)
+
+    @property
+    def title(self) -> str:
+        """Name and evaluations, as sentences begin: "sCD in 2 evaluations"."""
+        return f"{self.name} in {self.evaluations} evaluation{'s' if self.evaluations > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ class Findings:
         training: each model's training curve.
         selection: each model's candidates for the weight average, with their distances.
         choices: each model's chosen candidate.
+        progress: each model's distance at several points of its training.
         runs: run files, in the order of the stages.
     """
 
@@ -124,6 +135,7 @@ class Findings:
     training: dict[str, list[dict[str, float]]]
     selection: dict[str, list[dict[str, float]]]
     choices: dict[str, dict[str, float]]
+    progress: dict[str, list[dict[str, float]]]
     runs: list[reading.Run]
 
     @property
@@ -135,7 +147,7 @@ class Findings:
     def head(self) -> tuple[str, ...]:
         """Column names of the table, one for each of `row_cells`."""
         sizes = (self.distance, f"{self.distance}∞", "× teacher", "KID", "M params × NFE")
-        return ("Model", "Sampler", "NFE", *sizes, "Precision", "Recall", "Accuracy", "Images/s")
+        return ("Model", "Sampler", "NFE", *sizes, "Precision", "Recall", "Accuracy")
 
     @property
     def unseen_head(self) -> tuple[str, ...]:
@@ -147,12 +159,10 @@ class Findings:
         return max((row for row in self.rows if row.model == TEACHER), key=lambda row: row.evaluations)
 
     @property
-    def headline_row(self) -> Row | None:
-        """The paper's main method in two steps, else the first student's largest row; None without students."""
+    def leading_row(self) -> Row | None:
+        """The student's row of smallest distance, of equal ones that of fewer evaluations; None without students."""
         students = [row for row in self.rows if row.model != TEACHER]
-        wanted = [row for row in students if (row.model, row.evaluations) == (METHOD, 2)]
-        first = [row for row in students if row.model == students[0].model]
-        return wanted[0] if wanted else max(first, key=lambda row: row.evaluations, default=None)
+        return min(students, key=lambda row: (row.distance, row.evaluations), default=None)
 
 
 def collect(project: Project) -> Findings:
@@ -181,22 +191,8 @@ def collect(project: Project) -> Findings:
         training={model: read_curve(reading.curve_path(root, training_of[model], model), "images") for model in models},
         selection={model: read_curve(reading.curve_path(root, "select_ema", model)) for model in models},
         choices={model: read_figures(root, "select_ema", model, "fd") for model in models},
+        progress={model: read_curve(progress_path(root, model), "images", "fd") for model in models},
         runs=[read_run(run_path(root, name)) for name in reading.run_names(models)],
-    )
-
-
-def headline(findings: Findings) -> str:
-    """One sentence that compares the headline's student with the teacher."""
-    teacher, row = findings.best_teacher, findings.headline_row
-    distance = {"FD": "a Fréchet distance"}.get(findings.distance, f"an {findings.distance}")
-    best = f"the teacher's {number(teacher.distance)} in {teacher.evaluations}"
-    if row is None:
-        return f"The teacher has {distance} of {number(teacher.distance)} in {teacher.evaluations} evaluations."
-    steps = "evaluation" if row.evaluations == 1 else "evaluations"
-    return (
-        f"{row.name} reaches {distance} of {number(row.distance)} in {row.evaluations} network {steps}, against "
-        f"{best}: {number(row.ratio)} × the distance with {number(teacher.evaluations / row.evaluations)} × fewer "
-        "evaluations."
     )
 
 
@@ -208,13 +204,29 @@ def row_cells(row: Row) -> tuple[str, ...]:
     unbiased = "–" if row.unbiased is None else number(row.unbiased)
     sizes = (number(row.ratio), number(row.kernel_distance), number(row.compute))
     distances = (number(row.distance) + each, unbiased)
-    return (row.name, row.sampler, str(row.evaluations), *distances, *sizes, *shares, number(row.speed))
+    return (row.name, row.sampler, str(row.evaluations), *distances, *sizes, *shares)
 
 
 def floor_cells(findings: Findings) -> tuple[str, ...]:
     """The last row of the table: as many training images, drawn at random."""
     known = {findings.distance: number(findings.floors.distance), f"{findings.distance}∞": "0", "KID": "0"}
     return DRAWN + tuple(known.get(name, "–") for name in findings.head[len(DRAWN) :])
+
+
+def explained(findings: Findings) -> list[tuple[str, str, str]]:
+    """The table's figures: the name of each, what it means, and what is good."""
+    real, copies = findings.held_out_accuracy, findings.floors.copies
+    known = {
+        "distance": findings.distance,
+        "features": FEATURES.get(findings.extractor, "the extractor"),
+        "accuracy": "" if real is None else f"{real:.1%}, as on real images that the classifier did not see",
+        "copies": "" if copies is None else f"{copies:.1%}, the share of the held-out images themselves",
+    }
+    return [
+        (name.format(**known), meaning.format(**known), good.format(**known))
+        for name, meaning, good in FIGURES
+        if (name, real) != ("Accuracy", None) and (name, copies) != ("Copies", None)
+    ]
 
 
 def unseen_rows(findings: Findings) -> list[tuple[str, ...]]:
@@ -242,14 +254,20 @@ def pairs_caption(row: Row) -> str:
     return f"{len(distances)} pairs, distances {span}; copies have at most {number(row.nearest['threshold'])}"
 
 
+def health_of(findings: Findings, model: str) -> list[str]:
+    """Warnings that the training of this model recorded."""
+    own = [run for run in findings.runs if (run.get("item") or TEACHER) == model]
+    return [line for run in own for line in run.get("health", ())]
+
+
 def health_lines(findings: Findings) -> list[str]:
     """Warnings that the trainings recorded, or one line that says that there were none.
 
     Empty if no training was diagnosed, as with imported models.
     """
-    found = [(run.get("item") or TEACHER, run["health"]) for run in findings.runs if "health" in run]
-    lines = [f"{display_name(model)}: {text}." for model, health in found for text in health]
-    return lines or (["Nothing unusual was found in any training."] if found else [])
+    lines = [f"{display_name(model)}: {text}." for model in findings.models for text in health_of(findings, model)]
+    diagnosed = any("health" in run for run in findings.runs)
+    return lines or (["Nothing unusual was found in any training."] if diagnosed else [])
 
 
 def _rows(root: Path, models: list[str]) -> list[Row]:
@@ -286,7 +304,6 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     precision=_figure(figures, f"precision@{evaluations}", path),
                     recall=_figure(figures, f"recall@{evaluations}", path),
                     accuracy=figures.get(f"accuracy@{evaluations}"),
-                    speed=_figure(figures, f"images_per_second@{evaluations}", path),
                     unseen=unseen,
                     nearest=None if unseen is None else reading.read_nearest(root, model, evaluations),
                 )

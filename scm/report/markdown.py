@@ -3,21 +3,27 @@
 from html import escape as html_escape
 
 from scm.base.tables import escape, markdown_table
+from scm.report.advice import advice
 from scm.report.data import sentence
-from scm.report.findings import Findings, floor_cells, headline, health_lines, pairs_caption, row_cells, unseen_rows
-from scm.report.wording import FLOOR, INFINITE, UNSEEN, duration, stage_cells
+from scm.report.findings import Findings, explained, floor_cells, health_lines, pairs_caption, row_cells, unseen_rows
+from scm.report.verdict import verdict
+from scm.report.wording import UNSEEN, duration, stage_cells
 
 
 def text(findings: Findings) -> str:
     """The whole report; pictures are links relative to results/."""
-    # The headline, and the table that stands behind it.
+    # The verdict, what to look at next, and the table that stands behind both.
+    judged = verdict(findings)
     rows = [[escape(cell) for cell in cells] for cells in [*map(row_cells, findings.rows), floor_cells(findings)]]
     table = markdown_table(findings.head, rows, align="ll" + "r" * (len(findings.head) - 2))
-    accuracy = findings.held_out_accuracy
-    lines = [f"# Few-step generation: {escape(findings.preset)}", "", headline(findings), "", table, ""]
-    lines += [f"{FLOOR.format(distance=findings.distance)} {INFINITE.format(distance=findings.distance)}", ""]
-    if accuracy is not None:
-        lines += [f"The extractor's accuracy on images that it did not see: {accuracy:.1%}.", ""]
+    lines = [f"# Few-step generation: {escape(findings.preset)}", ""]
+    lines += [f"**{judged.level.capitalize()}.** {escape(judged.sentence)}", "", "## What to look at next", ""]
+    lines += [f"- **{escape(each.fact)}** {escape(each.remedy)}" for each in advice(findings)] or [
+        "Nothing stands out."
+    ]
+    lines += ["", "## Results", "", table, ""]
+    lines += [f"- **{name}**: {escape(meaning)} Good: {escape(good)}." for name, meaning, good in explained(findings)]
+    lines += [""]
     lines += _unseen(findings)
 
     # What the figures cannot say: the pictures.

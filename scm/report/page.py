@@ -12,9 +12,12 @@ from markupsafe import Markup
 
 from scm.charts.inline import BIN_COLOURS, svg
 from scm.report import data, wording
-from scm.report.curves import LINES, selection_charts, training_charts
-from scm.report.findings import Findings, floor_cells, headline, health_lines, pairs_caption, row_cells, unseen_rows
+from scm.report.advice import advice
+from scm.report.curves import LINES, progress_chart, selection_charts, training_charts
+from scm.report.findings import Findings, explained, floor_cells, health_lines, pairs_caption, row_cells, unseen_rows
 from scm.report.paper import paper_charts
+from scm.report.pictures import first_pictures
+from scm.report.verdict import verdict
 from scm.report.wording import commit_of, display_name, duration, number, stage_cells
 from scm.results.reading import nearest_path, sample_path
 
@@ -43,9 +46,11 @@ def page(findings: Findings) -> str:
     return templates.get_template("page.html.j2").render(
         findings=findings,
         style=style,
-        headline=headline(findings),
+        verdict=verdict(findings),
+        first=first_pictures(findings),
+        advice=advice(findings),
+        explained=explained(findings),
         tiles=_tiles(findings),
-        features={"inception": "Inception", "dinov2": "DINOv2"}.get(findings.extractor, "the extractor"),
         paper=paper_charts(findings, LINES),
         wording=wording,
         floor=floor_cells(findings),
@@ -60,6 +65,7 @@ def page(findings: Findings) -> str:
         health=health_lines(findings),
         bins=[(colour, k * eighth, (k + 1) * eighth) for k, colour in enumerate(BIN_COLOURS)],
         training=training_charts(findings),
+        progress=progress_chart(findings),
         selection=selection,
         candidates_dropped=candidates_dropped,
         facts=_facts(findings, seconds),
@@ -69,16 +75,18 @@ def page(findings: Findings) -> str:
 
 
 def _tiles(findings: Findings) -> list[tuple[str, str]]:
-    """The figures at the top of the page, each with its meaning; empty without students."""
-    row, teacher = findings.headline_row, findings.best_teacher
+    """The figures below the first pictures, each with its meaning; empty without students."""
+    row, teacher = findings.leading_row, findings.best_teacher
     if row is None:
         return []
     name = {"FD": "Fréchet distance"}.get(findings.distance, findings.distance)
+    least = number(findings.floors.distance)
+    fewer = teacher.evaluations / row.evaluations
     return [
-        (number(row.distance), f"{name}, {row.name} in {row.evaluations} NFE"),
-        (f"{number(row.ratio)} ×", f"the teacher's {number(teacher.distance)} in {teacher.evaluations} NFE"),
-        (f"{number(teacher.evaluations / row.evaluations)} ×", "fewer network evaluations per sample"),
-        (f"{number(row.speed / teacher.speed)} ×", f"the teacher's speed: {number(row.speed)} images/s"),
+        (number(row.distance), f"{name} of {row.name} (floor {least})"),
+        (f"{number(row.ratio)} ×", f"the teacher's {number(teacher.distance)}"),
+        (f"{number(fewer)} ×", f"fewer evaluations, {row.evaluations} instead of {teacher.evaluations}"),
+        (f"{row.recall:.0%}", f"recall, the teacher has {teacher.recall:.0%}"),
     ]
 
 

@@ -6,18 +6,52 @@ from scm.results.reading import Run
 
 DISTANCES = {"inception": "FID", "dinov2": "FD-DINOv2"}
 """Name of the Fréchet distance in an extractor's features; other extractors give it the name FD."""
-
-
-FLOOR = (
-    "The last row is as many draws with replacement from the training images: the {distance} to which a model with as "
-    "many samples can fall."
+FEATURES = {"inception": "Inception", "dinov2": "DINOv2"}
+"""Name of an extractor in sentences."""
+FIGURES = (
+    (
+        *("{distance}", "Are samples like real images? Fréchet distance of both in the features of {features}."),
+        "near the last row, which is as many draws with replacement from the training images",
+    ),
+    ("{distance}∞", "The same, extrapolated to infinitely many samples (arXiv 1911.07023).", "near 0"),
+    ("× teacher", "{distance} over the teacher's in its most evaluations.", "up to 2; the paper's claim is 1.1"),
+    (
+        *("KID", "Kernel distance of the same features (arXiv 1801.01401), whose size depends on them."),
+        "near 0, or at most the teacher's; chance, or samples that repeat real images, can make it negative",
+    ),
+    (
+        *("Precision", "Do samples look real? The share that lies among the real images' features (arXiv 1904.06991)."),
+        "near the teacher's; below 0.4 is weak",
+    ),
+    (
+        *("Recall", "Is all that is real drawn? The share of real images that lies among the samples' features."),
+        "near the teacher's; below 0.4 is weak",
+    ),
+    ("Accuracy", "The share of samples in which the classifier sees the class that was asked for.", "{accuracy}"),
+    (
+        *(
+            "Copies",
+            "The share of samples as near to a training image as only the nearest twentieth of the held-out is.",
+        ),
+        "near {copies}; a model that repeats training images has more",
+    ),
+    ("NFE", "Network evaluations for one sample: the cost of sampling.", "few"),
 )
-INFINITE = "{distance}∞ is extrapolated to infinitely many samples, whose floor is 0 (arXiv 1911.07023)."
+"""The figures, each with its meaning and what is good."""
 UNSEEN = (
     "The same samples against images that no training has seen. The training images themselves, drawn at random, show "
-    "what can be reached. Copies: share of samples that are as near to a training image as only the nearest twentieth "
-    "of the held-out images is; a model that repeats training images has more than the held-out images."
+    "what can be reached."
 )
+
+
+def a_distance(name: str) -> str:
+    """Name of the Fréchet distance with its article, for sentences."""
+    return "a Fréchet distance" if name == "FD" else f"an {name}"
+
+
+def joined(names: list[str]) -> str:
+    """Names as a sentence lists them: "sCD, sCT and VSD"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def display_name(model: str) -> str:

@@ -84,21 +84,25 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     row = re.search(r'<tr class="best">(.*?)</tr>', page)
     assert row is not None
     assert re.findall(r"<td[^>]*>([^<]*)", row.group(1)) == [
-        *("sCD", "consistency", "2", "5.00", "–", "1.25", "0.0531", "0.183", "0.944", "0.917", "–", "5,450")
+        *("sCD", "consistency", "2", "5.00", "–", "1.25", "0.0531", "0.183", "0.944", "0.917", "–")
     ]
     assert page.count("<tr><td>Teacher</td>") == 2
     head = re.findall(r"<th(?: [^>]*)?>([^<]*)", page[: page.index("</thead>")])
-    assert head[3:7] == ["FD", "FD∞", "× teacher", "KID"] and len(head) == 12
+    assert head[3:7] == ["FD", "FD∞", "× teacher", "KID"] and len(head) == 11
     sentence = (
-        "sCD reaches a Fréchet distance of 5.00 in 2 network evaluations, against the teacher&#39;s 4.00 in 35: "
-        "1.25 × the distance with 17.5 × fewer evaluations."
+        "sCD in 2 evaluations comes close to its teacher in 35: FD 5.00, 1.25 × the teacher's; "
+        "one range of seeds, so luck is unknown."
     )
-    assert sentence in page
-    floor = ("Training images", "drawn at random", "–", "1.42", "0", "–", "0", *["–"] * 5)
-    assert re.findall(r"<td[^>]*>([^<]*)", page[page.index('<tr class="floor">') :])[:12] == list(floor)
+    assert f'<span class="level good">Good</span>{sentence.replace(chr(39), "&#39;")}</h1>' in page
+    floor = ("Training images", "drawn at random", "–", "1.42", "0", "–", "0", *["–"] * 4)
+    assert re.findall(r"<td[^>]*>([^<]*)", page[page.index('<tr class="floor">') :])[:11] == list(floor)
     assert "98.6%" in page and "3f2a9c1e5b + changes" in page and "9b1c44d2e0f7" in page
     text = (root / "results/report.md").read_text()
-    assert "| sCD | consistency | 2 | 5.00 | – | 1.25 | 0.0531 | 0.183 | 0.944 | 0.917 | – | 5,450 |" in text
+    assert "| sCD | consistency | 2 | 5.00 | – | 1.25 | 0.0531 | 0.183 | 0.944 | 0.917 | – |" in text
+    assert f"\n**Good.** {sentence}\n" in text
+    advice = "One range of seeds was measured, so nobody knows which small differences are luck."
+    assert f"<b>{advice}</b>" in page and f"- **{advice}** Write evaluate.repeats: 3" in text
+    assert "sCD&#39;s FD still fell by 14% in the last 50% of its training." in page
     sources = re.findall(r'src="([^"]*)"', text)
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
 
@@ -111,10 +115,9 @@ def test_the_distance_is_called_by_its_extractor(root: Path, extractor: str, nam
     (root / "results/metrics/reference.json").write_text(json.dumps({"features": 64}))
     build(fake_project(root))
     page, text = html(root), (root / "results/report.md").read_text()
-    long = {"FD": "a Fréchet distance"}.get(name, f"an {name}")
     for shown in (page, text):
-        assert f"sCD reaches {long} of 5.00 in 2" in shown and f"the {name} to which a model" in shown
-        assert "that it did not see" not in shown
+        assert f"sCD in 2 evaluations comes close to its teacher in 35: {name} 5.00, 1." in shown
+        assert f"{name} over the teacher" in shown and "did not see" not in shown
     assert f'<th class="n">{name}</th>' in page and f"· consistency · {name} 5.00<" in page
     assert f"| NFE | {name} |" in text
 
@@ -161,7 +164,7 @@ def hold_out(root: Path) -> None:
 
 def test_of_several_ranges_of_seeds_all_distances_are_shown(root: Path) -> None:
     build(fake_project(root))
-    assert "range of seeds" not in html(root)
+    assert "of each range of seeds" not in html(root)
     several = {"fd@2": 5.0, "fd_0@2": 5.3, "fd_1@2": 5.0, "fd_2@2": 5.12, "fd_mean@2": 5.14, "fd_std@2": 0.15}
     change(root / "results/metrics/evaluate-scd.json", **several)
     build(fake_project(root))
@@ -268,8 +271,8 @@ def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
     build(fake_project(root))
     tags = Tags(html(root))
     assert tags.open == []
-    assert tags.counts["img"] == 6 + 1, "the grids and the contact sheet"
-    assert tags.counts["svg"] == 2 + 5 + 8 + 8 + 3, "the teacher has no tangents"
+    assert tags.counts["img"] == 3 + 6 + 1, "the first pictures, the grids and the contact sheet"
+    assert tags.counts["svg"] == 2 + 5 + 8 + 8 + 1 + 3, "the teacher has no tangents"
     assert "script" not in tags.counts and "link" not in tags.counts
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in tags.links)
     assert not re.search(r"url\((?!#)|@import|https?://", html(root))
@@ -308,7 +311,7 @@ def test_everything_is_escaped(root: Path) -> None:
         change(root / f"results/runs/{name}.json", machine="<b>&", device='"><img>', chain={"<i>": "</table>"})
     build(project)
     tags = Tags(html(root))
-    assert "script" not in tags.counts and "i" in tags.counts and tags.counts["img"] == 7
+    assert "script" not in tags.counts and "i" in tags.counts and tags.counts["img"] == 10
     assert "&lt;b&gt;&amp;" in html(root) and "<code>&lt;i&gt;</code>" in html(root)
     assert r"\<script\>" in (root / "results/report.md").read_text()
 
@@ -327,7 +330,7 @@ def test_only_the_configured_models_are_shown(root: Path) -> None:
     build(fake_project(root, ["teacher", "scd"]))
     assert "sCT" not in html(root)
     build(fake_project(root, ["teacher"]))
-    assert "The teacher has a Fréchet distance of" in html(root)
+    assert "Teacher in 35 evaluations has a Fréchet distance of" in html(root)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +341,7 @@ def test_only_the_configured_models_are_shown(root: Path) -> None:
         "metrics/select-sct.json",
         "curves/train-teacher.csv",
         "curves/select-scd.csv",
+        "curves/progress-scd.csv",
         "samples/sct/nfe-1.png",
         "runs/encode.json",
         "runs/evaluate@scd.json",

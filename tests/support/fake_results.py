@@ -68,6 +68,7 @@ def write_fake_results(root: Path, seed: int = 0, rows: int = 30) -> Path:
 
 def _data(folder: Path, generator: random.Random) -> None:
     _grid(folder / "contact.png", 4.0, generator)
+    shutil.copy(folder / "contact.png", folder / "real.png")
     content: dict = {"images": 1797, "resolution": 8, "channels": 1, "enlarged": 3, "in_colour": 0, "skipped": 2}
     content["classes"] = [{"name": str(digit), "images": 174 + digit} for digit in range(10)]
     content["short_sides"] = [{"from": 4, "to": 7, "images": 3}, {"from": 8, "to": 15, "images": 1794}]
@@ -101,6 +102,8 @@ def _selection(results: Path, model: str, generator: random.Random) -> None:
         for t_mid in (0.6, 0.8, 1.1):
             shifted = distance + 8 * abs(t_mid - 0.8)
             rows.append({"sigma_rel": sigma_rel, "steps": 2, "t_mid": t_mid, "fd": shifted, "noise": 0.1})
+    points = [{"images": images, "fd": 8 - images / 65536} for images in (65536, 131072)]
+    _csv(results / f"curves/progress-{model}.csv", points[1:] if model == "teacher" else points)
     choice = {"sigma_rel": 0.1, "fd": min(float(row["fd"]) for row in rows)}
     if model != "teacher":
         rows.append({"sigma_rel": 0.1, "steps": 1, "t_mid": "", "fd": choice["fd"] + 2.2, "noise": 0.0})
