@@ -139,5 +139,5 @@ def _luck(row: Row | None, teacher: Row, level: Level) -> str:
         return f"one range of seeds, {'but this is no luck' if level == 'broken' else 'so luck is unknown'}"
     # Ranges of both models have the same seeds, so each has a ratio of its own.
     ratios = [ours / theirs for ours, theirs in zip(row.ranges, teacher.ranges, strict=False)]
-    how = "beyond luck" if told else "which luck can explain"
+    how = "which luck does not explain" if told else "which luck can explain"
     return f"over {len(ratios)} ranges of seeds {number(min(ratios))} to {number(max(ratios))} ×, {how}"

@@ -81,7 +81,7 @@ def test_ranges_of_seeds_tell_a_difference_from_luck():
     student = row_of("scd", 2, 1.1, ratio=1.38, ranges=(1.10, 1.22, 1.19))
     assert beyond_luck(student, teacher) is True
     told = verdict(findings_of(teacher, student)).sentence
-    assert told.endswith("; over 3 ranges of seeds 1.27 to 1.42 ×, beyond luck.")
+    assert told.endswith("; over 3 ranges of seeds 1.27 to 1.42 ×, which luck does not explain.")
     near = replace(student, ranges=(0.9, 0.85, 0.95))
     assert beyond_luck(near, teacher) is False
     assert verdict(findings_of(teacher, near)).sentence.endswith("0.885 to 1.14 ×, which luck can explain.")
