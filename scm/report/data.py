@@ -20,7 +20,7 @@ KEYS = {
     "skipped",
     "skipped_reasons",
 }
-REMAKE = "delete it and run `dvc repro`"
+REMAKE = "delete it and run `scm run`"
 SPELT_OUT = 20
 """Up to this many classes get a bar each; for more, the sentence names the smallest and the largest count."""
 
