@@ -11,7 +11,7 @@ from tests.support.reach import ROOT, Place, module, reached
 
 STAGES: dict[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 FRAME = (
-    "scm.build", "scm.errors", "scm.params", "scm.pipeline", "scm.results", "scm.tracking",
+    "scm.build", "scm.errors", "scm.params", "scm.pipeline", "scm.presets", "scm.results", "scm.tracking",
     "scm.base.count", "scm.base.documents", "scm.base.files", "scm.base.forms", "scm.base.locks", "scm.base.processes",
     "scm.base.progress", "scm.base.project", "scm.base.registry", "scm.base.sections", "scm.base.weights",
     "scm.base.yaml_files",

@@ -25,6 +25,7 @@ from scm.params import Params, dump
 from scm.params.project import Project
 from scm.pipeline import launcher
 from scm.pipeline.clone import link_images
+from scm.pipeline.naming import run_name
 from scm.pipeline.ranks import among_several, end_after_another, tell_torchrun
 from scm.results.fingerprint import Inputs, inputs_of
 from scm.results.provenance import chain, git_fault, run_entry
@@ -101,7 +102,7 @@ class Stage:
             yield
 
     def _run_name(self) -> str:
-        return f"{self.full_name} · {self.params.preset} · seed {self.params.seed}"
+        return run_name(self.project, self.name, self.item, self.inputs.params)
 
     def finish(self) -> None:
         """Writes the run file and shows the finished run in MLflow."""
