@@ -166,7 +166,7 @@ def carry_out(registry: Registry, outcome: Outcome, project: Project) -> None:
             outcome.version = _register(registry, candidate, champion if same_weights else None, project, alias)
         # A complete version gets its verdict, then its alias.
         registry.tag(outcome.version, tags.VERDICT, decision.kind)
-        registry.describe(outcome.version, "; ".join(decision.reasons))
+        registry.describe(outcome.version, verdict.description(outcome))
         if decision.kind == "challenger":
             registry.give(CHALLENGER, outcome.version)
         else:

@@ -19,6 +19,10 @@ from scm.results.reading import sample_path
 OTHER_FIGURES = ("fd_held_out", "copies", "kid", "precision", "recall", "accuracy", "images_per_second")
 """Figures at the N that decides, shown below the distances."""
 ORIGIN = {"commit": "commit", "dirty": "uncommitted changes", "params_hash": "parameters", "data": "data"}
+KINDS = {"first": "the first champion", "promoted": "champion", "challenger": "challenger, not champion"}
+"""What a version's description calls a verdict."""
+LONGEST_DESCRIPTION = 5000
+"""Characters that MLflow keeps of a description."""
 DIGITS = 12
 """Digits of a hash that are shown."""
 
@@ -110,6 +114,20 @@ def page(root: Path, outcome: Outcome) -> str:
     if paths:
         lines += ["", "Grids of the candidate: " + ", ".join(f"`{path}`" for path in paths)]
     return "\n".join(lines) + "\n"
+
+
+def description(outcome: Outcome) -> str:
+    """Markdown for the candidate's version in MLflow: the figure that decides, the verdict, its reasons, and the table.
+
+    MLflow's list of versions shows the first words alone.
+    """
+    candidate, kind = outcome.candidate, "no verdict" if outcome.verdict is None else outcome.verdict.kind
+    number, origin = candidate.evaluations, f"{candidate.model} of preset {candidate.origin['preset']}"
+    head = f"fd@{number} {distance(candidate, number)}: {KINDS.get(kind, kind)}, {origin}"
+    table = [tuple(map(escape, row)) for row in rows(outcome)]
+    reasons = [f"- {' '.join(reason.split())}" for reason in outcome.reasons]
+    text = "\n".join([head, "", *reasons, "", markdown_table(("", "this version", "champion before"), table)])
+    return text[:LONGEST_DESCRIPTION]
 
 
 def rows(outcome: Outcome) -> list[tuple[str, str, str]]:

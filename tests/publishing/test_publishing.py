@@ -91,7 +91,9 @@ def test_the_first_is_champion_and_its_version_carries_where_it_comes_from(root:
     assert tags["scm.verdict"] == "first" and json.loads(tags["scm.figures"])["recall@2"] == 0.9
     assert json.loads(tags["eval.parts"])["evaluate.samples"] == "1797"
     client, address = store_module.connect(settings_of(root)), tags["scm.files"].removeprefix("runs:/")
-    assert client.get_model_version("digits", "1").description == "there is no champion yet"
+    text = client.get_model_version("digits", "1").description
+    assert text.startswith("fd@2 5: the first champion, scd of preset digits\n\n- there is no champion yet\n")
+    assert "| recall@2 | 0.9 | – |" in text and "| commit | 3f2a9c1e5b7d | – |" in text
     run_id, _, folder = address.partition("/")
     assert client.get_run(run_id).data.tags["scm.key"] == tags["scm.run_key"]
     place = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://")) / folder
