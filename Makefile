@@ -14,7 +14,7 @@ help:
 	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
-	@echo "make ui      MLflow on http://127.0.0.1:5000"
+	@echo "make ui      MLflow on port 5000; prints the address of the list of evaluations"
 	@echo "make exps    experiments: their Frechet distances, and the parameters in which they differ"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
 	@echo "PYTHON=...   the interpreter for .venv, 3.11 or later (default: python3)"

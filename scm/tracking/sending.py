@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from scm.errors import UserError
 from scm.params.project import TrackingSettings
 from scm.tracking.attachments import send_files, send_pictures
-from scm.tracking.records import LONGEST_KEY, RunRecord, experiment_name, metric_name, safe_key
+from scm.tracking.records import LONGEST_KEY, RunRecord, experiment_name, metric_name, plain_count, safe_key
 from scm.tracking.store import PATIENCE, asked, sole_opener, warn
+from scm.tracking.view import KIND
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+DIGEST = 12
+"""Digits of the hash of images that MLflow shows; it takes 36 at most."""
 METRICS_A_BATCH = 1000
 PARAMS_A_BATCH = 100
 ATTEMPTS = 5
@@ -77,6 +80,7 @@ def _send(client: "MlflowClient", record: RunRecord, settings: TrackingSettings)
             client.update_run(run_id, status="RUNNING")
     elif (run.info.status, run.info.end_time) != (record.status, ended):
         client.set_terminated(run_id, record.status, ended)
+    _send_images_of(client, run, record)
     send_pictures(client, run, record, ended)
     send_files(client, run_id, record, settings.root / "results")
     return created
@@ -140,8 +144,7 @@ def _experiment(client: "MlflowClient", name: str, settings: TrackingSettings) -
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on "Model training"
-            return client.create_experiment(name, settings.artifact_location, kind)
+            return client.create_experiment(name, settings.artifact_location, KIND)
         except MlflowException:  # another machine was quicker
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
@@ -155,7 +158,7 @@ def send_texts(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
     """Sends parameters, which MLflow never changes afterwards, and tags."""
     from mlflow.entities import Param, RunTag
 
-    shown = {safe_key(key): _text(value) for key, value in record.params.items()}
+    shown = {safe_key(key): _text(plain_count(value)) for key, value in record.params.items()}
     params = [Param(key, value) for key, value in shown.items() if key not in run.data.params]
     for start in range(0, len(params), PARAMS_A_BATCH):
         client.log_batch(run.info.run_id, params=params[start : start + PARAMS_A_BATCH])
@@ -171,6 +174,18 @@ def _text(value: Any) -> str:
     """A value as params.yaml writes it; what no encoding can write, as part of a path that is no UTF-8, is escaped."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _send_images_of(client: "MlflowClient", run: "Run", record: RunRecord) -> None:
+    """Fills the Dataset column, unless it is filled."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = record.images_of
+    if found is None or (run.inputs is not None and run.inputs.dataset_inputs):
+        return
+    source = json.dumps({"uri": _text(found.place)})
+    shown = Dataset(_text(found.name), found.digest[:DIGEST], "local", source)
+    client.log_inputs(run.info.run_id, [DatasetInput(shown, [InputTag("mlflow.data.context", found.use)])])
 
 
 def _run_name(record: RunRecord) -> str:

@@ -5,15 +5,18 @@ it sends what a dead server missed and shows runs that DVC restored from its cac
 """
 
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from scm.base.count import Count
+from scm.base.documents import is_there
 from scm.errors import Interrupted, UserError, printable
 from scm.params.project import Project
 from scm.results import reading
 from scm.tracking import sending, store
-from scm.tracking.records import RunRecord, safe_key
+from scm.tracking.records import ImageSet, RunRecord, figure_name, safe_key
 
 TEXT_FIELDS = {field: f"scm.{field}" for field in ("preset", "commit", "params_hash", "machine", "device")}
 TEXT_FIELDS["protocol"] = "eval.protocol"
@@ -41,6 +44,9 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
         record.artifacts.append(reading.metrics_path(root, stage, item))
         record.params = {**run["chain"], **record.params}
         _add_grids(record, root)
+        record.metrics = {figure_name(name): value for name, value in record.metrics.items()}
+        record.metrics |= _budgets(run["chain"])
+    record.images_of = _images_of(root, run)
     return record
 
 
@@ -103,6 +109,22 @@ def _tags(run: reading.Run) -> dict[str, str]:
             tags[key] = str(md5) if key == tag else f"{md5} {path}"
     source = {"mlflow.source.name": f"stages.{run['stage']}", "mlflow.source.type": "LOCAL"}
     return {**tags, **source, "mlflow.source.git.commit": str(run["commit"])}
+
+
+def _budgets(chain: Mapping[str, reading.Parameter]) -> dict[str, float]:
+    """Images that the trainings saw, as figures: MLflow sorts parameters as text."""
+    values = {f"{training}_images": chain.get(f"{training}.images") for training in ("teacher", "student")}
+    return {name: float(Count(value)) for name, value in values.items() if isinstance(value, int | str)}
+
+
+def _images_of(root: Path, run: reading.Run) -> ImageSet | None:
+    """The images that a run follows from, whose hash the run file of `encode` has; None before that stage."""
+    path, chain = reading.run_path(root, "encode"), run["chain"]
+    if run["stage"] == "prepare" or not is_there(path) or not {"data.source", "data.path"} <= chain.keys():
+        return None
+    digest = (reading.read_run(path).get("deps") or {}).get("data/shards")
+    use = "evaluation" if run["stage"] in ("select_ema", "evaluate") else "training"
+    return None if digest is None else ImageSet(str(chain["data.source"]), digest, str(chain["data.path"]), use)
 
 
 def _add_grids(record: RunRecord, root: Path) -> None:

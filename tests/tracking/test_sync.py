@@ -10,7 +10,7 @@ import pytest
 from scm.errors import UserError
 from scm.params.project import Project, TrackingSettings
 from scm.tracking import sending, store, sync
-from scm.tracking.records import RunRecord
+from scm.tracking.records import ImageSet, RunRecord, metric_name
 from tests.support.fake_results import MODELS, write_fake_results
 from tests.support.projects import params_with
 
@@ -45,6 +45,41 @@ def test_the_evaluate_record_carries_the_chain_the_figures_and_the_grids(root: P
     assert record.tags["scm.dirty"] == "true" and record.tags["eval.protocol"] == "p1"
     assert record.tags["scm.params_hash"] == "9b1c44d2e0f7" and record.tags["scm.deps.models/scd"] == "md5"
     assert (record.status, record.started, record.ended) == ("FINISHED", 1795515000.0, 1795515006.2)
+
+
+def rewrite(path: Path, **changes: object) -> Path:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+def test_an_evaluations_distances_come_first_by_name(root: Path) -> None:
+    """The page of compared runs sorts by name and draws the first figure."""
+    metrics = root / "results/metrics/evaluate-scd.json"
+    ranges = {"fd_0@1": 7.5, "fd_1@1": 7.7, "fd_mean@1": 7.6, "copies@1": 0.01, "copies_expected": 0.05}
+    rewrite(metrics, **ranges)
+    record = sync.record_of(root, root / "results/runs/evaluate@scd.json")
+    names = sorted(map(metric_name, record.metrics))
+    assert names[:2] == ["fd_at_1", "fd_at_2"]
+    assert {"more/accuracy_at_2", "more/copies_at_1", "more/fd_0_at_1"} < {*names}
+    assert len(names) == len(json.loads(metrics.read_text())), "none is lost"
+
+
+def test_budgets_are_numbers(root: Path) -> None:
+    """MLflow sorts parameters as text, so that 8Ki came after 192Ki."""
+    chain = {"teacher.images": "192Ki", "student.images": "8Ki", "data.source": "digits"}
+    record = sync.record_of(root, rewrite(root / "results/runs/evaluate@scd.json", chain=chain))
+    assert (record.metrics["teacher_images"], record.metrics["student_images"]) == (196608.0, 8192.0)
+    imported = sync.record_of(root, rewrite(root / "results/runs/evaluate@scd.json", chain={"imported.file": "a.pkl"}))
+    assert not {"teacher_images", "student_images"} & imported.metrics.keys()
+
+
+def test_each_run_but_prepare_names_its_images(root: Path) -> None:
+    rewrite(root / "results/runs/encode.json", deps={"data/shards": "1424ad43e67b20c10be33ef18dff5fa3.dir"})
+    chain = {"data.source": "folder", "data.path": "data/raw/cats"}
+    for name, use in (("train_teacher", "training"), ("evaluate@scd", "evaluation"), ("prepare", None)):
+        found = sync.record_of(root, rewrite(root / f"results/runs/{name}.json", chain=chain)).images_of
+        digest = "1424ad43e67b20c10be33ef18dff5fa3.dir"
+        assert found == (None if use is None else ImageSet("folder", digest, "data/raw/cats", use))
 
 
 def test_a_training_record_carries_its_curve(root: Path) -> None:

@@ -17,7 +17,7 @@ from scm.errors import Interrupted
 from scm.params.project import TrackingSettings
 from scm.tracking import live as live_module
 from scm.tracking import sending, store
-from scm.tracking.records import RunRecord, metric_name
+from scm.tracking.records import ImageSet, RunRecord, metric_name
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("experiments", "runs", "metrics", "latest_metrics", "params", "tags")
@@ -40,7 +40,7 @@ def record(folder: Path, **changes: object) -> RunRecord:
         "ended": 1.79e9 + 9.5,
         **changes,
     }
-    return RunRecord("abc123", "evaluate@scd · digits · seed 0", "evaluate", "scd", **values)  # type: ignore[arg-type]
+    return RunRecord("abc123", "evaluate@scd · digits · 29212f2", "evaluate", "scd", **values)  # type: ignore[arg-type]
 
 
 def counts(root: Path) -> dict[str, int]:
@@ -67,7 +67,7 @@ def test_publish_shows_everything_and_twice_changes_nothing(settings: TrackingSe
     assert run.data.metrics == {"fd_at_2": 5.25, "t_mid": 0.8, "loss": 0.5, "loss/3": 0.5}
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", 1790000000000, 1790000009500)
     assert run.data.tags["scm.key"] == "abc123" and run.data.tags["scm.item"] == "scd"
-    assert run.info.run_name == "evaluate@scd · digits · seed 0"
+    assert run.info.run_name == "evaluate@scd · digits · 29212f2"
     history = [
         (point.step, point.timestamp, point.value) for point in client.get_metric_history(run.info.run_id, "loss")
     ]
@@ -85,6 +85,19 @@ def test_publish_shows_everything_and_twice_changes_nothing(settings: TrackingSe
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "samples.json", "type": "table"}]
     assert sending.publish(record(tmp_path), settings)
     assert counts(tmp_path) == before
+
+
+def test_the_dataset_column_is_filled_once_and_counts_are_numbers(settings: TrackingSettings, tmp_path: Path) -> None:
+    images = ImageSet("digits", "1424ad43e67b20c10be33ef18dff5fa3.dir", "data/raw", "evaluation")
+    changes = {"images": {}, "artifacts": [], "params": {"teacher.images": "8Ki", "data.path": "8Ki x"}}
+    sending.publish(record(tmp_path, images_of=images, **changes), settings)
+    sending.publish(record(tmp_path, images_of=images, **changes), settings)
+    run = only_run(settings)[1]
+    (found,) = run.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("digits", "1424ad43e67b")
+    assert json.loads(found.dataset.source) == {"uri": "data/raw"}
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "evaluation")]
+    assert run.data.params == {"teacher.images": "8192", "data.path": "8Ki x"}
 
 
 def test_figures_that_are_not_finite_are_left_out(settings: TrackingSettings, tmp_path: Path) -> None:
