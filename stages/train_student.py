@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
     probe = student_probe(params, settings, student, data)
     runtime = params.runtime
     how = runtime.images_at_once, runtime.checkpointing, recomputed, runtime.divides_state(ranks.device.type)
-    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, *how)
+    trainer = Trainer(student, objective, data, loop, *place, auxiliary, probe, *how, stage.watch)
     with stage.shown_live(stage.work / METRICS):
         trainer.run()
     stage.extra["health"] = [str(finding) for finding in trainer.diagnosis.findings]

@@ -46,6 +46,7 @@ def run(stage: Stage) -> None:
         micro_batch=params.runtime.images_at_once,
         checkpointing=params.runtime.checkpointing,
         divided=params.runtime.divides_state(ranks.device.type),
+        watch=stage.watch,
     )
     with stage.shown_live(stage.work / METRICS):
         trainer.run()

@@ -60,7 +60,7 @@ def svg(chart: Chart) -> str:
 
         # The lines, and a ring around the chosen point.
         for line in chart.lines:
-            _thinned(line).draw(axes, width=1.4, dots=3.5)
+            thinned(line).draw(axes, width=1.4, dots=3.5)
         if chart.mark:
             axes.plot(*chart.mark, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
 
@@ -78,7 +78,7 @@ def svg(chart: Chart) -> str:
     return _inline(text.getvalue(), chart.title)
 
 
-def _thinned(line: Line) -> Line:
+def thinned(line: Line) -> Line:
     """The line through every n-th point, and always through the last one."""
     stride = max(1, math.ceil(len(line.x) / POINTS))
     kept = sorted({*range(0, len(line.x), stride), len(line.x) - 1} - {-1})

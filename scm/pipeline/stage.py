@@ -12,10 +12,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scm.base import locks
 from scm.base.files import disk_fault, write_json, write_text
@@ -31,6 +31,9 @@ from scm.results.fingerprint import Inputs, inputs_of
 from scm.results.provenance import chain, git_fault, run_entry
 from scm.results.reading import first_sight, metrics_path, run_path
 from scm.tracking.records import RunRecord
+
+if TYPE_CHECKING:
+    from scm.training.watch import Watch
 
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456",
@@ -55,6 +58,7 @@ class Stage:
     work: Path  # folder of unfinished work, kept if the stage is interrupted
     extra: dict[str, Any] = field(default_factory=lambda: {"device": "cpu"})  # further entries of the run file
     started: float = field(default_factory=time.time)
+    watch: "Watch | None" = None  # shows a training on a page; the first process of a training has one
     _stop: bool = False
 
     @property
@@ -147,7 +151,8 @@ def _main(run: Callable[[Stage], None], name: str, matrix: bool, training: bool,
         os.environ.update({**DETERMINISTIC, **os.environ})
         stage = _open(project, name, sys.argv[1] if matrix else None)
         with _locked(stage):
-            run(stage)
+            with _watched(stage) if training and _is_first() else nullcontext():
+                run(stage)
             if _is_first():
                 if recorded:
                     stage.finish()
@@ -213,6 +218,17 @@ def _locked(stage: Stage) -> Iterator[None]:
                 raise UserError(f"{stage.full_name} is already running {where}: wait for it or end it") from None
             for finished in stage.work.parent.glob(f"*{FINISHED}"):
                 shutil.rmtree(finished, ignore_errors=True)
+        yield
+
+
+@contextmanager
+def _watched(stage: Stage) -> Iterator[None]:
+    """Shows a training on results/progress.html while the block runs."""
+    from scm.base.project import TEACHER
+    from scm.report.progress import ProgressPage
+
+    model, key = stage.item or TEACHER, stage.inputs.key
+    with ProgressPage(stage.params, stage.root, stage.work, model, key, stage.progress) as stage.watch:
         yield
 
 

@@ -41,6 +41,7 @@ from scm.training.room import bytes_written, shortage
 from scm.training.settings import Auxiliary, LoopSettings, make_optimizer
 from scm.training.shares import Shares, numbers_kept
 from scm.training.update import update
+from scm.training.watch import Watch
 
 Checkpointing = Literal["auto", "none", "blocks"]
 """Values of runtime.checkpointing."""
@@ -66,6 +67,7 @@ class Trainer:
             until the memory holds fewer than ENOUGH images with them. Results do not depend on it.
         recomputed: evaluates a block without storing its activations.
         divided: True divides the optimiser's state and the averages over the processes, which changes no weight.
+        watch: looks at the training, in rank 0 alone.
     """
 
     def __init__(
@@ -84,11 +86,12 @@ class Trainer:
         checkpointing: Checkpointing = "auto",
         recomputed: Callable[..., Tensor] = recomputed,
         divided: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         self.model, self.objective, self.settings = model, objective, settings
         self.data = Ahead(data, settings.batch, pinned=ranks.device.type == "cuda")
         self.work, self.ranks, self.stopping, self.say, self.probe = work, ranks, stopping, say, probe
-        self.record = Record(work)
+        self.record, self.watch = Record(work), watch
         self.trained = nn.ModuleList([model] if auxiliary is None else [model, auxiliary.module])
         self.parameters = list(self.trained.parameters())
         averages = len(settings.profiles) + (settings.halflife is not None)
@@ -266,9 +269,13 @@ class Trainer:
         weights.save(file, {**average, **buffers}, header)
         self.record.add_snapshot(file)
         # The shortest average follows the training most closely, so it shows a bad turn first.
-        if self.probe is not None and width == {"sigma_rel": min(self.settings.profiles)}:
-            there = {key: value.to(self.ranks.device) for key, value in average.items()}
+        if width != {"sigma_rel": min(self.settings.profiles)} or (self.probe is None and self.watch is None):
+            return
+        there = {key: value.to(self.ranks.device) for key, value in average.items()}
+        if self.probe is not None:
             self.probed = dict(self.probe(self.model, there))
+        if self.watch is not None:
+            self.watch.snapshot(self.model, there, self.settings.header, self.images)
 
     def _figures(self) -> dict[str, Any]:
         """The figures since the last line; None = no such figure."""
@@ -307,6 +314,8 @@ class Trainer:
         )
         for finding in self.diagnosis.add(line):
             self.say(f"health: {finding}")
+        if self.watch is not None:
+            self.watch.add(line, self._health())
 
     def _checkpoint_is_due(self, moment: float, images: int) -> bool:
         """Compares the last checkpoint's moment and images with the settings; rank 0's clock counts on all ranks."""
@@ -348,8 +357,14 @@ class Trainer:
             raise UserError(f"{self.work} was begun in {begun}, and this machine computes in {own}: {remedy}")
 
     def _restore_record(self, header: dict[str, Any] | None) -> None:
-        for line in self.record.restore(header):
-            self.diagnosis.add(json.loads(line))
+        lines = [json.loads(line) for line in self.record.restore(header)]
+        for line in lines:
+            self.diagnosis.add(line)
+        if self.watch is not None:
+            self.watch.resumed(self.images, lines, self._health())
+
+    def _health(self) -> list[str]:
+        return [str(finding) for finding in self.diagnosis.findings]
 
     def _say_if_too_little_room(self) -> None:
         settings = self.settings

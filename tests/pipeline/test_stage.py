@@ -58,3 +58,9 @@ def test_a_run_removes_work_folders_that_a_killed_one_was_removing(running):
         (folder / "part").mkdir(parents=True)
     with stage._locked(running):
         assert not left.exists() and other.exists() and running.work.exists()
+
+
+def test_a_trainings_first_line_names_its_page(running, capsys):
+    with stage._watched(running):
+        assert capsys.readouterr().out == f"[prepare] progress, with samples: {running.root}/results/progress.html\n"
+        assert running.watch is not None and (running.root / "results/progress.html").exists()

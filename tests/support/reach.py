@@ -66,17 +66,18 @@ def _defined(node: ast.stmt) -> list[str]:
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
-def reached(starts: list[Place], frame: tuple[str, ...] = ()) -> set[Path]:
+def reached(starts: list[Place], frame: tuple[str, ...] = (), apart: tuple[str, ...] = ()) -> set[Path]:
     """Files, relative to the project, of all definitions that can be reached.
 
     Args:
         starts: where to begin.
         frame: beginnings of modules that are passed through, but are not in the result.
+        apart: modules that are not entered.
     """
     waiting, seen = list(starts), set[Place]()
     while waiting:
         place = waiting.pop()
-        if place in seen:
+        if place in seen or place[0] in apart:
             continue
         seen.add(place)
         waiting += _next(place)

@@ -25,8 +25,23 @@ def trainer(work: Path, ranks: Ranks, *, divided: bool, stopping=lambda: False, 
     method, small = score_distillation(updates), {"batch": 12, "images": 72, "halflife": 64, "snapshots": 2}
     return loop.Trainer(
         tiny_model(dropout=0.2), method, Digits(12, ranks), settings(**small, **changes), work, ranks, stopping,
-        lambda text: None, Auxiliary(method.fake, 0.5), probe, divided=divided,
+        lambda text: None, Auxiliary(method.fake, 0.5), probe, divided=divided, watch=None if ranks.rank else Seen(),
     )  # fmt: skip
+
+
+class Seen:
+    """A watch, which rank 0 alone has."""
+
+    def resumed(self, images, lines, health) -> None:
+        assert [line["images"] for line in lines] == sorted(
+            line["images"] for line in lines if line["images"] <= images
+        )
+
+    def add(self, line, health) -> None:
+        assert line["images"] and health == []
+
+    def snapshot(self, model, average, header, images) -> None:
+        assert images in (36, 72) and probe(model, average) and header == {"network": {}}
 
 
 def probe(model, average) -> dict[str, float]:
