@@ -25,7 +25,7 @@ from scm.samplers import SampleNoise
 
 IMAGES, COLUMNS = 16, 4
 """Samples of a grid, and how many of them stand side by side."""
-TEACHER_STEPS = 8
+TEACHER_STEPS = 6
 """DDIM steps of a teacher, of equal length in t: a sketch of what its full sampler draws."""
 SIDE = 64
 """Larger images are averaged down to so many pixels on a side."""

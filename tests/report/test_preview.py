@@ -37,7 +37,7 @@ def codec(tmp_path: Path) -> Path:
 
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], Sampler, float]] = {
-    "teacher": ({}, {}, ddim_sampler([T_MAX * (1 - k / 8) for k in range(9)], 0.5), 1.0),
+    "teacher": ({}, {}, ddim_sampler([T_MAX * (1 - k / 6) for k in range(7)], 0.5), 1.0),
     "scd": ({}, {}, consistency_sampler([T_MAX, MIDDLE], 0.5), 1.0),
     "vsd": ({}, {}, consistency_sampler([T_MAX], 0.5), 1.0),
     "sct": ({"guidance": True}, {"guidance": (1.5, 3.0)}, consistency_sampler([T_MAX, MIDDLE], 0.5), 1.5),
@@ -85,3 +85,27 @@ def test_another_codec_is_refused(codec):
     other = plain_header("identity", 0.5, [1, 8, 8]) | {"std": [0.7]}
     with pytest.raises(UserError, match="this training's data was made with another codec"):
         preview.drawn(PARAMS, codec, header("scd") | {"codec": other}, tiny_model(), average(tiny_model()))
+
+
+class Enlarging:
+    """An autoencoder whose images are the first three latents, 16 times as large on a side."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def store(self, images: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        self.counts.append(len(latents))
+        return latents[:, :3].repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+def test_latents_are_decoded_one_by_one_and_made_small(monkeypatch, tmp_path):
+    about = {"sha256": ["0" * 64], "config": {}, "precision": "fp32"}
+    latents, autoencoder = plain_header("tae", 0.5, [4, 8, 8], about), Enlarging()
+    monkeypatch.setattr(preview, "load_codec", lambda folder, device: Codec(latents, autoencoder))
+    model = tiny_model(channels=4)
+    found = preview.drawn(PARAMS, tmp_path, header("scd") | {"codec": latents}, model, average(model))
+    assert found.shape == (16, 3, 64, 64) and autoencoder.counts == [1] * 16
+    assert torch.equal(found[..., ::8, ::8].repeat_interleave(8, 2).repeat_interleave(8, 3), found)
