@@ -70,6 +70,7 @@ class Row:
         evaluations: network evaluations per sample (NFE).
         distance: Fréchet distance to the real images; the smallest of `ranges`.
         unbiased: the same extrapolated to infinitely many samples; None if there were too few.
+        error: standard error of the distance for other samples of the same model; None in older results.
         ranges: the distance of each range of seeds; empty if there is only one.
         ratio: `distance` over the teacher's best.
         kernel_distance: KID to the real images; the estimate is unbiased and can fall below 0.
@@ -86,6 +87,7 @@ class Row:
     evaluations: int
     distance: float
     unbiased: float | None
+    error: float | None
     ranges: tuple[float, ...]
     ratio: float
     kernel_distance: float
@@ -297,6 +299,7 @@ def _rows(root: Path, models: list[str]) -> list[Row]:
                     evaluations=evaluations,
                     distance=distance,
                     unbiased=figures.get(f"fd_inf@{evaluations}"),
+                    error=figures.get(f"fd_se@{evaluations}"),
                     ranges=reading.distance_ranges(figures, evaluations),
                     ratio=distance / best,
                     kernel_distance=_figure(figures, f"kid@{evaluations}", path),

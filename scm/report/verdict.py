@@ -6,11 +6,11 @@ its teacher and, as the teacher may be bad itself, by its own figures. A bad tea
 """
 
 import math
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from scm.base.noise import welch
 from scm.report.findings import Findings, Row, health_of
 from scm.report.wording import a_distance, number
 
@@ -29,7 +29,7 @@ UNSURE, UNRECOGNISED = 0.8, 0.25
 REPEATED = 3.0
 """A model with more than this multiple of the expected copies repeats its training images, and is weak."""
 DEVIATIONS = 2.0
-"""A difference of means over ranges of seeds is more than luck if it exceeds so many of its standard errors."""
+"""A difference is more than luck if it exceeds so many of its standard errors."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,16 @@ def faults(findings: Findings, row: Row) -> Iterator[Fault]:
 
 
 def beyond_luck(first: Row, second: Row) -> bool | None:
-    """True if two distances differ by more than luck, by their ranges of seeds; None if one has a single range."""
-    if min(len(first.ranges), len(second.ranges)) < 2:
+    """True if two distances differ by more than luck, by their ranges of seeds, else by their standard errors.
+
+    None if neither is known. Luck is that of drawing samples; another training could differ by more.
+    """
+    if min(len(first.ranges), len(second.ranges)) > 1:
+        difference, error = welch(first.ranges, second.ranges)
+    elif first.error is not None and second.error is not None:
+        difference, error = first.distance - second.distance, math.hypot(first.error, second.error)
+    else:
         return None
-    difference = statistics.fmean(first.ranges) - statistics.fmean(second.ranges)
-    error = math.sqrt(sum(statistics.variance(each) / len(each) for each in (first.ranges, second.ranges)))
     return abs(difference) > DEVIATIONS * error
 
 
@@ -135,9 +140,13 @@ def _luck(row: Row | None, teacher: Row, level: Level) -> str:
     if row is None and len(teacher.ranges) > 1:
         least, most = min(teacher.ranges), max(teacher.ranges)
         return f"over {len(teacher.ranges)} ranges of seeds {number(least)} to {number(most)}"
+    if row is None and teacher.error is not None:
+        return f"± {number(teacher.error)} by the luck of the draw"
     if row is None or told is None:
         return f"one range of seeds, {'but this is no luck' if level == 'broken' else 'so luck is unknown'}"
+    how = "which luck does not explain" if told else "which luck can explain"
+    if row.error is not None and min(len(row.ranges), len(teacher.ranges)) < 2:
+        return f"one range of seeds, ± {number(row.error)}, {how}"
     # Ranges of both models have the same seeds, so each has a ratio of its own.
     ratios = [ours / theirs for ours, theirs in zip(row.ranges, teacher.ranges, strict=False)]
-    how = "which luck does not explain" if told else "which luck can explain"
     return f"over {len(ratios)} ranges of seeds {number(min(ratios))} to {number(max(ratios))} ×, {how}"

@@ -88,6 +88,16 @@ def test_ranges_of_seeds_tell_a_difference_from_luck():
     assert beyond_luck(student, TEACHER) is None and beyond_luck(TEACHER, TEACHER) is None
 
 
+def test_with_one_range_the_standard_errors_tell_a_difference_from_luck():
+    teacher, student = replace(TEACHER, error=0.03), row_of("scd", 2, 1.15, error=0.04)
+    assert beyond_luck(student, teacher) is True and beyond_luck(replace(student, distance=1.09), teacher) is False
+    assert verdict(findings_of(teacher, student)).sentence.endswith(
+        "; one range of seeds, ± 0.0400, which luck does not explain."
+    )
+    assert verdict(findings_of(teacher)).sentence.endswith("; ± 0.0300 by the luck of the draw.")
+    assert beyond_luck(student, TEACHER) is None
+
+
 def test_the_row_of_smallest_distance_leads():
     rows = [TEACHER, row_of("scd", 2, 1.3), row_of("scd", 1, 1.2), row_of("sct", 2, 1.1), row_of("sct", 1, 1.1)]
     leading = findings_of(*rows).leading_row
