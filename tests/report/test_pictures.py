@@ -52,7 +52,7 @@ def test_a_damaged_picture_is_named_with_a_remedy(tmp_path):
     findings = grids(tmp_path, 8, 10, 4)
     path = tmp_path / "results/samples/prepare/real.png"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"real\.png is not a picture \(.*\): delete it and run `dvc repro`"):
+    with pytest.raises(UserError, match=r"real\.png is not a picture \(.*\): delete it and run `scm run`"):
         first_pictures(findings)
     path.unlink()
     with pytest.raises(UserError, match=r"real\.png is missing or empty: delete it and run"):
