@@ -142,7 +142,7 @@ def choices_at_the_edge(findings: Findings) -> Iterator[Advice]:
 def one_range_of_seeds(findings: Findings) -> Iterator[Advice]:
     """Figures of one range of seeds, by which `scm publish` cannot compare models."""
     if not any(row.ranges for row in findings.rows):
-        fact = "One range of seeds was measured, and `scm publish` compares models by several."
+        fact = "One range of seeds was measured, and scm publish compares models by several."
         yield Advice(fact, "Write evaluate.repeats: 3, which measures again and trains nothing.")
 
 

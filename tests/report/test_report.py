@@ -100,7 +100,7 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     text = (root / "results/report.md").read_text()
     assert "| sCD | consistency | 2 | 5.00 | – | 1.25 | 0.0531 | 0.183 | 0.944 | 0.917 | – |" in text
     assert f"\n**Good.** {sentence}\n" in text
-    advice = "One range of seeds was measured, and `scm publish` compares models by several."
+    advice = "One range of seeds was measured, and scm publish compares models by several."
     assert f"<b>{advice}</b>" in page and f"- **{advice}** Write evaluate.repeats: 3" in text
     assert "sCD&#39;s FD still fell by 14% in the last 50% of its training." in page
     sources = re.findall(r'src="([^"]*)"', text)
