@@ -17,7 +17,7 @@ from scm.params.addresses import sqlite_address
 from scm.params.project import Project
 from scm.product.content import MAX_SEED, Content, Sampling
 from scm.report import data, wording
-from scm.report.wording import DISTANCES, FLOOR, commit_of, display_name, duration, number
+from scm.report.wording import DISTANCES, commit_of, display_name, duration, number
 from scm.results.provenance import chain, licence_of, params_hash
 from scm.results.reading import measured_evaluations, metrics_path, read_figures, read_run, run_path
 
@@ -141,7 +141,10 @@ def _figures(project: Project, models: list[str]) -> Iterator[str]:
         "above, without decoding."
     )
     if any("fd_floor" in figures for figures in measured.values()):
-        yield FLOOR.format(distance=distance)
+        yield (
+            f"The last row is as many draws with replacement from the training images: the {distance} to which a model "
+            "with as many samples can fall."
+        )
     if any("copies_expected" in figures for figures in measured.values()):
         yield f"\n{_table(measured, {**UNSEEN, 'fd_held_out': distance})}\n\n{wording.UNSEEN}"
     else:
