@@ -226,7 +226,7 @@ def test_sample_arguments():
     sample.add(parser.add_subparsers())
     command = "sample --model sct --steps 1 --classes 3,7 -n 64 --seed 5 --guidance 1.5 -o out/grid.png --device cpu"
     options, defaults = parser.parse_args(command.split()), parser.parse_args(["sample"])
-    assert (options.guidance, defaults.guidance, defaults.steps, defaults.model) == (1.5, None, 2, "scd")
+    assert (options.guidance, defaults.guidance, defaults.steps, defaults.model) == (1.5, None, None, None)
     assert (options.model, options.steps, options.classes, options.count) == ("sct", 1, ["3", "7"], 64)
     assert (options.seed, options.output, options.device) == (5, Path("out/grid.png"), "cpu")
 

@@ -119,7 +119,7 @@ def test_samples_are_drawn_with_guidance_and_in_a_methods_own_steps(scm, tmp_pat
     for model in ("multistep", "ayf"):
         assert "3 network evaluations" in draw("--model", model, "--steps", "3")
     error = draw("--model", "multistep", "--steps", "2", code=1)
-    assert error == "scm: error: --steps 2: multistep is sampled in 3; write --steps 3\n"
+    assert error == "scm: error: --steps 2: multistep is sampled in 3; write --steps 3, or --model teacher\n"
     error = draw("--model", "scd", "--guidance", "3", code=1)
     assert error == "scm: error: --guidance 3: scd was trained for 1 to 2; choose from there\n"
     error = draw("--model", "discrete", "--guidance", "1.5", code=1)

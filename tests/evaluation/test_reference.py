@@ -67,7 +67,7 @@ def test_all_figures_follow_from_one_pass(reference, striped: tuple[Tensor, Tens
     monkeypatch.setattr(Classifier, "forward", lambda self, some: seen.append(len(some)) or forward(self, some))
     figures = measure(reference, images, labels, 5)
     assert sum(seen) == 200
-    assert list(figures) == ["fd", "fd_inf", "kid", "precision", "recall", "accuracy"]
+    assert list(figures) == ["fd", "fd_inf", "fd_se", "kid", "precision", "recall", "accuracy"]
     assert figures["fd"] == distance(reference, images)
     features = reference.extractor(images).detach().float()
     assert (figures["precision"], figures["recall"]) == precision_recall(reference.features[:200], features, 5)
@@ -104,7 +104,7 @@ def test_data_without_two_classes_learn_rotations(striped: tuple[Tensor, Tensor]
     assert reference.task == "rotation"
     assert reference.extractor.settings["outputs"] == 4
     figures = measure(reference, images // 2, labels, 3)
-    assert list(figures) == ["fd", "fd_inf", "kid", "precision", "recall"] and figures["fd"] > 0
+    assert list(figures) == ["fd", "fd_inf", "fd_se", "kid", "precision", "recall"] and figures["fd"] > 0
 
 
 def test_saved_and_loaded_reference_is_the_same(reference, striped: tuple[Tensor, Tensor], tmp_path):

@@ -104,7 +104,7 @@ def test_the_run_and_the_curve_say_what_was_imported(project, teacher):
     (row,) = read_curve(project / "results/curves/train-teacher.csv")
     assert row.keys() == {"images", "time"} and row["images"] == 131072
     with (project / "results/curves/train-teacher.csv").open(newline="") as file:
-        assert next(csv.reader(file)) == ["images", "time", "loss"]
+        assert next(csv.reader(file)) == ["images", "time", "loss", "squared_error"]
     record = record_of(project, project / "results/runs/train_teacher.json")
     assert record.name == f"train_teacher · imported {teacher.name}" and record.params["imported.program"] == "EDM2"
 

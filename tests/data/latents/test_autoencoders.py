@@ -206,7 +206,7 @@ def test_data_codec_decodes_without_the_original_files_and_knows_other_models(tm
     assert torch.equal(loaded.decode(x), codec.decode(x)) and loaded.decode(x).shape == (3, 3, 16, 16)
     loaded.check(plain, "models/scd")
     with pytest.raises(
-        UserError, match=r"^models/scd was made with another codec .*\(normalize, std differ\): run `dvc"
+        UserError, match=r"^models/scd was made with another codec .*\(normalize, std differ\): run `scm run`"
     ):
         loaded.check({**plain, "normalize": "measured", "std": [1.0] * 4}, "models/scd")
 
