@@ -77,8 +77,8 @@ def log_version(project: Project, model: str, tags: dict[str, str], alias: str =
     return str(client.create_model_version(name, place, tags=tags).version)
 
 
-def change_run(root: Path, name: str, **changes: Any) -> None:
-    path = root / f"results/runs/{name}.json"
+def change_run(root: Path, run: str, /, **changes: Any) -> None:
+    path = root / f"results/runs/{run}.json"
     _write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
 
 
