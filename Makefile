@@ -6,7 +6,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test long campaign lint ui exps clean always
+.PHONY: help repro test long campaign lint docs ui exps clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
@@ -14,6 +14,7 @@ help:
 	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
+	@echo "make docs    the documentation site, into site/"
 	@echo "make ui      MLflow on port 5000; prints the address of the list of evaluations"
 	@echo "make exps    experiments: their Frechet distances, and the parameters in which they differ"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
@@ -42,6 +43,10 @@ lint: .venv/.dev
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github
 
+# The variable silences an announcement of mkdocs-material's next version.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 ui: .venv/.run
 	$(BIN)/scm ui
 
@@ -51,7 +56,7 @@ exps: .venv/.run
 
 # Only what git ignores, and of that only what can be made again: metrics, dvc.lock, mlflow.db and data/raw stay.
 clean:
-	git clean -fdXq -- .work data/shards data/latents data/reference models results .dvc/cache .dvc/tmp
+	git clean -fdXq -- .work data/shards data/latents data/reference models results .dvc/cache .dvc/tmp site
 	git clean -fdXq -- .pytest_cache .ruff_cache .import_linter_cache scm stages tests benchmarks
 
 # Stamps: made again when the dependencies change. torch first, so that its own pinned version decides what follows.
@@ -68,6 +73,10 @@ clean:
 .venv/.run: .venv/.created .venv/.extras pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet setuptools torch
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".$(if $(EXTRAS),[$(EXTRAS)])"
+	@touch $@
+
+.venv/.docs: .venv/.run
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
 	@touch $@
 
 .venv/.dev: .venv/.run

@@ -76,6 +76,8 @@ class MethodBlock(_Overrides):
 
     Attributes:
         second_time: True if the student's network takes the time s <= t that it jumps to.
+        images: training budget
+        dropout: fraction of units that are dropped
     """
 
     second_time: ClassVar[bool] = False
@@ -84,7 +86,11 @@ class MethodBlock(_Overrides):
 
 
 class GuidedBlock(MethodBlock):
-    """The section of a method whose teacher may be guided, with a scale s ~ U[low, high]; None = no guidance."""
+    """The section of a method whose teacher may be guided.
+
+    Attributes:
+        guidance: [low, high] of the scale s ~ U[low, high], which the student is told; absent = no guidance
+    """
 
     guidance: Range | None = None
 

@@ -10,12 +10,30 @@ if TYPE_CHECKING:
 
 
 class VsdSettings(Section):
+    """The section `student.NAME.vsd`.
+
+    Attributes:
+        weight: of the score distillation's loss
+        p_mean: times at which the scores are compared: ln(sigma_d tan t) ~ N(p_mean, p_std^2)
+        p_std: see p_mean
+    """
+
     weight: Positive
     p_mean: Finite
     p_std: Positive
 
 
 class FakeScoreSettings(Section):
+    """The section `student.NAME.fake_score`.
+
+    Attributes:
+        lr_max: the largest learning rate of the fake score
+        dropout: of the fake score's network
+        p_mean: times at which the fake score is trained: ln(sigma_d tan t) ~ N(p_mean, p_std^2)
+        p_std: see p_mean
+        updates: steps of the fake score for each step of the student
+    """
+
     lr_max: Positive
     dropout: Probability
     p_mean: Finite

@@ -5,6 +5,12 @@ from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, di
 
 
 class AyfBlock(GuidedBlock):
+    """The section `student.ayf`.
+
+    Attributes:
+        r_max: the last value of the tangent's warm-up; below 1 steadies long trainings, the paper has 0.99
+    """
+
     second_time = True
     r_max: Share
 

@@ -8,6 +8,12 @@ from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, di
 
 
 class DiscreteBlock(GuidedBlock):
+    """The section `student.discrete`.
+
+    Attributes:
+        points: N, the points of the grid of times
+    """
+
     points: Annotated[int, Field(ge=2)]
 
 

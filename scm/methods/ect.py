@@ -12,6 +12,16 @@ FINEST = 2.0**-16
 
 
 class EctBlock(MethodBlock):
+    """The section `student.ect`.
+
+    Attributes:
+        q: factor by which each stage shrinks the differences
+        k: how much larger the differences are at little noise
+        b: how fast this ends as the noise grows
+        doubling: images of a stage
+        c: of the pseudo-Huber distance; 0 = the distance itself
+    """
+
     q: Annotated[Finite, Field(gt=1)]
     k: Scale
     b: Scale

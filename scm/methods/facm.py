@@ -5,6 +5,12 @@ from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, di
 
 
 class FacmBlock(GuidedBlock):
+    """The section `student.facm`.
+
+    Attributes:
+        anchor: weight of the diffusion loss; the paper has 1
+    """
+
     second_time = True
     anchor: Positive
 

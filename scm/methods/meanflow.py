@@ -5,6 +5,14 @@ from scm.methods import Method, MethodBlock, Parts, StudentSettings, Trained, ta
 
 
 class MeanFlowBlock(MethodBlock):
+    """The section `student.meanflow`.
+
+    Attributes:
+        jumps: fraction of the samples that jump; the others train the diffusion loss
+        weight_p: p of the loss's weight 1 / (||error||^2 + c)^p
+        weight_c: c of this weight
+    """
+
     second_time = True
     jumps: Share
     weight_p: Scale

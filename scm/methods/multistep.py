@@ -5,6 +5,12 @@ from scm.methods import GuidedBlock, Method, Parts, StudentSettings, Trained, di
 
 
 class MultistepBlock(GuidedBlock):
+    """The section `student.multistep`.
+
+    Attributes:
+        segments: M, the parts of the trajectory, each of which is jumped in one step
+    """
+
     second_time = True
     segments: Whole
 

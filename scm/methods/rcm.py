@@ -6,6 +6,12 @@ from scm.methods._score_distillation import ScoreBlock, advice, refusals, score_
 
 
 class RcmBlock(ScoreBlock):
+    """The section `student.rcm`.
+
+    Attributes:
+        steps: the most steps in which the student draws the samples that are scored
+    """
+
     steps: Whole
 
 

@@ -11,6 +11,17 @@ if TYPE_CHECKING:
 
 
 class GanSettings(Section):
+    """The section `student.scd_gan.gan`.
+
+    Attributes:
+        weight: of the adversary's loss
+        p_mean: times at which samples are judged: ln(sigma_d tan t) ~ N(p_mean, p_std^2)
+        p_std: see p_mean
+        heads: blocks of the teacher that have a head which judges
+        width: channels of a head
+        lr_max: the largest learning rate of the heads
+    """
+
     weight: Positive
     p_mean: Finite
     p_std: Positive
