@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from scm import __version__
+
 ROOT = Path(__file__).parents[1]
 STAGES = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -61,6 +63,13 @@ def test_every_dependency_is_pinned():
     lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
     assert wanted - {project["name"]} <= names_of(lines)  # an extra may take in others
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+
+
+def test_one_version_everywhere():
+    cited = YAML(typ="safe", pure=True).load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    versions = re.findall(r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.M)
+    assert cited["version"] == versions[0] == __version__
+    assert cited["references"][0]["identifiers"][0]["value"] == "arXiv:2410.11081"
 
 
 def test_no_tracked_file_names_a_package_index_or_a_home():
