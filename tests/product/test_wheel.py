@@ -1,0 +1,94 @@
+"""The wheel: it holds all of scm, and serves a packaged model from an empty folder, far from any checkout."""
+
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from scm import __version__
+from scm.product.model import Product
+from tests.support.serving import ROOT, start
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+SOURCES = ("pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a copy, so that no build folder is left in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "scm", folder / "scm", ignore=shutil.ignore_patterns("__pycache__"))
+    quiet = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *quiet, "--wheel-dir", "dist", "."], cwd=folder, check=True)
+    (made,) = (folder / "dist").glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory) -> Path:
+    """The python of a fresh environment with the wheel, which sees the packages of the tests' own environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin/python"
+    quiet = ("--quiet", "--no-deps", "--disable-pip-version-check")
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, str(wheel)], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "tests.pth").write_text("".join(f"{place}\n" for place in site.getsitepackages()))
+    return python
+
+
+def run(python: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in an empty folder, with nothing of the checkout on the path."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(
+        [str(python), *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_wheel_holds_every_file_of_scm_and_nothing_else(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scm").rglob("*") if path.is_file()}
+    assert names == {name for name in files if "__pycache__" not in name}
+    assert wheel.name == f"scm-{__version__}-py3-none-any.whl"
+
+
+def test_the_command_answers_from_an_empty_folder(installed, tmp_path):
+    command = str(installed.with_name("scm"))
+    told = run(installed, command, "--version", folder=tmp_path)
+    assert (told.returncode, told.stdout) == (0, f"scm {__version__}\n"), told.stderr
+    where = run(installed, "-c", "import scm; print(scm.__file__)", folder=tmp_path).stdout
+    assert Path(where.strip()).is_relative_to(installed.parents[1])
+    for arguments in (("--help",), ("serve", "--help"), ("completion", "bash")):
+        assert run(installed, command, *arguments, folder=tmp_path).returncode == 0
+    for arguments in (("sample",), ("run",), ("preset", "list"), ("serve",)):
+        refused = run(installed, command, *arguments, folder=tmp_path)
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+        assert f"{tmp_path} is not inside the project" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_packaged_model_is_served_with_the_images_of_the_project(installed, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(installed))
+    monkeypatch.setattr("tests.support.serving.ROOT", tmp_path)  # PYTHONPATH, on which nothing lies
+    server = start(str(packed), folder=tmp_path)
+    row = {"class": "two", "seed": 5, "steps": 2}
+    try:
+        body = json.dumps({"dataframe_records": [row]}).encode()
+        request = urllib.request.Request(f"{server.url}/invocations", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            (drawn,) = json.loads(answer.read())["predictions"]
+        with urllib.request.urlopen(f"{server.url}/card", timeout=60) as page:
+            assert page.status == 200
+    finally:
+        assert server.end() == 0
+    product = Product(packed / "artifacts/product", 16, 100, "cpu")
+    assert drawn["png"] == product.draw([product.wish(row)])[0]["png"]
