@@ -26,6 +26,7 @@ PLACES = {
     "params.yaml": "reference/parameters.md",
     "pipelines/studies": "studies.md",
     "scm/jvp": "reference/jvp.md",
+    "scm/objectives": "reference/objectives.md",
 }
 """Further files and folders, and the page that says what they hold."""
 ROOMS = {

@@ -1,13 +1,14 @@
 """CONTRIBUTING's recipes, followed in a copy of the project: how many files they touch, and that the new parts work."""
 
 import json
+import re
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from tests.end_to_end.conftest import copy_project, edit, runner, scm_here
+from tests.end_to_end.conftest import ROOT, copy_project, edit, runner, scm_here
 
 pytestmark = pytest.mark.slow
 SOURCE = '''
@@ -31,41 +32,25 @@ def list_images(wanted: Wanted, stack: ExitStack) -> ImageSource:
         load=lambda number: Image.fromarray(stripes if number % 2 else stripes.T.copy()),
     )
 '''
-METHOD = '''
-"""Slow sCT."""
-
-from pydantic import Field
-
-from scm.methods import Method, MethodBlock, Parts, StudentSettings, tangent_settings
+METHOD_PAGE = (ROOT / "docs/tutorials/method.md").read_text(encoding="utf-8")
 
 
-class SlowBlock(MethodBlock):
-    pace: float = Field(gt=0)
+def page_files() -> dict[str, str]:
+    """The files of the tutorial, each in the block after the line that begins with its path."""
+    blocks = re.findall(r"^`([\w./-]+)` [^\n]*\n\n```\w+\n(.*?)^```$", METHOD_PAGE, flags=re.MULTILINE | re.DOTALL)
+    return dict(blocks)
 
 
-def objective(settings: StudentSettings, parts: Parts):
-    from scm.objectives.slow import SlowTraining
+TRY = """
+import runpy, sys
+from scm.report.wording import display_name
 
-    return SlowTraining(sigma_d=parts.sigma_d, pace=settings.own.pace, **tangent_settings(settings)), None
-
-
-METHOD = Method(title="Slow sCT", block=SlowBlock, objective=objective)
-'''
-OBJECTIVE = '''
-"""Consistency training along a slower trajectory."""
-
-from dataclasses import dataclass
-
-from scm.objectives.consistency import ConsistencyLoss
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlowTraining(ConsistencyLoss):
-    pace: float
-
-    def direction(self, x_t, t, labels, inputs, v_t):
-        return self.pace * v_t
-'''
+print(display_name("huber"))
+tests = [test for name, test in runpy.run_path(sys.argv[1]).items() if name.startswith("test_")]
+for test in tests:
+    test()
+print(len(tests), "tests")
+"""
 
 
 @pytest.fixture
@@ -83,6 +68,12 @@ def write(folder: Path, **files: str) -> None:
         (folder / f"{name.replace('__', '/')}.py").write_text(text.lstrip())
 
 
+def write_page(folder: Path) -> None:
+    for name, text in page_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 def touched(folder: Path) -> list[str]:
     """Files that git sees as new or changed, results of runs left out."""
     told = runner(folder)("git", "status", "--porcelain", "--untracked-files=all").stdout
@@ -94,11 +85,10 @@ def test_parts_that_nobody_uses_leave_everything_up_to_date(copy):
     write(
         copy,
         scm__data__sources__stripes=SOURCE,
-        scm__methods__slow=METHOD,
-        scm__objectives__slow=OBJECTIVE,
         scm__networks__architectures__new='"""An architecture."""\n',
         scm__evaluation__extractors__new='"""An extractor."""\n',
     )
+    write_page(copy)
     plan = json.loads(scm_here(copy, "plan", "--json", "--check").stdout)
     assert {step["name"]: step["status"] for step in plan["stages"] if step["status"] != "up to date"} == {}
     assert any(step["name"] == "train_student@scd" for step in plan["stages"])
@@ -115,23 +105,24 @@ def test_a_new_source_is_one_file(copy):
 
 
 def test_a_new_objective_is_two_files_and_a_block(copy):
-    write(copy, scm__methods__slow=METHOD, scm__objectives__slow=OBJECTIVE)
-    path, yaml = copy / "params.yaml", YAML()
-    params = yaml.load(path.read_text())
-    params["student"]["slow"] = {"images": "1Ki", "dropout": 0.0, "pace": 0.5, "lr": params["student"]["common"]["lr"]}
-    params["student"]["slow"]["lr"]["decay_from"] = 512
-    params["student"]["methods"] = {"slow": "teacher"}
-    params["evaluate"]["models"] = ["teacher", "slow"]
-    with path.open("w") as file:
-        yaml.dump(params, file)
+    """docs/tutorials/method.md from its first block to its last, with smoke-sized budgets in place of the digits'."""
+    write_page(copy)
+    preset = copy / "pipelines/presets/digits-huber.yaml"
+    preset.write_text(preset.read_text().replace("extends: digits\n", "extends: digits-smoke\n").replace("64Ki", "4Ki"))
     run = runner(copy)
-    run("python", "-m", "stages.train_student", "slow")
-    assert list((copy / "models/slow/snapshots").glob("*.safetensors"))
-    assert touched(copy) == ["params.yaml", "scm/methods/slow.py", "scm/objectives/slow.py"]
-    named = "from scm.report.wording import display_name; print(display_name('slow'))"
-    assert run("python", "-c", named).stdout == "Slow sCT\n"
-    shown = run("python", "-m", "scm.cli", "params", "show", "student.slow.pace").stdout
-    assert shown == "student.slow.pace: 0.5\n"
+    scm = partial(run, "python", "-m", "scm.cli")  # the copy's own
+    scm("preset", "apply", "digits-huber")
+    for student in ("scd", "sct"):
+        edit(copy, f"student.{student}.images", "2Ki")
+    edit(copy, "student.common.lr.decay_from", "1Ki")  # as in the finished project
+    steps = json.loads(scm("plan", "--json").stdout)["stages"]
+    due = [step["name"] for step in steps if step["status"] == "runs"]
+    assert due == ["train_student@huber", "select_ema@huber", "evaluate@huber", "report"]
+    run("python", "-m", "stages.train_student", "huber")
+    assert list((copy / "models/huber/snapshots").glob("*.safetensors"))
+    assert touched(copy) == sorted(["params.yaml", *page_files()])
+    assert run("python", "-c", TRY, "tests/objectives/test_huber.py").stdout == "sCT, Huber\n2 tests\n"
+    assert scm("params", "show", "student.huber.c").stdout == "student.huber.c: 0.1\n"
 
 
 def test_a_study_of_ones_own_is_one_file(copy):

@@ -24,6 +24,7 @@ from scm.presets import apply as presets
 
 ROOT = Path(__file__).parents[2]
 EXTENSIONS = ["attr_list", "md_in_html", "tables", "pymdownx.superfences"]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TAGS = ("li", "ul", "ol", "pre", "table", "tr", "h2", "h3", "img", "a", "strong", "em", "blockquote")
 
 
@@ -48,7 +49,8 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_every_page_is_in_the_navigation(site):
-    names = {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
+    docs = ROOT / "docs"
+    names = {path.relative_to(docs).with_suffix(".html").as_posix() for path in docs.rglob("*.md")}
     pages = {page.replace(".md", ".html") for page in hook("pages").PAGES.values()}
     index = (site / "index.html").read_text(encoding="utf-8")
     navigation = index[index.index("md-nav--primary") : index.index("md-sidebar--secondary")]
@@ -77,7 +79,7 @@ def test_numerics_have_their_docstrings_and_examples(site):
     assert "Examples:" in text and "&gt;&gt;&gt; " in text
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_site_lays_a_page_out_as_github_does(path):
     """Lists, tables and code are the same things by CommonMark and by Python's Markdown, after the hook."""
     text = path.read_text(encoding="utf-8")
@@ -87,6 +89,14 @@ def test_the_site_lays_a_page_out_as_github_does(path):
         tag: len(re.findall(rf"<{tag}[ >]", theirs)) for tag in TAGS
     }
     assert words(ours) == words(theirs)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files_of_the_repository_as_github_follows_them(path):
+    pages = hook("pages")
+    text = "".join(part for part in pages.FENCE.split(path.read_text(encoding="utf-8")) if not part.startswith("```"))
+    for _, target, _ in pages.LINK.findall(text):
+        assert (path.parent / target).exists(), target
 
 
 def words(page: str) -> str:
