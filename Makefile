@@ -6,7 +6,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test long campaign lint docs ui exps clean always
+.PHONY: help repro test long campaign lint docs wheel ui exps clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
@@ -15,6 +15,7 @@ help:
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make docs    the documentation site, into site/"
+	@echo "make wheel   the package scm as a wheel, into dist/"
 	@echo "make ui      MLflow on port 5000; prints the address of the list of evaluations"
 	@echo "make exps    experiments: their Frechet distances, and the parameters in which they differ"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
@@ -48,6 +49,13 @@ lint: .venv/.dev
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# Built from a copy of what git would take, since setuptools leaves folders beside the code and packs what lies in them.
+wheel: .venv/.run
+	rm -rf .work/wheel && mkdir -p .work/wheel
+	git ls-files -z --cached --others --exclude-standard scm pyproject.toml README.md LICENSE | xargs -0 cp --parents -t .work/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .work/wheel
+	@echo dist/*.whl
+
 ui: .venv/.run
 	$(BIN)/scm ui
 
@@ -57,7 +65,7 @@ exps: .venv/.run
 
 # Only what git ignores, and of that only what can be made again: metrics, dvc.lock, mlflow.db and data/raw stay.
 clean:
-	git clean -fdXq -- .work data/shards data/latents data/reference models results .dvc/cache .dvc/tmp site
+	git clean -fdXq -- .work data/shards data/latents data/reference models results .dvc/cache .dvc/tmp site dist
 	git clean -fdXq -- .pytest_cache .ruff_cache .import_linter_cache scm stages tests benchmarks
 
 # Stamps: made again when the dependencies change. torch first, so that its own pinned version decides what follows.
