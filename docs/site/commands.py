@@ -1,7 +1,9 @@
 """Hook of mkdocs: the reference of the commands, made from their parsers."""
 
 import argparse
+import os
 from collections.abc import Iterator
+from unittest import mock
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -9,7 +11,8 @@ from mkdocs.structure.files import File, Files
 from scm import cli
 
 PAGE = "reference/commands.md"
-WIDTH = "100"
+COLUMNS = {"COLUMNS": "100"}
+"""The width of usages, whatever terminal builds the site."""
 OPENING = """# Commands
 
 `scm COMMAND --help` prints the same.
@@ -22,7 +25,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def reference() -> str:
-    return "\n".join([OPENING, *(section(parser) for parser in parsers(cli.parser()) if parser.prog != "scm")])
+    with mock.patch.dict(os.environ, COLUMNS):
+        return "\n".join([OPENING, *(section(parser) for parser in parsers(cli.parser()) if parser.prog != "scm")])
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -39,7 +43,7 @@ def section(parser: argparse.ArgumentParser) -> str:
     level = "##" if parser.prog.count(" ") == 1 else "###"
     usage = parser.format_usage().removeprefix("usage: ").strip()
     rows = [row(action) for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
-    table = ["| argument | |", "|---|---|", *rows, ""] if rows else []
+    table = ["| argument | meaning |", "|---|---|", *rows, ""] if rows else []
     _, _, examples = (parser.epilog or "").partition("\n")
     shown = ["```sh", *(line.strip() for line in examples.splitlines()), "```", ""] if examples else []
     return "\n".join(
