@@ -43,7 +43,7 @@ ENV EXTRAS=$EXTRAS
 # docker build --target serve: draws images on port 5001.
 FROM base AS serve
 EXPOSE 5001
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:5001/ping', timeout=4)"]
 CMD ["scm", "serve", "--host", "0.0.0.0"]
 

@@ -52,7 +52,7 @@ docs: .venv/.docs
 # Built from a copy of what git would take, since setuptools leaves folders beside the code and packs what lies in them.
 wheel: .venv/.run
 	rm -rf .work/wheel && mkdir -p .work/wheel
-	git ls-files -z --cached --others --exclude-standard scm pyproject.toml README.md LICENSE | xargs -0 cp --parents -t .work/wheel
+	git ls-files -z --cached --others --exclude-standard scm pyproject.toml README.md LICENSE | tar --null -T - -cf - | tar -xf - -C .work/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .work/wheel
 	@echo dist/*.whl
 
