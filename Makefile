@@ -51,9 +51,10 @@ docs: .venv/.docs
 
 # Built from a copy of what git would take, since setuptools leaves folders beside the code and packs what lies in them.
 wheel: .venv/.run
-	rm -rf .work/wheel && mkdir -p .work/wheel
-	git ls-files -z --cached --others --exclude-standard scm pyproject.toml README.md LICENSE | tar --null -T - -cf - | tar -xf - -C .work/wheel
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .work/wheel
+	rm -rf dist && mkdir -p dist/source
+	git ls-files -z --cached --others --exclude-standard scm pyproject.toml README.md LICENSE | tar --null -T - -cf - | tar -xf - -C dist/source
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/source
+	rm -rf dist/source
 	@echo dist/*.whl
 
 ui: .venv/.run
