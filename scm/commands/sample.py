@@ -1,4 +1,4 @@
-"""`scm sample`: draws images from a trained model of this project."""
+"""`scm sample`: draws images from a trained model of this project, or of a package."""
 
 import argparse
 import sys
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypedDict
 
 from scm.base.documents import is_there
 from scm.base.files import replacing
-from scm.base.project import TEACHER
 from scm.commands.arguments import command, names, whole
 from scm.errors import UserError, printable
 
@@ -15,10 +14,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    from scm.generation.loaded import LoadedModel
     from scm.params.project import Project
     from scm.results.reading import Run
 
-BATCH = 256
+SOURCE = "take the model of a package's folder, or of an address such as models:/digits@champion"
 MEASURING = ("evaluate.", "reference.", "sampler.")
 """Beginnings of the parameters that say how a model is sampled and measured; the others say how it was made."""
 
@@ -27,9 +27,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     examples = (
         "scm sample --model scd --steps 2 --classes 3,7 -n 64 --seed 0 -o grid.png",
         "scm sample --model teacher -n 16 -o teacher.png",
+        "scm sample --from models:/digits@champion --steps 1",
     )
     sample = command(commands, "sample", _sample, "draw images from a trained model into one PNG", *examples)
     sample.add_argument("--model", help="teacher or a student's method (default: publish.model of params.yaml)")
+    sample.add_argument("--from", dest="source", metavar="ADDRESS", help=SOURCE)
     default = "the student's most, the teacher's sampler.teacher_steps"
     sample.add_argument("--steps", type=whole, help=f"sampling steps (default: {default})")
     sample.add_argument("--classes", type=names, help="class names or numbers, comma-separated (default: all in turn)")
@@ -48,60 +50,63 @@ class Named(TypedDict):
 
 def _sample(options: argparse.Namespace) -> int:
     """Image i has the seed options.seed + i; the classes take turns."""
+    _require_place(options.output)
+    if not 0 <= options.seed < 2**63 - options.count:
+        raise UserError(f"--seed {options.seed}: must be between 0 and 2^63 - 1 less the number of images")
+    loaded = model_of(options)
+
+    from scm.generation.classes import class_numbers
+    from scm.generation.notes import notes
+    from scm.generation.trained import sampler_of, scale_of
+
+    # What `sample` would refuse is refused here, by the names of this command's options.
+    steps = options.steps or loaded.default_steps
+    sampler_of(loaded.header, steps, loaded.levels)
+    scale = scale_of(loaded.header, steps, options.guidance)
+    classes = [loaded.classes[label] for label in class_numbers(options.classes, loaded.classes) if label >= 0]
+    drawn = loaded.sample(classes or None, steps=steps, seed=options.seed, count=options.count, guidance=scale)
+
+    # With several classes each has its column; otherwise the grid is about square.
+    picture = drawn.grid(len(classes) if len(classes) > 1 else None)
+    named = ", ".join(drawn.classes[: len(classes)])
+    _save(picture, options.output, notes(loaded.header, loaded.commit, steps, scale, options.seed, named, len(drawn)))
+    each = f"{drawn.evaluations} network evaluations each"
+    print(f"{options.output}: {len(drawn)} images, {each}, {drawn.seconds:.2f} s", file=sys.stderr)
+    return 0
+
+
+def model_of(options: argparse.Namespace) -> "LoadedModel":
+    """The model that the options source, model and device name; of a project, its `classes` are checked at once."""
+    if options.source is None:
+        return _of_project(options)
+    from scm.product.loading import load
+
+    return load(options.source, options.model, options.device)
+
+
+def _of_project(options: argparse.Namespace) -> "LoadedModel":
+    """The model in the project's models/, after a line to stderr for each way in which params.yaml differs."""
     from scm.base.weights import read_header
     from scm.generation.classes import class_numbers
     from scm.params.project import Project
 
     # Refuse bad options before torch is imported, which takes seconds.
     project = Project.open()
-    root, params, count = project.root, project.params, options.count
-    name = options.model or params.publish.model
-    if name not in params.evaluate.models:
-        known = ", ".join(params.evaluate.models)
+    name = options.model or project.params.publish.model
+    if name not in project.params.evaluate.models:
+        known = ", ".join(project.params.evaluate.models)
         raise UserError(f"--model {name}: params.yaml has {known}; use one of them")
-    _require_place(options.output)
-    if not 0 <= options.seed < 2**63 - count:
-        raise UserError(f"--seed {options.seed}: must be between 0 and 2^63 - 1 less the number of images")
-    names = read_header(root / "models" / name / "model.safetensors", Named)["classes"]
-    chosen = class_numbers(options.classes, names)
-
-    import torch
+    folder = project.root / "models" / name
+    class_numbers(options.classes, read_header(folder / "model.safetensors", Named)["classes"])
 
     from scm.build.models import device_of
-    from scm.data.latents.autoencoders import load_codec
-    from scm.generation import trained
-    from scm.generation.generate import generate
-    from scm.generation.grids import grid, scale_for
-    from scm.generation.notes import notes
-    from scm.report.wording import commit_of
+    from scm.product.loading import load
 
-    # Load the model, choose how to sample it, and load the codec that turns its samples into pixels.
-    device = device_of(params.runtime.model_copy(update={"device": options.device}))
-    model, header = trained.load_selected(root / "models" / name, device)
-    run = _made(root, name)
-    for line in differences(project, name, run):
+    device = device_of(project.params.runtime.model_copy(update={"device": options.device}))
+    loaded = load(folder, device=device)
+    for line in differences(project, name, _made(project.root, name)):
         print(printable(f"scm sample: {line}"), file=sys.stderr)
-    codec = load_codec(root / "data/codec", device)
-    codec.check(header["codec"], f"models/{name}")
-    most = params.sampler.teacher_steps if name == TEACHER else trained.own_steps(header)[-1]
-    steps = options.steps or most
-    sampler = trained.sampler_of(header, steps, trained.NoiseLevels(*params.sampler.noise_levels))
-    scale = trained.scale_of(header, steps, options.guidance)
-
-    labels = torch.tensor([chosen[i % len(chosen)] for i in range(count)])
-    seeds, shape = range(options.seed, options.seed + count), codec.header["shape"]
-    samples, seconds = generate(model, sampler, seeds, labels, shape, BATCH, device, scale)
-    images = codec.decode(samples)
-
-    # With several classes each has its column; otherwise the grid is about square.
-    columns = len(chosen) if len(chosen) > 1 else max(1, round(count**0.5))
-    picture = grid(images, min(columns, count), scale_for(images.shape[-1]))
-    drawn = ", ".join(names[label] for label in chosen[:count] if label >= 0)
-    commit = "unknown" if run is None else commit_of(run)
-    _save(picture, options.output, notes(header, commit, steps, scale, options.seed, drawn, count))
-    nfe = sampler.nfe * trained.evaluations_per_call(header, scale)
-    print(f"{options.output}: {count} images, {nfe} network evaluations each, {seconds:.2f} s", file=sys.stderr)
-    return 0
+    return loaded
 
 
 def _require_place(output: Path) -> None:

@@ -20,10 +20,10 @@ def class_number(text: str, names: Sequence[str], option: str = "--classes") -> 
     raise UserError(f"{option} {text}: no such class; this model has {shown} (or numbers 0 to {len(names) - 1})")
 
 
-def class_numbers(asked: Sequence[str] | None, names: Sequence[str]) -> list[int]:
-    """The numbers of the classes named on the command line (default: all); [-1] for a model without classes."""
+def class_numbers(asked: Sequence[str] | None, names: Sequence[str], option: str = "--classes") -> list[int]:
+    """The numbers of the classes that are asked for (default: all); [-1] for a model without classes."""
     if not names:
         if asked:
-            raise UserError("--classes: this model was trained without classes; leave the option out")
+            raise UserError(f"{option}: this model was trained without classes; leave the option out")
         return [-1]
-    return [class_number(text, names) for text in asked or names]
+    return [class_number(text, names, option) for text in asked or names]

@@ -20,6 +20,8 @@ from scm.generation.trained import Choice
 
 FORMAT = 2
 SETTINGS, CARD, CODEC = "settings.json", "card.md", "codec"
+PACKED = "artifacts/product"
+"""The folder within a package."""
 STUDENT = "student"
 """Role of the packaged model, whose teacher has the role TEACHER."""
 MAX_SEED = 2**63 - 1
