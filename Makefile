@@ -20,7 +20,7 @@ help:
 	@echo "make exps    experiments: their Frechet distances, and the parameters in which they differ"
 	@echo "make clean   remove the pipeline's outputs and all caches; data/raw, metrics and mlflow.db stay"
 	@echo "PYTHON=...   the interpreter for .venv, 3.11 or later (default: python3)"
-	@echo "EXTRAS=...   optional parts to install as well: latents, dinov2, s3, gs, server, triton; several with commas"
+	@echo "EXTRAS=...   optional parts to install as well: latents, export, dinov2, s3, gs, server, triton; several with commas"
 
 repro: .venv/.run
 	$(BIN)/scm run

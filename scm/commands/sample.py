@@ -105,7 +105,7 @@ def _of_project(options: argparse.Namespace) -> "LoadedModel":
     device = device_of(project.params.runtime.model_copy(update={"device": options.device}))
     loaded = load(folder, device=device)
     for line in differences(project, name, _made(project.root, name)):
-        print(printable(f"scm sample: {line}"), file=sys.stderr)
+        print(printable(f"{options.parser.prog}: {line}"), file=sys.stderr)
     return loaded
 
 

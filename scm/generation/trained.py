@@ -184,9 +184,14 @@ def sampler_of(header: Mapping[str, Any], steps: int, levels: NoiseLevels, optio
         raise UserError(f"{option} {steps}: {header['model']} is sampled in {known}; {remedy}")
     if "segments" in header:
         return multistep_sampler(steps, header["t_max"], sigma_d)
+    return consistency_sampler(times_of(header, steps), sigma_d)
+
+
+def times_of(header: Mapping[str, Any], steps: int) -> list[float]:
+    """Times of consistency sampling in so many steps, in radians from t_max down; the end, 0, is not among them."""
     t_mid = choice_of(header, steps).get("t_mid")
     further = [] if t_mid is None else [t_mid * (1 - step / (steps - 1)) for step in range(steps - 1)]
-    return consistency_sampler([header["t_max"], *further], sigma_d)
+    return [header["t_max"], *further]
 
 
 def require_scale(header: Mapping[str, Any], scale: float, option: str = "--guidance") -> None:
