@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from scm.errors import did_you_mean
 
 MINUTES_OF_A_YEAR = 525_600
+SMALLEST_FACTOR, LARGEST_FACTOR = 1e-6, 1e6
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +69,15 @@ def minutes(text: str) -> float:
     number = float(text)
     if not 0 < number <= MINUTES_OF_A_YEAR:
         raise argparse.ArgumentTypeError(f"must be more than 0 and at most {MINUTES_OF_A_YEAR:,}, not {text}")
+    return number
+
+
+def factor(text: str) -> float:
+    """By what budgets are scaled."""
+    number = float(text)
+    if not SMALLEST_FACTOR <= number <= LARGEST_FACTOR:
+        limits = f"{SMALLEST_FACTOR:.6f} and {LARGEST_FACTOR:,.0f}"
+        raise argparse.ArgumentTypeError(f"must be between {limits}, such as 0.1, not {text}")
     return number
 
 

@@ -15,6 +15,7 @@ paper's tables a preset stands for (`scm.presets.table`).
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from scm.base.yaml_files import parse_for_editing, parse_mapping, read_mapping, 
 from scm.errors import UserError
 from scm.params import USERS_SECTIONS, Params, validate
 from scm.params.faults import Fault, explain
+from scm.params.scaling import Scaled, scaled
 from scm.presets.changes import changes
 from scm.presets.editing import plain, read_tree, write_tree
 from scm.presets.overlays import RESTORE, laid_over, named_file, names_in, remedy_for
@@ -49,30 +51,44 @@ def summary(root: Path, name: str) -> str:
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
+def header(root: Path, name: str) -> str:
+    """The comment at the beginning of a preset's file, in one line."""
+    lines = takewhile(lambda line: line.startswith("#"), show(root, name).splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines)
+
+
 def file(root: Path, name: str) -> Path:
     """The file of a preset, or of a part in base/."""
     return named_file(_folder(root), name, "preset")
 
 
-def preview(params_file: Path, root: Path, name: str) -> Params:
+def preview(params_file: Path, root: Path, name: str, scale: float = 1.0) -> Params:
     """The parameters that `apply` would leave."""
-    return validate(plain(_target(read_tree(params_file), root, name)), f"preset {name} applied to {params_file}")
+    return validate(*_checkable(params_file, root, name, scale))
 
 
-def diff(params_file: Path, root: Path, name: str) -> list[str]:
+def diff(params_file: Path, root: Path, name: str, scale: float = 1.0) -> list[str]:
     """What `apply` would change, one line "key: old -> new" for each value."""
-    after = plain(_target(read_tree(params_file), root, name))
-    validate(after, f"preset {name} applied to {params_file}")
+    after, what = _checkable(params_file, root, name, scale)
+    validate(after, what)
     return changes(read_mapping(params_file, RESTORE), after)
 
 
-def apply(params_file: Path, root: Path, name: str) -> list[str]:
+def apply(params_file: Path, root: Path, name: str, scale: float = 1.0) -> list[str]:
     """Writes the preset's values into the file and returns what changed.
 
     Comments and layout stay. The result is checked before it is written, and nothing is written if nothing changes.
+
+    Args:
+        scale: of all budgets together (`scm.params.scaling`).
     """
     tree = read_tree(params_file)
-    return write_tree(params_file, tree, _target(tree, root, name), f"preset {name} applied to")
+    return write_tree(params_file, tree, _target(tree, root, name, scale), _what(name, scale))
+
+
+def scaled_preset(root: Path, name: str, scale: float) -> Scaled:
+    """The preset's values with all budgets scaled, and what does not follow the scale."""
+    return scaled(resolve(root, name), scale)
 
 
 def set_values(params_file: Path, values: Mapping[str, Any]) -> list[str]:
@@ -124,12 +140,26 @@ def _folder(root: Path) -> Path:
     return root / "pipelines" / "presets"
 
 
-def _target(tree: CommentedMap, root: Path, name: str) -> dict[str, Any]:
+def _what(name: str, scale: float) -> str:
+    """The beginning of a message about values that came about by applying a preset."""
+    return f"preset {name} applied to" if scale == 1 else f"preset {name}, scaled by {scale:g}, applied to"
+
+
+def _checkable(params_file: Path, root: Path, name: str, scale: float) -> tuple[dict[str, Any], str]:
+    """The values after applying, and what an error calls them."""
+    return plain(_target(read_tree(params_file), root, name, scale)), f"{_what(name, scale)} {params_file}"
+
+
+def _target(tree: CommentedMap, root: Path, name: str, scale: float) -> dict[str, Any]:
     """The values after applying: the preset's, on top of the user's own sections."""
     if name.startswith(BASE):
         raise UserError(f"{name} is a part of presets, not a preset: choose from {', '.join(names(root))}")
     own = {key: tree[key] for key in USERS_SECTIONS if key in tree}
-    return {**laid_over(own, resolve(root, name)), "preset": name}
+    target = {**laid_over(own, resolve(root, name)), "preset": name}
+    if scale == 1:
+        return target
+    validate(plain(target), f"preset {name}")  # only whole values can be scaled
+    return {**laid_over(own, scaled_preset(root, name, scale).values), "preset": name}
 
 
 def _overlays(root: Path, name: str, read: Read, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, CommentedMap]]:

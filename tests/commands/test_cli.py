@@ -190,6 +190,33 @@ def test_preset_commands(project, capsys):
     assert capsys.readouterr().out == "# Wide.\nextends: digits\nnetwork: {width: 64}\n"
 
 
+def test_a_scaled_preset(project, capsys):
+    path = project / "params.yaml"
+    assert cli.main(["preset", "apply", "wide", "--scale", "1"]) == 0
+    capsys.readouterr()
+    before = path.read_text(encoding="utf-8")
+    for action in ("diff", "apply"):
+        assert cli.main(["preset", action, "wide", "--scale", "0.01"]) == 0
+        told = capsys.readouterr()
+        assert (
+            "teacher.images: 320Ki -> 3264\n" in told.out and "student.common.tangent_warmup: 20Ki -> 205\n" in told.out
+        )
+        samples = (
+            "select.samples = 64: 0.01 of it would be 18, but the 64 features that the distance compares need as many"
+        )
+        assert f"scm preset: {samples}\n" in told.err
+        assert (path.read_text(encoding="utf-8") == before) == (action == "diff")
+    assert cli.main(["preset", "apply", "wide", "--scale", "0.01"]) == 0 and capsys.readouterr().out == "no change\n"
+    assert cli.main(["preset", "apply", "wide"]) == 0 and path.read_text(encoding="utf-8") == before
+    (project / "pipelines/presets/part.yaml").write_text("teacher: {images: 1Ki}\n", encoding="utf-8")
+    assert cli.main(["preset", "apply", "part", "--scale", "0.5"]) == 1
+    assert "scm: error: preset part: seed: missing; add it" in capsys.readouterr().err
+    for factor in ("0", "-1", "nan", "1e7"):
+        with pytest.raises(SystemExit):
+            cli.main(["preset", "apply", "wide", f"--scale={factor}"])
+        assert f"must be between 0.000001 and 1,000,000, such as 0.1, not {factor}" in capsys.readouterr().err
+
+
 def test_outside_a_project(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["preset", "list"]) == 1
