@@ -1,6 +1,7 @@
 """`scm preset`: lists, shows, compares and applies the named sets of values in pipelines/presets."""
 
 import argparse
+import shutil
 import sys
 
 from scm.base.project import find_root
@@ -11,7 +12,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     examples = ("scm preset list", "scm preset diff folder", "scm preset apply folder")
     group = command(commands, "preset", None, "named sets of values for params.yaml", *examples)
     actions = group.add_subparsers(metavar="ACTION")
-    summary = "list the presets with their data, sizes, methods and published figures"
+    summary = "list the presets with their data, sizes, times, methods and published figures"
     command(actions, "list", _list, summary, "scm preset list")
     for name, summary in (
         ("show", "print a preset's file"),
@@ -30,7 +31,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _list(_: argparse.Namespace) -> int:
     from scm.presets.table import entries, table
 
-    print("\n".join(table(entries(find_root()))))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n".join(table(entries(find_root()), width)))
     return 0
 
 

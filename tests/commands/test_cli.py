@@ -177,7 +177,7 @@ def test_preset_commands(project, capsys):
         "wide",
     ]
     wide = next(line for line in listed if line.startswith("wide "))
-    assert wide.split() == ["wide", "digits", "scd", "*,", "sct", "*", "Wide."]
+    assert wide.split() == ["wide", "digits", "8x8", "grey", "not", "measured", "scd", "*,", "sct", "*", "Wide."]
     assert any(line.startswith("imagenet64-s ") and " 280.2M " in line for line in listed)
     changes = "preset: digits -> wide\nnetwork.width: 32 -> 64\n"
     assert cli.main(["preset", "diff", "wide"]) == 0

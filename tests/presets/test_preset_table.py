@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from scm.build import models as build
 from scm.errors import UserError
-from scm.presets import table
+from scm.presets import apply, table
 from tests.support import projects as shipped
 
 ROOT = Path(__file__).parents[2]
@@ -74,13 +76,14 @@ def test_the_lines(project):
     entries = {entry.name: entry for entry in table.entries(project)}
     chosen = [LISTED["digits"], entries["a-wide"], entries["cifar10"], entries["imagenet512-m"]]
     lines = table.table(chosen)
-    assert max(map(len, lines)) <= 120 and [line for line in lines if line != line.rstrip()] == []
-    assert lines[0].split() == ["preset", "data", "methods", "what", "it", "is"]
-    assert lines[1].startswith("digits  digits    scd *, sct *  ") and "  scikit-learn's 1,797 handwritten" in lines[1]
-    assert lines[2].startswith("a-wide  imagenet  scd *, sct *,  ") and "  Wide. And long. And" in lines[2]
-    assert lines[3].split()[:4] == ["multistep", "*,", "scd_vsd", "*,"] and "And long." in lines[3]
-    assert lines[4].split()[:2] == ["vsd", "*"] and lines[4].endswith(" ...") and lines[5] == ""
-    header, first = lines[6], next(line for line in lines if line.startswith("imagenet512-m "))
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[0].split() == ["preset", "data", "images", "network", "time", "methods", "what", "it", "is"]
+    time = "about 11 minutes on 2 CPU cores, without installation"
+    assert lines[1].startswith(f"digits  digits    8x8 grey     181k     {time}  scd *, sct *  ")
+    assert lines[1].endswith("  scikit-learn's 1,797 handwritten digits, 8x8 pixels.")
+    assert lines[2].startswith("a-wide  imagenet  512x512 RGB           not measured  ") and lines[3] == ""
+    assert lines[2].endswith(f"  scd *, sct *, multistep *, scd_vsd *, vsd *  Wide.{' And long.' * 20}")
+    header, first = lines[4], next(line for line in lines if line.startswith("imagenet512-m "))
     assert header.split()[:5] == ["preset", "data", "size", "parameters", "method"]
     assert first.split() == [
         "imagenet512-m", "imagenet512", "M", "497.8M", "teacher", "2.00", "@126", "43.33", "@126",
@@ -91,6 +94,46 @@ def test_the_lines(project):
     for title, figure in (("FID@1", "5.84"), ("FID@2", "5.53"), ("FDD@1", "192.13"), ("FDD@2", "160.66")):
         assert header.index(title) + len(title) == sct.index(figure) + len(figure)
     assert lines[lines.index(first) - 1] == "" and lines[-len(table.LEGEND) - 1] == ""
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 200])
+def test_nothing_is_cut_at_any_width(width):
+    own = [entry for entry in LISTED.values() if entry.parameters is None]
+    lines = table.table(own, width)[: -len(table.LEGEND) - 1]
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for entry in own:
+        for text in (entry.summary, entry.time, entry.images, entry.network, *entry.methods):
+            assert not [word for word in text.split() if not any(word in shown for shown in words)], text
+    if width < 100:
+        start = lines.index("digits")
+        assert lines[start + 1].startswith("  scikit-learn's") and " ".join(lines[start:]).count("methods: ") == 8
+    else:
+        assert lines[0].split()[:3] == ["preset", "data", "images"]
+
+
+def test_times_that_were_measured_and_no_others():
+    measured = {name: entry.time for name, entry in LISTED.items() if entry.time != table.NOT_MEASURED}
+    assert measured == {
+        "cifar3": "about two hours on one CPU core for teacher and sCD (docs/results.md); sCT adds to that",
+        "digits": "about 11 minutes on 2 CPU cores, without installation",
+        "digits-methods": "about 40 minutes on 2 CPU cores for the paper's six methods; the others have not been timed",
+        "digits-short": "about 5 minutes on 2 CPU cores",
+        "digits-smoke": "one to two minutes on 2 CPU cores",
+        "photos-latent": "about 45 minutes on 2 CPU cores for 4,317 photographs",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, entry in LISTED.items() if entry.parameters is None])
+def test_the_headers_name_the_networks_parameters(name):
+    params = apply.preview(ROOT / "params.yaml", ROOT, name)
+    classes = params.evaluate.grid_classes if params.data.source != "imagenet" else 1000
+    training = params.teacher.model_copy(update={"precision": "fp32"})
+    with torch.device("meta"):
+        model = build.new_model(build.network_settings(params.network, classes, params.shape), training, 0)
+    unit = {"k": 1e3, "M": 1e6}[LISTED[name].network[-1]]
+    named = float(LISTED[name].network[:-1]) * unit
+    assert named == pytest.approx(sum(each.numel() for each in model.parameters()), rel=0.03)
 
 
 @pytest.mark.parametrize(
