@@ -66,7 +66,8 @@ def _sum(steps: Sequence[Step], costs: Mapping[str, Estimate]) -> str:
     else:
         about = any(costs[step.name].about for step in steps if step.status == RUNS)
         cost = _expected(Estimate(plain["seconds"], about))
-        cost += f" and {plain['unknown']} unknown" if plain["unknown"] else ""
+        if plain["unknown"]:
+            cost = f"at least {cost.removeprefix('about ')} ({plain['unknown']} of unknown time)"
     return f"{plain['runs']} of {len(steps)} stages run: {cost}{given}"
 
 

@@ -160,7 +160,7 @@ def test_the_table():
         *(f"                                        params: {key}: 1 -> 2" for key in "bcde"),
         "                                        and 2 more: scm plan --json",
         "",
-        "3 of 6 stages run: about 2.0 h and 1 unknown; 1 restored from the run cache",
+        "3 of 6 stages run: at least 2.0 h (1 of unknown time); 1 restored from the run cache",
     ]
 
 
@@ -170,6 +170,7 @@ def test_the_table():
         ([], "no stage of 0 runs", 0.0),
         ([None], "1 of 1 stages run: time unknown", None),
         ([100.0], "1 of 1 stages run: 2 min", 100.0),
+        ([100.0, None, None], "3 of 3 stages run: at least 2 min (2 of unknown time)", 100.0),
         ([5400.0, 0.0], "2 of 2 stages run: 1.5 h", 5400.0),
     ],
 )
