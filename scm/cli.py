@@ -14,6 +14,7 @@ from scm.commands import (
     completion,
     export,
     import_teacher,
+    init,
     params,
     plan,
     preset,
@@ -31,7 +32,7 @@ from scm.commands.arguments import Parser, shows_help
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
 COMMANDS = (
-    params, preset, plan, run, status, compare, sample, serve, export, card, import_teacher, study, sync, ui, publish,
+    init, params, preset, plan, run, status, compare, sample, serve, export, card, import_teacher, study, sync, ui, publish,
     retrain, completion,
 )  # fmt: skip
 """Modules whose `add` adds the parsers of their commands, in the order in which --help lists them."""

@@ -16,12 +16,15 @@ EXIT_RUNS = 10
 
 def add(commands: argparse._SubParsersAction) -> None:
     summary = "say what `scm run` would do, why, and how long it would take; works without data and outputs"
-    plan = command(commands, "plan", _plan, summary, "scm plan", "scm plan --memory", "scm plan --check --assume-data")
+    examples = ("scm plan", "scm plan --measure", "scm plan --memory", "scm plan --check --assume-data")
+    plan = command(commands, "plan", _plan, summary, *examples)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--check", action="store_true", help=f"exit with code {EXIT_RUNS} if a stage would run")
     plan.add_argument(
         "--assume-data", action="store_true", help="treat missing images as unchanged since dvc.lock was written"
     )
+    told = "also measure this machine, for a minute or two, where the time of a stage is unknown or a guess"
+    plan.add_argument("--measure", action="store_true", help=told)
     plan.add_argument("--memory", action="store_true", help="also say what each training needs of a GPU's memory")
 
 
@@ -36,6 +39,10 @@ def _plan(options: argparse.Namespace) -> int:
     project = Project.open()
     steps = plan(project, options.assume_data)
     costs = estimates(project, steps)
+    if options.measure:
+        from scm.timebox.present import measured
+
+        costs = measured(project, steps, costs, lambda text: print(f"scm plan: {text}", file=sys.stderr, flush=True))
     memory = _memory(project, options.json) if options.memory else None
     if options.json:
         print(json.dumps(as_json(steps, costs) | ({} if memory is None else {"memory": memory}), indent=2))

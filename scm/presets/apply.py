@@ -74,16 +74,20 @@ def diff(params_file: Path, root: Path, name: str, scale: float = 1.0) -> list[s
     return changes(read_mapping(params_file, RESTORE), after)
 
 
-def apply(params_file: Path, root: Path, name: str, scale: float = 1.0) -> list[str]:
+def apply(
+    params_file: Path, root: Path, name: str, scale: float = 1.0, further: Mapping[str, Any] | None = None
+) -> list[str]:
     """Writes the preset's values into the file and returns what changed.
 
     Comments and layout stay. The result is checked before it is written, and nothing is written if nothing changes.
 
     Args:
         scale: of all budgets together (`scm.params.scaling`).
+        further: values that are laid over the preset's.
     """
     tree = read_tree(params_file)
-    return write_tree(params_file, tree, _target(tree, root, name, scale), _what(name, scale))
+    target = laid_over(_target(tree, root, name, scale), further or {})
+    return write_tree(params_file, tree, target, _what(name, scale))
 
 
 def scaled_preset(root: Path, name: str, scale: float) -> Scaled:

@@ -35,6 +35,7 @@ COMMANDS = [
     ["serve"],
     ["card"],
     ["import-teacher"],
+    ["init"],
     ["sync"],
     ["publish"],
     ["rollback"],

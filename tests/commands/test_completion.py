@@ -24,7 +24,7 @@ def script(tmp_path_factory) -> Path:
     [
         ("scm sa", {"sample"}),
         ("scm preset ", {"list", "show", "diff", "apply"}),
-        ("scm plan --me", {"--memory"}),
+        ("scm plan --me", {"--measure", "--memory"}),
         ("scm sample --model sc", {"scd", "scd_gan", "scd_vsd", "sct"}),
         ("scm preset apply digits-s", {"digits-short", "digits-smoke"}),
         ("scm study fig5", {"fig5a", "fig5b", "fig5c"}),
