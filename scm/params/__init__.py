@@ -5,7 +5,7 @@ params.teacher.lr.max                # attributes have the file's names
 params.student.method("scd").p_mean  # the common value, unless the method's block overrides it
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from pydantic import ValidationError
 
 from scm.base.yaml_files import read_mapping
 from scm.errors import UserError
-from scm.params.faults import explain
+from scm.params.faults import Fault, explain
 from scm.params.rules import impossible
 from scm.params.schema import METHODS, USERS_SECTIONS, Params
 
 __all__ = ["METHODS", "USERS_SECTIONS", "Params", "dump", "flatten", "load", "validate"]
+
+SCHEDULE = (".lr.warmup", ".lr.decay_from", ".tangent_warmup", ".doubling")
+"""Ends of keys that count images within a training."""
 
 
 def load(path: Path) -> Params:
@@ -37,8 +40,15 @@ def validate(mapping: Mapping[str, Any], source: str) -> Params:
         faults = list(impossible(params))
         if not faults:
             return params
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    more = f" (and {len(faults) - 1} more{_together(faults, mapping)})" if len(faults) > 1 else ""
     raise UserError(f"{source}: {faults[0]}{more}")
+
+
+def _together(faults: Sequence[Fault], mapping: Mapping[str, Any]) -> str:
+    """A remedy for a budget that was cut alone, so that several of its schedule's keys are too long for it."""
+    if sum(fault.key.endswith(SCHEDULE) for fault in faults) < 2:
+        return ""
+    return f"; `scm preset apply {mapping['preset']} --scale 0.1` cuts a budget with all that belongs to it"
 
 
 def dump(params: Params) -> dict[str, Any]:

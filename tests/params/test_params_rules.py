@@ -185,6 +185,11 @@ IMPOSSIBLE = [
         'teacher.lr.warmup = "321Ki": longer than the 320Ki images of teacher, which would never reach lr.max; use 320Ki or less',
     ),
     (
+        {"student.scd.images": "4Ki"},
+        'student.scd.lr.decay_from = "64Ki": the cosine decay would begin after the 4Ki images of student.scd; use less, or decay: constant'
+        " (and 2 more; `scm preset apply digits --scale 0.1` cuts a budget with all that belongs to it)",
+    ),
+    (
         {"student.scd": {"images": 16384, "dropout": 0.0, "tangent_warmup": 20000, "lr": CONSTANT}},
         "student.scd.tangent_warmup = 20000: longer than the 16384 images of student.scd, whose tangent would never be whole; use 16384 or less",
     ),
