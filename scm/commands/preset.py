@@ -45,6 +45,6 @@ def _one(options: argparse.Namespace) -> int:
     else:
         change = diff if options.action == "diff" else apply
         print("\n".join(change(root / "params.yaml", root, options.name, options.scale)) or "no change")
-        for line in scaled_preset(root, options.name, options.scale).told:
+        for line in [] if options.scale == 1 else scaled_preset(root, options.name, options.scale).told:
             print(f"scm preset: {line}", file=sys.stderr)
     return 0
