@@ -21,8 +21,11 @@ def conditioned(model: Model, labels: Tensor, guidance: float) -> Callable[..., 
     """F(x, t[, segment]) for these labels: the guidance scale is an input of a student; a teacher is guided by it.
 
     A network that takes the segment is asked for the jump to the data, to time 0, if the sampler names no other.
+
+    Args:
+        labels: int64 [B], -1 = no label; or rows, float [B, classes].
     """
-    scale = torch.full(labels.shape, guidance, device=labels.device)
+    scale = torch.full(labels.shape[:1], guidance, device=labels.device)
 
     def function(x: Tensor, t: Tensor, segment: Tensor | None = None) -> Tensor:
         if segment is None and model.settings.segments:

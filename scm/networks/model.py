@@ -91,7 +91,8 @@ class Model(nn.Module):
         Args:
             x: x_t / sigma_d, [B, C, R, R].
             t: radians, [B].
-            labels: int64 [B], -1 = no label; None = no labels at all.
+            labels: int64 [B], -1 = no label; None = no labels at all; float [B, classes] = rows between the one-hot
+                rows of classes.
             guidance: guidance scale, [B]; only for a network with `settings.guidance`.
             segment: the time that a jump from t ends at, radians [B]; only for one with `settings.segments`.
             augment: how each sample was augmented, [B, 9], only for a network with `settings.augment`; None = not at
@@ -130,6 +131,8 @@ class Model(nn.Module):
 
     def _one_hot(self, labels: Tensor | None, t: Tensor) -> Tensor:
         """One-hot rows; a sample without label has a row of zeros. [B, classes]."""
+        if labels is not None and labels.is_floating_point():
+            return labels.to(self.log_weight_head.linear.weight.dtype)
         classes = torch.arange(self.settings.classes, device=t.device)
         labels = torch.full(t.shape, -1, device=t.device) if labels is None else labels
         return (labels[:, None] == classes).to(self.log_weight_head.linear.weight.dtype)

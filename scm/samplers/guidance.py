@@ -22,7 +22,7 @@ def guided(network: Callable[..., Tensor], x: Tensor, t: Tensor, labels: Tensor,
     Args:
         x: x_t / sigma_d, [B, C, H, W].
         t: radians, [B].
-        labels: int64 [B], -1 = no label.
+        labels: int64 [B], -1 = no label; or rows, float [B, classes].
         scale: s, [B]; 1 = the network's own prediction, 0 = F_base.
 
     Returns:
@@ -30,7 +30,7 @@ def guided(network: Callable[..., Tensor], x: Tensor, t: Tensor, labels: Tensor,
     """
     guide = getattr(network, "guide", None)
     if guide is None:
-        both = torch.cat([labels, torch.full_like(labels, -1)])
+        both = torch.cat([labels, torch.full_like(labels, 0 if labels.is_floating_point() else -1)])
         own, base = network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
     else:
         own, base = network(x, t, labels), guide(x, t, labels)

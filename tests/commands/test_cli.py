@@ -32,6 +32,7 @@ COMMANDS = [
     ["plan"],
     ["run"],
     ["sample"],
+    ["edit"],
     ["serve"],
     ["card"],
     ["import-teacher"],
