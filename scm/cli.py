@@ -33,8 +33,8 @@ from scm.commands.arguments import Parser, shows_help
 from scm.errors import EXIT_INTERRUPTED, Interrupted, UserError
 
 COMMANDS = (
-    init, params, preset, plan, run, status, compare, sample, edit, serve, export, card, import_teacher, study, sync, ui,
-    publish, retrain, completion,
+    init, params, preset, plan, run, status, compare, sample, edit, serve, export, card, import_teacher, study, sync,
+    ui, publish, retrain, completion,
 )  # fmt: skip
 """Modules whose `add` adds the parsers of their commands, in the order in which --help lists them."""
 

@@ -127,15 +127,21 @@ def content_of(project: Project, model: str) -> tuple[Content, dict[str, dict[st
 
 
 def signature(content: Content) -> Any:
-    """Inputs: class (name or number), seed, steps, guidance; outputs: png (base64), seconds, evaluations, model."""
+    """Inputs: the columns of a row (scm.product.model); outputs: png (base64), seconds, evaluations, model."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     label = [ColSpec(AnyType(), "class", required=False)]
     asked = [ColSpec("long", "seed"), ColSpec("long", "steps", required=False)]
     scale = [ColSpec("double", "guidance", required=False)]
+    between = [ColSpec(AnyType(), "to_class", required=False), ColSpec("long", "to_seed", required=False)]
+    between.append(ColSpec("double", "fraction", required=False))
+    edit = [ColSpec("string", name, required=False) for name in ("task", "image", "mask")]
+    edit.append(ColSpec("long", "factor", required=False))
     drawn = [ColSpec("string", "png"), ColSpec("double", "seconds"), ColSpec("long", "evaluations")]
-    return ModelSignature(Schema([*label, *asked, *scale]), Schema([*drawn, ColSpec("string", "model")]))
+    return ModelSignature(
+        Schema([*label, *asked, *scale, *between, *edit]), Schema([*drawn, ColSpec("string", "model")])
+    )
 
 
 def requirements(codec: str) -> list[str]:

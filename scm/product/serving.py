@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scm.errors import UserError
+from scm.generation.editing import image_shape
 from scm.params.project import Project
 from scm.product.card_page import TEMPLATE
 from scm.product.content import CARD
@@ -183,7 +184,8 @@ def described(product: Any) -> dict[str, Any]:
     named = {name: getattr(content, name) for name in ("name", "preset", "classes", "student_steps", "teacher_steps")}
     limits = {"max_rows": product.max_rows, "max_steps": product.max_steps}
     example = {"dataframe_records": [content.example()]}
-    return {**named, "title": display_name(content.name), "guidance": guidance, **limits, "example": example}
+    tasks = {"tasks": product.tasks, "image": image_shape(product.codec)}
+    return {**named, "title": display_name(content.name), "guidance": guidance, **tasks, **limits, "example": example}
 
 
 def _use_store(project: Project) -> Any:

@@ -241,7 +241,10 @@ class Invocations:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._read(body, int(headers.get("content-length", 0)), receive)
-            return self._product.wishes(rows_of(bytes(body), self._product.max_rows))
+            rows = rows_of(bytes(body), self._product.max_rows)
+            if not any("image" in row for row in rows):
+                return self._product.wishes(rows)
+            return await asyncio.to_thread(self._product.wishes, rows)  # pictures take a while to decode
         except TimeoutError:
             raise Refused(408, f"body: not sent within {PATIENCE:g} s", {"connection": "close"}) from None
         except UserError as error:

@@ -125,7 +125,11 @@ REFUSED = [
     ({"steps": 5, "guidance": -1.0}, "guidance -1: must be a number from 0 on, such as 1.5"),
     ({"steps": 5, "guidance": 10.5}, "guidance 10.5: must be between 0 and 10"),
     ({"steps": 5, "guidance": "x"}, "guidance 'x': must be a number, such as 1.5"),
-    ({"colour": "red"}, "colour: unknown; a row has class, seed, steps, guidance"),
+    (
+        {"colour": "red"},
+        "colour: unknown; a row has class, seed, steps, guidance, to_class, to_seed, fraction, task, image, mask, "
+        "factor",
+    ),
 ]
 
 
