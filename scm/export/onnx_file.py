@@ -1,5 +1,6 @@
 """`scm export --to onnx`: one ONNX file for a number of steps."""
 
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
     size = sum(value.numel() * value.element_size() for value in graph.state_dict().values())
     if size > LARGEST:
         raise UserError(f"--to onnx: {size:,} bytes of weights, and a file of ONNX holds 2 GiB: use --to torch")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, which is not used, is missing
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecated calls
         program = torch.onnx.export(
