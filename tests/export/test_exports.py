@@ -91,10 +91,6 @@ def test_a_package_is_drawn_from_anywhere(here, tmp_path, monkeypatch, capsys):
             "params.yaml: exists and is not an empty folder; give",
         ),
         (
-            ["--to", "torch", "--model", "ect", "new"],
-            "models/ect/model.safetensors is missing: run `scm run`",
-        ),
-        (
             ["--to", "torch", "--model", "scd", "--steps", "3", "new"],
             "--steps 3: scd is sampled in 1 or 2; write --steps 2, or --model teacher",
         ),
