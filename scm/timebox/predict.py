@@ -16,12 +16,12 @@ from scm.params import Params
 from scm.report.preview import IMAGES, TEACHER_STEPS
 from scm.timebox.speeds import Machine, Speeds
 
-AROUND = 1.9
+AROUND = 3.0
 """Seconds of a stage beside its work (dvc, imports, figures sent to MLflow), in starts of a process."""
 OPENING = 1.5
 """Seconds of `scm run` before its first stage, likewise."""
-TRAINING = 1.05
-"""A training's seconds, as a multiple of its steps: reading the images, lines of metrics, checkpoints."""
+TRAINING = 1.1
+"""A training's seconds, as a multiple of its steps: lines of metrics, the page that shows them, checkpoints."""
 DISTANCE = 0.01
 """Seconds of one Frechet distance."""
 ENCODED = 2.0
