@@ -144,3 +144,77 @@ def test_a_server_that_is_gone_is_told_of(tab, packed, tmp_path):
     time.sleep(0.1)
     error = tab.value("document.getElementById('error').textContent")
     assert error == "The server does not answer: is it still running?"
+
+
+def frames(tab) -> int:
+    return tab.value("film.frames.length")
+
+
+def test_an_animation_goes_from_image_to_image(tab, server, tmp_path):
+    """Three classes of 12 frames each; the slider shows any of them, and the first column's images are among them."""
+    opened(tab, server)
+    tab.value("document.getElementById('animate').click()")
+    tab.wait("['done', 'error'].includes(document.getElementById('between').dataset.state)")
+    assert tab.value("document.getElementById('between-error').textContent") == "" and frames(tab) == 36
+    tab.wait("Number(document.getElementById('way').value) > 3")
+    click(tab, "#play")
+    assert tab.value("document.getElementById('play').textContent") == "Play"
+    assert tab.value("new Set(film.frames.map(each => each.src)).size") == 36
+    same = "pixels => JSON.stringify([...pixels.getContext('2d').getImageData(0, 0, 8, 8).data])"
+    tab.value(
+        "(() => { const c = document.createElement('canvas'); c.width = c.height = 8; window.drawnOn = image => "
+        f"{{ c.getContext('2d').drawImage(image, 0, 0); return ({same})(c); }}; window.shownOn = ({same}); }})()"
+    )
+    for place in range(3):
+        image = f"document.querySelectorAll('.column')[0].querySelectorAll('img')[{place}]"
+        assert tab.value(f"frameShown({12 * place}), shownOn(document.getElementById('film')) === drawnOn({image})")
+    assert tab.messages == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_drawn_image_is_erased_in_part_and_filled(tab, server, width, tmp_path):
+    """What is not erased stays; a pen paints; the results can be edited again."""
+    opened(tab, server, width)
+    click(tab, ".column img")
+    board = "document.getElementById('board')"
+    tab.value(f"{board}.scrollIntoView({{block: 'center'}})")
+    box = tab.value(f"(({{left, top, width}}) => [left, top, width])({board}.getBoundingClientRect())")
+    for kind, x, y in (("mousePressed", 0.1, 0.8), ("mouseMoved", 0.9, 0.8), ("mouseReleased", 0.9, 0.8)):
+        place = {"x": box[0] + x * box[2], "y": box[1] + y * box[2]}
+        tab.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **place)
+    erased = (
+        "[...painter('mask').getImageData(0, 0, 8, 8).data].filter((each, at) => at % 4 === 0 && each > 127).length"
+    )
+    assert 6 <= tab.value(erased) <= 8
+    tab.value("document.getElementById('edit-class').value = 1")
+    click(tab, "#inpaint")
+    tab.wait("['done', 'error'].includes(document.getElementById('edit').dataset.state)")
+    assert tab.value("document.getElementById('edit-error').textContent") == ""
+    tab.wait(
+        "[...document.querySelectorAll('#edited img')].filter(each => each.complete && each.naturalWidth).length === 4"
+    )
+    kept = """(() => {
+      const [mask, before] = ['mask', 'picture'].map(name => painter(name).getImageData(0, 0, 8, 8).data);
+      const c = document.createElement('canvas'), on = c.getContext('2d');
+      c.width = c.height = 8;
+      return [...document.querySelectorAll('#edited img')].map(image => {
+        on.drawImage(image, 0, 0);
+        const after = on.getImageData(0, 0, 8, 8).data;
+        return [...after].some((each, at) => mask[4 * (at >> 2)] < 128 && each !== before[at]);
+      });
+    })()"""
+    assert tab.value(kept) == [False] * 4
+    assert tab.value("new Set([...document.querySelectorAll('#edited img')].map(each => each.src)).size") == 4
+    tab.picture(tmp_path / "edit.png")
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    click(tab, "#edited img")
+    assert tab.value(erased) == 0
+    for task in ("upscale", "stroke"):
+        click(tab, f"#{task}")
+        tab.wait("['done', 'error'].includes(document.getElementById('edit').dataset.state)")
+        assert tab.value("document.getElementById('edit').dataset.state") == "done"
+    click(tab, "#inpaint")
+    tab.wait("document.getElementById('edit').dataset.state === 'error'")
+    error = tab.value("document.getElementById('edit-error').textContent")
+    assert error == "row 0: mask: no pixel is white; paint white what is missing (400)"
+    assert tab.messages == []
