@@ -5,8 +5,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-FRAME_SECONDS = 0.04
-SIDE = 224
+FRAME_SECONDS = 0.06
+SIDE = 128
 """Target size of an animation, in pixels on a side."""
 
 

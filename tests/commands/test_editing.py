@@ -167,8 +167,8 @@ def test_an_animation_goes_through_the_images_of_scm_sample(project, capsys):
     assert cli.main(arguments) == 0 and cli.main([*arguments, "--interpolate=4"]) == 0
     assert "walk.gif: 12 frames, 2 network evaluations each\n" in capsys.readouterr().err
     with Image.open("walk.gif") as walk:
-        frames = [np.asarray(frame.convert("L"))[14::28, 14::28] for frame in ImageSequence.Iterator(walk)]
-        assert walk.size == (224, 224) and walk.info["loop"] == 0 and walk.info["duration"] == 40
+        frames = [np.asarray(frame.convert("L"))[8::16, 8::16] for frame in ImageSequence.Iterator(walk)]
+        assert walk.size == (128, 128) and walk.info["loop"] == 0 and walk.info["duration"] == 60
         assert (
             b"seed: 4; class: zero, one, two; steps: 2; guidance: 1.0; t_mid: 0.9; frames: 12" in walk.info["comment"]
         )
