@@ -68,8 +68,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parses the arguments; those of `scm run` that are not its own become `passed_on`, in their order."""
     passed_on: list[str] = []
     if arguments[:1] == ["run"]:
-        passed_on = [argument for argument in arguments[1:] if argument not in run.OWN_OPTIONS]
-        arguments = ["run", *(argument for argument in arguments[1:] if argument in run.OWN_OPTIONS)]
+        own, passed_on = run.divided(arguments[1:])
+        arguments = ["run", *own]
     options, unknown = parser().parse_known_args(arguments)
     if unknown:
         options.parser.refuse(unknown)

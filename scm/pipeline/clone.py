@@ -34,9 +34,13 @@ class Clone:
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
 
+    def write(self, params: str) -> None:
+        """Writes params.yaml."""
+        write_text(self.folder / "params.yaml", params)
+
     def prepare(self, params: str) -> None:
         """Writes params.yaml, and restores the outputs that DVC has in its cache."""
-        write_text(self.folder / "params.yaml", params)
+        self.write(params)
         dvc(self.folder, "checkout", "--force", "--allow-missing", "--quiet")
 
     def save(self, name: str) -> None:
@@ -49,31 +53,37 @@ class Clone:
 
 
 @contextmanager
-def clone(root: Path, data: str | None, purpose: str = "studies") -> Iterator[Clone]:
+def clone(root: Path, data: str | None, purpose: str = "studies", *, keep: bool = False) -> Iterator[Clone]:
     """Makes a fresh copy of the project, which no other process uses for this purpose at the same time.
 
     Args:
         root: the project's folder.
         data: `data.path`, whose files git need not know; None = nothing that runs in the copy reads them.
         purpose: name of the copy's folder in .work.
+        keep: leave the copy there afterwards, until another one for this purpose is made.
 
     Raises:
         UserError: the project is no git repository or has no commit, another copy is in use, or `data` leads out of
             the project.
     """
     check(root, data)
-    place = root / ".work" / purpose
-    made = Clone(root, place / "clone")
+    made = Clone(root, place(root, purpose))
     with ExitStack() as stack:
         try:
-            stack.enter_context(locks.held(place / "lock", wait=False))
+            stack.enter_context(locks.held(made.folder.with_name("lock"), wait=False))
         except locks.Taken:
             problem = f"another copy of {root} for {purpose} is in use"
             raise UserError(f"{problem}: wait for that command or end it") from None
         shutil.rmtree(made.folder, ignore_errors=True)
-        stack.callback(shutil.rmtree, made.folder, ignore_errors=True)
+        if not keep:
+            stack.callback(shutil.rmtree, made.folder, ignore_errors=True)
         _fill(made, data)
         yield made
+
+
+def place(root: Path, purpose: str) -> Path:
+    """Where a copy of the project for this purpose lies."""
+    return root / ".work" / purpose / "clone"
 
 
 def check(root: Path, data: str | None) -> None:

@@ -33,12 +33,15 @@ _GRACE_SECONDS = 10.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
+def run(
+    arguments: Sequence[str], *, root: Path, parallel: bool = False, environment: Mapping[str, str] | None = None
+) -> int:
     """Runs `dvc repro` in the project and returns the exit code: DVC's, or 75 if interrupted.
 
     Args:
         arguments: options and targets of `dvc repro`.
         parallel: in a run of the whole pipeline, train the students side by side, each on its own share of the GPUs.
+        environment: what dvc and the stages get beside this process's own variables.
     """
     params = Project.open(root).params
     check_repository(root)
@@ -48,7 +51,7 @@ def run(arguments: Sequence[str], *, root: Path, parallel: bool = False) -> int:
         needed = "needs two students, a GPU for each and no runtime.launcher"
         reason = "is for the whole pipeline" if arguments else needed
         print(f"scm run: --parallel {reason}; running one stage at a time", file=sys.stderr)
-    with Sessions(root) as sessions:
+    with Sessions(root, environment) as sessions:
         if len(shares) >= 2:
             code = _students_in_parallel(sessions, _from_teacher(params), shares)
             if code:
@@ -104,8 +107,8 @@ def _students_in_parallel(sessions: "Sessions", methods: Sequence[str], shares: 
 class Sessions:
     """Starts the dvc processes of one command, forwards signals to them, and waits until their sessions are empty."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._root, self._environment = root, environment or {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._received = 0
         self._previous: dict[int, Any] = {}
@@ -138,7 +141,7 @@ class Sessions:
         process = subprocess.Popen(
             [sys.executable, repro.__file__, str(dvc), "repro", *arguments],
             cwd=self._root,
-            env={**os.environ, **(environment or {}), "PATH": path},
+            env={**os.environ, **self._environment, **(environment or {}), "PATH": path},
             start_new_session=True,
             preexec_fn=lambda: _prepare_child(supervisor),
         )
