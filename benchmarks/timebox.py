@@ -63,7 +63,8 @@ def measured(images: Path, minutes: float, resolution: int | None, cpu: bool) ->
         place = images.absolute() if images.exists() else images
         plan = boxed(root, place, minutes, resolution, True, _say, cpu).plan
         choosing = time.monotonic() - started
-        apply(root / "params.yaml", root, plan.preset, {**plan.values, "mlflow": {"enabled": True, "uri": None}})
+        tracked = {"mlflow": {"enabled": True, "uri": None}}
+        apply(root / "params.yaml", root, plan.preset, further={**plan.values, **tracked})
         environment = {**own_environment(), "PYTHONPATH": str(root)}
         before, started = _cpu(), time.monotonic()
         run = [sys.executable, "-m", "scm.cli", "run"]

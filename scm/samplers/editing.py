@@ -96,11 +96,12 @@ def basis(first: Tensor) -> Tensor:
 
     It is Householder's reflection of the first axis onto that vector.
     """
-    unit = first.double() / first.double().norm()
+    precise = first.double()
+    unit = precise / (precise * precise).sum().sqrt()
     axis = torch.zeros_like(unit)
     axis[0] = -1.0 if unit[0] > 0 else 1.0  # the far end of the axis, so that nothing cancels
     normal = axis - unit
-    reflection = torch.eye(len(unit), dtype=torch.float64) - 2 * torch.outer(normal, normal) / normal.dot(normal)
+    reflection = torch.eye(len(unit), dtype=torch.float64) - 2 * torch.outer(normal, normal) / torch.dot(normal, normal)
     return reflection * axis[0]
 
 
@@ -113,4 +114,6 @@ def to_patches(x: Tensor, size: int) -> Tensor:
 
 def from_patches(patches: Tensor, size: int) -> Tensor:
     """The inverse of `to_patches`."""
-    return patches.unflatten(4, (size, size)).transpose(3, 4).flatten(4).flatten(2, 3)
+    batch, channels, rows, columns, _ = patches.shape
+    cut = patches.reshape(batch, channels, rows, columns, size, size)
+    return cut.transpose(3, 4).reshape(batch, channels, rows * size, columns * size)

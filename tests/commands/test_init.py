@@ -100,9 +100,9 @@ def test_a_preset_with_further_values_is_checked_as_a_whole(project, tmp_path):
 
     before = project.read_text()
     with pytest.raises(UserError, match="decay_from"):
-        apply(project, tmp_path, "digits", {"teacher": {"images": "8Ki"}})
+        apply(project, tmp_path, "digits", further={"teacher": {"images": "8Ki"}})
     assert project.read_text() == before
-    apply(project, tmp_path, "digits", {"teacher": {"images": "640Ki"}})
+    apply(project, tmp_path, "digits", further={"teacher": {"images": "640Ki"}})
     assert load(project).teacher.images == 640 * 1024
     plain = dump(preview(project, tmp_path, "digits"))
     assert dump(load(project)) == {**plain, "teacher": {**plain["teacher"], "images": "640Ki"}}
