@@ -50,8 +50,8 @@ def lines(project: "Project") -> list[tuple[str, str]]:
         ("project", f"{root}: preset {params.preset}, {f'commit {commit[:10]}{changed}' if commit else 'no commit'}"),
         ("data", _data(root)),
         ("trained", _joined(_trained(runs, params.evaluate.models))),
-        ("selected", _joined(_figures(root, params.evaluate.models, "select_ema"))),
-        ("measured", _joined(_figures(root, params.evaluate.models, "evaluate"))),
+        ("selected", _joined(_selected(root, params.evaluate.models, runs))),
+        ("measured", _joined(_measured(root, params.evaluate.models))),
         *(("unhealthy", text) for text in _unhealthy(runs)),
         ("report", "results/report.html" if is_there(root / "results/report.html") else NOTHING),
         ("published", _published(project)),
@@ -85,20 +85,32 @@ def _trained(runs: "dict[str, Run]", models: tuple[str, ...]) -> Iterator[str]:
             yield f"{model} ({'imported' if images is None else f'{images} images'}, {ended} UTC)"
 
 
-def _figures(root: Path, models: tuple[str, ...], stage: str) -> Iterator[str]:
-    """What selection chose, or what evaluation measured, for each model that has such figures."""
+def _selected(root: Path, models: tuple[str, ...], runs: "dict[str, Run]") -> Iterator[str]:
+    """What selection chose for each model."""
+    from scm.base.documents import is_there
+    from scm.results.reading import metrics_path, read_figures
+
+    for model in models:
+        run = runs.get(f"select_ema@{model}")
+        # An earlier version wrote the choice into results/metrics.
+        if run and run.get("figures") or is_there(metrics_path(root, "select_ema", model)):
+            figures = read_figures(root, "select_ema", model)
+            yield _shown(model, figures, ["sigma_rel", "guidance", "t_mid"])
+
+
+def _measured(root: Path, models: tuple[str, ...]) -> Iterator[str]:
+    """What evaluation measured, for each model."""
     from scm.base.documents import is_there
     from scm.results.reading import measured_evaluations, metrics_path, read_numbers
 
     for model in models:
-        path = metrics_path(root, stage, model)
-        if not is_there(path):
-            continue
-        figures = read_numbers(path)
-        keys = ["sigma_rel", "guidance", "t_mid"]
-        if stage == "evaluate":
-            keys = [f"fd@{evaluations}" for evaluations in measured_evaluations(figures)]
-        yield f"{model} {', '.join(f'{key} {figures[key]:.3g}' for key in keys if key in figures)}"
+        if is_there(path := metrics_path(root, "evaluate", model)):
+            figures = read_numbers(path)
+            yield _shown(model, figures, [f"fd@{evaluations}" for evaluations in measured_evaluations(figures)])
+
+
+def _shown(model: str, figures: "dict[str, float]", keys: list[str]) -> str:
+    return f"{model} {', '.join(f'{key} {figures[key]:.3g}' for key in keys if key in figures)}"
 
 
 def _unhealthy(runs: "dict[str, Run]") -> Iterator[str]:

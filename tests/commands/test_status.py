@@ -77,7 +77,9 @@ def test_all_is_up_to_date(project):
     metrics = project / "results/metrics"
     metrics.mkdir()
     (metrics / "evaluate-scd.json").write_text(json.dumps({"fd@1": 19.417, "fd@2": 8.187, "kid@1": 1.0}))
-    (metrics / "select-scd.json").write_text(json.dumps({"fd": 9.0, "sigma_rel": 0.15, "t_mid": 0.8}))
+    path = run_path(project, "select_ema@scd")
+    chosen = {"figures": {"fd": 9.0, "sigma_rel": 0.15, "t_mid": 0.8}}
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | chosen), encoding="utf-8")
     said = told(project)
     assert len(said) <= 10 and list(said)[-1] == "out of date"
     assert said["out of date"] == "nothing" and said["published"] == said["report"] == "nothing yet"
