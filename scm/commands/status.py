@@ -93,7 +93,7 @@ def _selected(root: Path, models: tuple[str, ...], runs: "dict[str, Run]") -> It
     for model in models:
         run = runs.get(f"select_ema@{model}")
         # An earlier version wrote the choice into results/metrics.
-        if run and run.get("figures") or is_there(metrics_path(root, "select_ema", model)):
+        if (run and run.get("figures")) or is_there(metrics_path(root, "select_ema", model)):
             figures = read_figures(root, "select_ema", model)
             yield _shown(model, figures, ["sigma_rel", "guidance", "t_mid"])
 
