@@ -104,8 +104,9 @@ def _downloaded(address: str) -> Iterator[Path]:
     from scm.tracking import store
 
     store.quieten()
-    from mlflow import tracking
+    from mlflow import MlflowClient, tracking
     from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     settings = None
     if address.startswith(("models:", "runs:")):
@@ -115,7 +116,12 @@ def _downloaded(address: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             where = {} if settings is None else {"tracking_uri": settings, "registry_uri": settings}
-            found = Path(download_artifacts(artifact_uri=address, dst_path=temporary, **where))
+            place = address
+            if address.startswith("models:"):  # download_artifacts would look it up in the process's registry alone
+                client = MlflowClient(**where)
+                name, *version = map(str, get_model_name_and_version(client, address))
+                place = client.get_model_version_download_uri(name, *version) if version else address
+            found = Path(download_artifacts(artifact_uri=place, dst_path=temporary, **where))
         except Exception as error:  # raised by mlflow, its database driver or the network
             raise UserError(f"{address}: cannot be loaded: {store.reason(error)}") from None
         if not (found / PACKED).is_dir():

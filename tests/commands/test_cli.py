@@ -111,7 +111,7 @@ def test_a_group_of_commands_shows_its_help(command, capsys):
     ("command", "message"),
     [
         ("sampel", "scm: error: argument COMMAND: invalid choice: 'sampel' (did you mean sample?)"),
-        ("xyzzy", "invalid choice: 'xyzzy' (choose from params, preset, plan, "),
+        ("xyzzy", "invalid choice: 'xyzzy' (choose from init, params, preset, plan, "),
         ("preset aply digits", "scm preset: error: argument ACTION: invalid choice: 'aply' (did you mean apply?)"),
         ("plan --memry", "scm plan: error: unrecognized arguments: --memry (did you mean --memory?)"),
         ("sync now", "scm sync: error: unrecognized arguments: now\n"),

@@ -11,7 +11,7 @@ from scm.pipeline.plan import RUNS, UP_TO_DATE, Step
 from scm.pipeline.plan_cost import Estimate
 from scm.timebox import measure, present, worker
 from scm.timebox.measure import Worker
-from scm.timebox.predict import Images, evaluations, predicted, total, ways_of
+from scm.timebox.predict import TRAINING, Images, evaluations, predicted, total, ways_of
 from scm.timebox.speeds import Machine, Speeds
 from tests.support.projects import METHODS, params_of_all, params_with, values_with
 
@@ -89,7 +89,7 @@ def test_a_training_is_in_proportion_to_its_images_and_so_is_selection_to_its_sa
     images, measured = Images(1000, 100, 10, 1e-3, 1e-4), speeds("teacher", "scd", "sct")
     first, second = (predicted(params, images, MACHINE, measured) for params in (few, many))
     steps = second["train_teacher"] - first["train_teacher"]
-    assert steps == pytest.approx(128 * 1024 * 1e-3, rel=0.1)
+    assert steps == pytest.approx(128 * 1024 * 1e-3 * TRAINING, rel=0.1)
     assert second["select_ema@scd"] > first["select_ema@scd"] and second["prepare"] == first["prepare"]
     assert total(second, MACHINE) > sum(second.values())
 
