@@ -78,7 +78,7 @@ def test_the_lines(project):
     lines = table.table(chosen)
     assert [line for line in lines if line != line.rstrip()] == []
     assert lines[0].split() == ["preset", "data", "images", "network", "time", "methods", "what", "it", "is"]
-    time = "about 11 minutes on 2 CPU cores, without installation"
+    time = "about half an hour on 2 CPU cores"
     assert lines[1].startswith(f"digits  digits    8x8 grey     181k     {time}  scd *, sct *  ")
     assert lines[1].endswith("  scikit-learn's 1,797 handwritten digits, 8x8 pixels.")
     assert lines[2].startswith("a-wide  imagenet  512x512 RGB           not measured  ") and lines[3] == ""
@@ -116,7 +116,7 @@ def test_times_that_were_measured_and_no_others():
     measured = {name: entry.time for name, entry in LISTED.items() if entry.time != table.NOT_MEASURED}
     assert measured == {
         "cifar3": "about two hours on one CPU core for teacher and sCD (docs/results.md); sCT adds to that",
-        "digits": "about 11 minutes on 2 CPU cores, without installation",
+        "digits": "about half an hour on 2 CPU cores",
         "digits-methods": "about 40 minutes on 2 CPU cores for the paper's six methods; the others have not been timed",
         "digits-short": "about 5 minutes on 2 CPU cores",
         "digits-smoke": "one to two minutes on 2 CPU cores",
