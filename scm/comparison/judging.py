@@ -1,4 +1,4 @@
-"""Whether a model is better than another one by more than the noise, said in a sentence.
+"""Judges a model against another one: better by more than the noise, or not, said in a sentence.
 
 The noise of a distance is the standard error of its mean over ranges of seeds, or, of a single range, the jackknife's
 (fd_se@N). That of a share, such as precision, is that of counting. As in the gate before the registry, a difference

@@ -57,7 +57,7 @@ def markdown(comparison: Comparison, level: int = 1) -> str:
 
 
 def lines(comparison: Comparison) -> list[str]:
-    """The same for a terminal."""
+    """Lines of the comparison for a terminal."""
     found = [comparison.title, ""]
     found += [model.sentence for model in comparison.models]
     found += ["", *columns(_rows(comparison), head=tuple(name.lower() for name in HEAD), align="lrlrrr"), ""]

@@ -174,7 +174,7 @@ def page(root: Path, params: Params, own: Mapping[str, Any]) -> str:
     models = params.evaluate.models
     found = {model: own if model == own["model"] else _earlier(root, model) for model in models}
     sections = [section for section in found.values() if section is not None]
-    # Those that run come first, the others in the order of training.
+    # Trainings that run come first, the others in the order of training.
     sections.sort(key=lambda section: section["state"] != "running")
     missing = [model for model, section in found.items() if section is None]
     elsewhere = [model for model in missing if run_path(root, _stage(model)).exists()]

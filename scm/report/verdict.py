@@ -25,7 +25,7 @@ good teachers of the digits have 3 to 10, the weak one of three classes of CIFAR
 LOW, COLLAPSED = 0.4, 0.05
 """A model whose precision or recall is below these is weak, or broken."""
 UNSURE, UNRECOGNISED = 0.8, 0.25
-"""The same for accuracy, on a scale from 0, pure chance, to 1, the classifier's accuracy on real images."""
+"""Limits of accuracy, on a scale from 0, pure chance, to 1, the classifier's accuracy on real images."""
 REPEATED = 3.0
 """A model with more than this multiple of the expected copies repeats its training images, and is weak."""
 DEVIATIONS = 2.0

@@ -17,7 +17,7 @@ from scm.timebox.speeds import Speeds
 from scm.timebox.survey import DIGITS, survey
 
 PRESETS = ("digits", "cifar3", "folder")
-"""Those on which the parameters build."""
+"""Presets on which the parameters build."""
 SHARE, MOST = 0.05, 90.0
 """The share of the time, and the seconds, that measuring may take."""
 PARTS, SHORTEST, LONGEST = 25, 0.3, 2.0

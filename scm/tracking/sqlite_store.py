@@ -16,7 +16,7 @@ from scm.params.project import TrackingSettings
 WAIT = 15.0
 """Seconds that another process may hold the file."""
 BRIEFLY = 0.5
-"""The same where a person waits for an answer that need not be complete."""
+"""Seconds of patience where a person waits for an answer that need not be complete."""
 PLACES = (
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"),
