@@ -91,10 +91,8 @@ def said(tab: chromium.Browser) -> str:
 
 def test_the_list_shows_evaluations_by_what_changed_with_their_figures(tab, pages) -> None:
     tab.open(pages.list, 2000, 900)
-    tab.wait(
-        "document.querySelectorAll('.ag-header-cell-text').length > 6 && document.body.innerText.includes('192Ki')"
-    )
-    heads = tab.value("[...document.querySelectorAll('.ag-header-cell-text')].map(each => each.innerText.trim())")
+    tab.wait("document.querySelectorAll('[role=columnheader]').length > 6 && document.body.innerText.includes('192Ki')")
+    heads = tab.value("[...document.querySelectorAll('[role=columnheader]')].map(each => each.innerText.trim())")
     shown = [head for head in heads if head]
     assert {"Run Name", "fd_at_1", "fd_at_2", "recall_at_2", "student_images", "teacher_images", "Dataset"} <= {*shown}
     tab.wait("document.body.innerText.includes('3 matching runs')")

@@ -15,7 +15,7 @@ from typing import Any
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-PATIENCE = 180.0
+PATIENCE = 120.0
 """Seconds that an answer, or a condition on the page, is waited for."""
 
 
