@@ -36,7 +36,7 @@ def address(web):
 
 
 def test_onnx_draws_the_same_for_any_number_of_samples(root, web, monkeypatch):
-    """The same bytes, but for pixels at the edge between two levels."""
+    """Images have equal bytes, but for pixels at the edge between two levels."""
     import onnxruntime
 
     assert {path.name for path in web.iterdir()} >= {"README.md", "model.json", "steps-1.onnx", "steps-2.onnx"}
