@@ -20,6 +20,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 
 
+def pip(action: str, *arguments: str, python: Path | None = None) -> None:
+    """pip in the checkout, where the relative path of `PIP_CONSTRAINT` leads to the file that make names."""
+    place = ("--python", str(python)) if python else ()
+    quiet = ("--quiet", "--no-deps", "--disable-pip-version-check")
+    subprocess.run([sys.executable, "-m", "pip", *place, action, *quiet, *arguments], cwd=ROOT, check=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """The wheel of a copy, so that no build folder is left in the checkout."""
@@ -27,8 +34,7 @@ def wheel(tmp_path_factory) -> Path:
     for name in SOURCES:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "scm", folder / "scm", ignore=shutil.ignore_patterns("__pycache__"))
-    quiet = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *quiet, "--wheel-dir", "dist", "."], cwd=folder, check=True)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", str(folder / "dist"), str(folder))
     (made,) = (folder / "dist").glob("*.whl")
     return made
 
@@ -39,8 +45,7 @@ def installed(wheel: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin/python"
-    quiet = ("--quiet", "--no-deps", "--disable-pip-version-check")
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", *quiet, str(wheel)], check=True)
+    pip("install", str(wheel), python=python)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "tests.pth").write_text("".join(f"{place}\n" for place in site.getsitepackages()))
     return python
