@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?=
+comma := ,
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -82,7 +83,7 @@ clean:
 
 .venv/.run: .venv/.created .venv/.extras pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet setuptools torch
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".$(if $(EXTRAS),[$(EXTRAS)])"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[pipeline$(if $(EXTRAS),$(comma)$(EXTRAS))]"
 	@touch $@
 
 .venv/.docs: .venv/.run

@@ -38,6 +38,9 @@ COMMANDS = (
 )  # fmt: skip
 """Modules whose `add` adds the parsers of their commands, in the order in which --help lists them."""
 
+PIPELINE = ("alembic", "dvc", "kornia", "matplotlib", "pyarrow", "scipy", "sklearn", "sqlalchemy", "webdataset")
+"""Packages that the extra `pipeline` brings; mlflow-skinny is MLflow without its database."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 1 for bad input, 75 for interrupted work that the command resumes."""
@@ -54,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in PIPELINE:
+            raise
+        print(f"scm: error: this command needs {error.name}: run `pip install -e '.[pipeline]'`", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -11,8 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from scm import __version__
+from scm.cli import PIPELINE
 from scm.product.model import Product
 from tests.support.serving import ROOT, start
 
@@ -41,13 +43,17 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory) -> Path:
-    """The python of a fresh environment with the wheel, which sees the packages of the tests' own environment."""
+    """The python of a fresh environment with the wheel and no extra.
+
+    It sees the packages of the tests' own environment, but for those that only the extra `pipeline` brings.
+    """
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin/python"
     pip("install", str(wheel), python=python)
     (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "tests.pth").write_text("".join(f"{place}\n" for place in site.getsitepackages()))
+    lean = f"import sys; sys.modules.update(dict.fromkeys({PIPELINE}))\n"
+    (packages / "tests.pth").write_text("".join(f"{place}\n" for place in site.getsitepackages()) + lean)
     return python
 
 
@@ -79,6 +85,20 @@ def test_the_command_answers_from_an_empty_folder(installed, tmp_path):
         assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
         assert f"{tmp_path} is not inside the project" in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_packaged_model_draws_a_grid(installed, packed, tmp_path):
+    draw = "import sys, scm; scm.load(sys.argv[1]).sample(classes=[0, 2], steps=2).grid().save('grid.png')"
+    done = run(installed, "-c", draw, str(packed), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert (grid.width, grid.height) == (58, 115)
+
+
+def test_a_command_of_the_pipeline_names_the_extra(installed):
+    refused = run(installed, str(installed.with_name("scm")), "plan", folder=ROOT)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(": run `pip install -e '.[pipeline]'`\n") and refused.stderr.count("\n") == 1
 
 
 def test_a_packaged_model_is_served_with_the_images_of_the_project(installed, packed, tmp_path, monkeypatch):
