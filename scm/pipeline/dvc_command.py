@@ -116,7 +116,7 @@ def dvc_program() -> Path:
     """Path of the command `dvc` in this Python's environment."""
     program = Path(sys.executable).parent / "dvc"
     if not program.is_file():
-        raise UserError(f"{program} is missing: install the project into this environment with `pip install -e '.[pipeline]'`")
+        raise UserError(f"{program} is missing: install the project here: `pip install -e '.[pipeline]'`")
     return program
 
 

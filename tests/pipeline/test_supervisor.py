@@ -157,7 +157,7 @@ def test_parameters_are_checked_first(project):
 def test_dvc_is_missing(project):
     with pytest.raises(UserError) as caught:
         supervisor.run([], root=project)
-    remedy = "install the project into this environment with `pip install -e '.[pipeline]'`"
+    remedy = "install the project here: `pip install -e '.[pipeline]'`"
     assert str(caught.value) == f"{project / 'bin' / 'dvc'} is missing: {remedy}"
 
 
