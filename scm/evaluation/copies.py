@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scm.evaluation.precision_recall import distances_between
+from scm.evaluation.precision_recall import squares_between
 
 QUANTILE = 0.05
 """Share of the held-out images that count as copies."""
@@ -20,7 +20,7 @@ class Nearest(NamedTuple):
     """The nearest training image of each of N images.
 
     Attributes:
-        distances: [N], Euclidean distances of features.
+        distances: float32 [N], Euclidean distances of features.
         places: int64 [N], of the training images.
     """
 
@@ -30,8 +30,9 @@ class Nearest(NamedTuple):
 
 def nearest(images: Tensor, training: Tensor) -> Nearest:
     """Finds the nearest of features [M, F] of training images for features [N, F], of the same type and device."""
-    blocks = [block.min(dim=1) for _, block in distances_between(images, training)]
-    return Nearest(torch.cat([each.values for each in blocks]), torch.cat([each.indices for each in blocks]))
+    blocks = [block.min(dim=1) for _, block in squares_between(images, training)]
+    squares, places = (torch.cat(each) for each in zip(*blocks, strict=True))
+    return Nearest(squares.sqrt().float(), places)
 
 
 def threshold_of(distances: Tensor) -> float:

@@ -69,7 +69,7 @@ def test_the_nearest_is_found_whatever_the_blocks_are(monkeypatch):
         monkeypatch.setattr("scm.evaluation.precision_recall.BLOCK", block)
         found = copies.nearest(images, training)
         assert torch.equal(found.places, expected.indices)
-        torch.testing.assert_close(found.distances, expected.values)
+        torch.testing.assert_close(found.distances, expected.values.float())
 
 
 def test_figures_against_held_out_images_are_those_of_the_parts(reference, sides):

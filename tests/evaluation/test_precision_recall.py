@@ -4,6 +4,7 @@ import numpy
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scm.errors import UserError
 from scm.evaluation import precision_recall as module
@@ -113,17 +114,40 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 def test_memory_is_bounded_by_the_block(monkeypatch):
-    heights = []
-    measured = torch.cdist
-
-    def watched(first, second, **settings):
-        heights.append(len(first) * len(second))
-        return measured(first, second, **settings)
-
-    monkeypatch.setattr(torch, "cdist", watched)
+    """Sets of one image many times, of which every distance is computed from differences as well."""
     monkeypatch.setattr(module, "BLOCK", 5000)
-    precision_recall(drawn(200, 1), drawn(300, 2), 3)
-    assert max(heights) <= 5000 and sum(heights) == 200 * 200 + 300 * 300 + 200 * 300
+    first, second = drawn(1, 1).repeat(200, 1), drawn(1, 1).repeat(300, 1)
+    rows = torch.zeros(200, dtype=torch.int64)
+    with Largest() as largest:
+        for place, squares in module.squares_between(first, second):
+            rows[place] += 1
+            assert squares.shape[1] == 300 and not squares.any()
+    assert torch.equal(rows, torch.ones(200, dtype=torch.int64))
+    assert 300 * 8 <= largest.elements <= 2 * 5000  # the places of a block's pairs are two numbers each
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that an operation has made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), further=None):
+        made = function(*arguments, **(further or {}))
+        for each in made if isinstance(made, (tuple, list)) else [made]:
+            self.elements = max(self.elements, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("length", [1, 64, 2048])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1e4])
+def test_squares_are_those_of_differences(length, shift):
+    """Also far from the origin, where most of the product cancels, and of features that almost or wholly agree."""
+    first = drawn(40, 1, length, shift=shift)
+    second = torch.cat([drawn(50, 2, length, shift=shift), first[:10] * (1 + 1e-6), first[10:20]])
+    ((_, found),) = module.squares_between(first, second)
+    true = (first[:, None].double() - second.double()).square().sum(dim=2)
+    torch.testing.assert_close(found, true, rtol=1e-11, atol=0)
+    assert not found[range(10, 20), range(60, 70)].any()
 
 
 @pytest.mark.parametrize(("real", "generated"), [(3, 10), (10, 3), (0, 0)])
