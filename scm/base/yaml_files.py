@@ -4,6 +4,8 @@ ruamel reads YAML 1.2, as DVC does, so both see the same values.
 """
 
 import io
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.main import CParser
 
 from scm.base import documents
 from scm.base.documents import MAX_DEPTH
@@ -35,14 +38,14 @@ def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
 
 def parse_mapping(text: str, source: str, remedy: str = CORRECT) -> dict[str, Any]:
     """Parses YAML to plain dicts, lists and scalars; errors call the file `source`."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _PlainConstructor
-    return _parse(yaml, text, source, remedy)
+    return _parse(lambda: _load_plain(text), source, remedy)
 
 
 def parse_for_editing(text: str, source: str) -> Any:
     """Parses YAML to a tree that keeps comments and layout, which `render` writes back."""
-    return _parse(_editor(), text, source, CORRECT)
+    yaml = _editor()
+    yaml.Composer = _Composer
+    return _parse(lambda: yaml.load(text), source, CORRECT)
 
 
 def render(tree: Any) -> str:
@@ -61,6 +64,27 @@ def _editor() -> YAML:
         type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
     )
     return yaml
+
+
+def _load_plain(text: str) -> Any:
+    """What C cannot take apart, ruamel's own parser reads, or finds the fault of."""
+    if CParser is not None:
+        with suppress(YAMLError, ValueError):
+            return _Plain(CParser(text)).constructor.get_single_data()
+    return _Plain().load(text)
+
+
+class _Plain(YAML):
+    """Makes plain values, from a text or from the events of a C parser.
+
+    A C parser that is named to ruamel in its own way would put the values together as well, without `_Composer`.
+    """
+
+    def __init__(self, events: Any = None) -> None:
+        super().__init__(typ="safe", pure=True)
+        self.Composer, self.Constructor = _Composer, _PlainConstructor
+        if events is not None:
+            self._parser = events
 
 
 class _Composer(Composer):
@@ -104,10 +128,9 @@ class _EditingConstructor(_Marked, RoundTripConstructor):
     pass
 
 
-def _parse(yaml: YAML, text: str, source: str, remedy: str) -> Any:
-    yaml.Composer = _Composer
+def _parse(load: Callable[[], Any], source: str, remedy: str) -> Any:
     try:
-        value = yaml.load(text)
+        value = load()
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}" if mark else ""

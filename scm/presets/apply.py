@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedMap
 
-from scm.base.yaml_files import parse_for_editing, parse_mapping, read_mapping, read_text
+from scm.base.yaml_files import parse_for_editing, read_mapping, read_text
 from scm.errors import UserError
 from scm.params import USERS_SECTIONS, Params, validate
 from scm.params.faults import Fault, explain
@@ -112,14 +112,20 @@ def set_values(params_file: Path, values: Mapping[str, Any]) -> list[str]:
 
 def read_preset(path: Path) -> CommentedMap:
     """The file of a preset or of a part in base/, with its comments, checked without what it extends."""
-    text = read_text(path, RESTORE)
-    for fault in _faults(parse_mapping(text, str(path))):
+    read_values(path)
+    return parse_for_editing(read_text(path, RESTORE), str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a preset's file, in a tenth of the time of `read_preset`."""
+    values = read_mapping(path, RESTORE)
+    for fault in _faults(values):
         raise UserError(f"{path}: {fault}")
-    return parse_for_editing(text, str(path))
+    return values
 
 
-Read = Callable[[Path], CommentedMap]
-"""How presets are read: `read_preset`, or its cached form."""
+Read = Callable[[Path], Mapping[str, Any]]
+"""How presets are read: `read_preset`, its cached form, or `read_values`."""
 
 
 def resolve(root: Path, name: str, read: Read = read_preset) -> dict[str, Any]:
@@ -151,22 +157,26 @@ def _what(name: str, scale: float) -> str:
 
 def _checkable(params_file: Path, root: Path, name: str, scale: float) -> tuple[dict[str, Any], str]:
     """The values after applying, and what an error calls them."""
-    return plain(_target(read_tree(params_file), root, name, scale)), f"{_what(name, scale)} {params_file}"
+    values = _target(read_mapping(params_file, RESTORE), root, name, scale, read_values)
+    return values, f"{_what(name, scale)} {params_file}"
 
 
-def _target(tree: CommentedMap, root: Path, name: str, scale: float) -> dict[str, Any]:
+def _target(tree: Mapping[str, Any], root: Path, name: str, scale: float, read: Read = read_preset) -> dict[str, Any]:
     """The values after applying: the preset's, on top of the user's own sections."""
     if name.startswith(BASE):
         raise UserError(f"{name} is a part of presets, not a preset: choose from {', '.join(names(root))}")
     own = {key: tree[key] for key in USERS_SECTIONS if key in tree}
-    target = {**laid_over(own, resolve(root, name)), "preset": name}
+    values = resolve(root, name, read)
+    target = {**laid_over(own, values), "preset": name}
     if scale == 1:
         return target
     validate(plain(target), f"preset {name}")  # only whole values can be scaled
-    return {**laid_over(own, scaled_preset(root, name, scale).values), "preset": name}
+    return {**laid_over(own, scaled(values, scale).values), "preset": name}
 
 
-def _overlays(root: Path, name: str, read: Read, chain: tuple[str, ...] = ()) -> Iterator[tuple[str, CommentedMap]]:
+def _overlays(
+    root: Path, name: str, read: Read, chain: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields the names and contents of the files that make up a preset, each after those that it extends."""
     if name in chain:
         circle = " -> ".join([*chain, name])

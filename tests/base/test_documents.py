@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
 
+from scm.base import yaml_files
 from scm.base.documents import read_json
 from scm.base.forms import FileName, Rule, at_least, fault_of
 from scm.base.yaml_files import parse_for_editing, parse_mapping
@@ -123,3 +124,41 @@ def test_a_key_that_is_there_twice_among_many_is_found_at_once(tmp_path):
     with pytest.raises(UserError, match=r"the key '29999' is there twice"):
         read_json(tmp_path / "a.json", dict)
     assert time.perf_counter() - start < 2  # each key compared with each other: 16 s
+
+
+READ = [*Path("pipelines").rglob("*.yaml"), *Path(".github").rglob("*.yml"), Path("params.yaml"), Path("dvc.yaml")]
+SCALARS = """\
+numbers: [1, 0o17, 017, 1_000, 0x1F, 1e3, 1.5e-3, .5, -.inf, .nan, 12:30, 1Ki]
+words: [yes, No, on, OFF, true, False, null, ~, "", '']
+texts: {plain: a b, quoted: "\\u00e9\\n", single: 'it''s', url: http://a/b#c}
+folded: >
+  one
+  two
+kept: |
+  one
+    two
+dates: [2026-11-29, 2026-11-29T10:00:00Z]
+? key
+: {2: two, null: none, true: yes}
+"""
+
+
+def read_by(parser: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(yaml_files, "CParser", parser)
+    try:
+        return repr(parse_mapping(text, "a.yaml"))
+    except UserError as error:
+        return f"refused: {error}"
+
+
+def test_values_and_faults_are_the_same_with_and_without_the_parser_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_c = yaml_files.CParser
+    assert in_c is not None, "the extra pipeline brings ruamel.yaml.clib"
+    texts = [SCALARS, *(path.read_text(encoding="utf-8") for path in READ)]
+    broken = (content for _, content in broken_documents.of_yaml(SCALARS) if isinstance(content, bytes))
+    texts += [content.decode(errors="replace") for content in broken]
+    assert len(texts) > 50
+    for text in texts:
+        fast, slow = (read_by(parser, text, monkeypatch) for parser in (in_c, None))
+        assert fast == slow, text[:200]
+    assert "refused" not in read_by(in_c, SCALARS, monkeypatch)
