@@ -9,10 +9,11 @@ The clone is made anew each time: whatever happens to it, nothing is lost. Train
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from scm.base import locks
 from scm.base.files import link_or_copy, write_text
@@ -25,6 +26,8 @@ WANTED = ("evaluate",)
 CODE = ("scm", "stages")
 """Folders of which an experiment takes even files that git does not track yet."""
 RESULTS = ("results/metrics", "results/curves")
+FILES = ("codec.path", "reference.weights", "reference.statistics", "teacher.start", "select.guide")
+"""Keys of params.yaml beside data.path that may name files which git does not know."""
 _IDENTITY = {"user.name": "scm", "user.email": "scm@localhost"}
 
 
@@ -33,6 +36,12 @@ class Clone:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
+
+    def link(self, values: Mapping[str, Any]) -> None:
+        """Gives the copy the files that these values of params.yaml name and git does not know."""
+        for section, key in (key.split(".") for key in FILES):
+            if values[section][key] is not None:
+                link_images(self.root, self.folder, values[section][key])
 
     def write(self, params: str) -> None:
         """Writes params.yaml."""

@@ -24,8 +24,6 @@ from scm.presets.overlays import RESTORE
 from scm.results.fingerprint import defined_stages
 from scm.tracking.records import experiment_name
 
-OTHERS = ("codec.path", "reference.weights", "reference.statistics", "teacher.start", "select.guide")
-"""Keys beside data.path that may name files which git does not know."""
 TEACHER_CURVE = Path("results/curves/train-teacher.csv")
 
 
@@ -80,10 +78,7 @@ def _purpose(factor: float) -> str:
 def _copy(project: Project, purpose: str) -> Iterator[clone.Clone]:
     """A copy of the project that stays, with an imported teacher but no other result."""
     with clone.clone(project.root, project.params.data.path, purpose, keep=True) as copy:
-        values = dump(project.params)
-        for section, key in (key.split(".") for key in OTHERS):
-            if values[section][key] is not None:
-                clone.link_images(project.root, copy.folder, values[section][key])
+        copy.link(dump(project.params))
         imported = defined_stages(copy.folder).get("train_teacher", {}).get("frozen")
         _forget_results(copy.folder, keep=TEACHER_CURVE if imported else None)
         if imported:

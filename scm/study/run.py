@@ -67,6 +67,7 @@ def _run_variants(root: Path, study: Study) -> int:
         for variant in left:
             stated = ", ".join(f"{key} = {value}" for key, value in variant.own.items()) or "as params.yaml"
             print(f"scm study: {study.name}, {variant.name}: {stated}", flush=True)
+            copy.link(variant.values)
             copy.prepare(variants.write(root, variant.values))
             process = sessions.start(clone.WANTED, {"DVC_ROOT": str(root)})
             code = sessions.outcome(sessions.wait([process]))

@@ -151,6 +151,33 @@ def untouched(project: Path) -> dict[str, str]:
     }
 
 
+def test_a_copy_has_the_files_that_git_does_not_know_and_a_variant_names(project):
+    weights = project / "data" / "weights" / "edm.pkl"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    values = {section: {} for section in ("codec", "reference", "teacher", "select")}
+    for section, key in (key.split(".") for key in clone.FILES):
+        values[section][key] = None
+    values["teacher"]["start"] = "data/weights/edm.pkl"
+    with clone.clone(project, "data/raw") as copy:
+        assert (copy.folder / "data/raw/image.txt").exists() and not (copy.folder / "data/weights").exists()
+        copy.link(values)
+        assert (copy.folder / "data/weights/edm.pkl").samefile(weights)
+    assert weights.read_bytes() == b"weights"
+
+
+def test_a_study_links_what_its_variants_name(project):
+    (project / "data" / "start").mkdir()
+    (project / "data" / "start" / "teacher.safetensors").write_bytes(b"weights")
+    study = ONE_VARIANT.replace("tangent: normalized}}", "tangent: normalized}}, select: {guide: data/guide}")
+    (project / "pipelines" / "studies" / "mine.yaml").write_text(study)
+    stage = project / "stages" / "evaluate.py"
+    stage.write_text("import os\nassert os.listdir('data/start') == ['teacher.safetensors']\n" + STAGE)
+    git(project, "-c", "user.name=a", "-c", "user.email=a@example.invalid", "commit", "-qam", "started")
+    scm_study(project, "mine")
+    assert calls(project) == ["scd normalized"]
+
+
 def test_each_variant_becomes_an_experiment_that_is_run_again_with_other_code_alone(project):
     (project / "scm" / "helper.py").write_text("from scm.new import FACTOR\n")  # not committed
     (project / "scm" / "new.py").write_text("FACTOR = 6.0\n")  # not even known to git
