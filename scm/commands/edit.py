@@ -7,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from scm.commands.arguments import command, names, whole
-from scm.commands.sample import Named, differences, made, require_place, save
-from scm.errors import UserError, printable
+from scm.commands.sample import SOURCE, model_of, require_place, save
+from scm.errors import UserError
 
-BATCH = 256
+MAX_PIXELS = 2**26
+"""Most pixels of a picture that is read."""
 COUNT = 4
 """Results of each class, unless somebody asks for more."""
 
@@ -29,6 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     edit.add_argument("--factor", type=whole, default=2, help="for upscale: pixels on a side for each one given (2)")
     edit.add_argument("--classes", type=names, help="class names or numbers, comma-separated; each has a row")
     edit.add_argument("--model", help="a student's method (default: publish.model of params.yaml)")
+    edit.add_argument("--from", dest="source", metavar="ADDRESS", help=SOURCE)
     times = "times in radians, descending, comma-separated (default: 10, evenly from the model's t_max down)"
     edit.add_argument("--times", type=_times, help=times)
     edit.add_argument("-n", "--count", type=whole, default=COUNT, help=f"results for each class (default: {COUNT})")
@@ -39,63 +41,48 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _edit(options: argparse.Namespace) -> int:
     """Result i of each class has the seed options.seed + i; the given picture begins each row."""
-    from scm.base.weights import read_header
-    from scm.generation.classes import class_numbers
-    from scm.params.project import Project
-
     # Refuse bad options before torch is imported, which takes seconds.
-    project = Project.open()
-    root, params, count = project.root, project.params, options.count
-    name = options.model or params.publish.model
-    if name not in params.evaluate.models:
-        raise UserError(f"--model {name}: params.yaml has {', '.join(params.evaluate.models)}; use one of them")
+    count = options.count
     require_place(options.output)
     if not 0 <= options.seed < 2**63 - count:
         raise UserError(f"--seed {options.seed}: must be between 0 and 2^63 - 1 less the number of results")
-    classes = read_header(root / "models" / name / "model.safetensors", Named)["classes"]
-    if classes and not options.classes:
-        raise UserError(f"--classes: missing; say what the picture shows, such as --classes {classes[0]}")
-    chosen = class_numbers(options.classes, classes)
     image = _content("IMAGE", options.image)
     mask = _content("--mask", options.mask) if options.mask else None
+    loaded = model_of(options)
 
     import torch
 
-    from scm.build.models import device_of
-    from scm.data.latents.autoencoders import load_codec
-    from scm.generation import editing, trained
+    from scm.generation import editing
+    from scm.generation.classes import class_numbers
     from scm.generation.generate import generate
     from scm.generation.grids import grid, scale_for
+    from scm.generation.loaded import BATCH
     from scm.generation.notes import chunks_of, facts
-    from scm.report.wording import commit_of
+    from scm.generation.trained import scale_of
 
-    # Load the model and its codec, and refuse what the two cannot do.
-    device = device_of(params.runtime.model_copy(update={"device": options.device}))
-    model, header = trained.load_selected(root / "models" / name, device)
-    editing.require_editor(header, f"--model {name}")
-    run = made(root, name)
-    for line in differences(project, name, run):
-        print(printable(f"scm edit: {line}"), file=sys.stderr)
-    codec = load_codec(root / "data/codec", device)
-    codec.check(header["codec"], f"models/{name}")
+    # Refuse what the model and its codec cannot do.
+    header, codec, classes = loaded.header, loaded.codec, loaded.classes
+    if classes and not options.classes:
+        raise UserError(f"--classes: missing; say what the picture shows, such as --classes {classes[0]}")
+    chosen = class_numbers(options.classes, classes)
+    editing.require_editor(header, f"--model {loaded.name}")
     editing.require_task(options.task, codec.header, options.factor, mask is not None)
     times = options.times or editing.times_of(header, options.task)
     if times[0] > header["t_max"]:
-        raise UserError(f"--times {times[0]:g}: {name} begins at {header['t_max']:.5f}; use times up to there")
+        raise UserError(f"--times {times[0]:g}: {loaded.name} begins at {header['t_max']:.5f}; use times up to there")
 
     # Read the picture, and draw each result with its own seed.
-    picture = editing.read_picture(options.task, codec, image, mask, params.data.max_pixels, options.factor)
-    sampler, scale = editing.edit_sampler(picture, codec, times, device), trained.scale_of(header, len(times), None)
+    picture = editing.read_picture(options.task, codec, image, mask, MAX_PIXELS, options.factor)
+    sampler, scale = editing.edit_sampler(picture, codec, times, loaded.device), scale_of(header, len(times), None)
     labels = torch.tensor([label for label in chosen for _ in range(count)])
     seeds = [options.seed + i for _ in chosen for i in range(count)]
-    samples, seconds = generate(model, sampler, seeds, labels, codec.header["shape"], BATCH, device, scale)
+    samples, seconds = generate(loaded.network, sampler, seeds, labels, loaded.shape, BATCH, loaded.device, scale)
     images = picture.finished(codec.decode(samples))
 
     # Each class has a row, which begins with the given picture.
     rows = [row for part in images.split(count) for row in (picture.shown(), part)]
     drawn = ", ".join(classes[label] for label in chosen if label >= 0)
-    commit = "unknown" if run is None else commit_of(run)
-    about = facts(header, commit, len(times), scale, options.seed, drawn, len(images))
+    about = facts(header, loaded.commit, len(times), scale, options.seed, drawn, len(images))
     about |= {"task": options.task, "times": ", ".join(f"{t:.4g}" for t in times)}
     about |= {"factor": str(options.factor)} if options.task == editing.UPSCALE else {}
     about.pop("t_mid", None)  # it has times of its own

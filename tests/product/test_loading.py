@@ -186,3 +186,16 @@ def test_a_package_needs_no_project(packed, tmp_path, monkeypatch):
     assert cli.main(["sample", "--from", str(packed), "-n", "1", "--model", "teacher", "--steps", "2"]) == 0
     with Image.open("grid.png") as picture:
         assert picture.text["model"] == "teacher" and picture.text["steps"] == "2"  # type: ignore[attr-defined]
+
+
+def test_a_package_edits_as_the_project_does(project, packed, tmp_path, monkeypatch):
+    given = tmp_path / "given.png"
+    Image.new("L", (4, 4), 200).save(given)
+    options = ["edit", str(given), "--task", "upscale", "--classes", "two,zero", "--seed", "3", "-n", "2"]
+    monkeypatch.chdir(project.root)
+    assert cli.main([*options, "-o", str(tmp_path / "ours.png")]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*options, "--from", str(packed), "-o", "packed.png"]) == 0
+    ours, theirs = (Image.open(tmp_path / f"{name}.png") for name in ("ours", "packed"))
+    assert ours.tobytes() == theirs.tobytes() and len(set(ours.tobytes())) > 10
+    assert theirs.text["task"] == "upscale"  # type: ignore[attr-defined]
