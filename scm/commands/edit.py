@@ -11,7 +11,7 @@ from scm.commands.sample import SOURCE, model_of, require_place, save
 from scm.errors import UserError
 
 MAX_PIXELS = 2**26
-"""Most pixels of a picture that is read."""
+"""Most pixels of a picture that is read; a package has no data.max_pixels."""
 COUNT = 4
 """Results of each class, unless somebody asks for more."""
 
