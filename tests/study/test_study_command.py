@@ -169,13 +169,13 @@ def test_a_copy_has_the_files_that_git_does_not_know_and_a_variant_names(project
 def test_a_study_links_what_its_variants_name(project):
     (project / "data" / "start").mkdir()
     (project / "data" / "start" / "teacher.safetensors").write_bytes(b"weights")
-    study = ONE_VARIANT.replace("tangent: normalized}}", "tangent: normalized}}, select: {guide: data/guide}")
+    study = ONE_VARIANT.replace("tangent: normalized}}", "tangent: normalized}}, teacher: {start: data/start}")
     (project / "pipelines" / "studies" / "mine.yaml").write_text(study)
     stage = project / "stages" / "evaluate.py"
     stage.write_text("import os\nassert os.listdir('data/start') == ['teacher.safetensors']\n" + STAGE)
     git(project, "-c", "user.name=a", "-c", "user.email=a@example.invalid", "commit", "-qam", "started")
     scm_study(project, "mine")
-    assert calls(project) == ["scd normalized"]
+    assert calls(project) == ["teacher normalized", "scd normalized"]
 
 
 def test_each_variant_becomes_an_experiment_that_is_run_again_with_other_code_alone(project):
