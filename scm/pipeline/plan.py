@@ -92,6 +92,7 @@ class _Planner:
         }
         self._foretold: dict[str, Output | None] = {}
         self._status: dict[str, str] = {}
+        self._values: dict[int, dict[str, Any]] = {}
 
     def steps(self) -> Iterator[Step]:
         from dvc.repo.reproduce import get_active_graph, plan_repro
@@ -112,7 +113,7 @@ class _Planner:
         by_path = {out.fs_path: out for out in made}
         self._foretold |= {out.fs_path: by_path.get(out.fs_path) for out in stage.outs}
         self._status[str(stage.name)] = status
-        values = {key: value for dep in stage.params for key, value in flatten(dep.read_params()).items()}
+        values = {key: value for dep in stage.params for key, value in flatten(self._params_of(dep)).items()}
         return Step(str(stage.name), status, reasons, missing if status == UP_TO_DATE else None, values)
 
     def _input_reasons(self, stage: "PipelineStage") -> list[str]:
@@ -122,13 +123,19 @@ class _Planner:
         if stage.frozen:
             return reasons
         for dep in stage.params:
-            reasons += [f"params: {change}" for change in _changed_params(dep)]
+            reasons += [f"params: {change}" for change in _changed_params(dep, self._params_of(dep))]
         found = [self._dep_reason(dep) for dep in _files(stage)]
         reasons += sorted(text for text in found if isinstance(text, str))
         for name in sorted({name for names in found if isinstance(names, tuple) for name in names}):
             silent = self._status[name] == UP_TO_DATE
             reasons.append(f"{UPSTREAM}{name}" + (" has another result than this stage has read" if silent else ""))
         return reasons
+
+    def _params_of(self, dep: Any) -> Any:
+        """The values of a stage's parameters. DVC reads and searches their file anew each time, so they are kept."""
+        if id(dep) not in self._values:
+            self._values[id(dep)] = dep.read_params()
+        return self._values[id(dep)]
 
     def _dep_reason(self, dep: "Dependency") -> str | tuple[str, ...] | None:
         """Says what changed in a dependency, or names the stages that would make it anew."""
@@ -206,10 +213,12 @@ class _Planner:
 
     def _fill_in(self, stage: "PipelineStage") -> bool:
         """Replaces dvc.lock's hashes of the inputs by those that they would have; False if one cannot be known."""
+        from dvc_data.hashfile.hash_info import HashInfo
+
         for dep in stage.params:
-            if set(dep.params) - dep.read_params().keys():
+            if set(dep.params) - self._params_of(dep).keys():
                 return False
-            dep.save()
+            dep.hash_info = HashInfo(dep.PARAM_PARAMS, self._params_of(dep))  # as dep.save() does
         for dep in _files(stage):
             makers = self._makers_of(dep)
             made = self._foretold.get(dep.fs_path) or _to_come(dep, makers)
@@ -236,9 +245,9 @@ def _files(stage: "PipelineStage") -> "list[Dependency]":
     return [dep for dep in stage.deps if dep not in stage.params]
 
 
-def _changed_params(dep: Any) -> Iterator[str]:
+def _changed_params(dep: Any, after: dict[str, Any]) -> Iterator[str]:
     """Yields "key: old -> new" for each value that is not dvc.lock's; DVC says which keys differ (for it 1 is true)."""
-    before, after = dep.hash_info.value or {}, dep.read_params()
+    before = dep.hash_info.value or {}
     for key in dep.params:
         if before.get(key, ABSENT) != after.get(key, ABSENT):
             yield from changes(*({key: values[key]} if key in values else {} for values in (before, after)))

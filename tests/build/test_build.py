@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ from scm.base.distributed import Ranks
 from scm.base.files import sha256, write_json
 from scm.build import models as build
 from scm.build import sampling, training
-from scm.build.room import shortage_of
+from scm.build.room import most_parameters, shortage_of
 from scm.data.latents.codec import plain_header
 from scm.data.shards.shards import write_latents
 from scm.errors import UserError
 from scm.generation import trained
 from scm.generation.sampler import Sampler
 from scm.methods import StudentSettings
+from scm.networks import Model
+from scm.networks.architectures import names
 from scm.objectives.ayf import FlowMapDistillation
 from scm.objectives.discrete import DiscreteDistillation
 from scm.objectives.distillation import Distillation
@@ -44,6 +48,7 @@ from scm.trigflow import time_of_sigma
 from tests.support.models import FAMILIES, tiny_model
 from tests.support.projects import OWN_VALUES, params_of_all, params_with
 
+ROOT = Path(__file__).parents[2]
 METHOD = {
     "batch": 8, "precision": "fp32", "p_mean": -1.0, "p_std": 1.4,
     "optimizer": {"name": "adam", "betas": (0.9, 0.99), "eps": 1e-8},
@@ -672,3 +677,28 @@ def test_trainings_that_do_not_fit_on_the_disk_are_told_beforehand(tmp_path, mon
     assert shortage_of(params, tmp_path, ["prepare", "evaluate@scd"]) is None
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(10**12))
     assert shortage_of(params, tmp_path, ["train_teacher"]) is None
+
+
+@pytest.mark.parametrize("architecture", names())
+@pytest.mark.parametrize("size", [(8, 1, 1), (16, 2, 1), (64, 4, 3)])
+def test_the_disk_is_weighed_without_torch_by_more_parameters_than_any_network_has(architecture, size):
+    width, levels, blocks = (size[0], 1, size[2]) if architecture == "dit" else size
+    shape = {"width": width, "multipliers": tuple(range(1, levels + 1)), "blocks": blocks, "channels_per_head": 8}
+    network = params_with({}).network.model_copy(update={**shape, "architecture": architecture, "attention": ()})
+    with torch.device("meta"):
+        model = Model(build.network_settings(network, 0, [16, 8, 8]))
+    count = sum(value.numel() for value in model.parameters())
+    assert count < most_parameters(network) < 40 * count
+
+
+def test_a_plan_whose_trainings_fit_imports_no_torch():
+    code = """
+import sys
+from pathlib import Path
+from scm.build.room import shortage_of
+from scm.presets.apply import preview
+root = Path()
+assert shortage_of(preview(root / "params.yaml", root, "digits"), root, ["train_teacher"]) is None
+sys.exit("torch" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
