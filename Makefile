@@ -7,13 +7,14 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test long campaign lint docs wheel ui exps clean always
+.PHONY: help repro test long campaign guard lint docs wheel ui exps clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
 	@echo "make test    install, then run all tests but the long ones"
 	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
+	@echo "make guard   this tree's speed beside that of the commit before the last: steps, sampling, reading, commands"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make docs    the documentation site, into site/"
 	@echo "make wheel   the package scm as a wheel, into dist/"
@@ -34,6 +35,10 @@ long: .venv/.dev
 
 campaign: .venv/.dev
 	SCM_CAMPAIGN_DOC=docs/reliability.md $(BIN)/pytest -m campaign
+
+# BASE=... compares with another commit than the one before the last.
+guard: .venv/.run
+	$(BIN)/python -m benchmarks.guard --no-op $(if $(BASE),--base $(BASE))
 
 lint: .venv/.dev
 	$(BIN)/ruff check

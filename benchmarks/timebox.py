@@ -50,6 +50,11 @@ def copied(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    return into_git(folder)
+
+
+def into_git(folder: Path) -> Path:
+    """Makes a folder a git repository with one commit."""
     identity = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@example.invalid"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "start"]):
         subprocess.run(["git", *command], cwd=folder, check=True, env=own_environment())
