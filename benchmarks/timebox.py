@@ -105,7 +105,11 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for images in options.images:
         for minutes in options.minutes:
-            ran = measured(images, minutes, options.resolution, options.cpu)
+            try:
+                ran = measured(images, minutes, options.resolution, options.cpu)
+            except UserError as error:
+                print(f"| {images.name} | {minutes:g} | {error} |", flush=True)
+                continue
             rung, teacher, predicted = ran.plan.rung, ran.plan.params.teacher.images.written, ran.plan.total
             cells = [images.name, f"{minutes:g}", rung.resolution, rung.width, teacher, f"{ran.choosing / 60:.1f}"]
             cells += [f"{predicted / 60:.1f}", f"{ran.real / 60:.1f}", f"{ran.real / predicted:.2f}"]

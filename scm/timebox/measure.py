@@ -15,6 +15,8 @@ from scm.timebox.speeds import CPU_CLOCK, Machine, Speeds
 
 PATIENCE = 60.0
 """Seconds after the time that was granted until the process is ended."""
+BUSY = 4
+"""How many times as long as its CPU seconds a process may take on a machine with other work."""
 
 
 class Worker:
@@ -36,7 +38,8 @@ class Worker:
         # In a session of its own, so that a terminal's Ctrl-C reaches this process alone.
         options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
         self._process = subprocess.Popen(command, env=environment, text=True, **options)
-        self._timer = threading.Timer(self._seconds + PATIENCE, self._process.kill)
+        patience = (self._seconds + PATIENCE) * (BUSY if self._cpu_clock else 1)
+        self._timer = threading.Timer(patience, self._process.kill)
         self._timer.daemon = True
         self._timer.start()
         ready = self._answered() or {"ready": 0.0}
@@ -52,7 +55,7 @@ class Worker:
     @property
     def left(self) -> float:
         """Seconds of the granted time that are left."""
-        return self._seconds - (time.monotonic() - self._started)
+        return self._seconds - (time.monotonic() - self._started) / (BUSY if self._cpu_clock else 1)
 
     def machine(self, params: Mapping[str, Any], classes: int) -> Machine:
         """Measures what does not depend on the network.
