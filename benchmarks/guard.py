@@ -99,18 +99,21 @@ class Tree:
         return _of_children() - before
 
     def steps(self) -> Figures:
-        """One image's part of what is measured by the worker of `scm init`, which stays for the next round."""
+        """One image's part of what is measured by the worker of `scm init`."""
+        speeds, machine = self.speeds(), self._ask({"params": self._params, "classes": CLASSES})
+        found = {f"step of {item}": seconds for item, seconds in speeds["step"].items()}
+        found |= {"evaluation in sampling": speeds["evaluation"], "step of the classifier": machine["learn"]}
+        return found | {"features of the classifier": machine["features"]}
+
+    def speeds(self) -> dict[str, Any]:
+        """What that worker measures of the trainings and of sampling; it stays for the next time."""
         if self._worker is None:
             self._params = json.loads(self.python("-c", PARAMS))
             program = [sys.executable, "-m", "scm.timebox.worker", "--cpu-clock"]
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self._worker = subprocess.Popen(program, cwd=self.folder, env=self._environment, text=True, **pipes)
             self._answer()
-        machine = self._ask({"params": self._params, "classes": CLASSES})
-        speeds = self._ask({"params": self._params, "classes": CLASSES, "seconds": 1.0})
-        found = {f"step of {item}": seconds for item, seconds in speeds["step"].items()}
-        found |= {"evaluation in sampling": speeds["evaluation"], "step of the classifier": machine["learn"]}
-        return found | {"features of the classifier": machine["features"]}
+        return self._ask({"params": self._params, "classes": CLASSES, "seconds": 1.0})
 
     def loader(self) -> Figures:
         return {"reading an image": float(self.python("-c", LOADER))}

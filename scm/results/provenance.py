@@ -46,6 +46,7 @@ def run_entry(
         "started": datetime.fromtimestamp(started, UTC).isoformat(),
         "ended": datetime.fromtimestamp(ended, UTC).isoformat(),
         "seconds": round(ended - started, 1),
+        "cpu_seconds": round(sum(os.times()[:4]), 1),  # of this process and of its children that have ended
         "machine": machine_name(),
         "commit": commit,
         "dirty": dirty,

@@ -25,7 +25,18 @@ STAGES = (
     *("prepare", "encode", "reference", "train_teacher", "train_student@scd", "train_student@sct"),
     *("select_ema@teacher", "select_ema@scd", "evaluate@teacher", "evaluate@scd", "report"),
 )
-TIMES = {"seconds", "started", "ended", "time", "machine", "images_per_second", "data_wait", "commit", "dirty"}
+TIMES = {
+    "seconds",
+    "cpu_seconds",
+    "started",
+    "ended",
+    "time",
+    "machine",
+    "images_per_second",
+    "data_wait",
+    "commit",
+    "dirty",
+}
 """Keys of figures that are not a result: they differ between two runs of the same stage."""
 KINDS = ("kills at random moments", "kills at renames", "ended before the kill", "tries with identical bytes")
 RENAMES = ("replace", "rename", "link")

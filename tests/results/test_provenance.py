@@ -1,6 +1,8 @@
 """scm.results.provenance: the commit that a result was made from, or why git does not tell it, and its times."""
 
+import resource
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -82,3 +84,18 @@ def test_a_clock_that_was_set_back_makes_no_negative_duration() -> None:
     facts = {"key": "k", "stage": "prepare", "item": None, "name": "n", "params": {}, "deps": {}, "chain": {}}
     entry = run_entry(Project.open(ROOT), started=started, **facts)
     assert entry["seconds"] == 0 and entry["ended"] == entry["started"]
+
+
+def test_the_seconds_of_cpu_are_this_processs_and_its_childrens() -> None:
+    facts = {"key": "k", "stage": "prepare", "item": None, "name": "n", "params": {}, "deps": {}, "chain": {}}
+
+    def told() -> float:
+        return run_entry(Project.open(ROOT), started=time.time(), **facts)["cpu_seconds"]
+
+    def used() -> float:
+        of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(each.ru_utime + each.ru_stime for each in of)
+
+    assert told() == pytest.approx(used(), abs=0.5)
+    subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 1: pass"], check=True)
+    assert told() == pytest.approx(used(), abs=0.5)
