@@ -10,7 +10,7 @@ from scipy import stats
 
 from scm.base.noise import welch
 from scm.publishing.entry import Entry
-from scm.publishing.gate import Rules, decide
+from scm.publishing.gate import FEWEST_RANGES, Rules, Verdict, decide
 
 RULES = Rules(allowed=0.0, deviations=2.0)
 CHAMPION = (5.0, 5.2, 5.1)
@@ -217,3 +217,69 @@ def test_one_range_of_seeds_says_nothing_of_the_noise(ours: tuple[float, ...], t
 def test_weights_that_a_person_took_back_are_not_promoted_again() -> None:
     verdict = decide(entry(shifted(-3), rolled_back="9"), champion(), RULES)
     assert verdict.kind == "challenger" and "`scm rollback --to 9`" in verdict.reasons[0]
+
+
+def test_one_more_range_than_needed_is_no_matter_and_the_fewest_suffice() -> None:
+    two, three = (5.0, 5.2), (5.0, 5.2, 5.1)
+    assert len(two) == FEWEST_RANGES
+    for distances in (two, three):
+        assert decide(entry(distances), None, RULES).reasons == ("there is no champion yet",)
+    there = (9.0, 9.2)
+    verdict = decide(remembering(entry((4.0, 4.2)), (8.0, 8.2), 0.0), remembering(champion(), there, 0.0), RULES)
+    assert verdict.kind == "promoted" and verdict.figures["held_out_improvement"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"key": "key old"}, True),
+        ({"weights": "weights old", "distances": {1: (9.0, 9.1, 9.2), 2: CHAMPION}}, True),
+        ({"weights": "weights old", "protocol": "protocol b", "distances": {1: (9.0, 9.1, 9.2), 2: CHAMPION}}, False),
+        ({"weights": "weights old"}, False),
+        ({"distances": {1: (9.0, 9.1, 9.2), 2: CHAMPION}}, False),
+    ],
+)
+def test_nothing_is_new_with_the_same_weights_protocol_and_distances_together(changes, same) -> None:
+    verdict = decide(dataclasses.replace(entry(shifted(-1.0)), **changes), champion(), RULES)
+    assert (verdict.kind == "unchanged") == same
+
+
+def test_figures_of_a_verdict_have_their_names_and_values() -> None:
+    there = tuple(distance + 4 for distance in CHAMPION)
+    new = remembering(entry(shifted(-1.0)), tuple(each - 1.0 for each in there), 0.06)
+    figures = decide(new, remembering(champion(), there, 0.05), Rules(0.1, 2.0)).figures
+    expected = {
+        "candidate_mean": 4.1, "champion_mean": 5.1, "improvement": 1.0, "standard_error": SPREAD,
+        "needed": 2 * SPREAD - 0.51, "held_out_improvement": 1.0, "held_out_needed": 2 * SPREAD - 0.91,
+        "copied_more": 0.01, "copied_more_allowed": 2 * FOUND,
+    }  # fmt: skip
+    assert figures == pytest.approx(expected)
+
+
+def test_a_part_that_one_side_does_not_have_is_told_by_a_dash() -> None:
+    there, here = {"protocol": "b" * 20, "parts": {"old": "1"}}, {"protocol": "a" * 20, "parts": {"new": "2"}}
+    reasons = decide(entry(CHAMPION, **here), champion(**there), RULES).reasons
+    assert "(new - -> 2; old 1 -> -)" in reasons[0]
+    unknown = decide(entry(CHAMPION, protocol="a" * 20), champion(protocol="b" * 20), RULES).reasons
+    assert f"(eval.protocol {'b' * 12} -> {'a' * 12})" in unknown[0]
+
+
+def test_weights_that_were_rolled_back_are_named_with_the_way_back() -> None:
+    verdict = decide(entry(shifted(-1.0), rolled_back="3"), champion(), RULES)
+    told = "version 3 with these weights was rolled back, so they are not promoted: "
+    assert verdict == Verdict("challenger", (f"{told}`scm rollback --to 3` makes it the champion again",))
+
+
+def test_on_the_boundary_a_distance_is_not_better() -> None:
+    same = decide(entry(CHAMPION), champion(), Rules(0.1, 0.0))
+    assert same.kind == "promoted" and same.reasons[0].startswith("not worse than publish.allowed")
+    there = tuple(distance + 4 for distance in CHAMPION)
+    new, old = remembering(entry(shifted(-1.0)), there, 0.0), remembering(champion(), there, 0.0)
+    assert "but on the training images alone" in decide(new, old, Rules(0.0, 0.0)).reasons[1]
+
+
+def test_copies_of_an_unknown_number_of_samples_are_not_judged() -> None:
+    there = tuple(distance + 4 for distance in CHAMPION)
+    new = dataclasses.replace(remembering(entry(shifted(-1.0)), tuple(each - 1 for each in there), 0.9), parts={})
+    verdict = decide(new, remembering(champion(), there, 0.05), RULES)
+    assert verdict.kind == "promoted" and "for want of copies@2: " in verdict.reasons[-1]
