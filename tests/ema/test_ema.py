@@ -163,6 +163,12 @@ def test_a_process_may_keep_no_average():
     assert averages.state() == {}
 
 
+def test_what_is_averaged_is_asked_of_each_parameter():
+    averages = Averages(nn.Linear(2, 1), [0.05], keeps=lambda parameter: parameter.ndim > 1)
+    (kept,) = averages.averages
+    assert list(kept) == ["weight"]
+
+
 def test_the_averages_of_a_run_are_those_asked_for_and_the_half_lifes(tmp_path):
     train(tmp_path)
     weights.save(tmp_path / HALFLIFE_FILE, {"weight": torch.full((2, 3), 7.0)}, {"images": 400, "sigma_rel": 0.004})

@@ -69,6 +69,11 @@ def test_what_is_not_finite_is_no_perfect_score():
     assert math.isnan(measured(real, generated))
 
 
+def test_two_images_on_either_side_suffice():
+    """Means 1 and 3, variances 2 and 8 in one dimension: 2^2 + (sqrt 2 - sqrt 8)^2."""
+    assert measured(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])) == pytest.approx(6.0)
+
+
 def test_sums_may_be_taken_in_parts():
     real, generated = drawn(600, 8, 1), drawn(400, 8, 2)
     whole = measured(real, generated)

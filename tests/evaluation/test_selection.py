@@ -273,6 +273,8 @@ def test_the_next_candidates_lie_halfway_to_the_neighbours():
     assert finer_ways(ways, Way(2, 1.25, 0.4)) == [(2, 1.125, 0.4), (2, 1.625, 0.4), (2, 1.25, 0.6)]
     assert finer_ways([Way(1, 1.0), Way(1, 2.0)], Way(1, 2.0)) == [(1, 1.5, None)]
     assert finer_ways([Way(18, 1.0)], Way(18, 1.0)) == []
+    assert finer_ways([Way(1, 1.0), Way(2, 1.0, 0.8)], Way(1, 1.0)) == []
+    assert finer_ways([Way(2, 1.0, 0.8), Way(2, 1.0, 0.8112)], Way(2, 1.0, 0.8)) == [(2, 1.0, 0.806)]
     assert between([0.1, 0.1001], 0.1, lambda a, b: (a + b) / 2, 4) == []
 
 
