@@ -7,7 +7,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help repro test long campaign guard lint docs wheel ui exps clean always
+.PHONY: help repro test long campaign guard mutants lint docs wheel ui exps clean always
 
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
@@ -15,6 +15,7 @@ help:
 	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make guard   this tree's speed beside that of the commit before the last: steps, sampling, reading, commands"
+	@echo "make mutants changes the mathematics in one place at a time, and lists the changes that no test notices"
 	@echo "make lint    ruff, pyright, the import rules and the workflows of CI"
 	@echo "make docs    the documentation site, into site/"
 	@echo "make wheel   the package scm as a wheel, into dist/"
@@ -39,6 +40,10 @@ campaign: .venv/.dev
 # BASE=... compares with another commit than the one before the last.
 guard: .venv/.run
 	$(BIN)/python -m benchmarks.guard --no-op $(if $(BASE),--base $(BASE))
+
+mutants: .venv/.mutants
+	$(BIN)/python -m mutmut run $(ARGS)
+	$(BIN)/python -m mutmut results
 
 lint: .venv/.dev
 	$(BIN)/ruff check
@@ -73,7 +78,7 @@ exps: .venv/.run
 # Only what git ignores, and of that only what can be made again: metrics, dvc.lock, mlflow.db and data/raw stay.
 clean:
 	git clean -fdXq -- .work data/shards data/latents data/reference models results .dvc/cache .dvc/tmp site dist
-	git clean -fdXq -- .pytest_cache .ruff_cache .import_linter_cache scm stages tests benchmarks
+	git clean -fdXq -- .pytest_cache .ruff_cache .import_linter_cache mutants scm stages tests benchmarks
 
 # Stamps: made again when the dependencies change. torch first, so that its own pinned version decides what follows.
 .venv/.created:
@@ -93,6 +98,10 @@ clean:
 
 .venv/.docs: .venv/.run
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	@touch $@
+
+.venv/.mutants: .venv/.dev
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[mutants]"
 	@touch $@
 
 .venv/.dev: .venv/.run
