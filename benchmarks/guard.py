@@ -16,7 +16,6 @@ base is a commit of this repository; this tree is its tracked files as they are,
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -29,7 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timebox import copied, into_git
+from benchmarks.timebox import copied, cpu_of_children, into_git
 from scm.base.processes import own_environment
 from scm.errors import UserError
 from scm.results.provenance import machine_name
@@ -88,15 +87,15 @@ class Tree:
             command, cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            lines = [*done.stderr.strip().splitlines(), f"ended with {done.returncode}"]
-            raise UserError(f"{' '.join(arguments[:4])}: {lines[-2] if len(lines) > 1 else lines[-1]}")
+            lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+            raise UserError(f"{' '.join(arguments[:4])}: {lines[-1]}")
         return done.stdout
 
     def command(self, *arguments: str) -> float:
         """Seconds of CPU of a command of scm and of all processes that it starts and waits for."""
-        before = _of_children()
+        before = cpu_of_children()
         self.python("-m", "scm.cli", *arguments)
-        return _of_children() - before
+        return cpu_of_children() - before
 
     def steps(self) -> Figures:
         """One image's part of what is measured by the worker of `scm init`."""
@@ -145,11 +144,6 @@ class Tree:
 
 
 PROBES: dict[str, Callable[[Tree], Figures]] = {"steps": Tree.steps, "loader": Tree.loader, "starts": Tree.starts}
-
-
-def _of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def git(*arguments: str) -> str:
@@ -226,13 +220,9 @@ def table(found: dict[str, list[Any]]) -> tuple[list[str], float]:
 
 
 def _told(seconds: float) -> str:
-    return (
-        f"{seconds:.2f} s"
-        if seconds >= 0.1
-        else f"{seconds * 1e3:.2f} ms"
-        if seconds >= 1e-3
-        else f"{seconds * 1e6:.0f} µs"
-    )
+    if seconds >= 0.1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
 def main() -> int:

@@ -71,17 +71,17 @@ def measured(images: Path, minutes: float, resolution: int | None, cpu: bool) ->
         tracked = {"mlflow": {"enabled": True, "uri": None}}
         apply(root / "params.yaml", root, plan.preset, further={**plan.values, **tracked})
         environment = {**own_environment(), "PYTHONPATH": str(root)}
-        before, started = _cpu(), time.monotonic()
+        before, started = cpu_of_children(), time.monotonic()
         run = [sys.executable, "-m", "scm.cli", "run"]
         done = subprocess.run(run, cwd=root, env=environment, stdout=sys.stderr, check=False)
-        real = _cpu() - before if cpu else time.monotonic() - started
+        real = cpu_of_children() - before if cpu else time.monotonic() - started
         if done.returncode:
             raise UserError(f"scm run ended with {done.returncode} on {images}: see its lines above")
         files = sorted((root / "results/runs").glob("*.json"))
         return Ran(plan, choosing, real, {file.stem: json.loads(file.read_text())["seconds"] for file in files})
 
 
-def _cpu() -> float:
+def cpu_of_children() -> float:
     """Seconds of CPU of all processes that this one has started and that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
