@@ -30,6 +30,7 @@ from scm.pipeline.ranks import among_several, end_after_another, tell_torchrun
 from scm.results.fingerprint import Inputs, inputs_of
 from scm.results.provenance import chain, git_fault, run_entry
 from scm.results.reading import first_sight, metrics_path, run_path
+from scm.tracking.courier import CARRIED
 from scm.tracking.records import RunRecord
 
 if TYPE_CHECKING:
@@ -109,10 +110,7 @@ class Stage:
         return run_name(self.project, self.name, self.item, self.inputs.params)
 
     def finish(self) -> None:
-        """Writes the run file and shows the finished run in MLflow."""
-        from scm.tracking.sending import publish
-        from scm.tracking.sync import record_of
-
+        """Writes the run file and, unless the courier of `scm run` does it, shows the finished run in MLflow."""
         path = run_path(self.root, self.full_name)
         entry = run_entry(
             self.project, key=self.inputs.key, stage=self.name, item=self.item, name=self._run_name(),
@@ -120,7 +118,11 @@ class Stage:
             chain=chain(self.project, self.item), **self.extra,
         )  # fmt: skip
         write_json(path, entry)
-        publish(record_of(self.root, path), self.project.tracking)
+        if CARRIED not in os.environ:
+            from scm.tracking.sending import publish
+            from scm.tracking.sync import record_of
+
+            publish(record_of(self.root, path), self.project.tracking)
 
 
 def main(

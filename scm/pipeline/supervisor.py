@@ -27,6 +27,7 @@ from scm.params.project import Project
 from scm.pipeline import repro
 from scm.pipeline.dvc_command import check_repository, check_writable, dvc_program
 from scm.results.fingerprint import check_files
+from scm.tracking.courier import CARRIED, Courier
 
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 10.0
@@ -110,6 +111,7 @@ class Sessions:
     def __init__(self, root: Path, environment: Mapping[str, str] | None = None) -> None:
         self._root, self._environment = root, environment or {}
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._courier: Courier | None = None
         self._received = 0
         self._previous: dict[int, Any] = {}
         self._others: set[int] = set()
@@ -125,6 +127,7 @@ class Sessions:
             signal_group(process.pid, signal.SIGKILL)
             process.wait()
             _reap(process.pid)
+        self._end_courier()
         if self._received > 1:
             _kill_orphans(self._others)
         for number, handler in self._previous.items():
@@ -138,10 +141,13 @@ class Sessions:
         check_files(self._root)
         dvc, supervisor = dvc_program(), os.getpid()
         path = os.pathsep.join([str(dvc.parent), os.environ.get("PATH", os.defpath)])
+        own = {**os.environ, **self._environment, **(environment or {}), "PATH": path}
+        if self._courier is None:
+            self._courier = Courier(self._root, own)
         process = subprocess.Popen(
             [sys.executable, repro.__file__, str(dvc), "repro", *arguments],
             cwd=self._root,
-            env={**os.environ, **self._environment, **(environment or {}), "PATH": path},
+            env={**own, CARRIED: "1"},
             start_new_session=True,
             preexec_fn=lambda: _prepare_child(supervisor),
         )
@@ -156,6 +162,8 @@ class Sessions:
         for process in processes:
             self._empty(process.pid)
             self._processes.remove(process)
+        if not self._processes:
+            self._end_courier()
         return next((code if code > 0 else 128 - code for code in codes if code), 0)
 
     def _empty(self, group: int) -> None:
@@ -171,6 +179,12 @@ class Sessions:
             elif not self._received and time.monotonic() > deadline:
                 signal_group(group, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
+
+    def _end_courier(self) -> None:
+        """Has the runs of the sessions sent; a second signal waits for nothing."""
+        if self._courier is not None:
+            self._courier.end(kill=self._received > 1)
+            self._courier = None
 
     def outcome(self, code: int) -> int:
         """Returns the command's exit code: 75 if the run was interrupted before it was complete."""

@@ -1,7 +1,7 @@
 """Turns run files into what MLflow shows.
 
-Each stage publishes the record of its own run file when it ends. `scm sync` publishes the records of all run files, so
-it sends what a dead server missed and shows runs that DVC restored from its cache instead of computing them.
+The courier of `scm run`, or without one each stage at its end, publishes the record of a stage's run file. `scm sync`
+publishes the records of all run files, so it sends what a dead server missed.
 """
 
 import sys
