@@ -149,7 +149,7 @@ def test_the_page_states_figures_what_is_missing_and_older_code(project):
 
 
 @pytest.mark.parametrize(
-    "name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "parts", "seeds", "start", "table3", "table6"]
+    "name", ["fig4", "fig5a", "fig5b", "fig5c", "fig7", "headline", "parts", "seeds", "start", "table3", "table6"]
 )
 def test_pictures_are_small_and_the_same_each_time(project, name):
     study, found = all_of(project, name)
