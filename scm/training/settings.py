@@ -78,6 +78,9 @@ def make_optimizer(
         own = [*filter(keeps, auxiliary.module.parameters())]
         groups.append({"params": own, "lr_scale": auxiliary.lr_scale})
     options: dict[str, Any] = {"lr": settings.schedule.maximum, "betas": settings.betas, "eps": settings.eps}
-    if next(model.parameters()).device.type == "cuda":  # all of the optimiser's numbers stay on the GPU
-        options["fused" if settings.optimizer == "adam" else "capturable"] = True
+    device = next(model.parameters()).device.type
+    if settings.optimizer == "adam" and device in ("cpu", "cuda"):
+        options["fused"] = True  # a quarter of the time on a CPU; on a GPU, all of the optimiser's numbers stay there
+    elif device == "cuda":
+        options["capturable"] = True
     return kind(groups, **options)
