@@ -181,9 +181,9 @@ class Sessions:
             time.sleep(_POLL_SECONDS)
 
     def _end_courier(self) -> None:
-        """Has the runs of the sessions sent; a second signal waits for nothing."""
+        """Has the runs of the sessions sent."""
         if self._courier is not None:
-            self._courier.end(kill=self._received > 1)
+            self._courier.end()
             self._courier = None
 
     def outcome(self, code: int) -> int:
@@ -195,6 +195,8 @@ class Sessions:
         second = self._received > 1
         for process in self._processes:
             signal_group(process.pid, signal.SIGKILL if second else number)
+        if second and self._courier is not None:
+            self._courier.kill()
         if not second:
             print("stopping; the same command goes on later (once more to kill)", file=sys.stderr)
 

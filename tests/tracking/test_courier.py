@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scm.tracking.courier import Courier, Round
+from scm.tracking.courier import Courier, Round, stamps_of
 from tests.support.fake_results import write_fake_results
 from tests.support.projects import make_project
 
@@ -32,7 +32,7 @@ def looked(folder: Path, fault: str | None = None) -> tuple[Round, list[str]]:
         sent.append(path.name)
         return fault
 
-    return Round(folder, send), sent
+    return Round(folder, send, datetime.now(UTC), stamps_of(folder)), sent
 
 
 def test_what_was_there_before_is_not_sent(tmp_path: Path) -> None:
@@ -90,7 +90,6 @@ def test_the_process_sends_what_has_changed_and_ends_when_its_parent_does(projec
     parent = subprocess.Popen([sys.executable, "-c", code, str(project)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     courier = int(parent.stdout.readline())
-    time.sleep(1)
     rewritten(project / "results/runs/evaluate@scd.json")
     parent.kill()
     parent.communicate()
@@ -106,7 +105,6 @@ def test_a_run_that_cannot_be_sent_costs_a_line_and_not_the_work(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     courier = Courier(project, {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
-    time.sleep(1)
     (project / "results/samples/scd/nfe-2.png").unlink()
     rewritten(project / "results/runs/evaluate@scd.json")
     courier.end()
@@ -121,4 +119,12 @@ def test_nothing_of_mlflow_is_imported_until_a_run_has_changed(project: Path) ->
         "code = main(Path(sys.argv[1])); heavy = {'mlflow', 'pydantic', 'torch'} & sys.modules.keys()\n"
         "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
     )
-    subprocess.run([sys.executable, "-c", code, str(project)], stdin=subprocess.DEVNULL, check=True)
+    before = json.dumps({"started": datetime.now(UTC).isoformat(), "seen": stamps_of(project / "results/runs")})
+    subprocess.run([sys.executable, "-c", code, str(project)], input=f"{before}\n", text=True, check=True)
+
+
+def test_a_courier_that_is_killed_says_how_to_send_the_rest(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    courier = Courier(project, {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    courier.kill()
+    courier.end()
+    assert capfd.readouterr().err == "mlflow: not all runs were sent: `scm sync` sends them\n"
