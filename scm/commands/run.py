@@ -24,11 +24,16 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from scm.pipeline.supervisor import run
+    from scm.pipeline.unchanged import unchanged_stages
 
     if options.quick is not None:
         return _run_quick(options)
     root = find_root()
+    if not options.passed_on and unchanged_stages(root) is not None:
+        print("scm run: nothing has changed since the last run", flush=True)
+        return _told(root, options, 0)
+    from scm.pipeline.supervisor import run
+
     return _told(root, options, run(options.passed_on, root=root, parallel=options.parallel))
 
 

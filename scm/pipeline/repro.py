@@ -1,12 +1,14 @@
 """Runs the program `dvc` without its advice for afterwards: `python repro.py DVC repro ...`.
 
 After each run DVC tells in seven lines to add dvc.lock to git, to have that done automatically, and to push. `scm run`
-says instead where the report is. This needs the standard library alone, as it runs before dvc.
+says instead where the report is. This needs the standard library alone, as it runs before dvc. When the whole pipeline
+has run, it records in the same process, which has imported dvc by then, that all is up to date.
 """
 
 import logging
 import runpy
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,15 @@ def main(arguments: list[str]) -> None:
     sys.argv, sys.stdout = arguments, Output(sys.stdout)
     if sys.path[0] == str(Path(__file__).parent):
         sys.path[0] = str(Path(arguments[0]).parent)
-    runpy.run_path(arguments[0], run_name="__main__")
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        if not end.code and arguments[1:] == ["repro"]:
+            with suppress(KeyboardInterrupt):
+                from scm.pipeline.unchanged import remember
+
+                remember(Path.cwd())
+        raise
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def test_the_page_holds_both_pictures_and_refers_to_nothing(tmp_path):
     """The grids of the commit come from DVC's cache, by DVC itself."""
     root = make_repository(tmp_path / "project")
     write_results(root, {"scd": OLD})
-    (root / ".dvc/config").write_text("[core]\n    analytics = false\n    no_scm = true\n")
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n    no_scm = true\n")
     commit(root, "<b>last</b> week")
     write_results(root, {"scd": {**OLD, "fd@2": 3.0}}, weights="two")
     with compared(Project.open(root), []) as result:

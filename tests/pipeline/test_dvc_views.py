@@ -30,7 +30,9 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     write_fake_results(root, rows=1)
     shutil.copy(ROOT / "dvc.yaml", root)
     shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
-    (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8")
+    (root / ".dvc/config").write_text(
+        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n", encoding="utf-8"
+    )
     for model, measured in FIGURES.items():
         own = "squared_error" if model == "teacher" else "sample_fd"
         write_csv(root / f"results/curves/train-{model}.csv", [{"images": 4096, own: 0.3}])

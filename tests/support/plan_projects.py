@@ -126,7 +126,9 @@ def make(folder: Path) -> Path:
         yaml.dump(definition(), file)
     git(folder, "init", "-q")
     dvc(folder, "init", "-q")
-    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n[cache]\n    type = copy\n", encoding="utf-8")
+    (folder / ".dvc/config").write_text(
+        "[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = copy\n", encoding="utf-8"
+    )
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "start")
     return folder

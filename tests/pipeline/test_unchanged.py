@@ -1,0 +1,151 @@
+"""What `scm run` knows without DVC: a record of a project where all is up to date, and every way to make it void."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scm.pipeline.repro import main as repro
+from scm.pipeline.unchanged import RECORD, remember, unchanged_stages
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise:DeprecationWarning")  # DVC 3.67's call
+
+STAGES = """
+stages:
+  second:
+    cmd: cp made/a.txt b.txt
+    deps: [made]
+    outs: [b.txt]
+  first:
+    cmd: mkdir -p made && cat code/a.py > made/a.txt
+    params: [seed]
+    deps: [code, data]
+    outs: [made]
+"""
+FILES = {"code/a.py": "a = 1\n", "data/1.png": "1", "params.yaml": "seed: 0\n", "dvc.yaml": STAGES}
+CONFIG = """[core]
+    no_scm = true
+    analytics = false
+    check_update = false
+"""
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    program = Path(sys.executable).parent / "dvc"
+    subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory) -> Path:
+    """A project of two stages after `dvc repro`."""
+    root = tmp_path_factory.mktemp("complete")
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    (root / ".work").mkdir()
+    dvc(root, "init", "--no-scm", "--quiet")
+    (root / ".dvc" / "config").write_text(CONFIG)
+    dvc(root, "repro")
+    return root
+
+
+@pytest.fixture
+def project(complete, tmp_path) -> Path:
+    """A copy, of which DVC has found that all is up to date."""
+    root = shutil.copytree(complete, tmp_path / "project")
+    remember(root)
+    return root
+
+
+def edit_in_disguise(path: Path) -> None:
+    """Another content of the same length, with the old time."""
+    before = path.stat()
+    path.write_text(path.read_text()[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_the_stages_are_known_in_the_order_in_which_they_run(project):
+    assert unchanged_stages(project) == ["first", "second"]
+
+
+CHANGES = {
+    "a parameter": lambda root: (root / "params.yaml").write_text("seed: 1\n"),
+    "a stage": lambda root: (root / "dvc.yaml").write_text(STAGES.replace("cp made", "cp -f made")),
+    "the lock file": lambda root: (root / "dvc.lock").unlink(),
+    "code": lambda root: edit_in_disguise(root / "code" / "a.py"),
+    "another file of code": lambda root: (root / "code" / "b.py").touch(),
+    "an image more": lambda root: (root / "data" / "2.png").touch(),
+    "an image less": lambda root: (root / "data" / "1.png").unlink(),
+    "a hidden image": lambda root: (root / "data" / ".2.png").touch(),
+    "an image's name": lambda root: (root / "data" / "1.png").rename(root / "data" / "0.png"),
+    "a link to nothing": lambda root: (root / "data" / "2.png").symlink_to("nowhere"),
+    "an output": lambda root: edit_in_disguise(root / "made" / "a.txt"),
+    "an output that is gone": lambda root: (root / "b.txt").unlink(),
+    "what DVC leaves out": lambda root: (root / ".dvcignore").write_text("data/1.png\n"),
+    "DVC's settings": lambda root: (root / ".dvc" / "config.local").write_text("[cache]\n    type = copy\n"),
+    "the record": lambda root: (root / RECORD).write_text((root / RECORD).read_text().replace("first", "firsT")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_after_any_change_dvc_has_to_look(project, change):
+    change(project)
+    assert unchanged_stages(project) is None
+
+
+def test_caches_of_python_are_no_change(project):
+    (project / "code" / "__pycache__").mkdir()
+    (project / "code" / "__pycache__" / "a.cpython-311.pyc").touch()
+    assert unchanged_stages(project) is not None
+
+
+def test_nothing_is_remembered_of_a_project_in_which_a_stage_would_run(project):
+    (project / "params.yaml").write_text("seed: 1\n")
+    remember(project)
+    assert not (project / RECORD).exists()
+
+
+def test_nothing_is_remembered_of_a_stage_that_always_runs(project):
+    (project / "dvc.yaml").write_text(STAGES + "    always_changed: true\n")
+    dvc(project, "repro")
+    remember(project)
+    assert not (project / RECORD).exists()
+
+
+def test_a_change_while_dvc_looks_is_noticed_later(project, monkeypatch):
+    from dvc.repo import Repo
+
+    def status(repo: Repo) -> dict[str, object]:
+        (project / "code" / "b.py").touch()
+        return {}
+
+    monkeypatch.setattr(Repo, "status", status)
+    remember(project)
+    assert (project / RECORD).exists() and unchanged_stages(project) is None
+
+
+@pytest.mark.parametrize(("arguments", "remembered"), [((), True), (("first",), False), (("--dry",), False)])
+def test_a_run_of_the_whole_pipeline_remembers(project, monkeypatch, arguments, remembered):
+    """With real dvc, in this process."""
+    (project / RECORD).unlink()
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as end:
+        repro([str(Path(sys.executable).parent / "dvc"), "repro", *arguments])
+    assert not end.value.code
+    assert (project / RECORD).exists() == remembered
+
+
+def test_a_run_that_fails_remembers_nothing(project, monkeypatch):
+    (project / "dvc.yaml").write_text(STAGES.replace("cp made/a.txt", "cp made/x.txt"))
+    monkeypatch.chdir(project)
+    done = subprocess.run(
+        [sys.executable, "-m", "scm.pipeline.repro", Path(sys.executable).parent / "dvc", "repro"],
+        cwd=project, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode and unchanged_stages(project) is None
