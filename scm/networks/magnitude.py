@@ -13,6 +13,8 @@ from torch.nn import functional
 
 EPSILON = 1e-4
 """Added to a vector's root mean square before dividing by it, as in EDM2."""
+SILU_GAIN = 1 / 0.596
+"""What gives SiLU of a unit normal input unit magnitude (EDM2 eq. 81)."""
 
 
 def normalize(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
@@ -26,7 +28,13 @@ def normalize(x: Tensor, dims: Sequence[int] | None = None) -> Tensor:
 
 def mp_silu(x: Tensor) -> Tensor:
     """SiLU scaled to unit output magnitude for a unit normal input (EDM2 eq. 81)."""
-    return functional.silu(x) * (1 / 0.596)
+    return functional.silu(x) * SILU_GAIN
+
+
+def mp_weights(t: float) -> tuple[float, float]:
+    """The factors of a and b in EDM2's magnitude-preserving weighted sum (eq. 88), whose squares sum to 1."""
+    length = math.sqrt((1 - t) ** 2 + t**2)
+    return (1 - t) / length, t / length
 
 
 def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
@@ -37,6 +45,8 @@ def mp_sum(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
     """Magnitude-preserving concatenation along the channels, balanced by t (EDM2 eq. 103)."""
     count_a, count_b = a.shape[1], b.shape[1]
+    if count_a == count_b and t == 0.5:  # both factors are 1
+        return torch.cat([a, b], dim=1)
     scale = math.sqrt((count_a + count_b) / ((1 - t) ** 2 + t**2))
     return torch.cat([a * (scale / math.sqrt(count_a) * (1 - t)), b * (scale / math.sqrt(count_b) * t)], dim=1)
 
@@ -76,6 +86,10 @@ class MPConv(nn.Module):
         weight = (rows * (gain * (1 / math.sqrt(fan_in)))).to(x.dtype)
         if weight.ndim == 2:
             return functional.linear(x, weight)
+        if weight.shape[-1] == 1 and x.device.type == "cpu" and not torch.compiler.is_exporting():
+            # On a CPU torch convolves 1x1 more slowly than it multiplies; runtimes of exported models do not.
+            rows = weight.reshape(1, *weight.shape[:2]).expand(x.shape[0], -1, -1)
+            return torch.matmul(rows, x.reshape(*x.shape[:2], -1)).reshape(x.shape[0], -1, *x.shape[2:])
         return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 

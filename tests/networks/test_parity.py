@@ -21,6 +21,7 @@ def test_layers_without_weights():
     check(mp_silu(x), GOLDEN["mp_silu"])
     check(mp_sum(x, y, 0.3), GOLDEN["mp_sum_.3"])
     check(mp_cat(x, y[:, :2], 0.5), GOLDEN["mp_cat_.5"])
+    assert mp_cat(x, y).equal(torch.cat([x, y], dim=1)), "eq. 103's factors of equal halves are 1"
     check(downsample(x), GOLDEN["resample_down"])
     check(upsample(x), GOLDEN["resample_up"])
 
@@ -126,3 +127,16 @@ def test_the_positional_embedding_is_edms_at_unit_magnitude():
     ours = PositionalEmbedding(8)(torch.tensor([0.0, 1.0, -0.5]))
     assert torch.allclose(ours / math.sqrt(2), torch.tensor(GOLDEN["positional_embedding_8"]), atol=1e-6)
     assert torch.allclose(ours.square().mean(dim=1), torch.ones(3), atol=1e-6)
+
+
+def test_a_1x1_convolution_by_products_is_torchs_convolution():
+    """On a CPU MPConv multiplies instead of convolving: the output and both gradients."""
+    torch.manual_seed(0)
+    layer, x = MPConv(5, 7, 1).double(), torch.randn(3, 5, 4, 2, dtype=torch.float64, requires_grad=True)
+    rows = layer.weight / (layer.weight.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() + 1e-4)
+    expected = torch.nn.functional.conv2d(x, rows * 1.7 / 5**0.5)
+    found = layer(x, gain=1.7)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    along = torch.randn_like(expected)
+    both = [torch.autograd.grad(each, (x, layer.weight), along, retain_graph=True) for each in (found, expected)]
+    torch.testing.assert_close(*both, rtol=1e-10, atol=1e-12)

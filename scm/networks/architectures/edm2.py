@@ -10,11 +10,22 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scm.networks.dropout import dropout
 from scm.networks.embedding import AugmentationInput, ScalarInput, time_embedding
 from scm.networks.layers import UNet, attention, over_pixels, pnorm, split_heads
-from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, upsample
+from scm.networks.magnitude import (
+    SILU_GAIN,
+    MPConv,
+    downsample,
+    mp_cat,
+    mp_silu,
+    mp_sum,
+    mp_weights,
+    normalize,
+    upsample,
+)
 from scm.networks.settings import NetworkSettings
 
 RESIDUAL_BALANCE = 0.3
@@ -64,17 +75,22 @@ class Block(nn.Module):
             x = downsample(x) if self.resample == "down" else upsample(x)
         if self.kind == "encoder":
             x = normalize(x if self.conv_skip is None else self.conv_skip(x), dims=[1])
-        y = self.modulate(self.conv_res0(mp_silu(x)), embedding)
-        y = mp_silu(y)
+        # A layer's gain holds the factors before and after it: of SiLU (eq. 81) and of the weighted sum (eq. 88).
+        # torch.add(y, x, alpha=of_x) would save a pass, but torch 2.13 compiles its tangent to other numbers.
+        of_x, of_y = mp_weights(RESIDUAL_BALANCE)
+        y = self.modulate(self.conv_res0(functional.silu(x), gain=SILU_GAIN), embedding)
+        y = functional.silu(y)
         if seeds is not None and self.dropout_probability > 0:
             y = dropout(y, self.dropout_probability, seeds)
-        y = self.conv_res1(y)
+        y = self.conv_res1(y, gain=SILU_GAIN * of_y)
         if self.kind == "decoder" and self.conv_skip is not None:
-            x = self.conv_skip(x)
-        x = mp_sum(x, y, RESIDUAL_BALANCE)
+            x = self.conv_skip(x, gain=of_x) + y
+        else:
+            x = y + x * of_x
         if self.heads:
             q, k, v = normalize(split_heads(self.attn_qkv(x), self.heads), dims=[2]).unbind(3)
-            x = mp_sum(x, self.attn_proj(attention(q, k, v).reshape(x.shape)), ATTENTION_BALANCE)
+            of_x, of_y = mp_weights(ATTENTION_BALANCE)
+            x = self.attn_proj(attention(q, k, v).reshape(x.shape), gain=of_y) + x * of_x
         return torch.clamp(x, -CLIP, CLIP)
 
     def modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
