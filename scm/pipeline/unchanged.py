@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from scm.base.files import read_sealed, write_sealed
+from scm.errors import UserError
 
 RECORD = Path(".work", "unchanged.json")
 """The record in a project. It lies where `make clean` removes it together with the outputs."""
@@ -40,8 +41,8 @@ def remember(root: Path) -> None:
     from dvc.repo.reproduce import get_active_graph, plan_repro
     from dvc.stage import PipelineStage
 
-    (root / RECORD).unlink(missing_ok=True)
     try:
+        (root / RECORD).unlink(missing_ok=True)
         with closing(Repo(str(root))) as repo:
             stages = repo.index.stages
             items = [item for stage in stages for item in (*stage.deps, *stage.outs)]
@@ -55,9 +56,9 @@ def remember(root: Path) -> None:
             wanted = repo.stage.collect(str(root / "dvc.yaml"))
             ordered = plan_repro(get_active_graph(repo.index.graph), list(wanted))
             names = [str(stage.name) for stage in ordered if isinstance(stage, PipelineStage)]
-    except DvcException:
-        return  # the run itself has succeeded, and the next one asks DVC
-    write_sealed(root / RECORD, {"stages": names, "paths": paths, "state": state})
+            write_sealed(root / RECORD, {"stages": names, "paths": paths, "state": state})
+    except (DvcException, OSError, UserError):
+        return  # the run itself has succeeded, and without a record the next one asks DVC
 
 
 def _state(root: Path, paths: Iterable[str]) -> str | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scm.errors import UserError
+from scm.pipeline import unchanged
 from scm.pipeline.repro import main as repro
 from scm.pipeline.unchanged import RECORD, remember, unchanged_stages
 
@@ -125,6 +127,15 @@ def test_a_change_while_dvc_looks_is_noticed_later(project, monkeypatch):
     monkeypatch.setattr(Repo, "status", status)
     remember(project)
     assert (project / RECORD).exists() and unchanged_stages(project) is None
+
+
+def test_a_record_that_cannot_be_written_is_none(project, monkeypatch):
+    def full(path: Path, value: object) -> None:
+        raise UserError(f"{path}: the disk is full")
+
+    monkeypatch.setattr(unchanged, "write_sealed", full)
+    remember(project)
+    assert not (project / RECORD).exists()
 
 
 @pytest.mark.parametrize(("arguments", "remembered"), [((), True), (("first",), False), (("--dry",), False)])

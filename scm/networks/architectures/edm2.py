@@ -83,10 +83,8 @@ class Block(nn.Module):
         if seeds is not None and self.dropout_probability > 0:
             y = dropout(y, self.dropout_probability, seeds)
         y = self.conv_res1(y, gain=SILU_GAIN * of_y)
-        if self.kind == "decoder" and self.conv_skip is not None:
-            x = self.conv_skip(x, gain=of_x) + y
-        else:
-            x = y + x * of_x
+        skip = self.conv_skip if self.kind == "decoder" else None
+        x = y + (x * of_x if skip is None else skip(x, gain=of_x))
         if self.heads:
             q, k, v = normalize(split_heads(self.attn_qkv(x), self.heads), dims=[2]).unbind(3)
             of_x, of_y = mp_weights(ATTENTION_BALANCE)
