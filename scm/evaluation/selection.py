@@ -49,6 +49,8 @@ DIGITS = 16
 """Length of the hash before each measured line."""
 Planned = tuple[State, Header, Sequence[Way]]
 """An average, and the ways to measure it in."""
+Drawn = tuple[slice, Tensor, float]
+"""A batch of samples: their rows among all, the samples, and the seconds that they took."""
 
 
 class Measured:
@@ -234,26 +236,35 @@ class Selection:
     def _distances(self, model: Model, header: Header, way: Way, count: int, blocks: int) -> list[float]:
         """The Frechet distance of `count` samples, and the distances without each block of them."""
         sampler = self.sampler({**header, "sampling": {way.steps: way.choice}}, way.steps)
-        length = f"halflife {header['halflife']}" if "halflife" in header else f"sigma_rel {header['sigma_rel']}"
-        name = f"{header['images']} images, {length}, {sampler.nfe} evaluations"
+        name = f"{sampler.nfe} evaluations"
         name += f", guidance {way.guidance}" if way.guidance != 1 else ""
         name += f", t_mid {way.t_mid}" if way.t_mid is not None else ""
         name += f", {count} samples" if count != self.samples else ""
+        labels, shape = asked_labels(self.reference.labels, count), self.codec.header["shape"]
+        place = self.batch, self.ranks.device, way.guidance, self.ranks.rank, self.ranks.world
+        return self.distances(
+            header, name, lambda: batches(model, sampler, range(count), labels, shape, *place), count, blocks
+        )
+
+    def distances(
+        self, header: Header, name: str, draw: Callable[[], Iterable[Drawn]], count: int, blocks: int
+    ) -> list[float]:
+        """The Frechet distance of `count` samples of an average, and the distances without each block of them.
+
+        Args:
+            header: the average's.
+            name: what tells these samples from other ones of the average.
+            draw: draws this process's part of them in batches: their rows, the samples, and seconds.
+            blocks: number of blocks of samples.
+        """
+        length = f"halflife {header['halflife']}" if "halflife" in header else f"sigma_rel {header['sigma_rel']}"
 
         def measure() -> list[float]:
-            features = self._features(model, header, sampler, way.guidance, count)
+            self.codec.check(header["codec"], str(self.snapshots))
+            features, _ = sampled_features(draw(), count, self.codec.decode, self.reference, self.ranks)
             if self.ranks.rank:  # only rank 0's distances count
                 return [0.0] * (1 + blocks)
             distance = self.reference.distance_of
             return [distance(features), *(distance(features[kept]) for kept in without_blocks(count, blocks))]
 
-        return self.measured.of(name, 1 + blocks, measure)
-
-    def _features(self, model: Model, header: Header, sampler: Sampler, scale: float, count: int) -> Tensor:
-        """Features of `count` samples."""
-        ranks, codec = self.ranks, self.codec
-        codec.check(header["codec"], str(self.snapshots))
-        labels, shape = asked_labels(self.reference.labels, count), codec.header["shape"]
-        place = self.batch, ranks.device, scale, ranks.rank, ranks.world
-        drawn = batches(model, sampler, range(count), labels, shape, *place)
-        return sampled_features(drawn, count, codec.decode, self.reference, ranks)[0]
+        return self.measured.of(f"{header['images']} images, {length}, {name}", 1 + blocks, measure)

@@ -69,6 +69,14 @@ class LatentLoader:
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             samples[chosen] = self._permutation(int(epoch))[positions[chosen] % self.count]
+        return self.at(samples)
+
+    def at(self, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the codec stored of these samples, [B, ...], and their labels, int64 [B].
+
+        Args:
+            samples: int64 [B], their numbers in the data set.
+        """
         return torch.from_numpy(self._gather(samples)), torch.from_numpy(self._labels[samples])
 
     def _permutation(self, epoch: int) -> np.ndarray:
