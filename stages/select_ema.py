@@ -8,12 +8,14 @@ from scm.build import models, sampling
 from scm.build.given import guide_of
 from scm.data.latents.autoencoders import load_codec
 from scm.ema.reconstruct import verify
+from scm.evaluation.by_time import distances_by_time
 from scm.evaluation.candidates import chosen
 from scm.evaluation.reference import load_reference
 from scm.evaluation.selection import Measured
 from scm.generation import trained
+from scm.generation.sampler import t_max_of
 from scm.pipeline.stage import Stage, main
-from scm.results.reading import progress_path
+from scm.results.reading import by_time_path, progress_path
 
 
 def run(stage: Stage) -> None:
@@ -33,12 +35,16 @@ def run(stage: Stage) -> None:
     choice = chosen(rows)
     # Measure the chosen setting at earlier snapshots too, which shows the training's progress.
     progress = list(selection.progress(header, choice))
+    # Measure from where along t the chosen weights bring images back badly.
+    t_max = t_max_of(params.sampler.sigma_max, header["sigma_d"])
+    by_time = list(distances_by_time(selection, stage.root / "data/latents", state, header, t_max))
     if ranks.rank == 0:
         # The choice of sampling has a file of its own, so that another choice leaves the weights' hash alone.
         write_json(stage.root / f"models/{model}" / trained.SAMPLING, header.pop("sampling"))
         weights.save(stage.root / f"models/{model}/model.safetensors", state, header)
         write_csv(stage.root / f"results/curves/select-{model}.csv", rows)
         write_csv(progress_path(stage.root, model), progress)
+        write_csv(by_time_path(stage.root, model), by_time)
         stage.figures(choice)
     ranks.leave()
 

@@ -31,6 +31,8 @@ Only `evaluate` writes metrics now. Earlier versions wrote all figures there, an
 """
 FIRST_SIGHT = ("fd", "precision", "recall", "accuracy")
 """The figures that DVC's tables show, at each number of network evaluations."""
+WITHOUT = "fd_without_"
+"""Beginning of the columns of a curve by time that lack one block of images, from which a gap's noise follows."""
 Parameter = str | int | float | bool | None
 Seconds = Annotated[float, at_least(0)]
 
@@ -119,6 +121,11 @@ def curve_path(root: Path, stage: str, item: str | None) -> Path:
 def progress_path(root: Path, model: str) -> Path:
     """Curve (CSV) of a model's Frechet distance over its training, written by select_ema."""
     return root / "results" / "curves" / f"progress-{model}.csv"
+
+
+def by_time_path(root: Path, model: str) -> Path:
+    """Curve (CSV) of the Frechet distance of images that a model brought back from a time, written by select_ema."""
+    return root / "results" / "curves" / f"by-time-{model}.csv"
 
 
 def sample_path(root: Path, model: str, evaluations: int) -> Path:

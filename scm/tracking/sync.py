@@ -40,6 +40,8 @@ def record_of(root: Path, run_file: Path) -> RunRecord:
         rows = reading.read_curve(curve_file, *(("images", "time") if stage.startswith("train") else ()))
         record.series = rows if stage.startswith("train") else []
         record.artifacts.append(curve_file)
+    if stage == "select_ema" and is_there(by_time := reading.by_time_path(root, item or "")):  # earlier ones had none
+        record.artifacts.append(by_time)
     if stage == "evaluate":
         record.artifacts.append(reading.metrics_path(root, stage, item))
         record.params = {**run["chain"], **record.params}

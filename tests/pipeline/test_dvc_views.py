@@ -80,7 +80,9 @@ def test_each_plot_has_points_and_each_grid_is_an_image(repo: Any) -> None:
     assert "<DVC_METRIC" not in "".join(plot.partial_html() for plot in plots.values() if plot.TYPE == "vega")
     first, *others = plots
     assert {point["model"] for point in plots[first].datapoints} == set(MODELS)
-    curves = {f"results/curves/{kind}-{model}.csv" for kind in ("train", "select", "progress") for model in MODELS}
+    curves = {
+        f"results/curves/{kind}-{model}.csv" for kind in ("train", "select", "progress", "by-time") for model in MODELS
+    }
     grids = {f"results/samples/{model}/nfe-{steps}.png" for model in MODELS for steps in FIGURES[model]}
     assert set(others) == curves | grids
     assert {name for name, plot in plots.items() if plot.TYPE == "image"} == grids

@@ -104,6 +104,8 @@ def _selection(results: Path, model: str, generator: random.Random) -> None:
             rows.append({"sigma_rel": sigma_rel, "steps": 2, "t_mid": t_mid, "fd": shifted, "noise": 0.1})
     points = [{"images": images, "fd": 8 - images / 65536} for images in (65536, 131072)]
     _csv(results / f"curves/progress-{model}.csv", points[1:] if model == "teacher" else points)
+    lost = {"teacher": 2.0, "scd": 2.4, "sct": 5.0}[model]
+    _csv(results / f"curves/by-time-{model}.csv", [{"t": t, "fd": 1.4 + lost * t} for t in (0.0, 0.3, 0.8, 1.45)])
     choice = {"sigma_rel": 0.1, "fd": min(float(row["fd"]) for row in rows)}
     if model != "teacher":
         rows.append({"sigma_rel": 0.1, "steps": 1, "t_mid": "", "fd": choice["fd"] + 2.2, "noise": 0.0})

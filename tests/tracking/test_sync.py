@@ -88,6 +88,14 @@ def test_a_training_record_carries_its_curve(root: Path) -> None:
     assert [path.name for path in record.artifacts] == ["train_student@sct.json", "train-sct.csv"]
 
 
+def test_a_selection_carries_its_curves_and_an_earlier_one_those_that_it_has(root: Path) -> None:
+    run_file = root / "results/runs/select_ema@sct.json"
+    kept = [path.name for path in sync.record_of(root, run_file).artifacts]
+    assert kept == ["select_ema@sct.json", "select-sct.csv", "by-time-sct.csv"]
+    (root / "results/curves/by-time-sct.csv").unlink()
+    assert [path.name for path in sync.record_of(root, run_file).artifacts] == kept[:2]
+
+
 def test_sync_twice_changes_nothing_and_sends_what_is_missing(root: Path) -> None:
     project = opened(root)
     run_file = root / "results/runs/evaluate@scd.json"
