@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scm import methods
 from scm.base.project import TEACHER
 from scm.base.sections import MAX_SIGMA_REL
 from scm.charts.axes import image_count
+from scm.report.by_time import Loss, loss_of
 from scm.report.findings import Findings, Row, health_of
 from scm.report.verdict import beyond_luck, ratio_level, worst_fault
 from scm.report.wording import display_name, joined, number
@@ -100,6 +102,19 @@ def still_moving(findings: Findings) -> Iterator[Advice]:
             yield Advice(fact, f"Lower its learning rate, or train it shorter ({_budget(model)}).")
 
 
+def short_at_some_times(findings: Findings) -> Iterator[Advice]:
+    """Students that lose more than the teacher at some times, and whether they are trained there already."""
+    for model, _ in _students(findings):
+        loss = loss_of(findings, model)
+        if loss is None:
+            continue
+        start, end = (f"{round(t, 2):g}" for t in (loss.start, loss.end))
+        where = f"{display_name(model)} loses most between t = {start} and {end}"
+        losses = f"{findings.distance} {number(loss.distance)} at {end} against {number(loss.teacher)} of the teacher"
+        fact = f"{where}: {losses}, and {number(loss.floor)} of real images."
+        yield Advice(fact, _more_there(findings, model, loss))
+
+
 def lost_recall(findings: Findings) -> Iterator[Advice]:
     """A leading student that draws less of what is real than its teacher."""
     row, teacher = findings.leading_row, findings.best_teacher
@@ -148,7 +163,7 @@ def one_range_of_seeds(findings: Findings) -> Iterator[Advice]:
 
 RULES = (
     *(unsound_trainings, bad_teacher, broken_students, worse_than_the_teacher, more_evaluations_are_worse),
-    *(still_moving, lost_recall, copies, choices_at_the_edge, one_range_of_seeds),
+    *(still_moving, short_at_some_times, lost_recall, copies, choices_at_the_edge, one_range_of_seeds),
 )
 """The rules, in the order in which their advice is shown."""
 
@@ -211,6 +226,21 @@ def _both(findings: Findings, row: Row, other: Row) -> str:
 
 def _budget(model: str) -> str:
     return "teacher.images" if model == TEACHER else f"student.{model}.images"
+
+
+def _more_there(findings: Findings, model: str, loss: Loss) -> str:
+    """How to train the times of a loss more: by half a standard deviation towards them, unless they are near."""
+    chain = next((run["chain"] for run in findings.runs if (run["stage"], run.get("item")) == ("evaluate", model)), {})
+    mean, deviation, sigma_d = (chain.get(key) for key in ("student.p_mean", "student.p_std", "network.sigma_d"))
+    if not methods.find(model).common_times or not (
+        isinstance(mean, float) and isinstance(deviation, float) and isinstance(sigma_d, float)
+    ):
+        return f"Train it longer: {_longer(findings, model)}."
+    off = loss.p_mean(sigma_d) - mean
+    if abs(off) <= deviation / 2:
+        return f"It is trained there most already, so train it longer: {_longer(findings, model)}."
+    moved = mean + math.copysign(deviation / 2, off)
+    return f"Train these times more: student.{model}.p_mean: {moved:.2g}, now {mean:.2g}."
 
 
 def _longer(findings: Findings, model: str) -> str:

@@ -1,4 +1,4 @@
-"""Charts of how each model was trained, and of how its weight average was chosen."""
+"""Charts of how each model was trained, how its weight average was chosen, and where along t it loses."""
 
 import itertools
 import re
@@ -12,6 +12,8 @@ from scm.report.wording import display_name
 
 LINES = ("#228be6", "#12b886", "#e8a200", "#f76707", "#be4bdb")
 """Colours of lines that are not bins of t."""
+FLOOR = "#868e96"
+"""Colour of the floor's line."""
 KEYS = {"sigma_rel": "σ_rel", "t_mid": "t_mid", "guidance": "guidance"}
 """What selection chooses, and its name in captions."""
 FEWER = re.compile(r"_(\d+)step$", re.ASCII)
@@ -55,6 +57,20 @@ def progress_chart(findings: Findings) -> Captioned | None:
     ]
     caption = f"{findings.distance} over the training"
     return (caption, Chart(caption, IMAGES, lines, True)) if lines else None
+
+
+def by_time_chart(findings: Findings) -> Captioned:
+    """The distance of each model over t, and the floor."""
+    caption = f"{findings.distance} of images brought back from t"
+    curves = {model: places(findings.by_time[model], "t", "fd") for model in findings.models}
+    (_, floor), *_ = curves[findings.models[0]]
+    last = max(t for curve in curves.values() for t, _ in curve)
+    lines = [
+        Line.through(curve[1:], colour, display_name(model), points=True)
+        for (model, curve), colour in zip(curves.items(), itertools.cycle(LINES), strict=False)
+    ]
+    lines.append(Line((0.0, last), (floor, floor), FLOOR, "Real images", dashed=True))
+    return caption, Chart(caption, "t in radians, up to which the images were noised", lines, True)
 
 
 def _training_lines(rows: list[dict[str, float]], column: str) -> list[Line]:

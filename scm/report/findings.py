@@ -15,6 +15,7 @@ from scm.report import data as report_data
 from scm.report.wording import DISTANCES, FEATURES, FIGURES, display_name, number, sampler_name
 from scm.results import reading
 from scm.results.reading import (
+    by_time_path,
     measured_evaluations,
     metrics_path,
     progress_path,
@@ -123,6 +124,7 @@ class Findings:
         selection: each model's candidates for the weight average, with their distances.
         choices: each model's chosen candidate.
         progress: each model's distance at several points of its training.
+        by_time: each model's distance of real images that it brought back from t, from the floor at t = 0 on.
         runs: run files, in the order of the stages.
     """
 
@@ -138,6 +140,7 @@ class Findings:
     selection: dict[str, list[dict[str, float]]]
     choices: dict[str, dict[str, float]]
     progress: dict[str, list[dict[str, float]]]
+    by_time: dict[str, list[dict[str, float]]]
     runs: list[reading.Run]
 
     @property
@@ -194,6 +197,7 @@ def collect(project: Project) -> Findings:
         selection={model: read_curve(reading.curve_path(root, "select_ema", model)) for model in models},
         choices={model: read_figures(root, "select_ema", model, "fd") for model in models},
         progress={model: read_curve(progress_path(root, model), "images", "fd") for model in models},
+        by_time={model: read_curve(by_time_path(root, model), "t", "fd") for model in models},
         runs=[read_run(run_path(root, name)) for name in reading.run_names(models)],
     )
 

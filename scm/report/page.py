@@ -13,7 +13,7 @@ from markupsafe import Markup
 from scm.charts.inline import BIN_COLOURS, svg
 from scm.report import data, wording
 from scm.report.advice import advice
-from scm.report.curves import LINES, progress_chart, selection_charts, training_charts
+from scm.report.curves import LINES, by_time_chart, progress_chart, selection_charts, training_charts
 from scm.report.findings import Findings, explained, floor_cells, health_lines, pairs_caption, row_cells, unseen_rows
 from scm.report.paper import paper_charts
 from scm.report.pictures import first_pictures
@@ -66,6 +66,7 @@ def page(findings: Findings) -> str:
         bins=[(colour, k * eighth, (k + 1) * eighth) for k, colour in enumerate(BIN_COLOURS)],
         training=training_charts(findings),
         progress=progress_chart(findings),
+        by_time=by_time_chart(findings),
         selection=selection,
         candidates_dropped=candidates_dropped,
         facts=_facts(findings, seconds),

@@ -68,6 +68,7 @@ READ = {
     "results/metrics/evaluate-scd.json": ("report", "sync", "card"),
     "results/curves/train-scd.csv": ("report", "sync"),
     "results/curves/select-scd.csv": ("report", "sync"),
+    "results/curves/by-time-scd.csv": ("report",),
     "results/samples/prepare/data.json": ("report", "card"),
     "data/codec/header.json": ("card", "sample", "serve"),
     "models/scd/sampling.json": ("card", "sample", "serve"),

@@ -84,6 +84,54 @@ def test_a_distance_that_still_moves_at_the_end():
     ]
 
 
+def by_time(*distances, spread=0.01):
+    """A curve by time, with its distances without each of two blocks, which differ by `spread` of their gap."""
+    rows = [{"t": t, "fd": fd} for t, fd in zip((0.0, 0.3, 0.5, 0.8, 1.1, 1.45, 1.5645), distances, strict=True)]
+    return [{**row, "fd_without_0": row["fd"] * (1 - spread), "fd_without_1": row["fd"] * (1 + spread)} for row in rows]
+
+
+def losing(*distances, model="scd", mean=-1.0, spread=0.01, ratio=1.2):
+    """What is said of a student with these distances beside a teacher with 1.0 to 1.6."""
+    evaluated = {"stage": "evaluate", "item": model, "params": {}}
+    evaluated["chain"] = {"student.p_mean": mean, "student.p_std": 1.4, "network.sigma_d": 0.5}
+    teacher = by_time(1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6)
+    curves = {"teacher": teacher, model: by_time(*distances, spread=spread)}
+    return said(rules.short_at_some_times, TEACHER, row_of(model, 1, ratio), by_time=curves, runs=[evaluated])
+
+
+def test_a_student_is_trained_more_at_the_times_where_its_gap_to_the_teacher_widens():
+    fact = "sCD loses most between t = 1.1 and 1.45: FD 2.40 at 1.45 against 1.50 of the teacher, "
+    fact += "and 1.00 of real images."
+    late = losing(1.0, 1.1, 1.2, 1.35, 1.5, 2.4, 2.5)
+    assert late == [f"{fact} Train these times more: student.scd.p_mean: -0.3, now -1."]
+    near = losing(1.0, 1.1, 1.2, 1.35, 1.5, 2.4, 2.5, mean=0.2)
+    longer = "train it longer: student.scd.images: 384Ki, now 192Ki."
+    assert near == [f"{fact} It is trained there most already, so {longer}"]
+    (early,) = losing(1.0, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2)
+    assert "between t = 0 and 0.3" in early and early.endswith("student.scd.p_mean: -1.7, now -1.")
+    (own,) = losing(1.0, 1.1, 1.2, 1.35, 1.5, 2.4, 2.5, model="vsd")
+    assert own.endswith("Train it longer: student.vsd.images: 384Ki, now 192Ki."), "its times have no p_mean"
+
+
+def test_a_gap_that_later_closes_is_found_where_it_opened():
+    (found,) = losing(1.0, 1.1, 1.2, 2.0, 1.9, 1.6, 1.7)
+    assert "between t = 0.5 and 0.8" in found
+
+
+def test_what_a_student_loses_is_not_said_if_it_is_little_or_luck():
+    assert losing(1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6) == []
+    assert losing(1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5) == []
+    assert losing(1.0, 1.14, 1.29, 1.44, 1.58, 1.73, 1.88) == [], "less than half as much again"
+    assert losing(0.2, 1.15, 1.2, 1.3, 1.4, 1.5, 1.6) == [], "less than 5%"
+    assert losing(1.0, 1.1, 1.2, 1.35, 1.5, 2.4, 2.5, spread=0.5) == [], "within the noise"
+    alone = {
+        "teacher": by_time(1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6),
+        "scd": [{"t": 0.0, "fd": 1.0}, {"t": 0.8, "fd": 9.0}],
+    }
+    assert said(rules.short_at_some_times, TEACHER, STUDENT, by_time=alone) == [], "the noise is not known"
+    assert losing(1.0, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, ratio=95.0) == [], "a broken student has said enough"
+
+
 def test_lost_recall():
     assert (
         said(rules.lost_recall, TEACHER, row_of("scd", 2, 1.2, recall=0.86)) == said(rules.lost_recall, TEACHER) == []

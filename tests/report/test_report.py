@@ -14,7 +14,7 @@ from scm.charts.axes import IMAGES, Line, image_count
 from scm.charts.inline import Chart, svg
 from scm.errors import UserError
 from scm.report import page as report_page
-from scm.report.curves import selection_lines
+from scm.report.curves import by_time_chart, selection_lines
 from scm.report.findings import collect
 from scm.report.paper import paper_charts
 from scm.report.wording import duration, number
@@ -105,6 +105,20 @@ def test_the_table_holds_the_figures(root: Path) -> None:
     assert "sCD&#39;s FD still fell by 14% in the last 50% of its training." in page
     sources = re.findall(r'src="([^"]*)"', text)
     assert len(sources) == 6 and all((root / "results" / source).is_file() for source in sources)
+
+
+def test_the_distance_by_time_is_one_chart_of_all_models_above_the_floor(root: Path) -> None:
+    caption, chart = by_time_chart(collect(fake_project(root)))
+    assert caption == "FD of images brought back from t" and chart.logarithmic
+    *models, floor = chart.lines
+    assert [line.label for line in models] == ["Teacher", "sCD", "sCT"] and len({line.colour for line in models}) == 3
+    assert all(tuple(line.x) == (0.3, 0.8, 1.45) for line in models) and models[1].y[-1] == pytest.approx(
+        1.4 + 2.4 * 1.45
+    )
+    assert (floor.label, floor.dashed, tuple(floor.x), tuple(floor.y)) == ("Real images", True, (0.0, 1.45), (1.4, 1.4))
+    build(fake_project(root))
+    section = html(root).split("<h2>Where along t the students lose</h2>")[1].split("<h2>")[0]
+    assert "move student.common.p_mean" in section and section.count("<svg") == 1
 
 
 @pytest.mark.parametrize(("extractor", "name"), [("inception", "FID"), ("dinov2", "FD-DINOv2"), ("exported", "FD")])
@@ -272,7 +286,7 @@ def test_the_page_is_whole_and_needs_nothing_else(root: Path) -> None:
     tags = Tags(html(root))
     assert tags.open == []
     assert tags.counts["img"] == 3 + 6 + 1, "the first pictures, the grids and the contact sheet"
-    assert tags.counts["svg"] == 2 + 5 + 8 + 8 + 1 + 3, "the teacher has no tangents"
+    assert tags.counts["svg"] == 2 + 5 + 8 + 8 + 1 + 1 + 3, "the teacher has no tangents"
     assert "script" not in tags.counts and "link" not in tags.counts
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in tags.links)
     assert not re.search(r"url\((?!#)|@import|https?://", html(root))
@@ -342,6 +356,7 @@ def test_only_the_configured_models_are_shown(root: Path) -> None:
         "curves/train-teacher.csv",
         "curves/select-scd.csv",
         "curves/progress-scd.csv",
+        "curves/by-time-sct.csv",
         "samples/sct/nfe-1.png",
         "runs/encode.json",
         "runs/evaluate@scd.json",

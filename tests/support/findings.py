@@ -38,4 +38,5 @@ def findings_of(*rows: Row, **others: Any) -> Findings:
     known["selection"] = {model: [{"sigma_rel": length, "fd": 1.0} for length in (0.05, 0.1, 0.2)] for model in models}
     known["choices"] = {model: {"sigma_rel": 0.1, "fd": 1.0} for model in models}
     known["progress"] = {model: [{"images": 196608.0, "fd": 1.0}] for model in models}
+    known["by_time"] = {model: [{"t": t, "fd": 0.2 + t} for t in (0.0, 0.3, 0.8, 1.45)] for model in models}
     return Findings(models=models, rows=list(rows), **(known | others))
