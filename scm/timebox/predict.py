@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from scm import methods
 from scm.base.project import TEACHER
 from scm.build.sampling import ways
+from scm.evaluation.by_time import samples_of, times_of, way_back
 from scm.evaluation.candidates import Way
 from scm.evaluation.held_out import SIDE, SIDES
 from scm.evaluation.jackknife import BLOCKS
 from scm.evaluation.measuring import MOST_COMPARED
 from scm.evaluation.precision_recall import MOST_IMAGES
 from scm.evaluation.reference import DRAWS
+from scm.generation.sampler import t_max_of
+from scm.generation.trained import evaluations_per_call
 from scm.params import Params
 from scm.report.preview import IMAGES, TEACHER_STEPS
 from scm.timebox.speeds import Machine, Speeds
@@ -103,18 +107,32 @@ def _training(params: Params, model: str, speeds: Speeds | None) -> float | None
 
 def ways_of(params: Params, model: str) -> list[Way]:
     """The ways in which selection samples a model, the fewest steps first."""
-    header: dict[str, object] = {"model": model, "network": {}, "label_dropout": params.teacher.label_dropout}
+    return ways(params, header_of(params, model))
+
+
+def header_of(params: Params, model: str) -> dict[str, Any]:
+    """What the header of a model that these parameters make says of its sampling."""
+    header: dict[str, Any] = {"model": model, "network": {}, "label_dropout": params.teacher.label_dropout}
     if model != TEACHER:
         settings = params.student.method(model)
         further = {"segments": settings.segments, "any_steps": methods.find(model).any_steps or None}
         header |= {name: value for name, value in further.items() if value is not None}
         header["network"] = {"guidance": settings.guidance is not None}
-    return ways(params, header)
+    return header
 
 
 def evaluations(params: Params, model: str, way: Way) -> int:
     """Evaluations of the network for one sample; a teacher's steps are Heun's."""
     return (2 * way.steps - 1) * (1 if way.guidance == 1 else 2) if model == TEACHER else way.steps
+
+
+def evaluations_by_time(params: Params, model: str) -> list[int]:
+    """Evaluations of the network that bring an image back from each time; those of a guided teacher are doubled."""
+    sigma_d, way = params.network.sigma_d, ways_of(params, model)[0]
+    header = {**header_of(params, model), "sigma_d": sigma_d, "t_max": t_max_of(params.sampler.sigma_max, sigma_d)}
+    header["sampling"] = {each.steps: each.choice for each in ways_of(params, model)}
+    times = times_of(header, header["t_max"])
+    return [way_back(header, t).nfe * evaluations_per_call(header, way.guidance) for t in times]
 
 
 def _selection(params: Params, model: str, machine: Machine, speeds: Speeds) -> float:
@@ -134,7 +152,11 @@ def _selection(params: Params, model: str, machine: Machine, speeds: Speeds) -> 
     for number, way in tried:
         drawn = select.samples * _sample(machine, speeds, evaluations(params, model, way))
         seconds += number * (drawn + (1 + BLOCKS) * DISTANCE)
-    return seconds
+    count = samples_of(select.samples, params.reference.classifier.features)
+    return seconds + sum(
+        count * _sample(machine, speeds, number) + (1 + BLOCKS) * DISTANCE
+        for number in [0, *evaluations_by_time(params, model)]
+    )
 
 
 def _sample(machine: Machine, speeds: Speeds, number: int) -> float:

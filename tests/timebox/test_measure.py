@@ -11,7 +11,7 @@ from scm.pipeline.plan import RUNS, UP_TO_DATE, Step
 from scm.pipeline.plan_cost import Estimate
 from scm.timebox import measure, present, worker
 from scm.timebox.measure import Worker
-from scm.timebox.predict import TRAINING, Images, evaluations, predicted, total, ways_of
+from scm.timebox.predict import TRAINING, Images, evaluations, evaluations_by_time, predicted, total, ways_of
 from scm.timebox.speeds import Machine, Speeds
 from tests.support.projects import METHODS, params_of_all, params_with, values_with
 
@@ -79,6 +79,13 @@ def test_the_evaluations_of_each_method_are_its_samplers():
     assert numbers["multistep"] == [3] and numbers["meanflow"] == [1, 2, 4]
     assert numbers["scd"] == [1, *[2] * len(params.select.t_mid)]
     assert [evaluations(params, "teacher", way) for way in ways_of(params, "teacher")] == [35]
+
+
+def test_the_evaluations_by_time_are_those_that_the_selection_makes():
+    params = params_of_all()
+    numbers = {model: evaluations_by_time(params, model) for model in ("teacher", "scd", "meanflow", "multistep")}
+    assert numbers["teacher"] == [3, 5, 7, 9, 13, 17] and numbers["scd"] == numbers["meanflow"] == [1] * 6
+    assert numbers["multistep"] == [1, 1, 2, 3, 3, 3]
 
 
 def test_a_training_is_in_proportion_to_its_images_and_so_is_selection_to_its_samples():
