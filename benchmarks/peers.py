@@ -49,9 +49,17 @@ class Side(NamedTuple):
         return self.worker.ask({"ask": kind, "way": self.way, **further})
 
 
+def labels_of(code: Sequence[Path]) -> list[str]:
+    """The project of each checkout; with the folder's name where several are of one project."""
+    names = [recognised(folder).name for folder in code]
+    return [
+        name if names.count(name) == 1 else f"{name} ({folder.name})" for name, folder in zip(names, code, strict=True)
+    ]
+
+
 def sides(code: Sequence[Path], task: dict[str, Any], stack: ExitStack) -> tuple[dict[str, Side], list[str]]:
     """Ours in each way, then each checkout's, by name; and a line for each checkout with what is to be known of it."""
-    names = [recognised(folder).name for folder in code]  # all are checked before anything runs
+    names = labels_of(code)  # all are checked before anything runs
 
     def started(further: dict[str, Any]) -> Worker:
         worker = Worker({**task, **further})
@@ -92,7 +100,7 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((apart / other.double().flatten(1).abs().amax(1)).max())
 
 
-def tangents(found: Mapping[str, Side], exact: Side, folder: Path) -> dict[str, tuple[float, float]]:
+def tangents(found: Mapping[str, Side], folder: Path) -> dict[str, tuple[float, float]]:
     """The difference of each side's tangent from ours and from the exact one, at the places that the side has drawn."""
     result = dict[str, tuple[float, float]]()
     for number, (name, side) in enumerate(found.items()):
@@ -100,7 +108,7 @@ def tangents(found: Mapping[str, Side], exact: Side, folder: Path) -> dict[str, 
         side.ask("pull", file=str(files["own"]))
         there = {"places": str(files["own"])}
         found[OURS].ask("pull", file=str(files["ours"]), **there)
-        exact.ask("pull", file=str(files["exact"]), **there)
+        found[f"{OURS}, jvp"].ask("pull", file=str(files["exact"]), double=True, **there)
         own, ours, true = (weights.load(file)[0]["pull"] for file in files.values())
         result[name] = difference(own, ours), difference(own, true)
     return result
@@ -112,7 +120,7 @@ def rows(
 ) -> list[list[str]]:  # fmt: skip
     """Cells of the table, by side."""
     result = list[list[str]]()
-    for name in taken[0]:
+    for name in counts:
         ratios = sorted(each[name] / each[OURS] for each in taken)
         ms = statistics.median(each[name] for each in taken) * 1e3
         cells = [name, f"{ms:.0f}", f"{statistics.median(ratios):.2f}", f"{ratios[0]:.2f}–{ratios[-1]:.2f}"]
@@ -127,16 +135,13 @@ def compare(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         found, notes = sides(options.code, task, stack)
-        exact = Worker({**task, "double": True})
-        stack.callback(exact.close)
-        apart = tangents(found, Side(exact, "jvp"), folder)
+        apart = tangents(found, folder)
         counts = {name: side.ask("count") for name, side in found.items()}
         taken = timed(found, options.rounds, options.steps)
         parameters = found[OURS].worker.start["parameters"]
     print(f"{machine_name()}, one thread; {options.network}, {parameters:,} parameters, batch {options.batch};")
     print(f"float32, {options.rounds} rounds of {options.steps} steps\n")
-    order = {name: {key: each[key] for key in found} for name, each in enumerate(taken)}
-    print(markdown_table(HEAD, rows(list(order.values()), counts, apart), "lrrrrrrr"))
+    print(markdown_table(HEAD, rows(taken, counts, apart), "lrrrrrrr"))
     print("".join(f"\n{note}" for note in notes))
 
 
@@ -154,6 +159,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     fd.add_argument("--minutes", type=float, default=15, help="of CPU, for which `scm init` would size a whole run")
     fd.add_argument("--resolution", type=int, help="pixels on a side; default: what `scm init` chooses")
     fd.add_argument("--project", type=Path, help="a finished project, or a new folder that keeps what is made")
+    fd.add_argument("--budget", type=int, help="images of the students' trainings; default: the project's")
     fd.add_argument("--method", choices=["scd", "sct"], default="scd")
     fd.add_argument("--sampled", type=int, choices=[1, 2], default=2, help="steps of a sample")
     fd.add_argument("--t-mid", type=float, default=0.8, help="time of the second step, radians")

@@ -47,6 +47,7 @@ from scm.errors import UserError
 from scm.evaluation.reference import load_reference
 from scm.generation.generate import asked_labels, batches
 from scm.generation.sampler import Sampler, consistency_sampler, heun_sampler, t_max_of
+from scm.methods import StudentSettings
 from scm.networks import Model
 from scm.networks.magnitude import fix_weights, normalize_weights
 from scm.params import Params, load
@@ -151,7 +152,7 @@ class Training:
         self.params = params.model_copy(update={"seed": self.task["seed"]})
         self.ranks = Ranks.apart(device_of(params.runtime.model_copy(update={"device": "cpu", "threads": 1})))
         self.measure = Measure(self.root, params, self.task["samples"])
-        self.settings = self.params.student.method(self.task["method"])
+        self.settings = scaled(self.params.student.method(self.task["method"]), self.task["budget"])
         self.data = self.data_of(self.settings.batch)
         self.teacher, self.header = fitting_teacher(self.root / TEACHER_FILE, self.data, self.settings)
         self.student = new_student(self.teacher, self.settings, self.params.seed)
@@ -220,6 +221,18 @@ class Training:
         levels = self.params.sampler
         full = heun_sampler(levels.teacher_steps, *levels.noise_levels, self.header["sigma_d"])
         self.channel.answer({"distance": self.measure.distance(self.teacher, full), "evaluations": full.nfe})
+
+
+def scaled(settings: StudentSettings, budget: int | None) -> StudentSettings:
+    """The settings for another budget of images, whose schedules end in proportion."""
+    if budget is None:
+        return settings
+    part = budget / settings.images
+    rate = settings.lr.model_copy(
+        update={name: int(getattr(settings.lr, name) * part) for name in ("warmup", "decay_from")}
+    )
+    warmup = int(settings.tangent_warmup * part)
+    return settings.model_copy(update={"images": budget, "lr": rate, "tangent_warmup": warmup})
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> Path:
@@ -317,7 +330,12 @@ def measure(options: argparse.Namespace) -> None:
         root = prepared(options, Path(outer.enter_context(tempfile.TemporaryDirectory())) / "project")
         params = load(root / "params.yaml")
         common = {"project": str(root), "method": options.method, "samples": options.samples, "points": options.points}
-        common |= {"sampled": options.sampled, "t_mid": options.t_mid, "average": options.average}
+        common |= {
+            "budget": options.budget,
+            "sampled": options.sampled,
+            "t_mid": options.t_mid,
+            "average": options.average,
+        }
         teacher = Worker({**common, "seed": 0, "kind": "teacher"}, MODULE)
         outer.callback(teacher.close)
         best, runs, told = teacher.start, list[dict[str, list[Point]]](), list[str]()
@@ -334,12 +352,13 @@ def measure(options: argparse.Namespace) -> None:
                     told = [f"{MNIST}'s options: {workers[MNIST].start['options']}"]
                 runs.append(take_turns(workers, max(workers[OURS].start["images"] // options.points, 1)))
     values = options.fd or [multiple * best["distance"] for multiple in MULTIPLES]
-    settings = params.student.method(options.method)
+    settings = scaled(params.student.method(options.method), options.budget)
     print(f"{machine_name()}, one thread; {params.data.resolution} pixels, network of width {params.network.width};")
+    print(f"{options.method}: {settings.images:,} images in batches of {settings.batch};")
     print(
-        f"{options.method}: {settings.images:,} images in batches of {settings.batch}; FD of {options.samples:,} samples in"
+        f"FD of {options.samples:,} samples in {options.sampled} steps of the average of sigma_rel {options.average:g};"
     )
-    print(f"{options.sampled} steps; the teacher's in {best['evaluations']} evaluations: {best['distance']:.3f}\n")
+    print(f"the teacher's in {best['evaluations']} evaluations: {best['distance']:.3f}\n")
     head = ["FD below", "scm, CPU s", "its images"]
     for name in runs[0]:
         head += [] if name == OURS else [f"{name}, CPU s", "beside ours"]

@@ -13,12 +13,14 @@ What a loss does not need but its file imports, such as loggers and other networ
 says.
 """
 
+import copy
 import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -88,6 +90,12 @@ class Networks:
     @property
     def sigma_d(self) -> float:
         return self.student.settings.sigma_d
+
+    @cached_property
+    def double(self) -> "Networks":
+        """The same in float64."""
+        student, teacher = (Asked(copy.deepcopy(asked.model).double()) for asked in (self.student, self.teacher))
+        return Networks(student, teacher, (self.batch[0].double(), self.batch[1]))
 
 
 Turns = Iterator[Any]
@@ -291,8 +299,8 @@ PEERS = (
         "FastGen",
         ("fastgen/methods/consistency_model/sCM.py",),
         (
-            "av", "boto3", "botocore", "cv2", "diffusers", "einops", "ftfy", "imageio", "loguru", "pkg_resources", "timm",
-            "torchvision", "transformers", "wandb", "webdataset",
+            "av", "boto3", "botocore", "cv2", "diffusers", "einops", "ftfy", "imageio", "loguru", "pkg_resources",
+            "timm", "torchvision", "transformers", "wandb", "webdataset",
         ),
         fastgen,
     ),

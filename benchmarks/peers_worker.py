@@ -85,7 +85,7 @@ class Channel:
         self._answers.flush()
 
 
-def networks_of(name: str, batch: int, double: bool) -> Networks:
+def networks_of(name: str, batch: int) -> Networks:
     """Student, teacher and images of a network of step_cost.py: the same numbers in each process."""
     settings = small_networks()[name]
     torch.manual_seed(0)
@@ -98,8 +98,6 @@ def networks_of(name: str, batch: int, double: bool) -> Networks:
         for value in student.network.parameters():
             value.add_(torch.randn_like(value), alpha=0.1)
     x_0 = torch.randn(batch, settings.channels, settings.resolution, settings.resolution) * settings.sigma_d
-    if double:
-        student, teacher, x_0 = student.double(), teacher.double(), x_0.double()
     return Networks(Asked(student), Asked(teacher), (x_0, torch.arange(batch) % settings.classes))
 
 
@@ -121,11 +119,12 @@ def turns(channel: Channel, networks: Networks, start: dict[str, Any]) -> Iterat
                 yield question
             found = {"bytes": memory.peak, "operations": counter.get_total_flops()}
         else:
-            pull = networks.student.pull = torch.zeros_like(networks.batch[0], requires_grad=True)
+            own = networks.double if question.get("double") else networks
+            pull = own.student.pull = torch.zeros_like(own.batch[0], requires_grad=True)
             yield question
-            networks.student.pull = None
+            own.student.pull = None
             assert pull.grad is not None
-            keep_pull(Path(question["file"]), networks, pull.grad)
+            keep_pull(Path(question["file"]), own, pull.grad)
         channel.answer(found)
 
 
@@ -140,19 +139,20 @@ def keep_pull(file: Path, networks: Networks, gradient: Tensor) -> None:
 
 
 def ours(networks: Networks, asked: Iterator[dict[str, Any]]) -> None:
-    """Steps with our loss; the question names the way of the tangent, and may name places in a file."""
+    """Steps with our loss; the question names the way of the tangent, and may name places in a file and float64."""
     sigma_d, (mean, deviation) = networks.sigma_d, CONSISTENCY_TIMES
-    loss = ConsistencyDistillation(sigma_d=sigma_d, p_mean=mean, p_std=deviation, teacher=networks.teacher)
     for question in asked:
-        networks.student.zero_grad(set_to_none=True)
-        x_0, labels = networks.batch
+        own = networks.double if question.get("double") else networks
+        loss = ConsistencyDistillation(sigma_d=sigma_d, p_mean=mean, p_std=deviation, teacher=own.teacher)
+        own.student.zero_grad(set_to_none=True)
+        x_0, labels = own.batch
         with tangent_by(question["way"]):
             if "places" in question:
                 there = {key: value.to(x_0.dtype) for key, value in weights.load(Path(question["places"]))[0].items()}
                 at = Places(there["x"] * sigma_d, there["t"], labels, {}, there["output"] * sigma_d)
-                losses = loss.loss_at(networks.student, at, LATE)
+                losses = loss.loss_at(own.student, at, LATE)
             else:
-                losses = loss(networks.student, Batch(x_0, labels, torch.Generator().manual_seed(0)), LATE)
+                losses = loss(own.student, Batch(x_0, labels, torch.Generator().manual_seed(0)), LATE)
         losses.value.mean().backward()
 
 
@@ -160,7 +160,7 @@ def main() -> None:
     channel = Channel()
     task = json.loads(sys.stdin.readline())
     try:
-        networks = networks_of(task["network"], task["batch"], task.get("double", False))
+        networks = networks_of(task["network"], task["batch"])
         start: dict[str, Any] = {"parameters": sum(value.numel() for value in networks.student.parameters())}
         if "code" not in task:
             ours(networks, turns(channel, networks, start))
