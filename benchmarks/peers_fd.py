@@ -17,7 +17,6 @@ away, or in --project. A --project that has a teacher is used as it is, and noth
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,9 @@ from benchmarks.peers_worker import Channel, Worker
 from benchmarks.step_cost import tangent_by
 from benchmarks.timebox import copied
 from scm.base.distributed import Ranks
-from scm.base.processes import own_environment
+from scm.base.processes import end_with_parent, own_environment
 from scm.base.tables import markdown_table
-from scm.build.models import device_of, new_student, student_header
+from scm.build.models import device_of, new_student, student_header, with_precision
 from scm.build.training import TrainingData, fitting_teacher, student_objective, training_settings
 from scm.data.latents.autoencoders import load_codec
 from scm.ema.tracker import Averages
@@ -51,7 +50,6 @@ from scm.methods import StudentSettings
 from scm.networks import Model
 from scm.networks.magnitude import fix_weights, normalize_weights
 from scm.params import Params, load
-from scm.pipeline.stage import MALLOC
 from scm.presets.apply import apply
 from scm.results.provenance import machine_name
 from scm.timebox.box import boxed
@@ -79,10 +77,13 @@ class Measure:
 
     @torch.no_grad()
     def distance(self, model: Model, sampler: Sampler) -> float:
-        shape = self.codec.header["shape"]
-        drawn = batches(model, sampler, self._seeds, self._labels, shape, self._batch, "cpu")
-        features = [self.reference.features_of(self.codec.decode(samples)) for _, samples, _ in drawn]
-        return self.reference.distance_of(torch.cat(features)) if bool(features[-1].isfinite().all()) else math.inf
+        """The Frechet distance of the model's samples; infinite if one of them is not finite."""
+        features, shape = list[Tensor](), self.codec.header["shape"]
+        for _, samples, _ in batches(model, sampler, self._seeds, self._labels, shape, self._batch, "cpu"):
+            if not samples.isfinite().all():
+                return math.inf
+            features.append(self.reference.features_of(self.codec.decode(samples)))
+        return self.reference.distance_of(torch.cat(features))
 
 
 class Gate:
@@ -133,26 +134,21 @@ class Gate:
         self._resume()
 
 
-@dataclass
 class Training:
     """A student's training in its process.
 
-    Attributes:
-        task: what the parent asked for; see `main` of this module's parent side, `trained`.
+    Args:
+        task: what `measure` asks for: the project, the student, how it is measured.
     """
 
-    task: Mapping[str, Any]
-    channel: Channel
-    root: Path = field(init=False)
-    params: Params = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.root = Path(self.task["project"])
+    def __init__(self, task: Mapping[str, Any], channel: Channel) -> None:
+        self.task, self.channel, self.root = task, channel, Path(task["project"])
         params = load(self.root / "params.yaml")
         self.params = params.model_copy(update={"seed": self.task["seed"]})
         self.ranks = Ranks.apart(device_of(params.runtime.model_copy(update={"device": "cpu", "threads": 1})))
         self.measure = Measure(self.root, params, self.task["samples"])
-        self.settings = scaled(self.params.student.method(self.task["method"]), self.task["budget"])
+        settings = scaled(self.params.student.method(self.task["method"]), self.task["budget"])
+        self.settings = with_precision(settings, self.ranks, say)
         self.data = self.data_of(self.settings.batch)
         self.teacher, self.header = fitting_teacher(self.root / TEACHER_FILE, self.data, self.settings)
         self.student = new_student(self.teacher, self.settings, self.params.seed)
@@ -370,8 +366,7 @@ def measure(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """The process's side."""
-    if any(os.environ.get(key) != value for key, value in MALLOC.items()):  # the training stages also start with these
-        os.execve(sys.executable, [sys.executable, "-m", MODULE], {**os.environ, **MALLOC})
+    end_with_parent()
     channel = Channel()
     task = json.loads(sys.stdin.readline())
     try:

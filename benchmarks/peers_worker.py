@@ -22,7 +22,7 @@ from benchmarks.peers_losses import CONSISTENCY_TIMES, LATE, Asked, Networks, im
 from benchmarks.step_cost import small_networks, tangent_by
 from scm.base import weights
 from scm.base.live_memory import LiveMemory
-from scm.base.processes import own_environment
+from scm.base.processes import end_with_parent, own_environment
 from scm.errors import UserError
 from scm.networks import Model
 from scm.objectives.consistency import Places
@@ -41,8 +41,10 @@ class Worker:
     """
 
     def __init__(self, task: dict[str, Any], module: str = MODULE) -> None:
+        from scm.pipeline.stage import MALLOC  # the training stages also start with these
+
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        environment = {**own_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        environment = {**own_environment(), **MALLOC, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen([sys.executable, "-m", module], env=environment, text=True, **pipes)
         try:
@@ -157,6 +159,7 @@ def ours(networks: Networks, asked: Iterator[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    end_with_parent()
     channel = Channel()
     task = json.loads(sys.stdin.readline())
     try:
