@@ -196,7 +196,8 @@ class Training:
         batch = mnist_options(script)["batch_size"]
         fix_weights(self.teacher)
         averages, data = Averages(self.student, (self.task["average"],)), self.data_of(batch)
-        networks = Networks(Asked(self.student.train()), Asked(self.teacher), data.batch_at(0), learns=True)
+        distils = self.task["method"] == "scd"
+        networks = Networks(Asked(self.student.train()), Asked(self.teacher), data.batch_at(0), True, distils)
         gate = Gate(self.channel, {"batch": batch, "options": str(mnist_options(script))})
 
         def steps() -> Iterator[None]:

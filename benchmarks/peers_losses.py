@@ -80,12 +80,14 @@ class Networks:
     Attributes:
         batch: the images [B, C, H, W] of the next step and their classes [B].
         learns: True has sCM-mnist's script keep its optimiser.
+        distils: False has it train from the data alone.
     """
 
     student: Asked
     teacher: Asked
     batch: tuple[Tensor, Tensor]
     learns: bool = False
+    distils: bool = True
 
     @property
     def sigma_d(self) -> float:
@@ -260,7 +262,7 @@ def mnist_options(script: ModuleType) -> dict[str, Any]:
 
 
 def mnist(networks: Networks, turns: Turns) -> None:
-    """Runs the script, whose data loader here waits for turns; it distils because it finds a model.pt."""
+    """Runs the script, whose data loader here waits for turns; it distils if it finds a model.pt."""
     script = importlib.import_module("train_consistency")
     faces = iter([Face(networks.student, networks), Face(networks.teacher, networks)])
 
@@ -290,7 +292,8 @@ def mnist(networks: Networks, turns: Turns) -> None:
     options = mnist_options(script)
     given = {"device": "cpu", "epochs": 1, "extra_plots": False}
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        torch.save({}, "model.pt")
+        if networks.distils:
+            torch.save({}, "model.pt")
         script.train.callback(**{**options, **{name: value for name, value in given.items() if name in options}})
 
 

@@ -7,8 +7,9 @@ import torch
 
 from benchmarks import peers, peers_fd
 from benchmarks.peers_losses import Asked, StandIns, Stub, recognised
-from benchmarks.peers_worker import networks_of
+from benchmarks.peers_worker import ROOT, networks_of
 from scm.errors import UserError
+from scm.params import load
 
 LOSS = """
 import torch
@@ -171,6 +172,45 @@ def test_trainings_take_turns_of_as_many_images_and_the_script_gets_the_longest_
     points = peers_fd.take_turns({peers_fd.OURS: ours, peers_fd.SPLIT: split, peers_fd.MNIST: script}, 256)
     assert ours.asked == split.asked == [4, 4] and script.asked == [2, 2, 2]
     assert points[peers_fd.OURS] == [(64, 1.0, 9.0), (128, 2.0, 5.0)] and points[peers_fd.MNIST] == [(512, 4.5, 30.0)]
+
+
+class Channel:
+    """Stands for the parent's side: asks, and keeps the answers."""
+
+    def __init__(self, *steps):
+        self.steps, self.answers = steps, []
+
+    def questions(self):
+        return iter([{"steps": steps} for steps in self.steps])
+
+    def answer(self, found):
+        self.answers.append(found)
+
+
+def test_the_clock_runs_in_steps_alone(monkeypatch):
+    """Each look at the clock is a second later: two steps take one each, and what is measured beside them nothing."""
+    seconds = iter(range(100))
+    monkeypatch.setattr(peers_fd.time, "process_time", lambda: next(seconds))
+    channel = Channel(2, 1)
+    gate = peers_fd.Gate(channel, {"batch": 64})
+    assert gate() is False
+    with gate.paused():
+        next(seconds)  # a measurement
+        gate.add(64, 9.0)
+    assert gate() is gate() is False
+    gate.answer(done=True)
+    first, second = {"seconds": 2, "points": [(64, 1, 9.0)], "done": False}, {"seconds": 3, "points": [], "done": True}
+    assert channel.answers == [{"batch": 64}, first, second]
+    with pytest.raises(SystemExit):
+        gate()
+
+
+def test_another_budget_keeps_the_schedules_shape():
+    settings = load(ROOT / "params.yaml").student.method("scd")
+    half = peers_fd.scaled(settings, settings.images // 2)
+    assert half.images == settings.images // 2 and half.tangent_warmup == settings.tangent_warmup // 2
+    assert half.lr.decay_from == settings.lr.decay_from // 2 and half.lr.max == settings.lr.max
+    assert peers_fd.scaled(settings, None) is settings
 
 
 def test_a_stand_in_takes_what_a_file_does_with_a_package_that_it_imports():
