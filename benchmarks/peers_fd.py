@@ -8,7 +8,7 @@ are the same arithmetic but for rounding; the script gets as many CPU seconds as
 
 Counted are CPU seconds of the trainings' steps: batches, forward passes, backward pass, optimiser and averages. Imports
 and measuring are not. The Frechet distance is that of `--samples` samples in `--sampled` steps of the average, measured
-at `--points` places of the training; the first one below a value counts.
+at the start and at `--points` places of the training; the first one below a value counts.
 
 The project is made for the images as `scm init` would make it and trained up to its teacher, in a folder that is thrown
 away, or in --project. A --project that has a teacher is used as it is, and nothing in it is changed.
@@ -161,6 +161,12 @@ class Training:
     def data_of(self, batch: int) -> TrainingData:
         return TrainingData(self.root / "data/latents", self.params.seed, batch, self.ranks, lambda _: None)
 
+    def gate(self, **start: Any) -> Gate:
+        """The gate of the training, which has measured the student at its start, where it is the teacher."""
+        gate = Gate(self.channel, start)
+        self.measured(gate, 0, {})
+        return gate
+
     def measured(self, gate: Gate, images: int, average: Mapping[str, Tensor]) -> None:
         with gate.paused():
             self.copy.load_state_dict({**self.copy.state_dict(), **average})
@@ -176,7 +182,7 @@ class Training:
         loop = training_settings(self.params, settings, f"student {method}", header)
         often = {"log_every": NEVER, "checkpoint_every": NEVER, "checkpoint_minutes": None, "halflife": None}
         loop = replace(loop, profiles=(self.task["average"],), snapshots=self.task["points"], **often)
-        gate = Gate(self.channel, {"batch": settings.batch, "images": settings.images})
+        gate = self.gate(batch=settings.batch, images=settings.images)
 
         def probe(_: Model, average: Mapping[str, Tensor]) -> dict[str, float]:
             self.measured(gate, trainer.images, average)
@@ -198,7 +204,7 @@ class Training:
         averages, data = Averages(self.student, (self.task["average"],)), self.data_of(batch)
         distils = self.task["method"] == "scd"
         networks = Networks(Asked(self.student.train()), Asked(self.teacher), data.batch_at(0), True, distils)
-        gate = Gate(self.channel, {"batch": batch, "options": str(mnist_options(script))})
+        gate = self.gate(batch=batch, options=str(mnist_options(script)))
 
         def steps() -> Iterator[None]:
             images = 0
@@ -288,7 +294,8 @@ def reached(points: Sequence[Point], value: float) -> Point | None:
 def rows(runs: Sequence[Mapping[str, Sequence[Point]]], values: Sequence[float]) -> list[list[str]]:
     """Cells for each value: seconds of each training (median of the seeds), beside ours'; – where one never got there.
 
-    A ratio is the median over the seeds that both reach, and its range if there are several.
+    A ratio is the median over the seeds that both reach, and its range if there are several; the teacher's own few-step
+    samples, with which all begin, have none.
     """
     result = list[list[str]]()
     for value in values:
@@ -302,7 +309,7 @@ def rows(runs: Sequence[Mapping[str, Sequence[Point]]], values: Sequence[float])
                 images = [own[0] for own, _ in found if own is not None]
                 cells.append(f"{statistics.median(images):,.0f}" if all_there else "–")
                 continue
-            ratios = sorted(point[1] / own[1] for own, point in found if own is not None and point is not None)
+            ratios = sorted(point[1] / own[1] for own, point in found if own and point and own[1] > 0)
             spread = f" ({ratios[0]:.2f}–{ratios[-1]:.2f})" if len(ratios) > 1 else ""
             cells.append(f"{statistics.median(ratios):.2f}{spread}" if ratios else "–")
         result.append(cells)
