@@ -98,6 +98,7 @@ def compile_networks(module: nn.Module, runtime: Runtime, device: torch.device, 
         say("runtime.compile auto: off, so steps are slower: torch.compile needs a C compiler, such as gcc, and Triton")
         return
     say("the networks are compiled in the first steps, which takes minutes; runtime.compile: false leaves it out")
+    torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler as well
     for part in module.modules():
         if isinstance(part, Model):
             part.network.compile()

@@ -76,7 +76,7 @@ class NoiseLevels(NamedTuple):
 
 def repeatable() -> None:
     """Makes torch's results repeatable bit for bit, and computes fp32 in full precision."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import torch's compiler: 2 seconds
     deterministic: Any = torch.utils.deterministic  # untyped
     deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written
     torch.backends.cudnn.benchmark = False

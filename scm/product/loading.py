@@ -55,7 +55,7 @@ def placed(device: str) -> str:
         raise UserError(f"device {device}: must be auto, cpu or cuda")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: torch finds no GPU; use auto or cpu")
-    if device != "cpu":  # the CPU is repeatable anyway, and the call imports torch's compiler
+    if device != "cpu":  # the CPU is repeatable anyway
         trained.repeatable()
     return device
 

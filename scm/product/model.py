@@ -74,7 +74,7 @@ class Product:
     def __init__(self, folder: Path, max_rows: int, max_steps: int, device: str) -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda":  # the CPU is deterministic anyway, and the call imports torch's compiler
+        if device == "cuda":  # the CPU is deterministic anyway
             trained.repeatable()
         self.content, self.max_rows, self.max_steps, self.device = Content.read(folder), max_rows, max_steps, device
         self.folder, self.codec = folder, load_codec(folder / CODEC, device, REPACK, REPACK)
