@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,8 +96,9 @@ def measure(
     for block in mine:  # a damaged one is measured again
         remove(_file(work, block))
     speed = Progress(sum(map(len, mine)), progress, "measured")
-    for block in mine:
-        content, pixels = _block(extractor, _batches(shards, block, threads), place, keep, ranks.device, speed)
+    for block, parts in groupby(_batches(shards, mine, threads), itemgetter(0)):
+        batches = ((rows, images) for _, rows, images in parts)
+        content, pixels = _block(extractor, batches, place, keep, ranks.device, speed)
         weights.save_sealed(_file(work, block), content, {"pixels": pixels})
 
 
@@ -147,18 +150,21 @@ def _file(work: Path, block: range) -> Path:
     return work / f"features-{block.start:09d}.safetensors"
 
 
-def _batches(shards: Path, block: range, threads: int) -> Batches:
-    """Yields the images of a block with their positions; reads only shards that overlap with the block."""
-    start = 0
+def _batches(shards: Path, blocks: list[range], threads: int) -> Iterator[tuple[range, slice, Tensor]]:
+    """Yields the images of ordered blocks as (block, positions, images); reads each shard that they need once.
+
+    Where a batch ends depends on the shard and the block alone, so that the features' bits do not follow from `blocks`.
+    """
+    stop = 0
     for shard in read_index(shards)["shards"]:
-        if start + shard["count"] > block.start and start < block.stop:
-            position = start
-            for _, images, _ in iterate_batches(shards, LARGEST_BATCH, [shard], threads):
+        position, stop = stop, stop + shard["count"]
+        needed = [block for block in blocks if block.start < stop and position < block.stop]
+        for _, images, _ in iterate_batches(shards, LARGEST_BATCH, [shard], threads) if needed else ():
+            for block in needed:
                 first, last = max(position, block.start), min(position + len(images), block.stop)
                 if first < last:
-                    yield slice(first, last), images[first - position : last - position]
-                position += len(images)
-        start += shard["count"]
+                    yield block, slice(first, last), images[first - position : last - position]
+            position += len(images)
 
 
 @torch.no_grad()
