@@ -30,6 +30,14 @@ from scm.base.processes import STOPS
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+STUDENTS = {"student.scd.images": "2Ki", "student.sct.images": "2Ki", "student.common.lr.decay_from": "1Ki"}
+SHORTER = {
+    "reference.classifier.epochs": 1, "teacher.images": "2Ki", "teacher.lr.decay_from": "1Ki",
+    "student.scd.images": "1Ki", "student.sct.images": "1Ki", "student.common.lr.warmup": 512,
+    "student.common.lr.decay_from": 512, "student.common.tangent_warmup": 512, "sampler.teacher_steps": 6,
+    "ema.snapshots": 2, "select.progress": 2,
+}  # fmt: skip
+"""What makes digits-smoke as short as it can be where no figure has to be good."""
 
 
 def environment() -> dict[str, str]:
@@ -60,8 +68,8 @@ def edit(project: Path, key: str, value: object) -> object:
     return old
 
 
-def make_project(folder: Path) -> Path:
-    """A git repository with the files that git would take from this one; digits-smoke, but with shorter students."""
+def make_project(folder: Path, changes: dict[str, object] | None = None) -> Path:
+    """A git repository with the files that git would take from this one; digits-smoke, with shorter students or so."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -75,9 +83,8 @@ def make_project(folder: Path) -> Path:
     run("git", "config", "user.email", "tests@example.invalid")
     run("git", "config", "user.name", "tests")
     scm_here(folder, "preset", "apply", "digits-smoke")
-    shorter = {"scd.images": "2Ki", "sct.images": "2Ki", "common.lr.decay_from": "1Ki"}
-    for key, value in shorter.items():
-        edit(folder, f"student.{key}", value)
+    for key, value in (STUDENTS if changes is None else changes).items():
+        edit(folder, key, value)
     run("git", "add", ".")
     run("git", "commit", "-qm", "start")
     return folder
@@ -105,13 +112,12 @@ def run_in_two(folder: Path, module: str, *arguments: str) -> str:
 def inside(folder: Path) -> Iterator[None]:
     """This process as one that was started in the folder; what a stage changes in it is as before afterwards."""
     handlers = {number: signal.getsignal(number) for number in STOPS}
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
     try:
         with chdir(folder), mock.patch.dict(os.environ, environment(), clear=True):
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.set_num_threads(threads)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -160,7 +166,20 @@ def run_stages(project: Path, *names: str) -> None:
         stage, _, item = name.partition("@")
         remove_outputs(project, known.get(name, {}))
         run_stage(project, f"stages.{stage}", *filter(None, [item]))
-    runner(project)("dvc", "commit", "--force", "--quiet", *names)
+    commit(project, *names)
+
+
+def commit(project: Path, *names: str) -> None:
+    """`dvc commit --force` of these stages, which reads and writes dvc.lock once and not, in a second, for each."""
+    from dvc.repo import Repo
+    from dvc.repo.stage import StageInfo
+
+    with inside(project), warnings.catch_warnings(), Repo() as repo:
+        warnings.simplefilter("default")
+        known = {stage.addressing: stage for stage in repo.stage.load_all()}
+        chosen = [StageInfo(known[name]) for name in names]
+        with mock.patch.object(repo.stage, "collect_granular", lambda *_, **__: chosen):
+            repo.commit(force=True)
 
 
 @pytest.fixture(scope="session")
@@ -174,8 +193,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "whole").exists():
             shutil.rmtree(folder / "project", ignore_errors=True)
             (folder / "project").mkdir()
-            project = make_project(folder / "project")
-            runner(project)("scm", "run", "reference")
+            project = make_project(folder / "project", SHORTER)
             run_stages(project, *due(project))
             (folder / "whole").touch()
     return folder / "project"

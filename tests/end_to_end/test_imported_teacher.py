@@ -14,7 +14,7 @@ from tests.support import originals
 
 pytestmark = pytest.mark.slow
 
-SHAPE = {"resolution": 8, "channels": 1, "width": 32, "multipliers": (1, 2), "blocks": 1, "attention": 4}
+SHAPE = {"resolution": 8, "channels": 1, "width": 16, "multipliers": (1, 2), "blocks": 1, "attention": 4}
 TRAIN, SELECT = "train_teacher", "select_ema@teacher"
 
 
