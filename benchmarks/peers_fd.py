@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peers_losses import Asked, Networks, import_from, mnist_options, reason, recognised
+from benchmarks.peers_imports import import_from, reason
+from benchmarks.peers_losses import Asked, Networks, mnist_options, recognised
 from benchmarks.peers_worker import Channel, Worker
 from benchmarks.step_cost import tangent_by
 from benchmarks.timebox import copied
@@ -197,7 +198,7 @@ class Training:
     def mnist(self, code: Path) -> None:
         """The script of sCM-mnist with its own options, until it is asked no more."""
         peer = recognised(code)
-        import_from(code, peer)
+        import_from(code, peer.needless)
         script: Any = __import__("train_consistency")
         batch = mnist_options(script)["batch_size"]
         fix_weights(self.teacher)

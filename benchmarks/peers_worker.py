@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.peers_losses import CONSISTENCY_TIMES, LATE, Asked, Networks, import_from, reason, recognised
+from benchmarks.peers_imports import import_from, reason
+from benchmarks.peers_losses import CONSISTENCY_TIMES, LATE, Asked, Networks, recognised
 from benchmarks.step_cost import small_networks, tangent_by
 from scm.base import weights
 from scm.base.live_memory import LiveMemory
@@ -170,7 +171,7 @@ def main() -> None:
         else:
             code = Path(task["code"])
             peer = recognised(code)
-            stand_ins = import_from(code, peer)
+            stand_ins = import_from(code, peer.needless)
             start["stand_ins"] = stand_ins.used  # filled by the imports
             peer.run(networks, turns(channel, networks, start))
     except BaseException as error:  # SystemExit as well: scripts end by it

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import peers, peers_fd
-from benchmarks.peers_losses import Asked, StandIns, Stub, recognised
+from benchmarks.peers_imports import StandIns, Stub
+from benchmarks.peers_losses import Asked, recognised
 from benchmarks.peers_worker import ROOT, networks_of
 from scm.errors import UserError
 from scm.params import load
