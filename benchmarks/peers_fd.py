@@ -310,7 +310,7 @@ def rows(runs: Sequence[Mapping[str, Sequence[Point]]], values: Sequence[float])
                 images = [own[0] for own, _ in found if own is not None]
                 cells.append(f"{statistics.median(images):,.0f}" if all_there else "–")
                 continue
-            ratios = sorted(point[1] / own[1] for own, point in found if own and point and own[1] > 0)
+            ratios = sorted(point[1] / own[1] for own, point in found if own and point and own[0] > 0)
             spread = f" ({ratios[0]:.2f}–{ratios[-1]:.2f})" if len(ratios) > 1 else ""
             cells.append(f"{statistics.median(ratios):.2f}{spread}" if ratios else "–")
         result.append(cells)

@@ -145,7 +145,7 @@ def test_the_time_to_a_value_is_that_of_the_first_point_below_it():
     ours, split = [(64, 1.0, 9.0), (128, 2.0, 5.0), (192, 3.0, 6.0)], [(64, 3.0, 9.0), (128, 6.0, 5.0)]
     runs = [{peers_fd.OURS: ours, peers_fd.SPLIT: split}, {peers_fd.OURS: ours, peers_fd.SPLIT: split[:1]}]
     assert peers_fd.reached(ours, 6) == (128, 2.0, 5.0) and peers_fd.reached(ours, 5) is None
-    start = [(0, 0.0, 20.0)]
+    start = [(0, 1e-3, 20.0)]
     assert peers_fd.rows([{name: start + points for name, points in runs[0].items()}], [30]) == [
         ["30", "0.0", "0", "0.0", "–"]
     ]
