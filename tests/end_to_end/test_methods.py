@@ -11,8 +11,8 @@ from tests.end_to_end.conftest import Run, copy_project, due, edit, run_stages, 
 
 pytestmark = pytest.mark.slow
 
-RATE = {"max": 1.0e-3, "warmup": 256, "decay": "constant", "decay_from": 0}
-SHORT = {"images": 512, "dropout": 0.0, "tangent_warmup": 256}
+RATE = {"max": 1.0e-3, "warmup": 128, "decay": "constant", "decay_from": 0}
+SHORT = {"images": 256, "dropout": 0.0, "tangent_warmup": 128}
 VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 5.0e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
@@ -21,7 +21,7 @@ GAN = {"gan": {"weight": 0.5, "p_mean": -0.4, "p_std": 1.6, "heads": 2, "width":
 GUIDED = {"guidance": [1.0, 2.0]}
 METHODS = {
     "scd": ("teacher", {**SHORT, **GUIDED}),
-    "ect": ("teacher", {**SHORT, "q": 2.0, "k": 8.0, "b": 1.0, "doubling": 128, "c": 0.0}),
+    "ect": ("teacher", {**SHORT, "q": 2.0, "k": 8.0, "b": 1.0, "doubling": 64, "c": 0.0}),
     "discrete": ("teacher", {**SHORT, "points": 64}),
     "multistep": ("teacher", {**SHORT, "segments": 3}),
     "ayf": ("teacher", {**SHORT, "r_max": 0.99, **GUIDED}),
@@ -41,14 +41,14 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_project(finished, tmp_path_factory.mktemp("methods") / "project")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
-    params["teacher"]["label_dropout"], params["teacher"]["images"] = 0.1, "1Ki"
+    params["teacher"]["label_dropout"], params["teacher"]["images"] = 0.1, 512
+    params["teacher"]["batch"] = params["student"]["common"]["batch"] = 32
     params["teacher"]["lr"]["decay"] = "constant"
     params["student"]["common"]["lr"] = RATE
     params["student"]["methods"] = {method: start for method, (start, _) in METHODS.items()}
     for method, (_, block) in METHODS.items():
         params["student"][method] = block
     params["select"]["guidance"] = {"teacher": [1.5], "student": [1.5]}
-    params["ema"]["snapshots"], params["select"]["progress"] = 4, 2
     params["select"]["sigma_rel"] = {"teacher": [0.1], "student": [0.1]}
     params["evaluate"]["models"] = ["teacher", *METHODS]
     params["sampler"]["teacher_steps"] = 6
@@ -96,7 +96,7 @@ def test_every_method_is_in_the_report_and_in_mlflow(project):
     assert ": 0 new" not in shown[0] and ": 0 new" in shown[1]
     chain = json.loads((project / "results/runs/evaluate@scd_vsd.json").read_text())["chain"]
     assert chain["student.start"] == "scd" and chain["student.vsd.weight"] == 1.0
-    assert (chain["student.scd.start"], chain["student.scd.tangent_warmup"]) == ("teacher", 256)
+    assert (chain["student.scd.start"], chain["student.scd.tangent_warmup"]) == ("teacher", 128)
 
 
 def test_a_student_that_another_starts_from_takes_it_along(project, run):
