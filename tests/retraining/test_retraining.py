@@ -1,15 +1,19 @@
 """scm retrain around the pipeline: what it writes, brings, refuses and tells a CI service. The cycle is the drill."""
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from scm import cli
 from scm.base import locks
 from scm.errors import UserError
 from scm.params import load
@@ -33,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def retrain(folder: Path, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`scm retrain` in the project."""
+    """`scm retrain` in the project, as a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "scm.cli", "retrain", *arguments],
         cwd=folder, env={**plan_projects.environment(), **variables}, capture_output=True, text=True, timeout=120,
@@ -42,32 +46,44 @@ def retrain(folder: Path, *arguments: str, code: int = 0, **variables: str) -> s
     return done
 
 
+def retrain_here(folder: Path, *arguments: str, code: int = 0, **variables: str) -> str:
+    """The same in this process, for what starts no stage; returns the lines on stderr."""
+    known = {**plan_projects.environment(), **variables}
+    with chdir(folder), mock.patch.dict(os.environ, known, clear=True), redirect_stderr(io.StringIO()) as err:
+        try:
+            found = cli.main(["retrain", *arguments])
+        except SystemExit as end:
+            found = end.code
+    assert found == code, f"{arguments} ended with {found}\n{err.getvalue()}"
+    return err.getvalue()
+
+
 def test_the_plan_tells_a_ci_service_whether_something_runs(project, tmp_path):
     output, summary = tmp_path / "output", tmp_path / "summary"
     places = {"GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(summary)}
-    retrain(project, "plan", **places)
+    retrain_here(project, "plan", **places)
     assert output.read_text() == "runs=true\n"
     assert "never run: dvc.lock does not know it" in summary.read_text()
     dvc(project, "repro", "-q")
-    retrain(project, "plan", **places)
-    retrain(project, "plan", "--force", **places)
+    retrain_here(project, "plan", **places)
+    retrain_here(project, "plan", "--force", **places)
     assert output.read_text().splitlines()[1:] == ["runs=false", "runs=true"]
     assert not (project / "mlflow.db").exists()
 
 
 def test_values_and_a_preset_are_written_into_params(project):
-    shown = retrain(
+    shown = retrain_here(
         project,
         "plan",
         "--params",
         "teacher.images=256Ki evaluate.models=[teacher,scd] student.methods='{scd: teacher}' seed=7",
-    ).stderr
+    )
     assert "scm retrain: teacher.images: 192Ki -> 256Ki\n" in shown
     params = load(project / "params.yaml")
     assert (int(params.teacher.images), params.seed, list(params.student.methods)) == (256 * 1024, 7, ["scd"])
     text = (project / "params.yaml").read_text()
     assert "# training budget" in text, "comments stay"
-    retrain(project, "plan", "--preset", "", "--params", "")
+    retrain_here(project, "plan", "--preset", "", "--params", "")
     assert (project / "params.yaml").read_text() == text
 
 
@@ -84,13 +100,13 @@ def test_values_and_a_preset_are_written_into_params(project):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(project, arguments, error):
-    text = retrain(project, "plan", *arguments, code=1).stderr.splitlines()
+    text = retrain_here(project, "plan", *arguments, code=1).splitlines()
     assert re.fullmatch(f"scm: error: {error}", text[-1]), text
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "inf", "nan", "soon"])
 def test_no_time_at_all_is_refused(project, minutes):
-    assert "argument --minutes: " in retrain(project, "train", "--minutes", minutes, code=2).stderr
+    assert "argument --minutes: " in retrain_here(project, "train", "--minutes", minutes, code=2)
 
 
 def test_time_runs_out_and_the_same_command_goes_on(project, tmp_path):
@@ -128,7 +144,7 @@ def test_what_dvc_yaml_has_no_more_does_not_keep_the_rest_away(project, tmp_path
     dvc(project, "repro", "-q")
     dvc(project, "push", "-q")
     fewer = "evaluate.models=[teacher,scd] student.methods='{scd: teacher}'"
-    retrain(project, "plan", "--params", fewer)
+    retrain_here(project, "plan", "--params", fewer)
     git(project, "add", ".")
     git(project, "commit", "-qm", "trained")
     plan_projects.run(tmp_path, "git", "clone", "-q", str(project), "clone")
@@ -160,8 +176,8 @@ def test_a_remote_that_is_gone_fails_what_was_done_and_hides_no_other_fault(proj
 
 def test_a_refused_value_leaves_params_as_they_were(project):
     before = (project / "params.yaml").read_text()
-    retrain(project, "plan", "--preset", "digits-smoke", "--params", "seed=soon", code=1)
-    retrain(project, "plan", "--params", "mlflow.enabled=false", code=1)
+    retrain_here(project, "plan", "--preset", "digits-smoke", "--params", "seed=soon", code=1)
+    retrain_here(project, "plan", "--params", "mlflow.enabled=false", code=1)
     assert (project / "params.yaml").read_text() == before
 
 
@@ -209,7 +225,7 @@ def test_a_second_one_waits(project):
 
 
 def test_without_a_model_nothing_is_published(project):
-    error = retrain(project, "publish", code=1).stderr
+    error = retrain_here(project, "publish", code=1)
     assert error.endswith("data/codec is missing, and there is no DVC remote: run `scm retrain train` here\n")
     assert error.count("\n") == 1 and not (project / "mlflow.db").exists()
 

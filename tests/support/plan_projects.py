@@ -1,9 +1,12 @@
 """A small DVC project in the shape of the real one; its stages leave nothing but a hash of what they read."""
 
+import atexit
+import functools
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -107,6 +110,15 @@ def git(folder: Path, *arguments: str) -> str:
 
 def make(folder: Path) -> Path:
     """Writes the project into `folder`, in git; nothing has run."""
+    shutil.copytree(_made(), folder, symlinks=True, dirs_exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _made() -> Path:
+    """The project, made once in each process, since starting git and DVC takes seconds."""
+    folder = Path(tempfile.mkdtemp(prefix="scm-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     files = {
         "make.py": MAKE,
         "data/raw/0/a.png": "an image",
