@@ -44,6 +44,7 @@ class Chart:
 def svg(chart: Chart) -> str:
     """Draws a chart as an <svg> element that refers to nothing outside itself."""
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     inked = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
@@ -71,10 +72,12 @@ def svg(chart: Chart) -> str:
         if any(line.label for line in chart.lines):
             figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
-        # Metadata would carry the date, and the page would change with every build.
+        # Metadata would carry the date, and the page would change with every build. `figure.savefig` would draw twice.
         text = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+        for background in (figure.patch, axes.patch):
+            background.set(facecolor="none", edgecolor="none")
+        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
     return _inline(text.getvalue(), chart.title)
 
 
