@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make repro   install, then run what is out of date of the pipeline (scm run)"
 	@echo "make test    install, then run all tests but the long ones"
-	@echo "make long    the long ones: the retraining drill, compiled networks, PostgreSQL, MLflow's server and a DVC remote in trouble"
+	@echo "make long    the long ones: the retraining drill, compiled networks, other projects' losses, PostgreSQL, MLflow's server and a DVC remote in trouble"
 	@echo "make campaign  attacks by the thousand, counted in the tables of docs/reliability.md"
 	@echo "make guard   this tree's speed beside that of the commit before the last: steps, sampling, reading, commands"
 	@echo "make mutants changes the mathematics in one place at a time, and lists the changes that no test notices"

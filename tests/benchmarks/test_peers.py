@@ -87,6 +87,7 @@ def table_of(text):
     return {cells[0]: cells[1:] for cells in lines[2:]}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_losses_of_checkouts_are_measured_beside_ours(tmp_path, capsys):
     """A right loss has our tangent, one with a wrong sign has not; a script is past its warm-up and changes nothing."""
