@@ -7,8 +7,8 @@ has run, it records in the same process, which has imported dvc by then, that al
 
 import logging
 import runpy
+import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,23 @@ def main(arguments: list[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as end:
         if not end.code and arguments[1:] == ["repro"]:
-            with suppress(KeyboardInterrupt):
-                from scm.pipeline.unchanged import remember
-
-                remember(Path.cwd())
+            remember()
         raise
+
+
+def remember() -> None:
+    """Records that all is up to date. The run is complete, so neither a signal nor a fault in here makes it fail."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        from scm.pipeline import unchanged
+
+        unchanged.remember(Path.cwd())
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        print(f"scm run: the next run will look at all files again ({error!r})", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scm.errors import UserError
+from scm.pipeline import repro as repro_module
 from scm.pipeline import unchanged
 from scm.pipeline.repro import main as repro
 from scm.pipeline.unchanged import RECORD, remember, unchanged_stages
@@ -33,6 +35,14 @@ CONFIG = """[core]
     analytics = false
     check_update = false
 """
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def dvc(folder: Path, *arguments: str) -> None:
@@ -69,6 +79,12 @@ def edit_in_disguise(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def cached(root: Path, content: str) -> Path:
+    """The file in DVC's cache with this content."""
+    files = (root / ".dvc" / "cache" / "files").rglob("*")
+    return next(file for file in files if file.is_file() and file.read_text() == content)
+
+
 def test_the_stages_are_known_in_the_order_in_which_they_run(project):
     assert unchanged_stages(project) == ["first", "second"]
 
@@ -86,6 +102,12 @@ CHANGES = {
     "a link to nothing": lambda root: (root / "data" / "2.png").symlink_to("nowhere"),
     "an output": lambda root: edit_in_disguise(root / "made" / "a.txt"),
     "an output that is gone": lambda root: (root / "b.txt").unlink(),
+    "a folder linked to itself": lambda root: (root / "data" / "2.png").symlink_to("2.png"),
+    "a cached file": lambda root: cached(root, "a = 1\n").unlink(),
+    "the cache": lambda root: shutil.rmtree(root / ".dvc" / "cache"),
+    "images that a .dvc file knows": lambda root: (root / "data.dvc").write_text("outs:\n- path: data\n"),
+    "what DVC leaves out of a folder": lambda root: (root / "data" / ".dvcignore").write_text("1.png\n"),
+    "another pipeline": lambda root: (root / "data" / "dvc.yaml").touch(),
     "what DVC leaves out": lambda root: (root / ".dvcignore").write_text("data/1.png\n"),
     "DVC's settings": lambda root: (root / ".dvc" / "config.local").write_text("[cache]\n    type = copy\n"),
     "the record": lambda root: (root / RECORD).write_text((root / RECORD).read_text().replace("first", "firsT")),
@@ -110,6 +132,30 @@ def test_nothing_is_remembered_of_a_project_in_which_a_stage_would_run(project):
     assert not (project / RECORD).exists()
 
 
+def test_a_linked_folder_among_the_images_is_no_change_for_dvc_either(project):
+    (project / "data" / "latest").symlink_to(".")
+    assert unchanged_stages(project) is not None
+
+
+def test_nothing_is_remembered_of_a_pipeline_with_values_from_other_files(project):
+    (project / "dvc.yaml").write_text("vars: [params.yaml:seed]\n" + STAGES)
+    remember(project)
+    assert not (project / RECORD).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_after_the_last_stage_does_not_make_the_run_fail(project, monkeypatch, number):
+    monkeypatch.setattr(unchanged, "remember", lambda root: os.kill(os.getpid(), number))
+    repro_module.remember()
+
+
+def test_a_fault_after_the_last_stage_is_told_and_does_not_make_the_run_fail(project, monkeypatch, capsys):
+    monkeypatch.setattr(unchanged, "remember", lambda root: 1 / 0)
+    repro_module.remember()
+    told = "scm run: the next run will look at all files again (ZeroDivisionError('division by zero'))\n"
+    assert capsys.readouterr().err == told
+
+
 def test_nothing_is_remembered_of_a_stage_that_always_runs(project):
     (project / "dvc.yaml").write_text(STAGES + "    always_changed: true\n")
     dvc(project, "repro")
@@ -120,7 +166,7 @@ def test_nothing_is_remembered_of_a_stage_that_always_runs(project):
 def test_a_change_while_dvc_looks_is_noticed_later(project, monkeypatch):
     from dvc.repo import Repo
 
-    def status(repo: Repo) -> dict[str, object]:
+    def status(repo: Repo, **_: object) -> dict[str, object]:
         (project / "code" / "b.py").touch()
         return {}
 
