@@ -1,12 +1,14 @@
-"""Grids of small images."""
+"""Grids of small images. The report, which cuts pictures out of them, needs no torch."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from scm.base.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GAP = 1
 """Pixels between two images, and at the border."""
@@ -21,12 +23,14 @@ def scale_for(resolution: int) -> int:
     return max(1, round(CELL / resolution))
 
 
-def grid(images: Tensor, columns: int, scale: int) -> Image.Image:
+def grid(images: "Tensor", columns: int, scale: int) -> Image.Image:
     """Arranges uint8 images [N, 1 or 3, H, W] row by row in one picture, each pixel enlarged to scale x scale.
 
     Raises:
         ValueError: no images, or not uint8 with 1 or 3 channels.
     """
+    import torch
+
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"a grid needs uint8 [N, 1 or 3, H, W] with N > 0, not {images.dtype} {list(images.shape)}")
     count, _, height, width = images.shape
@@ -53,7 +57,7 @@ def corner(picture: Image.Image, resolution: int, columns: int, rows: int) -> Im
     return picture.crop((0, 0, min(columns * cell + GAP, picture.width), min(rows * cell + GAP, picture.height)))
 
 
-def save_grid(path: Path, images: Tensor, columns: int, scale: int) -> None:
+def save_grid(path: Path, images: "Tensor", columns: int, scale: int) -> None:
     """Writes `grid` as a PNG."""
     picture = grid(images, columns, scale)
     with replacing(path) as temporary:

@@ -5,6 +5,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +22,11 @@ from scm.report.paper import paper_charts
 from scm.report.wording import duration, number
 from stages.report import build
 from tests.support.fake_results import fake_project, write_fake_results
+
+
+def test_the_stage_report_imports_no_torch():
+    code = "import sys, stages.report; print({'torch', 'mlflow', 'dvc'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 @pytest.fixture(scope="module")
