@@ -98,7 +98,9 @@ def compile_networks(module: nn.Module, runtime: Runtime, device: torch.device, 
         say("runtime.compile auto: off, so steps are slower: torch.compile needs a C compiler, such as gcc, and Triton")
         return
     say("the networks are compiled in the first steps, which takes minutes; runtime.compile: false leaves it out")
-    torch.use_deterministic_algorithms(True, warn_only=True)  # tells the compiler as well
+    # What `repeatable` has set holds for compiled code as well if torch is told so; this imports the compiler.
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled(), warn_only=warn_only)
     for part in module.modules():
         if isinstance(part, Model):
             part.network.compile()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from scm.base import precision, weights
 from scm.base.distributed import Ranks
@@ -170,10 +171,17 @@ def test_a_network_is_compiled_if_asked_and_its_weights_keep_their_names(monkeyp
     model = tiny_model()
     names = list(model.state_dict())
     said: list[str] = []
-    for choice in (False, "auto"):
-        build.compile_networks(model, runtime(compile=choice), torch.device("cpu"), said.append)
-    assert not calls and not said
-    build.compile_networks(model, runtime(), torch.device("cpu"), said.append)
+    before = torch.get_deterministic_debug_mode()
+    monkeypatch.setattr(torch._inductor.config, "deterministic", False)
+    torch.set_deterministic_debug_mode("warn")  # which does not tell the compiler
+    try:
+        for choice in (False, "auto"):
+            build.compile_networks(model, runtime(compile=choice), torch.device("cpu"), said.append)
+        assert not calls and not said and not torch._inductor.config.deterministic
+        build.compile_networks(model, runtime(), torch.device("cpu"), said.append)
+        assert torch._inductor.config.deterministic and torch.get_deterministic_debug_mode() == 1
+    finally:
+        torch.set_deterministic_debug_mode(before)
     assert calls == [model.network]
     assert list(model.state_dict()) == names
 
