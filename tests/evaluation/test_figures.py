@@ -1,9 +1,6 @@
 """Samples measured a batch at a time, by one process or several, over one range of seeds or several."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,8 +19,8 @@ from scm.generation.sampler import Sampler
 from scm.samplers import SampleNoise
 from tests.evaluation.conftest import reference_of_stripes
 from tests.support.models import tiny_model
+from tests.support.processes import together
 
-ROOT = Path(__file__).parents[2]
 COUNT, BATCH = 22, 4
 LABELS = torch.arange(COUNT) % 3
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -154,13 +151,16 @@ def test_damaged_features_are_measured_again(tmp_path):
         assert file.read_bytes() == content
 
 
+def write_figures(ranks, folder):
+    results = measure(ranks, folder / "measured.jsonl")
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(results))
+    ranks.wait()
+
+
 @pytest.mark.slow
 def test_the_figures_of_two_processes_are_those_of_one(tmp_path, reference):
     Measured(tmp_path / "measured.jsonl", ALONE).of("known", 2, lambda: [1.25, 0.5])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    together(2, write_figures, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     for found in (first, second):
         assert found.pop("known") == [1.25, 0.5] and found.pop("new") == [2.5] and found.pop("same") == 1.0
@@ -174,11 +174,3 @@ def test_the_figures_of_two_processes_are_those_of_one(tmp_path, reference):
     expected = figures_of(sets, LABELS, reference, 3).figures
     del first["images_per_second"], expected["images_per_second"]
     assert first == pytest.approx(expected, rel=1e-9)
-
-
-if __name__ == "__main__":
-    group, folder = Ranks.join("cpu"), Path(sys.argv[1])
-    results = measure(group, folder / "measured.jsonl")
-    (folder / f"{group.rank}.json").write_text(json.dumps(results))
-    group.wait()
-    group.leave()

@@ -1,8 +1,5 @@
 """Objectives under data parallelism: two processes' losses and gradients are one's."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +15,7 @@ from scm.objectives.scd import ConsistencyDistillation
 from scm.objectives.score_distillation import FakeScore, ScoreDistillation
 from scm.training.gradients import GradientMean
 from tests.support.models import tiny_model
-
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import together
 
 
 class Wrapped(nn.Module):
@@ -80,12 +76,18 @@ def score_distillation(ranks: Ranks, updates: int) -> dict[str, Tensor]:
     return found
 
 
+def compute(ranks: Ranks, folder: Path) -> None:
+    for file in ("loop", "ddp", "vsd1", "vsd2"):
+        vsd = file.startswith("vsd")
+        computed = score_distillation(ranks, int(file[-1])) if vsd else gradients(ranks, wrap=file == "ddp")
+        if ranks.rank == 0:
+            weights.save(folder / file, computed, {})
+    ranks.wait()
+
+
 @pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    together(2, compute, tmp_path)
     alone = Ranks(0, 1, torch.device("cpu"))
     scd = gradients(alone, wrap=False)
     both, fake = (score_distillation(alone, updates) for updates in (1, 2))
@@ -100,14 +102,3 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
         assert found.keys() == expected.keys()
         for key, value in found.items():
             assert torch.allclose(value, expected[key], rtol=tolerance, atol=tolerance), (name, key)
-
-
-if __name__ == "__main__":
-    group = Ranks.join("cpu")
-    for file in ("loop", "ddp", "vsd1", "vsd2"):
-        vsd = file.startswith("vsd")
-        computed = score_distillation(group, int(file[-1])) if vsd else gradients(group, wrap=file == "ddp")
-        if group.rank == 0:
-            weights.save(Path(sys.argv[1]) / file, computed, {})
-    group.wait()
-    group.leave()

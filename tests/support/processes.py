@@ -13,14 +13,20 @@ from torch import multiprocessing as mp
 from scm.base.distributed import Ranks
 
 
+PRELOADED = ["torch._dynamo", "scm.training.loop", "tests.support.loops"]
+"""What most of the processes import; an optimiser imports torch's compiler."""
+
+
 def together(world: int, work: Callable[..., None], *arguments: object) -> None:
     """Calls `work(ranks, *arguments)` in `world` processes; an exception in one of them is raised here.
 
+    They are forked from a process that has imported torch, once for all tests of a test process.
     They get this process's sys.path, to which MLflow adds the code of each model that it loads: a part of scm alone.
     """
     path = [str(Path(__file__).parents[2]), *sys.path]
+    mp.get_context("forkserver").set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder, patch.object(sys, "path", path):
-        mp.spawn(_joined, (world, folder, work, arguments), nprocs=world)
+        mp.start_processes(_joined, (world, folder, work, arguments), nprocs=world, start_method="forkserver")
 
 
 def _joined(rank: int, world: int, folder: str, work: Callable[..., None], arguments: tuple[object, ...]) -> None:

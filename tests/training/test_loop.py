@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +20,9 @@ from scm.training.loss_scale import LossScale
 from scm.training.record import METRICS, SNAPSHOTS
 from scm.training.schedule import Schedule
 from tests.support.loops import equal, result, trainer
+from tests.support.processes import together
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "edm2.json").read_text())
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_schedule_is_edm2s():
@@ -295,6 +292,10 @@ def test_an_interrupted_run_in_float16_with_a_half_life_ends_with_the_same_bits(
     assert header["halflife"] == 64 and header["sigma_rel"] == pytest.approx(64 / math.log(2) / 160)
 
 
+def train_two(ranks, folder):
+    trainer(folder, ranks=ranks, half_precision=True, objective=overflowing(rank=1)).run()
+
+
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path):
     """Gloo, two processes, with dropout: averages equal to one process's.
@@ -302,10 +303,7 @@ def test_two_processes_train_like_one(tmp_path):
     The loss is scaled, and overflows on one rank of the two: both must skip those steps.
     """
     trainer(tmp_path / "one", half_precision=True, objective=overflowing()).run()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, __file__, str(tmp_path / "two")], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    together(2, train_two, tmp_path / "two")
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, state in one.items():
@@ -318,9 +316,3 @@ def test_two_processes_train_like_one(tmp_path):
     for one_line, two_line in zip(lines["one"], lines["two"], strict=True):
         assert one_line["loss_scale"] == two_line["loss_scale"] and one_line["skipped"] == two_line["skipped"]
     assert (lines["two"][-1]["loss_scale"], lines["two"][-1]["skipped"]) == (2**14, 2)
-
-
-if __name__ == "__main__":
-    group = Ranks.join("cpu")
-    trainer(Path(sys.argv[1]), ranks=group, half_precision=True, objective=overflowing(rank=1)).run()
-    group.leave()
