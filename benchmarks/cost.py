@@ -20,9 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step_cost import ROOT, LiveMemory, Undrawn, preset_params, preset_settings
+from benchmarks.step_cost import ROOT, LiveMemory, Operations, Undrawn, preset_params, preset_settings
 from scm.base.project import TEACHER
 from scm.build.memory import on_gpu
 from scm.build.models import new_model, new_student
@@ -111,13 +110,13 @@ def work_of(params: Params, preset: str, training: str) -> Work:
             objective, _ = student_objective(
                 training, settings, params.sampler, teacher.requires_grad_(False).eval(), 0
             )
-    with FlopCounterMode(display=False) as ahead, LiveMemory() as memory:
+    with Operations() as ahead, LiveMemory() as memory:
         loss = objective(model, Undrawn(x_0, labels, torch.Generator()), settings.images).value.mean()
-    with FlopCounterMode(display=False) as back:
+    with Operations() as back:
         loss.backward()
     return Work(
-        forward=ahead.get_total_flops() / IMAGES,
-        backward=back.get_total_flops() / IMAGES,
+        forward=ahead.total / IMAGES,
+        backward=back.total / IMAGES,
         activations=memory.peak / IMAGES,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         state=STATE[training],

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.step_cost import Operations
 from scm import methods
 from scm.base.live_memory import LiveMemory
 from scm.build import memory as build
@@ -111,18 +110,6 @@ def test_the_allocator_counts_the_same(tmp_path):
             peak = max(peak, now)
     assert said(params, "scd", 16) == pytest.approx(peak, rel=0.05)
     del kept
-
-
-class Operations(TorchDispatchMode):
-    """Counts as torch's FlopCounterMode does, which keeps tensors alive."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_cost import (
     WAYS,
@@ -25,6 +26,13 @@ def test_each_linear_operations_tangent_costs_one_application(preset):
     assert 4 / 3 - 0.01 < sct.flops / diffusion.flops < 1.34
     assert 5 / 3 - 0.01 < scd.flops / diffusion.flops < 1.68
     assert 1 < sct.bytes / diffusion.bytes < 1.1 and scd.bytes / diffusion.bytes < 1.1
+
+
+def test_operations_are_those_that_torch_counts():
+    steps = Steps(small_networks()["ddpmpp, width 32"], 2, "meta", dropout=0.1)
+    with FlopCounterMode(display=False) as counter:
+        steps.run("scd")
+    assert count(steps, "scd").flops == counter.get_total_flops()
 
 
 def test_the_usual_ways_cost_what_they_are_said_to():
