@@ -52,10 +52,16 @@ def check(family: str, backend: str, recomputed: Callable[..., Tensor] | None = 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("family", "blocks"), [("edm2", 0), ("edm2-trigflow", 0), ("ddpmpp-trigflow", 0), ("dit-trigflow", 1)]
+    ("family", "changes"),
+    [
+        ("edm2", SMALL),  # what tells it from the next, its embedding and modulation, is in each block
+        ("edm2-trigflow", {"blocks": 0}),
+        ("ddpmpp-trigflow", {"blocks": 0}),
+        ("dit-trigflow", {"blocks": 1}),
+    ],
 )
-def test_each_family_is_traced_whole(family: str, blocks: int):
-    check(family, "aot_eager", blocks=blocks)
+def test_each_family_is_traced_whole(family: str, changes: dict[str, object]):
+    check(family, "aot_eager", **changes)
 
 
 @pytest.mark.slow
