@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -186,17 +187,27 @@ def test_disabled_does_nothing_and_does_not_import_mlflow(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_four_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+def test_four_processes_may_open_a_new_store_at_once(tmp_path: Path, empty_store: Path) -> None:
+    """They are forked when everything is imported, so that they begin at the same moment."""
     code = (
-        "import sys; from pathlib import Path; from scm.params.project import TrackingSettings\n"
-        "from scm.tracking.records import RunRecord; from scm.tracking.sending import publish\n"
-        f"settings = TrackingSettings(True, None, 'shared', Path({str(tmp_path)!r}))\n"
-        "sys.exit(not publish(RunRecord(sys.argv[1], sys.argv[1], 'prepare', status='FINISHED'), settings, 120))\n"
+        "import os, sys; from pathlib import Path; from scm.params.project import TrackingSettings\n"
+        "from scm.tracking import store; from scm.tracking.records import RunRecord\n"
+        "from scm.tracking.sending import publish\n"
+        f"root = Path({str(tmp_path)!r})\n"
+        "store.connect(TrackingSettings(True, None, None, root / 'another'))\n"
+        "def send(key):\n"
+        "    record = RunRecord(key, key, 'prepare', status='FINISHED')\n"
+        "    if os.fork() == 0:\n"
+        "        os._exit(not publish(record, TrackingSettings(True, None, 'shared', root), 120))\n"
+        "for key in sys.argv[1:]:\n"
+        "    send(key)\n"
+        "print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in sys.argv[1:]])\n"
     )
-    commands = [[sys.executable, "-c", code, key] for key in ("same", "same", "b", "c")]
-    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
-    outcomes = [(process.communicate()[1], process.returncode) for process in processes]
-    assert outcomes == [("", 0)] * 4
+    (tmp_path / "another").mkdir()
+    shutil.copyfile(empty_store, tmp_path / "another/mlflow.db")
+    command = [sys.executable, "-c", code, "same", "same", "b", "c"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[0, 0, 0, 0]\n", "")
     assert counts(tmp_path)["runs"] == 3 and counts(tmp_path)["experiments"] == 2
 
 
