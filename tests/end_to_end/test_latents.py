@@ -60,10 +60,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["codec"] |= {"name": "sd_vae", "channels": 4, "precision": "fp32"}
     params["reference"]["classifier"] |= {"width": 8, "features": 16, "epochs": 1, "batch": 16}
     params["network"] |= {"width": 16, "blocks": 1, "attention": [4], "channels_per_head": 16}
-    params["teacher"] |= {"images": 512, "batch": 32, "precision": "fp32", "lr": RATE}
+    params["teacher"] |= {"images": 256, "batch": 32, "precision": "fp32", "lr": RATE}
     params["student"]["common"] |= {"batch": 32, "precision": "fp32", "lr": RATE, "tangent_warmup": 64}
-    params["student"]["scd"]["images"] = 256
-    params["ema"]["snapshots"] = 4
+    params["student"]["scd"]["images"] = 128
+    params["ema"]["snapshots"] = 2
     params["sampler"]["teacher_steps"] = 4
     params["select"] |= {
         "sigma_rel": {"teacher": [0.1], "student": [0.1]},

@@ -16,7 +16,7 @@ paper: something.
 methods: {scd: teacher}
 params:
   teacher: {images: 512, lr: {warmup: 64, decay_from: 256}}
-  student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 2Ki}}
+  student: {common: {lr: {warmup: 64, decay_from: 256}, tangent_warmup: 64}, scd: {images: 1536}}
   sampler: {teacher_steps: 4}
   select: {progress: 2}
 variants:
