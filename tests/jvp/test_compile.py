@@ -55,15 +55,18 @@ def check(family: str, backend: str, recomputed: Callable[..., Tensor] | None = 
     ("family", "changes"),
     [
         ("edm2", SMALL),  # what tells it from the next, its embedding and modulation, is in each block
-        ("edm2-trigflow", {"blocks": 0}),
-        ("ddpmpp-trigflow", {"blocks": 0}),
         ("dit-trigflow", {"blocks": 1}),
+        *(
+            pytest.param(family, {"blocks": 0}, marks=pytest.mark.long)
+            for family in ("edm2-trigflow", "ddpmpp-trigflow")
+        ),
     ],
 )
 def test_each_family_is_traced_whole(family: str, changes: dict[str, object]):
     check(family, "aot_eager", **changes)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_blocks_whose_activations_are_computed_again_are_traced_whole():
