@@ -15,7 +15,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from scm.results.reading import read_figures
-from tests.end_to_end.conftest import Run, copy_project, edit, environment, locked, run_in_two, run_stage, scm_here
+from tests.end_to_end.conftest import Run, copy_project, edit, environment, locked, run_stage, scm_here
+from tests.support.processes import Program, programs_together
 
 pytestmark = pytest.mark.slow
 
@@ -215,22 +216,17 @@ class Trainer:
     """stages.train_teacher in a process of its own, on a work folder of its own."""
 
     def __init__(self, project: Path, work: Path, *, parent: bool = False) -> None:
-        command = [sys.executable, "-m", "stages.train_teacher"]
         kept, extra = environment(), {"SCM_WORK": str(work)}
-        if parent:  # as under dvc: a parent that may die, and its shell, which is not to stay in between
+        if not parent:
+            self.process = Program("stages.train_teacher", cwd=project, env={**kept, **extra})
+        else:  # as under dvc: a parent that may die, and its shell, which is not to stay in between
             stages = YAML(typ="safe", pure=True).load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
             shell = ["/bin/sh", "-c", stages["train_teacher"]["cmd"]]
             command = [sys.executable, "-c", f"import subprocess; subprocess.run({shell})"]
             extra["DVC_ROOT"] = str(project)
             del kept["SCM_STARTED"]  # the stage starts again, with other settings of malloc, as it does for users
-        self.process = subprocess.Popen(
-            command,
-            cwd=project,
-            env={**kept, **extra},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+            output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            self.process = subprocess.Popen(command, cwd=project, env={**kept, **extra}, **output)
 
     def wait_for(self, text: str) -> str:
         assert self.process.stdout
@@ -307,7 +303,7 @@ def test_two_processes_measure_what_one_does_and_further_seeds_beside_it(tmp_pat
     for name in same:
         (folder / name).unlink()
     for stage in ("select_ema", "evaluate"):
-        lines = run_in_two(folder, f"stages.{stage}", "scd").splitlines()
+        lines = programs_together(2, f"stages.{stage}", "scd", cwd=folder, env=environment()).splitlines()
         assert lines and len(lines) == len(set(lines)), "each is said once"
     for name in same:
         assert (folder / name).read_bytes() == (project / name).read_bytes()
