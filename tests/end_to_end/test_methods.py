@@ -41,6 +41,7 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_project(finished, tmp_path_factory.mktemp("methods") / "project")
     path, yaml = folder / "params.yaml", YAML()
     params = yaml.load(path.read_text())
+    params["network"] |= {"multipliers": [1], "attention": [8]}
     params["teacher"]["label_dropout"], params["teacher"]["images"] = 0.1, 512
     params["teacher"]["batch"] = params["student"]["common"]["batch"] = 32
     params["teacher"]["lr"]["decay"] = "constant"
