@@ -1,5 +1,6 @@
 """`scm study` with real git and DVC, but stages that only write figures: experiments, interruption, faults, drawing."""
 
+import io
 import json
 import os
 import shutil
@@ -7,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -123,10 +126,12 @@ def start(project: Path, *arguments: str) -> subprocess.Popen:
 
 
 def scm_study(project: Path, *arguments: str, code: int = 0) -> str:
-    process = start(project, *arguments)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == code, output
-    return output
+    """The same in this process; returns all but the stages' own lines."""
+    output, variables = io.StringIO(), {"PYTHONPATH": str(ROOT)}
+    with chdir(project), mock.patch.dict(os.environ, variables), redirect_stdout(output), redirect_stderr(output):
+        found = cli.main(["study", *arguments])
+    assert found == code, output.getvalue()
+    return output.getvalue()
 
 
 def calls(project: Path) -> list[str]:

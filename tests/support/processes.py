@@ -18,7 +18,6 @@ from torch import multiprocessing as mp
 
 from scm.base.distributed import Ranks
 
-
 PRELOADED = ["torch._dynamo", "scm.training.loop", "tests.support.loops"]
 """What most of the processes import; an optimiser imports torch's compiler."""
 
