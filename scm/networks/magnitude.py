@@ -61,6 +61,23 @@ def upsample(x: Tensor) -> Tensor:
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+def arranged(x: Tensor) -> Tensor:
+    """x, with each pixel's channels side by side in memory where convolutions are faster so: on a CPU without graph.
+
+    What follows keeps the order; 256 samples of the default network take three quarters of the time.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if _may_be_arranged(x) else x
+
+
+def _may_be_arranged(x: Tensor) -> bool:
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    return type(x) is Tensor and x.device.type == "cpu" and not torch.is_grad_enabled() and not traced
+
+
+def _by_pixel(x: Tensor) -> bool:
+    return _may_be_arranged(x) and x.is_contiguous(memory_format=torch.channels_last)
+
+
 class MPConv(nn.Module):
     """Convolution (linear layer if kernel is 0) whose weight acts as if each output's row had unit norm (EDM2 eq. 47).
 
@@ -88,6 +105,8 @@ class MPConv(nn.Module):
             return functional.linear(x, weight)
         if weight.shape[-1] == 1 and x.device.type == "cpu" and not torch.compiler.is_exporting():
             # On a CPU torch convolves 1x1 more slowly than it multiplies; runtimes of exported models do not.
+            if _by_pixel(x):
+                return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
             rows = weight.reshape(1, *weight.shape[:2]).expand(x.shape[0], -1, -1)
             return torch.matmul(rows, x.reshape(*x.shape[:2], -1)).reshape(x.shape[0], -1, *x.shape[2:])
         return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)

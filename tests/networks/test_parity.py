@@ -1,6 +1,7 @@
 """EDM2's own answers on fixed inputs (tests/golden/edm2.json) against our layers and network in EDM2's form."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from scm.networks.architectures.edm2 import Block
 from scm.networks.embedding import FourierEmbedding, PositionalEmbedding
 from scm.networks.magnitude import MPConv, downsample, mp_cat, mp_silu, mp_sum, normalize, normalize_weights, upsample
 from tests.support.golden import GOLDEN, GOLDEN_EDM, check, ddpmpp_tiny, denoiser, edm2_tiny, fill, wave
+from tests.support.models import tiny_model
 
 
 def test_layers_without_weights():
@@ -140,3 +142,26 @@ def test_a_1x1_convolution_by_products_is_torchs_convolution():
     along = torch.randn_like(expected)
     both = [torch.autograd.grad(each, (x, layer.weight), along, retain_graph=True) for each in (found, expected)]
     torch.testing.assert_close(*both, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention", [(), (4,)])
+def test_without_graph_the_channels_lie_last_and_the_numbers_are_the_same(
+    attention: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+):
+    model = tiny_model(attention=attention).eval()
+    x, t, labels = torch.randn(6, 1, 8, 8), torch.linspace(0.1, 1.5, 6), torch.tensor([0, 1, 2, 0, -1, 1])
+    last, convolve = list[bool](), torch.nn.functional.conv2d
+
+    def watched(x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        last.append(x.is_contiguous(memory_format=torch.channels_last))
+        return convolve(x, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    expected = model(x, t, labels).detach()
+    assert last and not any(last)
+    last.clear()
+    with torch.no_grad():
+        found = model(x, t, labels)
+    assert last and all(last)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -18,6 +18,7 @@ from scm.networks.layers import UNet, attention, over_pixels, pnorm, split_heads
 from scm.networks.magnitude import (
     SILU_GAIN,
     MPConv,
+    arranged,
     downsample,
     mp_cat,
     mp_silu,
@@ -88,7 +89,7 @@ class Block(nn.Module):
         if self.heads:
             q, k, v = normalize(split_heads(self.attn_qkv(x), self.heads), dims=[2]).unbind(3)
             of_x, of_y = mp_weights(ATTENTION_BALANCE)
-            x = self.attn_proj(attention(q, k, v).reshape(x.shape), gain=of_y) + x * of_x
+            x = self.attn_proj(arranged(attention(q, k, v).reshape(x.shape)), gain=of_y) + x * of_x
         return torch.clamp(x, -CLIP, CLIP)
 
     def modulate(self, y: Tensor, embedding: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class EDM2UNet(UNet):
         if self.emb_label is not None and labels is not None:
             embedding = mp_sum(embedding, self.emb_label(labels * math.sqrt(self.classes)), 0.5)
         embedding = mp_silu(embedding)
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        x = arranged(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         x = self._down_and_up(x, embedding, seeds, mp_cat)
         return self.out_conv(x.to(embedding.dtype), gain=self.out_gain)
 
