@@ -126,7 +126,7 @@ def start(project: Path, *arguments: str) -> subprocess.Popen:
 
 
 def scm_study(project: Path, *arguments: str, code: int = 0) -> str:
-    """The same in this process; returns all but the stages' own lines."""
+    """Runs the command in this process, and returns what it prints; the stages' own lines are not among it."""
     output, variables = io.StringIO(), {"PYTHONPATH": str(ROOT)}
     with chdir(project), mock.patch.dict(os.environ, variables), redirect_stdout(output), redirect_stderr(output):
         found = cli.main(["study", *arguments])

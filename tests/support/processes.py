@@ -57,7 +57,7 @@ class Program:
         return self._process.exitcode
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """The rest of its output, and nothing; it has ended then."""
+        """Returns the rest of its output, and nothing; `timeout` is for its end after that."""
         with self.stdout:
             text = self.stdout.read()
         self._process.join(timeout)
