@@ -1,4 +1,4 @@
-"""What VSD, sCD + VSD and rCM share: their parameters, the fake score, and the settings that a diagnosis refers to."""
+"""What VSD, sCD + VSD, rCM and DMD share: parameters, the fake score, and the settings that a diagnosis refers to."""
 
 from typing import TYPE_CHECKING, Any
 

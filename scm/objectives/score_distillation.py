@@ -1,4 +1,4 @@
-"""Variational score distillation with adaptive weighting, which VSD, sCD + VSD and rCM share (app. C, table 7).
+"""Variational score distillation with adaptive weighting, which VSD, sCD + VSD, rCM and DMD share (app. C).
 
 The generator g_theta(z) = f_theta(z, t_max) is the student's first sampling step. Its samples move along the
 difference between two scores: the teacher's, and that of the generator's own samples, which a second network, the fake
@@ -139,3 +139,34 @@ class ScoreDistillation:
         """Diffuses the generator's sample with fresh noise: t, x_t and v_t."""
         t = trigflow.propose_times(batch.normal(), p_mean, p_std, self.sigma_d)
         return t, *diffused(replace(batch, x_0=sample), t, self.sigma_d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralSteps(ScoreDistillation):
+    """Score distillation of samples that the student draws in 1 to `steps` steps, which rCM and DMD share.
+
+    The samples that the scores are compared at are drawn as the student is sampled: in each further step the sample
+    gets fresh noise up to a random time, no later than the step before, and is denoised again. The last step alone has
+    a graph.
+
+    Attributes:
+        steps: the most steps of a sample; the numbers take turns. The times of further steps have the distribution of
+            those at which the scores are compared.
+    """
+
+    steps: int
+
+    def generate(self, function: Function, batch: Batch, z: Tensor, t_max: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        x_t, t = z, t_max
+        for _ in range(self.further(step)):
+            with torch.no_grad():
+                x_0 = trigflow.denoise(x_t, t, function(x_t / self.sigma_d, t), self.sigma_d)
+            t = torch.minimum(trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, self.sigma_d), t)
+            x_t = trigflow.interpolate(x_0, batch.normal(*z.shape[1:]) * self.sigma_d, t)
+        output, sample = super().generate(function, batch, x_t, t, step)
+        # The sample moves by -sigma_d sin t F, and at t_max by -sigma_d sin t_max F.
+        return output * trigflow.per_sample(torch.sin(t) / torch.sin(t_max), output), sample
+
+    def further(self, step: int) -> int:
+        """Steps without a graph: 0 to `steps` - 1 in turn, among the steps in which the student learns as well."""
+        return sum(divmod(step, self.updates)) % self.steps

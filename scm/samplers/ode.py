@@ -1,7 +1,8 @@
 """Samplers of the probability-flow ODE dx_t/dt = sigma_d F(x_t / sigma_d, t) (sec. 3), for teachers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -40,16 +41,29 @@ def ddim(function: Function, noise: Tensor, times: Sequence[float], sigma_d: flo
     return x
 
 
-@torch.no_grad()
 def heun(function: Function, noise: Tensor, sigmas: Sequence[float], sigma_d: float) -> Tensor:
-    """EDM's second-order sampler (Karras et al. 2022, alg. 1 without churn) = DPM-Solver-2S with Heun's midpoint.
-
-    Steps in EDM's x_sigma = x_t / cos t, where the ODE reads dx/dsigma = (x - D) / sigma. N steps take 2 N - 1 network
-    evaluations, since the last one, to sigma = 0, is Euler's.
+    """The end of `heun_points`, [B, C, H, W]; N steps take 2 N - 1 network evaluations.
 
     Args:
         noise: standard normal [B, C, H, W]; the start is sigmas[0] times it.
         sigmas: noise levels, descending, the last one 0 (`edm_sigmas`).
+    """
+    return deque(heun_points(function, noise, sigmas, sigma_d), maxlen=1).pop()
+
+
+@torch.no_grad()
+def heun_points(function: Function, noise: Tensor, sigmas: Sequence[float], sigma_d: float) -> Iterator[Tensor]:
+    """EDM's second-order sampler (Karras et al. 2022, alg. 1 without churn) = DPM-Solver-2S with Heun's midpoint.
+
+    Steps in EDM's x_sigma = x_t / cos t, where the ODE reads dx/dsigma = (x - D) / sigma. The last step, to sigma = 0,
+    is Euler's.
+
+    Args:
+        noise: as of `heun`.
+        sigmas: as of `heun`.
+
+    Yields:
+        x_sigma at each noise level, [B, C, H, W].
     """
 
     def slope(x: Tensor, sigma: float) -> Tensor:
@@ -58,8 +72,9 @@ def heun(function: Function, noise: Tensor, sigmas: Sequence[float], sigma_d: fl
         return (x - trigflow.denoise(x_t, t, function(x_t / sigma_d, t), sigma_d)) / sigma
 
     x = noise * sigmas[0]
+    yield x
     for sigma, following in pairwise(sigmas):
         first = slope(x, sigma)
         euler = x + (following - sigma) * first
         x = euler if following == 0 else x + (following - sigma) * (first + slope(euler, following)) / 2
-    return x
+        yield x

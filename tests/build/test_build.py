@@ -30,8 +30,10 @@ from scm.networks.architectures import names
 from scm.objectives.ayf import FlowMapDistillation
 from scm.objectives.discrete import DiscreteDistillation
 from scm.objectives.distillation import Distillation
+from scm.objectives.dmd import DistributionMatching
 from scm.objectives.ect import EasyConsistencyTuning
 from scm.objectives.facm import FlowAnchoredDistillation
+from scm.objectives.kd import TrajectoryDistillation
 from scm.objectives.meanflow import MeanFlow
 from scm.objectives.multistep import MultistepDistillation
 from scm.objectives.rcm import ScoreRegularizedConsistency
@@ -388,29 +390,35 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
     t_max = math.atan(50.0 / 0.5)
     levels = [(50**0.2 + i / 4 * (0.01**0.2 - 50**0.2)) ** 5 for i in range(5)]
     grid = (0.0, *(time_of_sigma(sigma, 0.5) for sigma in reversed(levels)))
+    trajectory = {name: distilled[name] for name in ("sigma_d", "teacher", "guidance", "p_mean", "p_std")}
+    trajectory |= {name: SCM[name] for name in ("label_dropout", "adaptive_weighting")}
+    trajectory |= {"sigmas": pytest.approx((*levels, 0.0)), "classes": 3, "uses": 3, "from_noise": 0.4, "seed": 7}
+    trajectory |= {"every": 1, "_solved": {}}
     expected = {
         "sct": (ConsistencyTraining, SCM),
         "scd": (ConsistencyDistillation, distilled),
         "discrete": (DiscreteDistillation, {**distilled, "roundoff": 2.0**-24, "grid": pytest.approx(grid)}),
         "multistep": (MultistepDistillation, {**distilled, "segments": 3, "t_max": t_max}),
         "ect": (EasyConsistencyTuning, ect),
+        "kd": (TrajectoryDistillation, trajectory),
         "ayf": (FlowMapDistillation, {**distilled, "r_max": 0.9}),
         "facm": (FlowAnchoredDistillation, {**distilled, "anchor": 0.5}),
         "meanflow": (MeanFlow, {**SCM, "jumps": 0.6, "weight_p": 0.7, "weight_c": 0.01}),
     }
     for method, (kind, fields) in expected.items():
         objective, auxiliary = training.student_objective(
-            method, params.student.method(method), params.sampler, teacher, 0
+            method, params.student.method(method), params.sampler, teacher, 7
         )
         assert auxiliary is None and type(objective) is kind and fields_of(objective) == fields
     of_scores = {"scd_vsd": ConsistencyAndScoreDistillation, "rcm": ScoreRegularizedConsistency}
+    of_scores |= {"dmd": DistributionMatching}
     for method, kind in {**of_scores, "vsd": VariationalScoreDistillation}.items():
         settings = params.student.method(method)
-        objective, auxiliary = training.student_objective(method, settings, params.sampler, teacher, 0)
+        objective, auxiliary = training.student_objective(method, settings, params.sampler, teacher, 7)
         assert auxiliary is not None and type(objective) is kind
         fields = fields_of(objective)
         fake, consistency = fields.pop("fake"), fields.pop("consistency")
-        assert fields.pop("steps", None) == (3 if method == "rcm" else None)
+        assert fields.pop("steps", None) == (3 if method in ("rcm", "dmd") else None)
         assert fields == {
             "sigma_d": 0.5, "t_max": t_max, "weight": 0.7, "p_mean": 0.3, "p_std": 1.9, "teacher": teacher,
             "fake_p_mean": -0.6, "fake_p_std": 1.5, "updates": 2, "guidance": scale, "label_dropout": 0.2,
@@ -418,9 +426,9 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
         }  # fmt: skip
         assert auxiliary.module is fake and auxiliary.lr_scale == pytest.approx(3e-4 / 1e-3)
         assert (consistency is None) == (method == "vsd")
+        regression = TrajectoryDistillation, {**trajectory, "every": 2}
         assert consistency is None or (type(consistency), fields_of(consistency)) == (
-            Distillation,
-            distilled,
+            regression if method == "dmd" else (Distillation, distilled)
         )
 
 

@@ -22,6 +22,7 @@ from tests.support.projects import params_of_all
 SMALL = {
     "network.width": 16, "network.channels_per_head": 16, "student.common.batch": 16, "teacher.batch": 16,
     "student.scd_vsd.fake_score.updates": 1, "student.vsd.fake_score.updates": 1, "student.rcm.fake_score.updates": 1,
+    "student.dmd.fake_score.updates": 1,
 }  # fmt: skip
 GIB, ROOT = 2**30, Path(__file__).parents[2]
 

@@ -12,7 +12,9 @@ from tests.end_to_end.conftest import Run, copy_project, due, edit, run_stages, 
 pytestmark = pytest.mark.slow
 
 RATE = {"max": 1.0e-3, "warmup": 128, "decay": "constant", "decay_from": 0}
-SHORT = {"images": 256, "dropout": 0.0, "tangent_warmup": 128}
+PLAIN = {"images": 256, "dropout": 0.0}
+SHORT = {**PLAIN, "tangent_warmup": 128}
+TRAJECTORIES = {"trajectories": {"steps": 3, "uses": 2, "from_noise": 0.3}}
 VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 5.0e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},
@@ -28,10 +30,13 @@ METHODS = {
     "scd_vsd": ("scd", {**SHORT, "tangent_warmup": 0, **VSD, **GUIDED}),
     "scd_gan": ("teacher", {**SHORT, **GAN}),
     "vsd": ("teacher", {**SHORT, **VSD}),
+    "kd": ("teacher", {**PLAIN, **TRAJECTORIES, **GUIDED}),
+    "dmd": ("kd", {**PLAIN, **VSD, **TRAJECTORIES, **GUIDED, "steps": 2}),
 }
 EVALUATIONS = {
     "teacher": {4, 22}, "scd": {1, 2}, "ect": {1, 2}, "discrete": {1, 2}, "multistep": {3}, "ayf": {1, 2, 4},
-    "scd_vsd": {1, 2}, "scd_gan": {1, 2}, "vsd": {1},
+    "scd_vsd": {1, 2}, "scd_gan": {1, 2}, "vsd": {1}, "kd": {1, 2},
+    "dmd": {1, 2},
 }  # fmt: skip
 
 
@@ -76,7 +81,7 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
         figures = metrics(project, model)
         for name in ("fd", "kid", "precision", "recall", "accuracy", "images_per_second"):
             assert {int(key.partition("@")[2]) for key in figures if key.startswith(f"{name}@")} == evaluations, model
-        guided = evaluations if model in ("teacher", "scd", "ayf", "scd_vsd") else set()
+        guided = evaluations if model in ("teacher", "scd", "ayf", "scd_vsd", "kd", "dmd") else set()
         scales = {key: value for key, value in figures.items() if key.startswith("guidance")}
         assert scales == {f"guidance@{number}": 1.5 for number in guided}
         assert ("t_mid@2" in figures) == (evaluations == {1, 2}) and "t_mid@1" not in figures
@@ -87,7 +92,7 @@ def test_every_method_is_measured_in_its_own_numbers_of_steps(project, run):
 
 def test_every_method_is_in_the_report_and_in_mlflow(project):
     page, text = ((project / f"results/report.{ending}").read_text() for ending in ("html", "md"))
-    students = ("sCD", "ECT", "Discrete sCD", "Multistep sCD", "AYF-EMD", "sCD + VSD", "sCD + GAN", "VSD")
+    students = ("sCD", "ECT", "Discrete sCD", "Multistep sCD", "AYF-EMD", "sCD + VSD", "sCD + GAN", "VSD", "KD", "DMD")
     for name in (*students, "Heun, guidance 1.5"):
         assert name in page and f"| {name} |" in text
     assert "fake_loss" in (project / "results/curves/train-vsd.csv").read_text().splitlines()[0]

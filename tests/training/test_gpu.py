@@ -20,8 +20,8 @@ from tests.support.models import FAMILIES, tiny_model
 from tests.training.test_micro_batches import TWO_TIMES, objectives
 
 NAMES = [
-    "diffusion", "diffusion, augmented", "sct", "scd, guided", "discrete", "multistep", "facm, two times", "vsd",
-    "scd + vsd",
+    "diffusion", "diffusion, augmented", "sct", "scd, guided", "discrete", "multistep", "facm, two times", "kd, guided",
+    "vsd", "scd + vsd",
 ]  # fmt: skip
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -13,6 +13,7 @@ from scm.jvp import recomputed
 from scm.objectives.diffusion import Diffusion
 from scm.objectives.discrete import DiscreteDistillation, time_grid
 from scm.objectives.facm import FlowAnchoredDistillation
+from scm.objectives.kd import TrajectoryDistillation
 from scm.objectives.meanflow import MeanFlow
 from scm.objectives.multistep import MultistepDistillation
 from scm.objectives.scd import ConsistencyDistillation
@@ -45,6 +46,9 @@ def objectives() -> dict[str, object]:
         "multistep": MultistepDistillation(**trajectory, segments=2, t_max=1.56),
         "meanflow, flow map": MeanFlow(**TIMES, jumps=0.5, weight_p=0.75, weight_c=1e-3, tangent="raw"),
         "facm, two times": FlowAnchoredDistillation(**trajectory, anchor=1.0),
+        "kd, guided": TrajectoryDistillation(
+            **trajectory, sigmas=(80.0, 2.0, 0.2, 0.0), classes=3, uses=1, from_noise=0.3, seed=3, guidance=(1.0, 2.0)
+        ),
         "vsd": VariationalScoreDistillation(**alone),
         "scd + vsd": both,
     }
