@@ -23,6 +23,7 @@ from scm.jvp import recomputed
 from scm.networks import Model
 from scm.networks.layers import recompute_blocks
 from scm.objectives.diffusion import Diffusion
+from scm.objectives.kd import TrajectoryDistillation
 from scm.objectives.protocol import Batch, Objective
 from scm.params import Params
 from scm.training.loop import ENOUGH
@@ -97,6 +98,7 @@ class Setup(NamedTuple):
         beside: the module that is trained beside it, if there is one.
         frozen: the teacher, if there is one.
         steps_seen: steps before one in which all networks learn.
+        kept: the part of the objective that keeps trajectories from step to step, if there is one.
     """
 
     model: Model
@@ -104,6 +106,7 @@ class Setup(NamedTuple):
     beside: nn.Module | None
     frozen: Model | None
     steps_seen: int
+    kept: TrajectoryDistillation | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Counted:
         weights: bytes of all parameters and buffers, those of a frozen teacher included.
         gradients: bytes of the gradients.
         divisible: bytes of the optimiser's moments and of the averages, which `runtime.shard` divides.
-        sample: bytes of an image and its label as the training holds them.
+        sample: bytes of an image and its label as the training holds them, and of what is kept for each image.
         peaks: the activations with checkpointing `none` or `blocks`, counted when they are asked for.
     """
 
@@ -246,7 +249,9 @@ def setup(params: Params, stage: str, item: str, classes: int) -> Setup:
         objective, auxiliary = student_objective(item, method, params.sampler, teacher, 0)
     beside = None if auxiliary is None else auxiliary.module
     every = getattr(objective, "updates", 1)  # the student rests in the other steps
-    return Setup(student, objective, beside, teacher, every - 1)
+    regression = getattr(objective, "consistency", objective)
+    kept = regression if isinstance(regression, TrajectoryDistillation) else None
+    return Setup(student, objective, beside, teacher, every - 1, kept)
 
 
 def count(params: Params, stage: str, item: str = TEACHER, classes: int = 0) -> Counted:
@@ -256,11 +261,13 @@ def count(params: Params, stage: str, item: str = TEACHER, classes: int = 0) -> 
     networks = modules if parts.frozen is None else [*modules, parts.frozen]
     own, trained = _elements(parts.model), sum(map(_elements, modules))
     averages = len(params.ema.profiles) + (params.ema.halflife is not None)
+    shape = torch.Size(params.shape)
+    kept = 0 if parts.kept is None else parts.kept.bytes_for_each(shape)
     return Counted(
         weights=sum(value.nbytes for module in networks for value in (*module.parameters(), *module.buffers())),
         gradients=FLOAT * trained,
         divisible=FLOAT * (2 * trained + averages * own),
-        sample=FLOAT * torch.Size(params.shape).numel() + torch.int64.itemsize,
+        sample=FLOAT * shape.numel() + torch.int64.itemsize + kept,
         peaks=cache(lambda way: peaks(setup(params, stage, item, classes), way)),
     )
 
@@ -280,6 +287,8 @@ def peaks(parts: Setup, checkpointing: str) -> Peaks:
             module.train()
             if checkpointing == "blocks":
                 recompute_blocks(module, recomputed)
+    if parts.kept is not None:  # they are counted with the samples
+        parts.kept.places(batch, parts.steps_seen * IMAGES)
     with global_draws(0), LiveMemory() as memory:
         losses = parts.objective(parts.model, batch, parts.steps_seen * IMAGES)
         losses.value.mean().backward()

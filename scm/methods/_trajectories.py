@@ -16,11 +16,13 @@ class TrajectorySettings(Section):
 
     Attributes:
         steps: Heun steps in which the teacher solves a trajectory
+        kept: batches of trajectories that are kept and take turns
         uses: images that are trained on from one trajectory
         from_noise: share of the images that are taken at t_max, from pure noise
     """
 
     steps: Annotated[int, Field(ge=2)]
+    kept: Whole
     uses: Whole
     from_noise: Share
 
@@ -38,6 +40,7 @@ def trajectory_distillation(settings: StudentSettings, parts: Parts, every: int 
         teacher=parts.teacher,
         sigmas=tuple(edm_sigmas(own.steps, *parts.noise)),
         classes=parts.teacher.settings.classes,
+        kept=own.kept,
         uses=own.uses,
         from_noise=own.from_noise,
         seed=parts.seed,

@@ -26,19 +26,16 @@ from scm.objectives.distillation import guidance_inputs, teacher_output
 from scm.objectives.protocol import Batch, Losses, Network
 from scm.samplers.ode import heun_points
 
-TOGETHER = 4
-"""Trajectories that each place of the batch has at a time; they are solved together, as large batches are faster."""
-
 
 class Trajectories(NamedTuple):
-    """Solved trajectories: TOGETHER for each of B places of the batch, one place after the other.
+    """A solved trajectory for each place of a batch.
 
     Attributes:
         times: of the solver's steps, radians, ascending, [N]; the end, t = 0, is not among them.
-        points: x_t at each of the times, [N, B * TOGETHER, C, H, W].
-        end: x_0, [B * TOGETHER, C, H, W].
-        labels: int64 [B * TOGETHER].
-        inputs: further inputs of the student's network, each [B * TOGETHER].
+        points: x_t at each of the times, [N, B, C, H, W].
+        end: x_0, [B, C, H, W].
+        labels: int64 [B].
+        inputs: further inputs of the student's network, each [B].
     """
 
     times: Tensor
@@ -52,13 +49,15 @@ class Trajectories(NamedTuple):
 class TrajectoryDistillation:
     """L above, at points of trajectories that start from fresh noise; the data themselves are not used.
 
-    A trajectory follows from the seed, its block of steps and its place in the batch. So neither the number of ranks
-    nor an interruption changes it.
+    Several batches of trajectories are kept, and take turns step by step. Each is replaced after `uses` turns, at
+    different turns, so that one of `uses` steps solves a new batch. It follows from the seed, its number and its place
+    in the batch. So neither the number of ranks nor an interruption changes it.
 
     Attributes:
         teacher: the pretrained network with its averaged weights, in eval mode.
         sigmas: noise levels of the solver's steps, descending, the last one 0 (`edm_sigmas`).
         classes: number of classes, which take turns; 0 = without labels.
+        kept: batches of trajectories that are kept.
         uses: images that are trained on from one trajectory.
         from_noise: share of the images that are taken at the first time, from pure noise.
         p_mean: P_mean of the other images' times, which move up to the next time of the grid.
@@ -74,6 +73,7 @@ class TrajectoryDistillation:
     teacher: Network
     sigmas: tuple[float, ...]
     classes: int
+    kept: int
     uses: int
     from_noise: float
     p_mean: float
@@ -83,8 +83,8 @@ class TrajectoryDistillation:
     guidance: tuple[float, float] | None = None
     label_dropout: float = 0.0
     adaptive_weighting: bool = True
-    _solved: dict[tuple[int, int, int, int], Trajectories] = field(
-        default_factory=dict[tuple[int, int, int, int], Trajectories], init=False, repr=False
+    solved: dict[tuple[int, int, int, int], tuple[int, Trajectories]] = field(
+        default_factory=dict[tuple[int, int, int, int], tuple[int, Trajectories]], init=False, repr=False
     )
 
     def __call__(self, model: Network, batch: Batch, images_seen: int) -> Losses:
@@ -95,39 +95,46 @@ class TrajectoryDistillation:
 
     def places(self, batch: Batch, images_seen: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
         """x_t, the end x_0 of its trajectory, t, labels and further inputs of each sample of the batch."""
-        block, step = divmod(images_seen // batch.size // self.every, TOGETHER * self.uses)
-        solved, count = self._of_block(batch, block), len(batch.x_0)
+        turn, slot = divmod(images_seen // batch.size // self.every, self.kept)
+        own = self._trajectories(batch, slot, (turn + slot * self.uses // self.kept) // self.uses)
+        last = len(own.times) - 1
         proposed = trigflow.propose_times(batch.normal(), self.p_mean, self.p_std, self.sigma_d)
-        last = len(solved.times) - 1
-        upper = torch.searchsorted(solved.times, proposed.contiguous()).clamp(max=last)
+        upper = torch.searchsorted(own.times, proposed.contiguous()).clamp(max=last)
         point = torch.where(batch.uniform() < self.from_noise, last, upper)
-        row = torch.arange(count, device=point.device) * TOGETHER + step % TOGETHER
-        inputs = {name: value[row] for name, value in solved.inputs.items()}
-        return solved.points[point, row], solved.end[row], solved.times[point], solved.labels[row], inputs
+        x_t = own.points[point, torch.arange(len(point), device=point.device)]
+        return x_t, own.end, own.times[point], own.labels, own.inputs
 
-    def _of_block(self, batch: Batch, block: int) -> Trajectories:
-        """This rank's trajectories of a block of steps, solved in its first step."""
-        key = block, batch.size, batch.world, batch.rank
-        if key not in self._solved:
-            for other in [each for each in self._solved if each[:3] != key[:3]]:
-                del self._solved[other]
-            self._solved[key] = self._solve(batch, block)
-        return self._solved[key]
+    def bytes_for_each(self, shape: torch.Size) -> int:
+        """Bytes that the trajectories of each image of the batch take; `shape` is a sample's, [C, H, W]."""
+        numbers = len(self.sigmas) * shape.numel() + (self.guidance is not None)
+        return self.kept * (torch.float32.itemsize * numbers + torch.int64.itemsize)
+
+    def _trajectories(self, batch: Batch, slot: int, generation: int) -> Trajectories:
+        """This rank's part of a batch of trajectories, solved when it is first asked for."""
+        key = batch.size, batch.world, batch.rank, slot
+        if key not in self.solved or self.solved[key][0] != generation:
+            for other in [each for each in self.solved if each[:2] != key[:2]]:  # of a batch in larger parts
+                del self.solved[other]
+            self.solved.pop(key, None)
+            self.solved[key] = generation, self._solve(batch, slot, generation)
+        return self.solved[key][1]
 
     @torch.no_grad()
-    def _solve(self, batch: Batch, block: int) -> Trajectories:
-        x_0 = batch.x_0.repeat_interleave(TOGETHER, dim=0)  # for its shape alone
-        number = torch.arange(len(x_0), device=x_0.device) + batch.rank * len(x_0)
+    def _solve(self, batch: Batch, slot: int, generation: int) -> Trajectories:
+        x_0 = batch.x_0  # for its shape alone
+        number = torch.arange(len(x_0), device=x_0.device) + batch.rank * len(x_0) + slot * batch.size
         labels = number % self.classes if self.classes else torch.full_like(number, -1)
-        draws = generator(self.seed, "trajectories", block, device=batch.generator.device)
-        own = replace(batch, x_0=x_0, labels=labels, generator=draws)
+        draws = generator(self.seed, "trajectories", slot, generation, device=batch.generator.device)
+        own = replace(batch, labels=labels, generator=draws)
         noise = own.normal(*x_0.shape[1:])
         labels, inputs = drop_labels(own, self.label_dropout), guidance_inputs(own, self.guidance)
 
         def function(x: Tensor, t: Tensor) -> Tensor:
             return teacher_output(self.teacher, x, t, labels, inputs)
 
-        *points, end = heun_points(function, noise, self.sigmas, self.sigma_d)
         times = [trigflow.time_of_sigma(sigma, self.sigma_d) for sigma in reversed(self.sigmas[:-1])]
-        ascending = [x * math.cos(t) for x, t in zip(reversed(points), times, strict=True)]
-        return Trajectories(x_0.new_tensor(times), torch.stack(ascending), end, labels, inputs)
+        points, end = x_0.new_empty(len(times), *x_0.shape), noise
+        for place, end in enumerate(heun_points(function, noise, self.sigmas, self.sigma_d), 1):
+            if place <= len(times):
+                points[-place] = end * math.cos(times[-place])
+        return Trajectories(x_0.new_tensor(times), points, end, labels, inputs)

@@ -392,8 +392,15 @@ def test_the_objectives_are_what_params_yaml_says_to_the_last_field(guidance):
     grid = (0.0, *(time_of_sigma(sigma, 0.5) for sigma in reversed(levels)))
     trajectory = {name: distilled[name] for name in ("sigma_d", "teacher", "guidance", "p_mean", "p_std")}
     trajectory |= {name: SCM[name] for name in ("label_dropout", "adaptive_weighting")}
-    trajectory |= {"sigmas": pytest.approx((*levels, 0.0)), "classes": 3, "uses": 3, "from_noise": 0.4, "seed": 7}
-    trajectory |= {"every": 1, "_solved": {}}
+    trajectory |= {
+        "sigmas": pytest.approx((*levels, 0.0)),
+        "classes": 3,
+        "kept": 2,
+        "uses": 3,
+        "from_noise": 0.4,
+        "seed": 7,
+    }
+    trajectory |= {"every": 1, "solved": {}}
     expected = {
         "sct": (ConsistencyTraining, SCM),
         "scd": (ConsistencyDistillation, distilled),

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 RATE = {"max": 1.0e-3, "warmup": 128, "decay": "constant", "decay_from": 0}
 PLAIN = {"images": 256, "dropout": 0.0}
 SHORT = {**PLAIN, "tangent_warmup": 128}
-TRAJECTORIES = {"trajectories": {"steps": 3, "uses": 2, "from_noise": 0.3}}
+TRAJECTORIES = {"trajectories": {"steps": 3, "kept": 2, "uses": 2, "from_noise": 0.3}}
 VSD = {
     "vsd": {"weight": 1.0, "p_mean": 0.4, "p_std": 2.0},
     "fake_score": {"lr_max": 5.0e-4, "dropout": 0.0, "p_mean": -0.8, "p_std": 1.6, "updates": 1},

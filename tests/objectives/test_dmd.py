@@ -15,7 +15,7 @@ from tests.support.closed_forms import SIGMA_D, Data
 
 
 def regression(teacher, steps: int = 5, **changes) -> TrajectoryDistillation:
-    values = {"classes": 3, "uses": 2, "from_noise": 0.3, "p_mean": -1.0, "p_std": 1.4, "seed": 4, **changes}
+    values = {"classes": 3, "kept": 4, "uses": 2, "from_noise": 0.3, "p_mean": -1.0, "p_std": 1.4, "seed": 4, **changes}
     return TrajectoryDistillation(
         sigma_d=SIGMA_D, teacher=teacher, sigmas=tuple(edm_sigmas(steps, 0.002, 80.0, 7.0)), **values
     )

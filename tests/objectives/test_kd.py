@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scm import trigflow
-from scm.objectives.kd import TOGETHER, TrajectoryDistillation
+from scm.objectives.kd import TrajectoryDistillation
 from scm.objectives.protocol import Batch
 from scm.samplers.guidance import guided
 from scm.samplers.ode import edm_sigmas, heun
@@ -19,7 +19,16 @@ both = pytest.mark.parametrize("data", [make() for make in DATA.values()], ids=D
 
 
 def kd(teacher, *, steps: int = 18, **changes) -> TrajectoryDistillation:
-    values = {"classes": 0, "uses": 2, "from_noise": 0.25, "p_mean": -0.5, "p_std": 1.5, "seed": 0, **changes}
+    values = {
+        "classes": 0,
+        "kept": 4,
+        "uses": 2,
+        "from_noise": 0.25,
+        "p_mean": -0.5,
+        "p_std": 1.5,
+        "seed": 0,
+        **changes,
+    }
     return TrajectoryDistillation(sigma_d=SIGMA_D, teacher=teacher, sigmas=tuple(edm_sigmas(steps, *NOISE)), **values)
 
 
@@ -79,7 +88,7 @@ def test_the_ends_are_the_samplers_and_the_points_start_at_its_noise():
     objective = kd(teacher, steps=5, classes=3, from_noise=1.0, uses=1)
     noise = objective.places(batch(), 0)
     at_noise, end, t, labels = noise[0], noise[1], noise[2], noise[3]
-    assert t.tolist() == pytest.approx([T_MAX] * 8) and labels.tolist() == [(4 * place) % 3 for place in range(8)]
+    assert t.tolist() == pytest.approx([T_MAX] * 8) and labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     start = at_noise / math.cos(T_MAX) / 80
     expected = heun(lambda x, time: teacher(x, time, labels), start, edm_sigmas(5, *NOISE), SIGMA_D)
     assert torch.allclose(end, expected, rtol=1e-9, atol=1e-12)
@@ -102,13 +111,22 @@ def test_times_are_proposed_and_move_up_to_the_grid():
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_each_trajectory_is_used_as_often_as_asked_and_then_replaced(every):
-    objective, ends = kd(tiny_model(2).double(), steps=2, uses=3, every=every), []
-    for step in range(every - 1, 2 * 3 * TOGETHER * every, every):
-        ends.append(objective.places(batch(4, seed=step), 4 * step)[1].flatten(1))
-        assert len(objective._solved) == 1
-    found, counts = torch.cat(ends).unique(dim=0, return_counts=True)
-    assert len(found) == 2 * 4 * TOGETHER and (counts == 3).all()
+def test_each_batch_of_trajectories_is_used_as_often_as_asked_and_replaced_at_its_own_turn(every):
+    objective = kd(tiny_model(2).double(), steps=2, kept=4, uses=3, every=every)
+    solved: list[set[int]] = [set() for _ in range(9)]
+    ends: list[list[torch.Tensor]] = [[] for _ in range(4)]
+    for number in range(4 * 9):
+        turn, slot = divmod(number, 4)
+        before = {key: generation for key, (generation, _) in objective.solved.items()}
+        step = every * number + every - 1
+        ends[slot].append(objective.places(batch(4, seed=step), 4 * step)[1].flatten(1))
+        after = {key: generation for key, (generation, _) in objective.solved.items()}
+        solved[turn] |= {key[3] for key, generation in after.items() if before.get(key) != generation}
+    assert solved == [{0, 1, 2, 3}, {3}, {2}, {0, 1}, {3}, {2}, {0, 1}, {3}, {2}]
+    for slot, counts in enumerate([[3, 3, 3], [3, 3, 3], [1, 2, 3, 3], [1, 2, 3, 3]]):
+        _, found = torch.cat(ends[slot]).unique(dim=0, return_counts=True)
+        assert sorted(found.tolist()) == sorted(counts * 4)
+    assert len(torch.cat([end for slot in ends for end in slot]).unique(dim=0)) == 4 * 14
 
 
 def test_trajectories_do_not_depend_on_history_or_on_the_number_of_ranks():
@@ -124,18 +142,18 @@ def test_trajectories_do_not_depend_on_history_or_on_the_number_of_ranks():
             )
         scales = torch.cat([part[4]["guidance"] for part in parts])
         assert torch.equal(scales, whole[4]["guidance"])
-        assert len(resumed._solved) == 4  # each rank's, as one process may have all parts of a batch
+        assert len(resumed.solved) == 4  # each rank's, as one process may have all parts of a batch
         later.append(whole[1])
     assert not torch.equal(later[0], later[1]) and not torch.equal(later[1], later[2])
     other = kd(teacher, steps=3, guidance=(1.0, 3.0), label_dropout=0.4, classes=3, seed=1)
     assert not torch.equal(other.places(batch(8), 0)[1], later[0])
 
 
-def test_smaller_parts_of_a_batch_leave_no_trajectories_behind():
+def test_smaller_parts_of_a_batch_leave_no_trajectories_of_larger_ones_behind():
     objective = kd(tiny_model(2).double(), steps=2)
     objective.places(batch(8), 0)
     objective.places(batch(4, rank=0, world=2), 0)
-    assert list(objective._solved) == [(0, 8, 2, 0)]
+    assert list(objective.solved) == [(8, 2, 0, 0)]
 
 
 def test_the_teacher_is_guided_and_the_student_is_told():

@@ -47,7 +47,14 @@ def objectives() -> dict[str, object]:
         "meanflow, flow map": MeanFlow(**TIMES, jumps=0.5, weight_p=0.75, weight_c=1e-3, tangent="raw"),
         "facm, two times": FlowAnchoredDistillation(**trajectory, anchor=1.0),
         "kd, guided": TrajectoryDistillation(
-            **trajectory, sigmas=(80.0, 2.0, 0.2, 0.0), classes=3, uses=1, from_noise=0.3, seed=3, guidance=(1.0, 2.0)
+            **trajectory,
+            sigmas=(80.0, 2.0, 0.2, 0.0),
+            classes=3,
+            kept=2,
+            uses=2,
+            from_noise=0.3,
+            seed=3,
+            guidance=(1.0, 2.0),
         ),
         "vsd": VariationalScoreDistillation(**alone),
         "scd + vsd": both,
