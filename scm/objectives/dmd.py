@@ -2,7 +2,7 @@
 
 Score distillation makes the student's samples as likely as the teacher's; regression onto the ends of the teacher's
 trajectories keeps each noise at its own sample, so that no part of the data is lost. The samples are drawn in several
-steps, as the student's are (arXiv 2405.14867, sec. 4.4). The paper's regression is by LPIPS, and from pure noise alone;
+steps, as the student's are (DMD2, arXiv 2405.14867). The paper's regression is by LPIPS, and from pure noise alone;
 here it is KD's, from all points. The difference of the scores is weighted by w_psi (app. C).
 """
 

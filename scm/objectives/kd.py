@@ -14,6 +14,7 @@ teacher, and so is used several times.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -137,4 +138,10 @@ class TrajectoryDistillation:
         for place, end in enumerate(heun_points(function, noise, self.sigmas, self.sigma_d), 1):
             if place <= len(times):
                 points[-place] = end * math.cos(times[-place])
-        return Trajectories(x_0.new_tensor(times), points, end, labels, inputs)
+        return Trajectories(_on_device(tuple(times), x_0.dtype, x_0.device), points, end, labels, inputs)
+
+
+@cache
+def _on_device(times: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The times as a tensor, which is copied to the device once."""
+    return torch.tensor(times, dtype=dtype, device=device)
