@@ -27,15 +27,18 @@ class TrajectorySettings(Section):
     from_noise: Share
 
 
-def trajectory_distillation(settings: StudentSettings, parts: Parts, every: int = 1) -> "TrajectoryDistillation":
-    """The regression onto the ends of trajectories, in one of `every` steps of the training."""
+def trajectory_distillation(
+    name: str, settings: StudentSettings, parts: Parts, every: int = 1
+) -> "TrajectoryDistillation":
+    """The regression of the method `name` onto trajectories of its own, in one of `every` steps of the training."""
+    from scm.base.randomness import seed_of
     from scm.objectives.kd import TrajectoryDistillation
     from scm.samplers.ode import edm_sigmas
 
     own = settings.own.trajectories
-    names = ("p_mean", "p_std", "guidance", "label_dropout", "adaptive_weighting")
+    keys = ("p_mean", "p_std", "guidance", "label_dropout", "adaptive_weighting")
     return TrajectoryDistillation(
-        **{name: getattr(settings, name) for name in names},
+        **{key: getattr(settings, key) for key in keys},
         sigma_d=parts.sigma_d,
         teacher=parts.teacher,
         sigmas=tuple(edm_sigmas(own.steps, *parts.noise)),
@@ -43,6 +46,6 @@ def trajectory_distillation(settings: StudentSettings, parts: Parts, every: int 
         kept=own.kept,
         uses=own.uses,
         from_noise=own.from_noise,
-        seed=parts.seed,
+        seed=seed_of(parts.seed, name),
         every=every,
     )

@@ -21,7 +21,7 @@ def objective(settings: StudentSettings, parts: Parts) -> Trained:
     from scm.objectives.dmd import DistributionMatching
 
     arguments, auxiliary = score_settings(settings, parts)
-    regression = trajectory_distillation(settings, parts, every=settings.own.fake_score.updates)
+    regression = trajectory_distillation("dmd", settings, parts, every=settings.own.fake_score.updates)
     return DistributionMatching(**arguments, consistency=regression, steps=settings.own.steps), auxiliary
 
 

@@ -11,7 +11,7 @@ class KdBlock(GuidedBlock):
 
 
 def objective(settings: StudentSettings, parts: Parts) -> Trained:
-    return trajectory_distillation(settings, parts), None
+    return trajectory_distillation("kd", settings, parts), None
 
 
 METHOD = Method("KD", KdBlock, objective, by_tangent=False)

@@ -117,13 +117,15 @@ class TrajectoryDistillation:
             for other in [each for each in self.solved if each[:2] != key[:2]]:  # of a batch in larger parts
                 del self.solved[other]
             self.solved.pop(key, None)
-            self.solved[key] = generation, self._solve(batch, slot, generation)
+            self.solved[key] = generation, self.solve(batch, slot, generation)
         return self.solved[key][1]
 
     @torch.no_grad()
-    def _solve(self, batch: Batch, slot: int, generation: int) -> Trajectories:
+    def solve(self, batch: Batch, slot: int, generation: int) -> Trajectories:
+        """This rank's part of the batch of trajectories that is the `generation`th in the place `slot`, from 0 on."""
         x_0 = batch.x_0  # for its shape alone
-        number = torch.arange(len(x_0), device=x_0.device) + batch.rank * len(x_0) + slot * batch.size
+        first = (generation * self.kept + slot) * batch.size + batch.rank * len(x_0)
+        number = torch.arange(len(x_0), device=x_0.device) + first
         labels = number % self.classes if self.classes else torch.full_like(number, -1)
         draws = generator(self.seed, "trajectories", slot, generation, device=batch.generator.device)
         own = replace(batch, labels=labels, generator=draws)

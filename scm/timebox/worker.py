@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from scm.base.distributed import Ranks
 from scm.base.precision import precision_on
 from scm.base.project import TEACHER
+from scm.base.randomness import generator
 from scm.build.memory import Memory
 from scm.build.memory import count as counted_memory
 from scm.build.models import device_of, network_settings, new_model, new_student, with_precision
@@ -35,6 +36,8 @@ from scm.generation.sampler import ddim_sampler, t_max_of
 from scm.networks import Model
 from scm.networks.magnitude import fix_weights
 from scm.objectives.diffusion import Diffusion
+from scm.objectives.kd import TrajectoryDistillation
+from scm.objectives.protocol import Batch
 from scm.params import Params, validate
 from scm.pipeline.ranks import own_threads
 from scm.timebox.speeds import CPU_CLOCK, Machine, Speeds
@@ -180,6 +183,7 @@ def training(params: Params, item: str, classes: int, seconds: float, ranks: Ran
     nn.ModuleList([part for part in (model, teacher, auxiliary and auxiliary.module) if part]).to(ranks.device)
     batch = min(settings.batch, AT_ONCE[ranks.device.type])
     data = Noise(params.shape, classes, batch, network.sigma_d)
+    objective, solving = apart(objective, data, ranks.device)
     header = {"model": item, "network": model.settings.to_dict(), "sigma_d": network.sigma_d}
     loop = training_settings(params, settings, item, header)
     often = {"log_every": NEVER, "checkpoint_every": NEVER, "checkpoint_minutes": None}
@@ -193,7 +197,20 @@ def training(params: Params, item: str, classes: int, seconds: float, ranks: Ran
     )
     started = now(ranks.device)
     probe(model, weights)
-    return clock.step / batch, now(ranks.device) - started
+    return (clock.step + solving) / batch, now(ranks.device) - started
+
+
+def apart(objective: Any, data: Noise, device: torch.device) -> tuple[Any, float]:
+    """The objective without solving trajectories, which few steps do, and the mean seconds of a step that this takes."""
+    regression = getattr(objective, "consistency", objective)
+    if not isinstance(regression, TrajectoryDistillation):
+        return objective, 0.0
+    kept = replace(regression, kept=1, uses=NEVER)
+    x_0, labels = (values.to(device) for values in data.batch_at(0))
+    batch = Batch(x_0, labels, generator(0, "trajectories", device=device))
+    kept.places(batch, 0)
+    seconds = taken(lambda: kept.solve(batch, 0, 1), device) / (regression.uses * regression.every)
+    return kept if regression is objective else replace(objective, consistency=kept), seconds
 
 
 @torch.no_grad()
