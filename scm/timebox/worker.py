@@ -201,7 +201,7 @@ def training(params: Params, item: str, classes: int, seconds: float, ranks: Ran
 
 
 def apart(objective: Any, data: Noise, device: torch.device) -> tuple[Any, float]:
-    """The objective without solving trajectories, which few steps do, and the mean seconds of a step that this takes."""
+    """The objective without the solving of trajectories, and the seconds that this adds to a step in the mean."""
     regression = getattr(objective, "consistency", objective)
     if not isinstance(regression, TrajectoryDistillation):
         return objective, 0.0

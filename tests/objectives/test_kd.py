@@ -129,6 +129,13 @@ def test_each_batch_of_trajectories_is_used_as_often_as_asked_and_replaced_at_it
     assert len(torch.cat([end for slot in ends for end in slot]).unique(dim=0)) == 4 * 14
 
 
+def test_all_classes_take_turns_even_where_they_are_more_than_the_trajectories_that_are_kept():
+    objective, found = kd(tiny_model(2, classes=40).double(), steps=2, classes=40, kept=2, uses=1), []
+    for step in range(10):
+        found += objective.places(batch(4, seed=step), 4 * step)[3].tolist()
+    assert sorted(found) == list(range(40))
+
+
 def test_trajectories_do_not_depend_on_history_or_on_the_number_of_ranks():
     teacher = tiny_model(2).double()
     first, later = kd(teacher, steps=3, guidance=(1.0, 3.0), label_dropout=0.4, classes=3), []

@@ -4,15 +4,20 @@ import json
 import sys
 
 import pytest
+import torch
 
 from scm.errors import UserError
+from scm.objectives.kd import TrajectoryDistillation
+from scm.objectives.protocol import Batch
 from scm.params.project import Project
 from scm.pipeline.plan import RUNS, UP_TO_DATE, Step
 from scm.pipeline.plan_cost import Estimate
+from scm.samplers.ode import edm_sigmas
 from scm.timebox import measure, present, worker
 from scm.timebox.measure import Worker
 from scm.timebox.predict import TRAINING, Images, evaluations, evaluations_by_time, predicted, total, ways_of
 from scm.timebox.speeds import Machine, Speeds
+from tests.support.models import tiny_model
 from tests.support.projects import METHODS, params_of_all, params_with, values_with
 
 SMALL = {
@@ -28,6 +33,31 @@ def test_a_network_is_measured_by_its_own_trainings():
     assert set(found.step) == set(found.snapshot) == {"teacher", "scd"}
     assert all(seconds > 0 for seconds in (*found.step.values(), *found.snapshot.values(), found.evaluation))
     assert found.draw >= 0 and 50_000 < found.parameters < 500_000
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_trajectories_are_measured_apart_from_the_steps(every, monkeypatch):
+    """A teacher that takes a second: 9 in 5 steps, for one of 3 times 2 steps. No later step solves any more."""
+    passed = []
+    monkeypatch.setattr(worker, "now", lambda device: float(len(passed)))
+
+    def teacher(x, t, labels):
+        passed.append(t)
+        return torch.zeros_like(x)
+
+    data, cpu = worker.Noise([1, 8, 8], 10, 4, 0.5), torch.device("cpu")
+    regression = TrajectoryDistillation(
+        sigma_d=0.5, teacher=teacher, sigmas=tuple(edm_sigmas(5, 0.002, 80.0, 7.0)), classes=10, kept=4, uses=3,
+        from_noise=0.3, p_mean=0.0, p_std=1.0, seed=0, every=every,
+    )  # fmt: skip
+    kept, seconds = worker.apart(regression, data, cpu)
+    assert seconds == 9 / (3 * every)
+    before = len(passed)
+    for step in range(40):
+        kept.places(Batch(*data.batch_at(0), torch.Generator().manual_seed(step)), 4 * step)
+    assert len(passed) == before
+    student = tiny_model()
+    assert worker.apart(student, data, cpu) == (student, 0.0)
 
 
 def test_the_machine_is_measured():
