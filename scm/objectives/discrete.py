@@ -1,7 +1,6 @@
 """Discrete-time consistency distillation (app. E): the tangent is a difference between two points of a grid."""
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from scm import trigflow
 from scm.objectives.consistency import Function, Inputs, Tangent
 from scm.objectives.distillation import Distillation
-from scm.objectives.protocol import Batch, length_of_each
+from scm.objectives.protocol import Batch, length_of_each, on_device
 from scm.samplers.ode import edm_sigmas
 
 
@@ -80,14 +79,8 @@ class DiscreteDistillation(Distillation):
         return discrete_tangent(function, x_t, t, earlier, direction, self.sigma_d, r, self.roundoff)
 
     def _grid(self, like: Tensor) -> Tensor:
-        return _on_device(self.grid, like.dtype, like.device)
+        return on_device(self.grid, like.dtype, like.device)
 
     def _upper(self, t: Tensor, grid: Tensor) -> Tensor:
         """Index, at least 1, of the first point of the grid at or above t; the last index if t lies beyond."""
         return torch.searchsorted(grid, t.contiguous()).clamp(1, len(grid) - 1)
-
-
-@cache
-def _on_device(grid: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The grid as a tensor, which is copied to the device once and not in each step."""
-    return torch.tensor(grid, dtype=dtype, device=device)

@@ -14,7 +14,6 @@ teacher, and so is used several times.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from scm import trigflow
 from scm.base.randomness import generator
 from scm.objectives.diffusion import drop_labels, velocity_loss
 from scm.objectives.distillation import guidance_inputs, teacher_output
-from scm.objectives.protocol import Batch, Losses, Network
+from scm.objectives.protocol import Batch, Losses, Network, on_device
 from scm.samplers.ode import heun_points
 
 
@@ -140,10 +139,4 @@ class TrajectoryDistillation:
         for place, end in enumerate(heun_points(function, noise, self.sigmas, self.sigma_d), 1):
             if place <= len(times):
                 points[-place] = end * math.cos(times[-place])
-        return Trajectories(_on_device(tuple(times), x_0.dtype, x_0.device), points, end, labels, inputs)
-
-
-@cache
-def _on_device(times: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The times as a tensor, which is copied to the device once."""
-    return torch.tensor(times, dtype=dtype, device=device)
+        return Trajectories(on_device(tuple(times), x_0.dtype, x_0.device), points, end, labels, inputs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Protocol, cast
 
 import torch
@@ -107,3 +108,9 @@ def length_of_each(x: Tensor) -> Tensor:
 def norm_of_each(x: Tensor) -> Tensor:
     """Root mean square of each sample's elements, without graph. [B, ...] -> [B]."""
     return x.detach().flatten(1).square().mean(dim=1).sqrt()
+
+
+@cache
+def on_device(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The numbers as a tensor, which is copied to the device once and not in each step."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
