@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.tokens import CommentToken
 
 from scm.base.files import write_text
 from scm.base.yaml_files import parse_for_editing, parse_mapping, read_text, render
@@ -75,9 +76,13 @@ def plain(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _edit(node: CommentedMap, target: Mapping[str, Any]) -> None:
-    """Makes `node` say what `target` says, and touches as little of its layout as possible."""
+    """Makes `node` say what `target` says, and touches as little of its layout as possible.
+
+    A new key comes behind the one that it follows in `target`.
+    """
     for key in [key for key in node if key not in target]:
         _remove(node, key)
+    position = 0
     for key, value in target.items():
         old = node.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, Mapping):
@@ -85,32 +90,64 @@ def _edit(node: CommentedMap, target: Mapping[str, Any]) -> None:
             if key in WHOLE and list(old) != list(value):
                 for inner in value:
                     old.move_to_end(inner)
-        elif key in node and same(old, value):
-            continue
-        elif isinstance(old, CommentedSeq) and isinstance(value, list):
-            # New items in the old list, which keeps its style and the comment behind it; an empty one has no style.
-            if not old:
-                old.fa.set_flow_style()
-            old.clear()
-            old.extend(value)
-        else:
-            node[key] = _bare(value)
+        elif key not in node:
+            _insert(node, position, key, value)
+        elif not same(old, value):
+            _replace(node, key, value)
+        position = list(node).index(key) + 1
+
+
+def _insert(node: CommentedMap, position: int, key: str, value: Any) -> None:
+    """Puts a new key in; what follows the key before it on lines of their own follows this one now."""
+    node.insert(position, key, _bare(value))
+    if position > 0:
+        _hand_over(_last_leaf(node, list(node)[position - 1]), _last_leaf(node, key))
+
+
+def _replace(node: CommentedMap, key: str, value: Any) -> None:
+    """Gives a key another value; what follows it stays behind it."""
+    old = node[key]
+    if isinstance(old, CommentedSeq) and isinstance(value, list):
+        # New items in the old list, which keeps its style and the comment behind it; an empty one has no style.
+        if not old:
+            old.fa.set_flow_style()
+        old.clear()
+        old.extend(value)
+        return
+    leaf = _last_leaf(node, key)
+    node[key] = _bare(value)
+    _hand_over(leaf, _last_leaf(node, key))
 
 
 def _remove(node: CommentedMap, key: str) -> None:
     """Takes a key out; a comment or blank line that follows it on lines of their own goes to the key before it."""
-    keys = list(node)
-    comments = node.ca.items.get(key)
-    position = keys.index(key)
-    if comments and comments[2] and position > 0:
-        own_lines = comments[2].value.partition("\n")[2]
-        previous = node.ca.items.setdefault(keys[position - 1], [None, None, None, None])
-        if own_lines and previous[2]:
-            previous[2].value = previous[2].value.rstrip("\n") + "\n" + own_lines
-        elif own_lines:
-            comments[2].value = "\n" + own_lines
-            previous[2] = comments[2]
+    position = list(node).index(key)
+    if position > 0:
+        _hand_over(_last_leaf(node, key), _last_leaf(node, list(node)[position - 1]))
     del node[key]
+
+
+def _hand_over(giver: tuple[CommentedMap, str], taker: tuple[CommentedMap, str]) -> None:
+    """Moves the comments and blank lines that follow one key, on lines of their own, behind another."""
+    given = giver[0].ca.items.get(giver[1])
+    if (giver[0] is taker[0] and giver[1] == taker[1]) or not (given and given[2]):
+        return
+    end_of_line, _, own_lines = given[2].value.partition("\n")
+    if not own_lines:
+        return
+    taken = taker[0].ca.items.setdefault(taker[1], [None, None, None, None])
+    before = taken[2].value.rstrip("\n") if taken[2] else ""
+    taken[2] = CommentToken(f"{before}\n{own_lines}", given[2].start_mark, None)
+    given[2] = CommentToken(f"{end_of_line}\n", given[2].start_mark, None) if end_of_line else None
+
+
+def _last_leaf(node: CommentedMap, key: str) -> tuple[CommentedMap, str]:
+    """The key that holds what follows `key`: in a block, the last key of its last block."""
+    value = node[key]
+    while isinstance(value, CommentedMap) and value and not value.fa.flow_style():
+        node, key = value, list(value)[-1]
+        value = node[key]
+    return node, key
 
 
 def _bare(value: Any) -> Any:
