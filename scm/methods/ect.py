@@ -1,6 +1,6 @@
 """ECT: easy consistency tuning, by differences along the data that shrink while the student learns."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -50,4 +50,8 @@ def refusals(settings: StudentSettings) -> Refusals:
         yield "doubling", own.doubling.written, f"{problem}; use more images, or a smaller q"
 
 
-METHOD = Method("ECT", EctBlock, objective, by_tangent=False, refusals=refusals)
+def advice(settings: StudentSettings) -> dict[str, Any]:
+    return {"stage": int(settings.own.doubling)}
+
+
+METHOD = Method("ECT", EctBlock, objective, by_tangent=False, refusals=refusals, advice=advice)

@@ -76,6 +76,7 @@ class Context:
         discriminator_lr_max: learning rate of the discriminator.
         gan_weight: lambda of L_GAN.
         data_norm: length of a sample, sigma_d sqrt(D).
+        stage: images after which the loss changes, and with it the size of a healthy gradient.
     """
 
     block: str = "student.common"
@@ -93,6 +94,7 @@ class Context:
     c_noise: str | None = None
     precision: str | None = None
     data_norm: float | None = None
+    stage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Diagnosis:
         self._skipped = 0
         self._first_distance = self._best_distance = math.inf
         self._risen = 0
+        self._stage = 0
 
     def add(self, line: Mapping[str, Any]) -> list[Finding]:
         """Reads the next line; returns its new findings."""
@@ -216,6 +219,11 @@ class Diagnosis:
         return [Finding("rounding", line["images"], what, (*half, *self._change("lower", "points")), "rounding", bins)]
 
     def _gradient(self, line: Mapping[str, Any]) -> list[Finding]:
+        """Finds a gradient far above its recent size in this stage of the training."""
+        stage = (line["images"] - 1) // self.context.stage if self.context.stage else 0
+        if stage != self._stage:
+            self._stage = stage
+            self._recent.pop("grad_norm_max", None)
         value = line.get("grad_norm_max")
         usual = None if value is None else self._usual("grad_norm_max", value)
         if value is None or usual is None or value <= GRADIENT_SPIKE * usual:
