@@ -66,7 +66,7 @@ class Figure(Section):
         kind: terms: both terms of a student's tangent over t, or of a teacher's df/dt. progress: Frechet distance over
             the training. versus: figures over a number in which the variants differ. bars: Frechet distance of each
             variant.
-        models: the models whose figures are drawn.
+        models: the models whose figures are drawn; none stated = those of all variants.
         evaluations: numbers of network evaluations that are drawn; `most` = each variant's largest, for versus; None =
             all that were measured.
         x, x_label: for versus, the parameter on the horizontal axis, and its meaning.
@@ -78,7 +78,7 @@ class Figure(Section):
     """
 
     kind: Literal["terms", "progress", "versus", "bars"]
-    models: Annotated[list[Text], Field(min_length=1)]
+    models: list[Text] = Field([])
     x: Text | None = None
     x_label: Text | None = None
     lines: Text | None = None
@@ -177,8 +177,10 @@ def read(root: Path, name: str) -> Study:
         variants = [_variant(name, key, overlay or {}, base, made_from) for key, overlay in study.variants.items()]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    _check_figure(path, study.figure, variants)
-    return Study(name, study.title, study.paper, study.figure, variants)
+    all_models = list(dict.fromkeys(model for variant in variants for model in variant.models))
+    figure = study.figure if study.figure.models else study.figure.model_copy(update={"models": all_models})
+    _check_figure(path, figure, variants)
+    return Study(name, study.title, study.paper, figure, variants)
 
 
 def write(root: Path, values: Mapping[str, Any]) -> str:
