@@ -58,9 +58,9 @@ def explain(error: ErrorDetails) -> Fault:
     if kind == "missing" and isinstance(location[-1], int):
         key, kind = ".".join(str(part) for part in location[:-1]), "too_short"
     elif kind == "missing":
-        # The preset digits lacks some of the methods.
+        # The preset digits-plain lacks some of the methods.
         own = location[0] == "student" and len(location) > 2 and location[1] != "common"
-        example = "" if own else " (`scm preset show digits` prints a complete set)"
+        example = "" if own else " (`scm preset show digits-plain` prints a complete set)"
         return Fault(key, ABSENT, f"missing; add it{example}")
     rule = _RULES.get(kind)
     return Fault(key, value, rule(value, error.get("ctx", {})) if rule else error["msg"])

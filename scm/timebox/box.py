@@ -16,7 +16,7 @@ from scm.timebox.predict import Seconds, minutes_of
 from scm.timebox.speeds import Speeds
 from scm.timebox.survey import DIGITS, survey
 
-PRESETS = ("digits", "cifar3", "folder")
+PRESETS = ("digits-plain", "cifar3", "folder")
 """Presets on which the parameters build."""
 SHARE, MOST = 0.05, 90.0
 """The share of the time, and the seconds, that measuring may take."""

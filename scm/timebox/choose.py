@@ -138,7 +138,7 @@ def levels_of(resolution: int) -> tuple[list[int], list[int]]:
 
 def preset_of(rung: Rung) -> str:
     """The preset whose values are nearest."""
-    return "digits" if rung.resolution <= 8 else "cifar3" if rung.resolution <= 16 else "folder"
+    return "digits-plain" if rung.resolution <= 8 else "cifar3" if rung.resolution <= 16 else "folder"
 
 
 def images_of(survey: Survey) -> Images:

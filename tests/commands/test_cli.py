@@ -171,6 +171,7 @@ def test_preset_commands(project, capsys):
         "digits",
         "digits-dit",
         "digits-methods",
+        "digits-plain",
         "digits-short",
         "digits-smoke",
         "folder",

@@ -214,7 +214,7 @@ ONE_KEY = [
         "select",
         "guidance: {teacher: [1.0], student: [1.0]}",
         "guidance: {teacher: [1.0]}",
-        ": select.guidance.student: missing; add it (`scm preset show digits` prints a complete set)",
+        ": select.guidance.student: missing; add it (`scm preset show digits-plain` prints a complete set)",
     ),
     ("select", "{teacher: [1.0]", "{teacher: [-0.5, 1.0]", ": select.guidance.teacher.0 = -0.5: must be at least 0"),
     (

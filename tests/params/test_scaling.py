@@ -59,9 +59,9 @@ def test_one_changes_nothing(name):
 
 
 def test_a_tenth_of_digits_in_figures():
-    before = copy.deepcopy(preset("digits"))
+    before = copy.deepcopy(preset("digits-plain"))
     found = scaled(before, 0.1)
-    assert before == preset("digits") and found.told == []
+    assert before == preset("digits-plain") and found.told == []
     keys = {
         "teacher.images": "19Ki", "teacher.lr.warmup": "1Ki", "teacher.lr.decay_from": 9856,
         "student.scd.images": "19Ki", "student.sct.images": 6528, "student.common.lr.warmup": 512,

@@ -25,7 +25,7 @@ def write_preset(project: Path, name: str, text: str) -> None:
 
 
 def test_ones_own_come_first_then_the_papers_by_data_and_size():
-    names = ["cifar3", "digits", "digits-dit", "digits-methods", "digits-short", "digits-smoke", "folder"]
+    names = ["cifar3", *(f"digits{kind}" for kind in ("", "-dit", "-methods", "-plain", "-short", "-smoke")), "folder"]
     names += ["imagenet512-dit-xl", "photos-latent"]
     names += ["cifar10", "cifar10-ect"]
     names += [f"imagenet64-{size}" for size in ("s", "m", "l", "xl")]
@@ -79,7 +79,7 @@ def test_the_lines(project):
     assert [line for line in lines if line != line.rstrip()] == []
     assert lines[0].split() == ["preset", "data", "images", "network", "time", "methods", "what", "it", "is"]
     time = "about half an hour on 2 CPU cores"
-    assert lines[1].startswith(f"digits  digits    8x8 grey     181k     {time}  scd *, sct *  ")
+    assert lines[1].startswith(f"digits  digits    8x8 grey     181k     {time}  scd *, sct *, ect *, kd *  ")
     assert lines[1].endswith("  scikit-learn's 1,797 handwritten digits, 8x8 pixels.")
     assert lines[2].startswith("a-wide  imagenet  512x512 RGB           not measured  ") and lines[3] == ""
     assert lines[2].endswith(f"  scd *, sct *, multistep *, scd_vsd *, vsd *  Wide.{' And long.' * 20}")
@@ -107,7 +107,7 @@ def test_nothing_is_cut_at_any_width(width):
             assert not [word for word in text.split() if not any(word in shown for shown in words)], text
     if width < 100:
         start = lines.index("digits")
-        assert lines[start + 1].startswith("  scikit-learn's") and " ".join(lines[start:]).count("methods: ") == 8
+        assert lines[start + 1].startswith("  scikit-learn's") and " ".join(lines[start:]).count("methods: ") == 9
     else:
         assert lines[0].split()[:3] == ["preset", "data", "images"]
 
@@ -118,6 +118,7 @@ def test_times_that_were_measured_and_no_others():
         "cifar3": "about two hours on one CPU core for teacher and sCD (docs/results.md); sCT adds to that",
         "digits": "about half an hour on 2 CPU cores",
         "digits-methods": "about 40 minutes on 2 CPU cores for the paper's six methods; the others have not been timed",
+        "digits-plain": "about half an hour on 2 CPU cores",
         "digits-short": "about 5 minutes on 2 CPU cores",
         "digits-smoke": "one to two minutes on 2 CPU cores",
         "photos-latent": "about 45 minutes on 2 CPU cores for 4,317 photographs",

@@ -14,7 +14,7 @@ from tests.support import projects as shipped
 
 ROOT = Path(__file__).parents[2]
 OWN = [
-    *("cifar3", "digits", "digits-dit", "digits-methods", "digits-short", "digits-smoke", "folder"),
+    *("cifar3", "digits", "digits-dit", "digits-methods", "digits-plain", "digits-short", "digits-smoke", "folder"),
     *("imagenet512-dit-xl", "photos-latent"),
 ]
 PAPER = [

@@ -161,10 +161,13 @@ def test_a_row_says_type_range_value_and_comment(parameters):
         "| [hash of each weight file, in the order of their names]; null = record the hashes only |",
         "| `data.on_bad_image` | `error` or `skip` | `error` "
         "| error = stop at the first unusable image \\| skip = leave it out and count it |",
-        "| `student.ect.q` | number > 1 | `2.0` | factor by which each stage shrinks the differences |",
+        "| `student.ect.q` | number > 1 | `6.0` | factor by which each stage shrinks the differences |",
+        "| `student.multistep.segments` | whole number ≥ 1 | `2` "
+        "| M, the parts of the trajectory, each of which is jumped in one step |",
     ):
         assert row in rows
-    assert any(row.startswith("| `student.methods` | mapping | `{scd: teacher, sct: teacher}` | The") for row in rows)
+    methods = "{kd: teacher, scd: kd, sct: kd, ect: kd}"
+    assert any(row.startswith(f"| `student.methods` | mapping | `{methods}` | The") for row in rows)
 
 
 def test_every_key_of_a_method_of_its_own_has_a_comment(parameters):

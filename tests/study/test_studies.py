@@ -280,6 +280,12 @@ def test_every_shipped_study_has_a_header():
         assert f"# Command: scm study {name}" in rest
 
 
+def test_a_figure_without_models_shows_those_of_all_variants(project):
+    change = {"student.methods": {"sct": "teacher"}, "evaluate.models": ["teacher", "sct"], "student.scd": None}
+    apply.set_values(project / "params.yaml", change)
+    assert variants.read(project, "seeds").figure.models == ["teacher", "sct"]
+
+
 def test_scd_vsd_starts_from_the_teacher_or_from_scd(project):
     """The paper's start warms the tangent up; a finished sCD has done so."""
     apply.apply(project / "params.yaml", project, "digits")

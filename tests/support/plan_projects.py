@@ -11,13 +11,15 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from scm.presets import apply
+
 ROOT = Path(__file__).parents[2]
 MAKE = """
 import hashlib, pathlib, sys
 keys, deps, outs = (argument.split(",") for argument in sys.argv[1:])
 digest = hashlib.md5()
 for key in keys:
-    lines, depth = pathlib.Path("params.yaml").read_text().splitlines(), 0
+    lines, depth = [line for line in pathlib.Path("params.yaml").read_text().splitlines() if line], 0
     for part in key.split(".")[:2]:
         start = next(number for number, line in enumerate(lines) if line.startswith("  " * depth + part + ":"))
         end = start + 1
@@ -132,6 +134,7 @@ def _made() -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "params.yaml", folder)
+    apply.apply(folder / "params.yaml", ROOT, "digits-plain")
     with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
         yaml = YAML(typ="safe")
         yaml.default_flow_style = False

@@ -1,4 +1,4 @@
-"""A project of a test's own: the shipped presets and params.yaml, but with digits' values fixed.
+"""A project of a test's own: the shipped presets and params.yaml, with fixed values for digits and digits-plain.
 
 So tests depend neither on a user's edits nor on the tuning of the shipped values.
 """
@@ -100,13 +100,17 @@ def _files() -> dict[str, str]:
 def _fill(folder: Path) -> None:
     presets_folder = folder / "pipelines" / "presets"
     shutil.copytree(ROOT / "pipelines", folder / "pipelines")
-    (presets_folder / "digits.yaml").rename(presets_folder / "shipped.yaml")
+    (presets_folder / "digits-plain.yaml").rename(presets_folder / "shipped.yaml")
     (presets_folder / "fixed.yaml").write_text(FIXED, encoding="utf-8")
     values = apply.resolve(folder, "fixed")
     digits = presets_folder / "digits.yaml"
     digits.write_text(render(values), encoding="utf-8")
+    (presets_folder / "digits-plain.yaml").write_text("extends: digits\n", encoding="utf-8")
     params_file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", params_file)
+    for gone, stays in (("scd", "sct"), ("sct", "scd")):  # blocks that come anew take one line each
+        without = {"student": {"methods": {stays: "teacher"}, gone: None}, "evaluate": {"models": ["teacher", stays]}}
+        apply.apply(params_file, folder, "digits", further=without)
     apply.apply(params_file, folder, "digits")
     values["runtime"] = {key: values["runtime"][key] for key in INTERVALS}
     for users_section in {*USERS_SECTIONS} - {"runtime"}:

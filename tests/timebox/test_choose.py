@@ -21,7 +21,7 @@ from tests.support.projects import make_project
 def presets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     file = make_project(folder)
-    return {name: dump(preview(file, folder, name)) for name in ("digits", "cifar3", "folder")}
+    return {name: dump(preview(file, folder, name)) for name in ("digits-plain", "cifar3", "folder")}
 
 
 def survey(**changes) -> Survey:
@@ -97,7 +97,7 @@ def test_the_digits_network_is_the_presets(presets):
     found = survey(side=8, source="digits", count=1797, held_out=184)
     params = choose.params_of(found, "data/raw", rungs(found)[0], "cpu", presets)
     network = {"width": 16, "channels_per_head": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4]}
-    assert dump(params)["network"].items() >= network.items() and params.preset == "digits"
+    assert dump(params)["network"].items() >= network.items() and params.preset == "digits-plain"
     assert levels_of(16) == ([1, 2, 2], [8]) and levels_of(28) == ([1, 2, 2], [7]) and levels_of(64)[1] == [8]
 
 
