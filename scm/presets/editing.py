@@ -86,15 +86,29 @@ def _edit(node: CommentedMap, target: Mapping[str, Any]) -> None:
     for key, value in target.items():
         old = node.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, Mapping):
-            _edit(old, value)
-            if key in WHOLE and list(old) != list(value):
-                for inner in value:
-                    old.move_to_end(inner)
+            _edit_within(node, key, value)
         elif key not in node:
             _insert(node, position, key, value)
         elif not same(old, value):
             _replace(node, key, value)
         position = list(node).index(key) + 1
+
+
+def _edit_within(node: CommentedMap, key: str, value: Mapping[str, Any]) -> None:
+    """Edits a mapping in `node`; one line becomes a block when the first mapping comes into it."""
+    old, leaf = node[key], _last_leaf(node, key)
+    in_one_line = old.fa.flow_style() and not _nested(old)
+    _edit(old, value)
+    if key in WHOLE and list(old) != list(value):
+        for inner in value:
+            old.move_to_end(inner)
+    if in_one_line and _nested(old):
+        old.fa.set_block_style()
+        _hand_over(leaf, _last_leaf(node, key))
+
+
+def _nested(mapping: Mapping[str, Any]) -> bool:
+    return any(isinstance(inner, Mapping) for inner in mapping.values())
 
 
 def _insert(node: CommentedMap, position: int, key: str, value: Any) -> None:
@@ -154,7 +168,7 @@ def _bare(value: Any) -> Any:
     """A copy without the preset's comments; lists, and mappings of plain values, are written in one line."""
     if isinstance(value, Mapping):
         mapping = CommentedMap((key, _bare(inner)) for key, inner in value.items())
-        if not any(isinstance(inner, Mapping) for inner in value.values()):
+        if not _nested(value):
             mapping.fa.set_flow_style()
         return mapping
     if not isinstance(value, list):

@@ -94,6 +94,19 @@ def test_there_and_back_restores_the_file_to_the_letter(project):
     assert path.read_text(encoding="utf-8") == original
 
 
+def test_a_block_that_went_and_came_back_in_one_line_is_a_block_again(tmp_path):
+    """sCD's learning rate is a mapping in digits, and cifar10-ect has no sCD."""
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    apply.apply(path, ROOT, "digits")
+    original = path.read_text(encoding="utf-8")
+    for name in ("cifar10-ect", "digits-plain"):
+        apply.apply(path, ROOT, name)
+    assert "  scd: {images: 192Ki, dropout: 0.0}\n" in path.read_text(encoding="utf-8")
+    apply.apply(path, ROOT, "digits")
+    assert path.read_text(encoding="utf-8") == original
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_does_what_diff_says_and_digits_restores_the_shipped_file(tmp_path, name):
     path = tmp_path / "params.yaml"
