@@ -51,7 +51,7 @@ def refusals(settings: StudentSettings) -> Refusals:
 
 
 def advice(settings: StudentSettings) -> dict[str, Any]:
-    return {"stage": int(settings.own.doubling)}
+    return {"stage": int(settings.own.doubling), "growth": settings.own.q}
 
 
 METHOD = Method("ECT", EctBlock, objective, by_tangent=False, refusals=refusals, advice=advice)

@@ -10,6 +10,7 @@ from ruamel.yaml.tokens import CommentToken
 
 from scm.base.files import write_text
 from scm.base.yaml_files import parse_for_editing, parse_mapping, read_text, render
+from scm.errors import UserError
 from scm.params import validate
 from scm.presets.changes import changes, same
 from scm.presets.overlays import RESTORE, WHOLE
@@ -32,6 +33,8 @@ def write_tree(params_file: Path, tree: CommentedMap, target: Mapping[str, Any],
     _edit(tree, target)
     text = render(tree)
     after = parse_mapping(text, str(params_file))
+    if after != plain(target):
+        raise UserError(f"{params_file}: an anchor (&) ties keys that need different values; write the values out")
     validate(after, f"{what} {params_file}")
     told = changes(before, after)
     if told:

@@ -11,7 +11,7 @@ from scm.results.reading import WITHOUT
 
 WORSE, LOST = 1.05, 1.5
 """A student clearly loses at t if its distance is above the first multiple of the teacher's, and above the second one
-once the floor is taken off both. On the digits sCD loses up to 1.3 times as much as its teacher, and sCT, which is
+once the floor is taken off both. On digits-plain sCD loses up to 1.3 times as much as its teacher, and sCT, which is
 trained for a third of the images, 1.5 to 1.8 times."""
 
 

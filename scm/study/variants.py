@@ -197,7 +197,16 @@ def _folder(root: Path) -> Path:
 
 
 def _base(current: dict[str, Any], study: StudyFile) -> dict[str, Any]:
-    """params.yaml under what all variants share; the blocks of methods that params.yaml has stay as they are."""
+    """params.yaml under what all variants share; the blocks of methods that params.yaml has stay as they are.
+
+    Raises:
+        UserError: a method that the study starts from the teacher has a block for the start from another student.
+    """
+    for method, start in (study.methods or {}).items():
+        own = current["student"]["methods"].get(method, start)
+        if start == TEACHER and own not in (start, *(study.methods or ())):
+            problem = f"params.yaml trains {method} from {own}, and this study from {start}"
+            raise UserError(f"{problem}; run `scm preset apply digits-short` first, or another preset with this start")
     base = current
     for method, block in study.blocks.items():
         if base["student"].get(method) is None:

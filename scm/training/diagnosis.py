@@ -77,6 +77,7 @@ class Context:
         gan_weight: lambda of L_GAN.
         data_norm: length of a sample, sigma_d sqrt(D).
         stage: images after which the loss changes, and with it the size of a healthy gradient.
+        growth: factor by which this size grows from stage to stage.
     """
 
     block: str = "student.common"
@@ -95,6 +96,7 @@ class Context:
     precision: str | None = None
     data_norm: float | None = None
     stage: int | None = None
+    growth: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,11 @@ class Diagnosis:
         return [Finding("rounding", line["images"], what, (*half, *self._change("lower", "points")), "rounding", bins)]
 
     def _gradient(self, line: Mapping[str, Any]) -> list[Finding]:
-        """Finds a gradient far above its recent size in this stage of the training."""
+        """Finds a gradient far above its recent size, which grows with each stage of the training."""
         stage = (line["images"] - 1) // self.context.stage if self.context.stage else 0
-        if stage != self._stage:
-            self._stage = stage
-            self._recent.pop("grad_norm_max", None)
+        grown, self._stage = self.context.growth ** (stage - self._stage), stage
+        recent = self._recent.get("grad_norm_max", ())
+        self._recent["grad_norm_max"] = deque((value * grown for value in recent), maxlen=WINDOW)
         value = line.get("grad_norm_max")
         usual = None if value is None else self._usual("grad_norm_max", value)
         if value is None or usual is None or value <= GRADIENT_SPIKE * usual:

@@ -8,9 +8,9 @@ import torch
 from benchmarks import peers, peers_fd
 from benchmarks.peers_imports import StandIns, Stub
 from benchmarks.peers_losses import Asked, recognised
-from benchmarks.peers_worker import ROOT, networks_of
+from benchmarks.peers_worker import networks_of
 from scm.errors import UserError
-from scm.params import load
+from tests.support.projects import params_with
 
 LOSS = """
 import torch
@@ -212,7 +212,7 @@ def test_the_clock_runs_in_steps_alone(monkeypatch):
 
 
 def test_another_budget_keeps_the_schedules_shape():
-    settings = load(ROOT / "params.yaml").student.method("scd")
+    settings = params_with({}).student.method("scd")
     half = peers_fd.scaled(settings, settings.images // 2)
     assert half.images == settings.images // 2 and half.tangent_warmup == settings.tangent_warmup // 2
     assert half.lr.decay_from == settings.lr.decay_from // 2 and half.lr.max == settings.lr.max

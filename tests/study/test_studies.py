@@ -1,6 +1,7 @@
 """Files of studies over params.yaml: relative values, rules, names of experiments, the shipped studies."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,21 @@ def test_every_shipped_study_works_with_every_preset(project, preset):
         else:
             read[name] = variants.read(project, name)
     assert variants.write(project, read["parts"].variants[-1].values)
+
+
+def test_a_block_that_is_meant_for_another_start_is_not_taken(tmp_path):
+    """The shipped digits train sCD from KD's student: for few images and without a warm-up."""
+    shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    apply.apply(tmp_path / "params.yaml", ROOT, "digits")
+    for name in set(variants.names(ROOT)) - {"seeds"}:
+        with pytest.raises(UserError, match=r"from kd, and this study from teacher; run|begin after the 32Ki images"):
+            variants.read(tmp_path, name)
+    assert variants.read(tmp_path, "seeds").figure.models == ["teacher", "kd", "scd", "sct", "ect"]
+    for preset in ("digits-short", "digits-plain"):
+        apply.apply(tmp_path / "params.yaml", ROOT, preset)
+        assert all(variants.read(tmp_path, name).variants for name in variants.names(ROOT))
 
 
 def test_a_mean_is_over_a_parameter_of_all_variants(project):

@@ -65,13 +65,16 @@ def test_a_gradient_far_above_its_recent_size_is_reported_once():
     assert diagnose(lines(4, grad_norm_max=24.0), CONTEXT) == []  # nothing to compare with yet
 
 
-def test_a_gradient_is_compared_within_a_stage_of_the_training():
-    """ECT's differences shrink stage by stage, and its gradient grows as much."""
-    staged = replace(CONTEXT, stage=1000)
+def test_a_gradient_may_grow_from_stage_to_stage():
+    """ECT's differences shrink by q in each stage, and its gradient grows as much."""
+    staged = replace(CONTEXT, stage=1000, growth=10.0)
     run = [{"images": 100 * n, "grad_norm_max": 2.0 if n <= 10 else 20.0} for n in range(1, 21)]
     assert diagnose(run, staged) == [] and only(diagnose(run, CONTEXT)).images == 1100
-    assert only(diagnose([*run[:14], {"images": 1500, "grad_norm_max": 200.0}], staged)).images == 1500
-    assert diagnose([*run[:13], {"images": 1400, "grad_norm_max": 200.0}], staged) == []  # too few to compare with
+    high = {"grad_norm_max": 101.0}
+    assert only(diagnose([*run[:10], {"images": 1100, **high}], staged)).images == 1100
+    finding = only(diagnose([*run[:14], {"images": 1500, **high}], staged))
+    assert finding.images == 1500 and "rose to 101, 5.05 times what it was before" in finding.what
+    assert diagnose([*run[:10], {"images": 2100, **high}], staged) == []  # two stages later
 
 
 @pytest.mark.parametrize("term", [1, 2])
