@@ -94,6 +94,20 @@ def test_there_and_back_restores_the_file_to_the_letter(project):
     assert path.read_text(encoding="utf-8") == original
 
 
+def test_keys_that_an_anchor_ties_get_no_wrong_values(project):
+    """teacher.lr and student.common.lr differ in digits, and one mapping cannot say both."""
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    own = next(line for line in text.splitlines() if line.startswith("    lr: {"))
+    tied = text.replace("\n  lr:\n", "\n  lr: &lr\n").replace(own, "    lr: *lr")
+    assert tied.count("&lr") == 1
+    path.write_text(tied, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        apply.apply(path, project, "digits")
+    assert str(caught.value) == f"{path}: an anchor (&) ties keys that need different values; write the values out"
+    assert path.read_text(encoding="utf-8") == tied
+
+
 def test_a_block_that_went_and_came_back_in_one_line_is_a_block_again(tmp_path):
     """sCD's learning rate is a mapping in digits, and cifar10-ect has no sCD."""
     path = tmp_path / "params.yaml"
